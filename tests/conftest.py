@@ -1,0 +1,17 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of recorded reference values and real data beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the recorded values and data sets in {SHARED}, which are not part of the repository")
+    return SHARED
