@@ -1,0 +1,76 @@
+"""Reading and writing whole files: one-line errors, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+def read_bytes(path: str | os.PathLike[str], error: type[ValueError] = ValueError) -> bytes:
+    """Return the content of a file that must exist and hold something.
+
+    Raises:
+        ValueError: (as the class `error`) if it is missing, a folder, empty or unreadable.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise error(f"{path}: no such file. Expected a JSON file. Check the path.") from None
+    except IsADirectoryError:
+        raise error(
+            f"{path}: this is a folder. Expected a JSON file. Name the file in it."
+        ) from None
+    except OSError as problem:
+        raise error(
+            f"{path}: cannot be read ({problem.strerror}). Expected a readable JSON file."
+        ) from None
+    if not data.strip(b"\xef\xbb\xbf \t\r\n"):
+        raise error(f"{path}: the file is empty. Expected JSON. Write or download the file again.")
+    return data
+
+
+def parse_json(
+    data: bytes, path: str | os.PathLike[str], error: type[ValueError] = ValueError
+) -> object:
+    """Return the value of a JSON text, NaN and Infinity tokens and a byte order mark allowed.
+
+    Raises:
+        ValueError: (as the class `error`) if it is not JSON, with the line and column.
+    """
+    try:
+        return json.loads(data)
+    except json.JSONDecodeError as problem:
+        what = f"{problem.msg} at line {problem.lineno}, column {problem.colno}"
+    except UnicodeDecodeError as problem:
+        what = f"byte {problem.start} is not {problem.encoding}"
+    except RecursionError:
+        what = "nested too deeply"
+    except ValueError as problem:  # an integer of thousands of digits
+        what = str(problem).split(";")[0]
+    raise error(
+        f"{path}: not JSON ({what}). Expected one JSON value. Write the file again."
+    ) from None
+
+
+@contextmanager
+def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of `path` only when all of it has been written.
+
+    A reader sees the old content or the new, never a part. When the block raises, the old file
+    stays.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

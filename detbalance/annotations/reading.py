@@ -1,0 +1,153 @@
+"""From the bytes of a COCO file to columns: a typed fast parser.
+
+The structs below are what a sound file looks like. A file that does not fit them (a wrong type, a
+missing key, a NaN token) goes through `tolerant.py` instead, which names what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+Box = tuple[float, float, float, float]
+NO_SEGMENTATION = b"null"
+
+
+@dataclass
+class Columns:
+    """A file as columns in file order: typed, not yet checked against each other."""
+
+    image_ids: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+    file_names: list[str]
+    neg_category_ids: list[Sequence[int]] | None
+    not_exhaustive_category_ids: list[Sequence[int]] | None
+    category_ids: npt.NDArray[np.int64]
+    category_names: list[str]
+    frequency: list[str] | None
+    annotation_ids: npt.NDArray[np.int64]
+    annotation_images: npt.NDArray[np.int64]
+    annotation_categories: npt.NDArray[np.int64]
+    bbox: npt.NDArray[np.float64]
+    areas: npt.NDArray[np.float64]  # NaN where the file has none
+    is_crowd: npt.NDArray[np.bool_]
+    segmentations: list[bytes] | None
+    # Ids of entries that were read but could not be used, so that what refers to them is not
+    # called a dangling reference.
+    refused_image_ids: set[int] = field(default_factory=set)
+    refused_category_ids: set[int] = field(default_factory=set)
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: int
+    file_name: str | None = None
+    width: int | None = None
+    height: int | None = None
+    coco_url: str | None = None
+    neg_category_ids: tuple[int, ...] | None = None
+    not_exhaustive_category_ids: tuple[int, ...] | None = None
+
+
+class _Category(msgspec.Struct, gc=False):
+    id: int
+    name: str
+    frequency: str | None = None
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    id: int
+    image_id: int
+    category_id: int
+    bbox: Box
+    area: float | None = None
+    iscrowd: int | bool | None = 0
+
+
+class _AnnotationWithSegmentation(_Annotation, gc=False):
+    segmentation: msgspec.Raw = msgspec.Raw(NO_SEGMENTATION)
+
+
+class _File(msgspec.Struct, gc=False):
+    images: list[_Image]
+    categories: list[_Category]
+    annotations: list[_Annotation]
+
+
+class _FileWithSegmentations(msgspec.Struct, gc=False):
+    images: list[_Image]
+    categories: list[_Category]
+    annotations: list[_AnnotationWithSegmentation]
+
+
+def read_fast(data: bytes, *, segmentations: bool) -> Columns | None:
+    """Return the columns of a sound file, or None when the tolerant reader must look at it."""
+    try:
+        if segmentations:
+            file: Any = msgspec.json.decode(data, type=_FileWithSegmentations)
+        else:
+            file = msgspec.json.decode(data, type=_File)
+        return _columns(file, segmentations)
+    except (msgspec.DecodeError, OverflowError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def _columns(file: Any, segmentations: bool) -> Columns | None:
+    images, notes = file.images, file.annotations
+    crowd = column((a.iscrowd or 0 for a in notes), len(notes), np.int64)
+    areas = column((np.nan if a.area is None else a.area for a in notes), len(notes), np.float64)
+    if ((crowd != 0) & (crowd != 1)).any() or (areas < 0).any():
+        return None
+    return Columns(
+        image_ids=column((i.id for i in images), len(images), np.int64),
+        sizes=column(
+            chain.from_iterable((i.width or 0, i.height or 0) for i in images),
+            2 * len(images),
+            np.int64,
+        ).reshape(-1, 2),
+        file_names=[file_name_of(i.file_name, i.coco_url) for i in images],
+        neg_category_ids=lists_of([i.neg_category_ids for i in images]),
+        not_exhaustive_category_ids=lists_of([i.not_exhaustive_category_ids for i in images]),
+        category_ids=column((c.id for c in file.categories), len(file.categories), np.int64),
+        category_names=[c.name for c in file.categories],
+        frequency=tags_of([c.frequency for c in file.categories]),
+        annotation_ids=column((a.id for a in notes), len(notes), np.int64),
+        annotation_images=column((a.image_id for a in notes), len(notes), np.int64),
+        annotation_categories=column((a.category_id for a in notes), len(notes), np.int64),
+        bbox=column(chain.from_iterable(a.bbox for a in notes), 4 * len(notes), np.float64).reshape(
+            -1, 4
+        ),
+        areas=areas,
+        is_crowd=crowd.astype(np.bool_),
+        segmentations=[bytes(a.segmentation) for a in notes] if segmentations else None,
+    )
+
+
+def column(values: Iterable[Any], count: int, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """Return `count` values as an array."""
+    return np.fromiter(values, dtype=np.dtype(dtype), count=count)
+
+
+def file_name_of(file_name: str | None, coco_url: str | None) -> str:
+    """Return the file name, from the last two parts of the address where LVIS v1 has only that."""
+    if file_name:
+        return file_name
+    return "/".join(coco_url.split("/")[-2:]) if coco_url else ""
+
+
+def lists_of(lists: list[Any]) -> list[Sequence[int]] | None:
+    """Return one list per image, or None when no image has one."""
+    if all(item is None for item in lists):
+        return None
+    return [item or () for item in lists]
+
+
+def tags_of(tags: list[str | None]) -> list[str] | None:
+    """Return the LVIS frequency tags when every category has one."""
+    known = [tag for tag in tags if tag in ("r", "c", "f")]
+    return known if known and len(known) == len(tags) else None

@@ -1,0 +1,231 @@
+"""From a JSON document with faults to columns: every fault counted, sound entries kept.
+
+Slow beside `reading.py` (one Python step per value), and used only when that refuses a file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+
+from detbalance.annotations.faults import AnnotationError, Ledger, show
+from detbalance.annotations.reading import (
+    NO_SEGMENTATION,
+    Columns,
+    column,
+    file_name_of,
+    lists_of,
+    tags_of,
+)
+
+_KEYS = ("images", "annotations", "categories")
+
+
+def read_tolerant(document: object, source: str, ledger: Ledger, *, segmentations: bool) -> Columns:
+    """Return the columns of the sound entries and count the others in `ledger`.
+
+    Raises:
+        AnnotationError: if the top level is not that of a COCO annotation file.
+    """
+    sections = _sections(document, source)
+    refused_images: set[int] = set()
+    refused_categories: set[int] = set()
+    images = list(_images(sections["images"], ledger, refused_images))
+    categories = list(_categories(sections["categories"], ledger, refused_categories))
+    notes = list(_annotations(sections["annotations"], ledger, segmentations))
+    bbox = [a["bbox"] for a in notes]
+    return Columns(
+        image_ids=column((i["id"] for i in images), len(images), np.int64),
+        sizes=np.array([i["size"] for i in images], dtype=np.int64).reshape(-1, 2),
+        file_names=[i["file_name"] for i in images],
+        neg_category_ids=lists_of([i["neg_category_ids"] for i in images]),
+        not_exhaustive_category_ids=lists_of([i["not_exhaustive_category_ids"] for i in images]),
+        category_ids=column((c["id"] for c in categories), len(categories), np.int64),
+        category_names=[c["name"] for c in categories],
+        frequency=tags_of([c["frequency"] for c in categories]),
+        annotation_ids=column((a["id"] for a in notes), len(notes), np.int64),
+        annotation_images=column((a["image_id"] for a in notes), len(notes), np.int64),
+        annotation_categories=column((a["category_id"] for a in notes), len(notes), np.int64),
+        bbox=np.array(bbox, dtype=np.float64).reshape(-1, 4),
+        areas=column((a["area"] for a in notes), len(notes), np.float64),
+        is_crowd=column((a["iscrowd"] for a in notes), len(notes), np.bool_),
+        segmentations=[a["segmentation"] for a in notes] if segmentations else None,
+        refused_image_ids=refused_images,
+        refused_category_ids=refused_categories,
+    )
+
+
+def whole(value: object) -> int | None:
+    """Return a JSON number that is an int64 whole number, also when written 12.0, else None."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
+        return value
+    return None
+
+
+def number(value: object) -> float | None:
+    """Return a JSON number as float (NaN and infinity too), else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def four_numbers(value: object) -> list[float] | None:
+    """Return a JSON list of four numbers as floats, else None."""
+    if not isinstance(value, list) or len(value) != 4:
+        return None
+    numbers = [number(v) for v in value]
+    return None if None in numbers else cast("list[float]", numbers)
+
+
+def _sections(document: object, source: str) -> dict[str, list[Any]]:
+    """Return the three lists of a COCO file."""
+    expected = (
+        'Expected a COCO annotation file: an object with "images", "annotations", "categories"'
+    )
+    if isinstance(document, list):
+        looks = document and isinstance(document[0], dict) and "score" in document[0]
+        what = "looks like a results file (a list of detections)" if looks else "is a list"
+        raise AnnotationError(f"{source}: the file {what}. {expected}. Name the annotation file.")
+    if not isinstance(document, dict):
+        raise AnnotationError(f"{source}: the top level is {show(document)}. {expected}.")
+    for key in _KEYS:
+        if key not in document:
+            raise AnnotationError(
+                f'{source}: "{key}" is missing (found: {show(list(document))}). {expected}. '
+                "Name the annotation file, or add the key."
+            )
+        if not isinstance(document[key], list):
+            raise AnnotationError(f'{source}: "{key}" is {show(document[key])}. Expected a list.')
+    return document
+
+
+def _images(entries: list[Any], ledger: Ledger, refused: set[int]) -> Iterator[dict[str, Any]]:
+    for position, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            ledger.add("image entry", f"images[{position}] is {show(entry)}")
+            continue
+        image_id = whole(entry.get("id"))
+        if image_id is None:
+            ledger.add("image id", f"images[{position}], id {show(entry.get('id'))}")
+            continue
+        faults = dict(_image_faults(entry))
+        for kind, words in faults.items():
+            ledger.add(kind, f"image {image_id}, {words}")
+        if faults:
+            refused.add(image_id)
+            continue
+        yield {
+            "id": image_id,
+            "file_name": file_name_of(entry.get("file_name"), entry.get("coco_url")),
+            "size": [whole(entry.get(key) or 0) for key in ("width", "height")],
+            **{key: _id_list(entry, key) for key in _LISTS},
+        }
+
+
+_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
+
+
+def _image_faults(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for key in ("width", "height"):
+        if entry.get(key) is not None and whole(entry[key]) is None:
+            yield "image size", f"{key} {show(entry[key])}"
+    for key in ("file_name", "coco_url"):
+        if not _is_text(entry.get(key, "")) and entry[key] is not None:
+            yield "file_name", f"{key} {show(entry[key])}"
+    for key in _LISTS:
+        if entry.get(key) is not None and _id_list(entry, key) is None:
+            yield "image category list", f"{key} {show(entry[key])}"
+
+
+def _id_list(entry: dict[str, Any], key: str) -> list[int] | None:
+    value = entry.get(key)
+    if not isinstance(value, list):
+        return None
+    ids = [whole(v) for v in value]
+    return None if None in ids else cast("list[int]", ids)
+
+
+def _categories(entries: list[Any], ledger: Ledger, refused: set[int]) -> Iterator[dict[str, Any]]:
+    for position, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            ledger.add("category entry", f"categories[{position}] is {show(entry)}")
+            continue
+        category_id = whole(entry.get("id"))
+        if category_id is None:
+            ledger.add("category id", f"categories[{position}], id {show(entry.get('id'))}")
+        elif not _is_text(entry.get("name")):
+            ledger.add("category name", f"category {category_id}, name {show(entry.get('name'))}")
+            refused.add(category_id)
+        else:
+            tag = entry.get("frequency")
+            yield {"id": category_id, "name": entry["name"], "frequency": tag}
+
+
+def _annotations(
+    entries: list[Any], ledger: Ledger, segmentations: bool
+) -> Iterator[dict[str, Any]]:
+    for position, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            ledger.add("annotation entry", f"annotations[{position}] is {show(entry)}")
+            continue
+        where = f"annotation {show(entry['id'])}" if "id" in entry else f"annotations[{position}]"
+        faults = dict(_annotation_faults(entry, segmentations))
+        for kind, words in faults.items():
+            ledger.add(kind, f"{where}, {words}")
+        if faults:
+            continue
+        area = entry.get("area")
+        yield {
+            **{key: whole(entry[key]) for key in ("id", "image_id", "category_id")},
+            "bbox": four_numbers(entry["bbox"]),
+            "area": math.nan if area is None else number(area),
+            "iscrowd": bool(entry.get("iscrowd")),
+            "segmentation": json.dumps(entry.get("segmentation")).encode()
+            if segmentations
+            else NO_SEGMENTATION,
+        }
+
+
+def _annotation_faults(entry: dict[str, Any], segmentations: bool) -> Iterator[tuple[str, str]]:
+    missing = [key for key in ("id", "image_id", "category_id", "bbox") if key not in entry]
+    if missing:
+        yield "missing key", f"no {missing[0]}"
+    for key in ("id", "image_id", "category_id"):
+        if key in entry and whole(entry[key]) is None:
+            yield "annotation id", f"{key} {show(entry[key])}"
+    if "bbox" in entry:
+        bbox = four_numbers(entry["bbox"])
+        if bbox is None:
+            yield "bbox", f"bbox {show(entry['bbox'])}"
+    if entry.get("area") is not None:
+        area = number(entry["area"])
+        if area is None or not 0 <= area < math.inf:
+            yield "area", f"area {show(entry['area'])}"
+    crowd = entry.get("iscrowd")
+    if crowd is not None and not (isinstance(crowd, (bool, int, float)) and crowd in (0, 1)):
+        yield "iscrowd", f"iscrowd {show(crowd)}"
+    if segmentations:
+        try:
+            json.dumps(entry.get("segmentation"), allow_nan=False)
+        except ValueError:
+            yield "segmentation", f"segmentation {show(entry['segmentation'])}"
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value is a string that UTF-8 can hold (JSON may escape half a surrogate pair)."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
