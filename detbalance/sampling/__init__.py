@@ -1,0 +1,28 @@
+"""Which image is drawn next: factors per image, and a sampler that draws by them.
+
+`repeat_factors` needs NumPy only; torch is imported when `RepeatFactorSampler` is first asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from detbalance.sampling.factors import repeat_factors, threshold_for_epoch_length
+
+if TYPE_CHECKING:
+    from detbalance.sampling.samplers import RepeatFactorSampler
+
+__all__ = ["RepeatFactorSampler", "repeat_factors", "threshold_for_epoch_length"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "RepeatFactorSampler":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from detbalance.sampling.samplers import RepeatFactorSampler
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "torch":
+            raise
+        raise ImportError(
+            "detbalance.sampling.RepeatFactorSampler needs torch. "
+            'Install it with: pip install "detbalance[sampling]"'
+        ) from error
+    return RepeatFactorSampler
