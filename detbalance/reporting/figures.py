@@ -1,0 +1,274 @@
+"""Pictures of what models found: rows of images, a column of ground truth and one per model."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detbalance.annotations.files import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from detbalance.annotations import Annotations
+    from detbalance.predictions import Predictions
+
+HIGHLIGHT_COLOR = "#ff7a00"
+OTHER_COLOR = "#1f9bff"
+_PANEL_INCHES = 3.2
+_DPI = 130
+_LABEL_POINTS = 8.0
+
+
+def draw_predictions(
+    annotations: Annotations,
+    image_dir: str | Path,
+    models: Mapping[str, Predictions],
+    path: str | Path,
+    *,
+    rows: Sequence[int] | None = None,
+    max_rows: int = 4,
+    score_threshold: float = 0.3,
+    highlight: Collection[int] = (),
+    ground_truth: bool = True,
+) -> Path:
+    """Draw the boxes of several models beside the ground truth, and save the picture.
+
+    Args:
+        annotations: the ground truth, whose file names are looked up in `image_dir`.
+        image_dir: folder of the images.
+        models: predictions by the name to put above their column.
+        path: the picture to write; its suffix chooses the format, PNG if there is none.
+        rows: image rows to draw; by default those of `pick_rows`.
+        max_rows: how many images `pick_rows` may choose.
+        score_threshold: detections with a lower score are not drawn.
+        highlight: labels drawn in the other colour, such as the rare classes.
+        ground_truth: whether the first column shows the annotations.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        ValueError: if an image row does not exist, there is nothing to draw, an image cannot be
+            opened, or the picture cannot be written.
+        ImportError: if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+    except ImportError as exc:
+        raise ImportError(
+            "detbalance.reporting.figures needs matplotlib. "
+            'Install it with: pip install "detbalance[quickstart]"'
+        ) from exc
+
+    path = Path(path) if Path(path).suffix else Path(path).with_suffix(".png")
+    chosen = pick_rows(annotations, highlight, max_rows) if rows is None else list(rows)
+    wrong = [row for row in chosen if not 0 <= row < annotations.num_images]
+    if wrong:
+        raise ValueError(
+            f"draw_predictions(): {len(wrong)} image rows do not exist (first: {wrong[0]}). "
+            f"Expected 0 to {annotations.num_images - 1}. Choose rows of {annotations.source}."
+        )
+    titles = [*(["ground truth"] if ground_truth else []), *models]
+    if not chosen or not titles:
+        raise ValueError(
+            f"draw_predictions(): {len(chosen)} images and {len(titles)} columns. "
+            "Expected at least one of each. Pass images and models."
+        )
+    images = [_read_image(Path(image_dir) / annotations.file_name(row)) for row in chosen]
+    heights = [_PANEL_INCHES * image.shape[0] / image.shape[1] for image in images]
+    figure = Figure(
+        figsize=(_PANEL_INCHES * len(titles), sum(heights) + 0.3 * len(images) + 0.7),
+        dpi=_DPI,
+        layout=ConstrainedLayoutEngine(h_pad=0.02, w_pad=0.03, hspace=0.0, wspace=0.0),
+    )
+    panels = figure.subplots(len(chosen), len(titles), squeeze=False, height_ratios=heights)
+    for i, (row, image) in enumerate(zip(chosen, images, strict=True)):
+        for j, title in enumerate(titles):
+            axes = panels[i, j]
+            _show_image(axes, image, annotations.file_name(row) if j == 0 else None)
+            if i == 0:
+                axes.set_title(title, fontsize=12, fontweight="bold", parse_math=False)
+            if ground_truth and j == 0:
+                boxes, labels, scores = _truth(annotations, row)
+            else:
+                boxes, labels, scores = _found(models[title], row, score_threshold)
+            names = [annotations.categories.name(label) for label in labels.tolist()]
+            _draw_boxes(axes, boxes, labels, names, scores, highlight)
+    _legend(figure, bool(highlight), score_threshold)
+    _save(figure, path)
+    return path
+
+
+def pick_rows(
+    annotations: Annotations, highlight: Collection[int] = (), count: int = 4
+) -> list[int]:
+    """Choose images that show as many classes as possible, without a look at any prediction.
+
+    Each image in turn is the one with most classes not shown yet, then most boxes of them; the
+    first such image in the file where several are equal.
+
+    Args:
+        annotations: the ground truth.
+        highlight: labels that count; every label if empty.
+        count: how many images at most.
+
+    Returns:
+        Image rows; fewer than `count` where fewer have a box that counts.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> import numpy as np
+        >>> few = SimpleNamespace(image_index=np.array([0, 0, 1, 2]), labels=np.array([1, 1, 2, 1]),
+        ...                       is_crowd=np.zeros(4, bool))
+        >>> pick_rows(few, count=2)
+        [0, 1]
+    """
+    counts = ~annotations.is_crowd
+    if highlight:
+        counts &= np.isin(annotations.labels, list(highlight))
+    pairs = list(
+        zip(
+            annotations.image_index[counts].tolist(),
+            annotations.labels[counts].tolist(),
+            strict=True,
+        )
+    )
+    chosen: list[int] = []
+    shown: set[int] = set()
+    while len(chosen) < count:
+        candidates: dict[int, list[int]] = {}
+        for row, label in pairs:
+            if row not in chosen:
+                candidates.setdefault(row, []).append(label)
+        if not candidates:
+            break
+
+        def worth(row: int, labels: dict[int, list[int]] = candidates) -> tuple[int, int, int]:
+            return len(set(labels[row]) - shown), len(labels[row]), -row
+
+        best = max(candidates, key=worth)
+        chosen.append(best)
+        shown.update(candidates[best])
+    return chosen
+
+
+def _read_image(path: Path) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError) as exc:
+        raise ValueError(
+            f"{path}: cannot be read as an image ({exc.__class__.__name__}). "
+            "Expected the image that the annotations name. Check the image folder."
+        ) from exc
+
+
+def _truth(
+    annotations: Annotations, row: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], None]:
+    """Boxes to find in one image, as xywh; crowd regions are not among them."""
+    rows = annotations.rows(row)
+    kept = ~annotations.is_crowd[rows]
+    return annotations.bbox[rows][kept], annotations.labels[rows][kept], None
+
+
+def _found(
+    predictions: Predictions, row: int, score_threshold: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Detections of one image, as xywh, the best last so that it is drawn on top."""
+    index = np.flatnonzero(
+        (predictions.image_index == row) & (predictions.scores >= score_threshold)
+    )
+    index = index[np.argsort(predictions.scores[index], kind="stable")]
+    return predictions.bbox[index], predictions.labels[index], predictions.scores[index]
+
+
+def _show_image(axes: Axes, image: npt.NDArray[np.uint8], caption: str | None) -> None:
+    axes.imshow(image)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_xlim(-0.5, image.shape[1] - 0.5)
+    axes.set_ylim(image.shape[0] - 0.5, -0.5)
+    if caption is not None:
+        axes.set_xlabel(caption, fontsize=7, color="#666666", loc="left", parse_math=False)
+
+
+def _draw_boxes(
+    axes: Axes,
+    boxes: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.int64],
+    names: list[str],
+    scores: npt.NDArray[np.float64] | None,
+    highlight: Collection[int],
+) -> None:
+    from matplotlib.patches import Rectangle
+
+    height, width = -float(np.diff(axes.get_ylim())[0]), float(np.diff(axes.get_xlim())[0])
+    # The room that one line of text takes above a box, in pixels of the image.
+    line = 1.9 * _LABEL_POINTS / 72 * width / _PANEL_INCHES
+    # Highlighted boxes come last, on top of the others.
+    for i in np.argsort(np.isin(labels, list(highlight)), kind="stable").tolist():
+        x, y, w, h = boxes[i].tolist()
+        x, y = x - 0.5, y - 0.5  # pixel i is drawn from i - 0.5 to i + 0.5
+        color = HIGHLIGHT_COLOR if int(labels[i]) in highlight else OTHER_COLOR
+        axes.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=color, lw=1.8))
+        above, below = y >= line, y + h + line <= height
+        on_right = x + w / 2 > width / 2
+        axes.text(
+            min(x + w, width) if on_right else max(x, 0.0),
+            y if above else min(y + h, height),
+            names[i] if scores is None else f"{names[i]} {scores[i]:.2f}",
+            fontsize=_LABEL_POINTS,
+            color="black",
+            va="top" if below and not above else "bottom",
+            ha="right" if on_right else "left",
+            clip_on=True,
+            parse_math=False,
+            bbox={"facecolor": color, "edgecolor": "none", "pad": 1.0, "alpha": 0.9},
+        )
+
+
+def _legend(figure: Any, highlighted: bool, score_threshold: float) -> None:
+    from matplotlib.patches import Patch
+
+    entries = [(OTHER_COLOR, "other classes" if highlighted else "boxes")]
+    if highlighted:
+        entries.insert(0, (HIGHLIGHT_COLOR, "rare classes"))
+    figure.legend(
+        handles=[Patch(facecolor=color, label=label) for color, label in entries],
+        loc="outside lower center",
+        ncols=len(entries),
+        frameon=False,
+        fontsize=8,
+        title=f"predictions with score >= {score_threshold:g}",
+        title_fontsize=8,
+    )
+
+
+def _save(figure: Any, path: Path) -> None:
+    buffer = io.BytesIO()
+    try:
+        with warnings.catch_warnings():
+            # A class name in a script that the font lacks is drawn as boxes; that is all.
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            figure.savefig(buffer, format=path.suffix[1:])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replace_file(path) as file:
+            file.write(buffer.getvalue())
+    except (OSError, ValueError) as exc:
+        raise ValueError(
+            f"{path}: the picture cannot be written ({exc}). "
+            "Expected a path that ends in .png, .pdf or .svg. Choose another."
+        ) from exc

@@ -1,0 +1,89 @@
+"""Write a report to disk: report.json for programs, report.csv for spreadsheets and pandas.
+
+report.csv has one line per row of the report: first the classes (kind "class"), rarest first, then
+the groups (kind "group"). A cell is empty where a number is undefined or belongs to the other kind.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from detbalance.annotations.files import replace_file
+
+if TYPE_CHECKING:
+    from detbalance.evaluation import Report
+
+COLUMNS = (
+    "kind",
+    "name",
+    "group",
+    "category_id",
+    "train_images",
+    "train_boxes",
+    "val_boxes",
+    "AP",
+    "AP50",
+    "AR",
+    "recall",
+    "precision",
+    "true_positives",
+    "false_positives",
+    "num_categories",
+    "num_evaluated",
+)
+
+
+class ReportFiles(NamedTuple):
+    """Where a report was written."""
+
+    json: Path
+    csv: Path
+
+
+def write_report(report: Report, folder: str | Path) -> ReportFiles:
+    """Write report.json and report.csv into a folder, which is made if need be.
+
+    Each file appears whole or not at all: what was there before stays until the new one is ready.
+
+    Args:
+        report: what `detbalance.evaluation.build_report` gave.
+        folder: where the two files go.
+
+    Returns:
+        The paths of the two files.
+
+    Raises:
+        ValueError: if the folder cannot be made or written to.
+    """
+    folder = Path(folder)
+    values = report.to_dict()
+    content = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    table = _csv_text(values)
+    files = ReportFiles(folder / "report.json", folder / "report.csv")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in zip(files, (content, table), strict=True):
+            with replace_file(path) as file:
+                file.write(text.encode())
+    except OSError as exc:
+        raise ValueError(
+            f"{folder}: the report cannot be written ({exc.strerror}). "
+            "Expected a folder to write into. Choose another."
+        ) from exc
+    return files
+
+
+def _csv_text(content: dict[str, Any]) -> str:
+    rows = [{"kind": "class", **row} for row in content["classes"]]
+    for name, row in content["groups"].items():
+        group = "" if name == "all" else name
+        rows.append({"kind": "group", "name": name, "group": group, **row})
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
