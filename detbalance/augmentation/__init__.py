@@ -1,0 +1,22 @@
+"""Standard augmentation, and boxes of rare classes pasted into other images.
+
+An augmentation is called as `augmentation(image, target, generator)`; `Augmentation` says what
+goes in, what comes out and what every one of them promises.
+"""
+
+from detbalance.augmentation.donors import Donor, DonorBank
+from detbalance.augmentation.paste import RarePaste
+from detbalance.augmentation.policies import Augmentation, Compose, StandardAugmentation
+
+__all__ = [
+    "AUGMENTATIONS",
+    "Augmentation",
+    "Compose",
+    "Donor",
+    "DonorBank",
+    "RarePaste",
+    "StandardAugmentation",
+]
+
+# By the names that configurations use; keyword parameters of the constructors are their settings.
+AUGMENTATIONS = {"standard": StandardAugmentation, "rare_paste": RarePaste}
