@@ -1,0 +1,257 @@
+"""Backbones by name: torchvision's, any of timm's, and a tiny one to train from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+
+RESNETS = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)
+MOBILENET = "mobilenet_v3_large"
+TORCHVISION_BACKBONES = (
+    *(f"{name}_fpn" for name in RESNETS),
+    "resnet50_fpn_v2",
+    f"{MOBILENET}_fpn",
+    f"{MOBILENET}_320_fpn",
+)
+TINY = "tiny"
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """The part of a backbone before the feature pyramid.
+
+    Attributes:
+        module: image batch float [N, 3, H, W] -> feature maps by the names "0", "1", ...
+        channels: of each feature map.
+        strides: of each feature map, in pixels.
+        mean: that inputs in 0..1 are normalised by, RGB.
+        std: likewise.
+    """
+
+    module: nn.Module
+    channels: list[int]
+    strides: list[int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Pyramid(nn.Module):
+    """A body and a feature pyramid, with the names of torchvision's `BackboneWithFPN`.
+
+    Args:
+        body: the feature maps to start from.
+        channels: of every map of the pyramid.
+        extra_levels: maps added on top: 0; 1, by subsampling; or 2, by convolutions of stride 2.
+        from_body: whether the two convolutions start at the body's last map, not the pyramid's.
+        norm_layer: of the pyramid; None for convolutions with bias and no normalisation.
+
+    Attributes:
+        out_channels: of every map.
+        names: of the maps that come from the body.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        channels: int,
+        extra_levels: int,
+        *,
+        from_body: bool = False,
+        norm_layer: Callable[..., nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        start = body.channels[-1] if from_body else channels
+        extra = (None, LastLevelMaxPool, partial(LastLevelP6P7, start, channels))[extra_levels]
+        self.body = body.module
+        self.fpn = FeaturePyramidNetwork(
+            body.channels, channels, None if extra is None else extra(), norm_layer
+        )
+        self.out_channels = channels
+        self.names = [str(i) for i in range(len(body.channels))]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Compute the pyramid.
+
+        Args:
+            x: float [N, 3, H, W].
+
+        Returns:
+            float [N, channels, h, w] of each level, finest first.
+        """
+        return self.fpn(self.body(x))  # type: ignore[no-any-return]
+
+
+class TinyBody(nn.Module):
+    """Four stages of 32, 48, 64 and 96 channels for small images and training from scratch.
+
+    0.29 million parameters; feature maps of strides 8 and 16.
+    """
+
+    channels = (64, 96)
+    strides = (8, 16)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(_convolution(3, 32, stride=2), _convolution(32, 48, stride=2))
+        self.stage3 = nn.Sequential(_convolution(48, 64, stride=2), _Residual(64))
+        self.stage4 = nn.Sequential(_convolution(64, 96, stride=2), _Residual(96))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Compute the feature maps.
+
+        Args:
+            x: float [N, 3, H, W].
+
+        Returns:
+            "0": float [N, 64, H / 8, W / 8]; "1": float [N, 96, H / 16, W / 16].
+        """
+        fine = self.stage3(self.stem(x))
+        return {"0": fine, "1": self.stage4(fine)}
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convolution = _convolution(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.convolution(x)  # type: ignore[no-any-return]
+
+
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def build_body(
+    name: str,
+    strides: Sequence[int] | None,
+    *,
+    default_strides: Sequence[int],
+    pretrained: bool = False,
+    frozen_norm: bool = False,
+    trainable_layers: int | None = None,
+) -> Body:
+    """Build the body of a backbone by name.
+
+    Args:
+        name: one of `TORCHVISION_BACKBONES`, "tiny", or a timm model.
+        strides: of the feature maps, ascending; None for the usual ones of the backbone.
+        default_strides: the usual ones where the backbone leaves the choice.
+        pretrained: load timm's own weights (of a timm model only; from timm's cache or network).
+        frozen_norm: batch normalisation by fixed statistics.
+        trainable_layers: torchvision's backbones only: how many blocks train, from the last on.
+
+    Returns:
+        The body.
+
+    Raises:
+        ValueError: if the name is unknown, the backbone has no feature map at one of the strides,
+            or its pretrained weights cannot be fetched.
+        ImportError: if timm is needed and missing.
+    """
+    if name == TINY:
+        _check_strides(name, strides, [8, 16], complete=True)
+        return Body(TinyBody(), list(TinyBody.channels), list(TinyBody.strides), *HALF)
+    if name in TORCHVISION_BACKBONES:
+        build = _mobilenet if name.startswith(MOBILENET) else _resnet
+        return build(name, strides, default_strides, frozen_norm, trainable_layers)
+    from detbalance.detection.timm_backbones import timm_body
+
+    return timm_body(name, strides or default_strides, pretrained, frozen_norm)
+
+
+def _resnet(
+    name: str,
+    strides: Sequence[int] | None,
+    default_strides: Sequence[int],
+    frozen_norm: bool,
+    trainable_layers: int | None,
+) -> Body:
+    layers = {4: 1, 8: 2, 16: 3, 32: 4}
+    _check_strides(name, strides, list(layers))
+    found = list(strides or default_strides)
+    built = resnet_fpn_backbone(
+        backbone_name=resnet_name(name),
+        weights=None,
+        norm_layer=FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d,
+        trainable_layers=5 if trainable_layers is None else trainable_layers,
+        returned_layers=[layers[stride] for stride in found],
+    )
+    return Body(built.body, _channels(built.fpn), found, *IMAGENET)
+
+
+def _mobilenet(
+    name: str,
+    strides: Sequence[int] | None,
+    default_strides: Sequence[int],
+    frozen_norm: bool,
+    trainable_layers: int | None,
+) -> Body:
+    stages = {8: 2, 16: 3, 32: 5}
+    _check_strides(name, strides, list(stages))
+    if strides is None and 4 in default_strides:
+        # That of torchvision's Faster R-CNN: its last two stages, both of stride 32.
+        found, returned = [32, 32], [4, 5]
+    else:
+        found = list(strides or default_strides)
+        returned = [stages[stride] for stride in found]
+    built = mobilenet_backbone(
+        backbone_name=MOBILENET,
+        weights=None,
+        fpn=True,
+        norm_layer=FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d,
+        trainable_layers=6 if trainable_layers is None else trainable_layers,
+        returned_layers=returned,
+    )
+    return Body(built.body, _channels(built.fpn), found, *IMAGENET)
+
+
+def resnet_name(backbone: str) -> str:
+    """Give torchvision's name of the classifier that a ResNet backbone is cut from.
+
+    Example:
+        >>> resnet_name("resnet50_fpn_v2")
+        'resnet50'
+    """
+    return backbone.removesuffix("_v2").removesuffix("_fpn")
+
+
+def _channels(pyramid: FeaturePyramidNetwork) -> list[int]:
+    """Input channels of a pyramid that torchvision built around a body."""
+    return [block[0].in_channels for block in pyramid.inner_blocks]
+
+
+def _check_strides(
+    name: str, strides: Sequence[int] | None, known: list[int], *, complete: bool = False
+) -> None:
+    if strides is None:
+        return
+    if not set(strides) <= set(known) or (complete and list(strides) != known):
+        raise ValueError(
+            f'build_detector(): backbone "{name}" cannot give feature maps of strides'
+            f" {list(strides)}. {'Exactly' if complete else 'Some of'} {known} are expected."
+            " Change strides."
+        )

@@ -1,0 +1,100 @@
+"""Crowd regions: ignored where a detector would learn background from them.
+
+A crowd row of a target has the label -1. It never is an object to find, and what lies inside it is
+neither object nor background.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from detbalance.detection.adapter import Mixin
+
+CROWD_LABEL = -1
+COVERED = 0.5
+"""The part of an anchor or proposal that must lie inside one crowd box to be ignored."""
+
+Target = dict[str, Tensor]
+
+
+def is_crowd(target: Target) -> Tensor:
+    """Tell which rows of a target are crowd regions.
+
+    Args:
+        target: with `labels` int64 [n].
+
+    Returns:
+        bool [n].
+    """
+    return target["labels"] == CROWD_LABEL
+
+
+def covered(boxes: Tensor, crowd: Tensor) -> Tensor:
+    """Tell which boxes lie inside a crowd region.
+
+    Args:
+        boxes: float [A, 4], xyxy.
+        crowd: float [C, 4], xyxy, C >= 1.
+
+    Returns:
+        bool [A], True where more than half of the box's own area is inside one crowd box.
+
+    Example:
+        >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [3.0, 3.0, 7.0, 7.0]])
+        >>> covered(boxes, torch.tensor([[0.0, 0.0, 10.0, 3.0]])).tolist()
+        [True, False]
+    """
+    low = torch.maximum(boxes[:, None, :2], crowd[None, :, :2])
+    high = torch.minimum(boxes[:, None, 2:], crowd[None, :, 2:])
+    inside = (high - low).clamp(min=0).prod(dim=2).amax(dim=1)
+    return inside > COVERED * (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+
+
+class CrowdAwareProposals(Mixin):
+    """Region proposal network that takes no background from crowd regions."""
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[Target]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Label anchors 1 (object), 0 (background) or -1 (ignored); see torchvision.
+
+        Args:
+            anchors: float [A, 4] of each image.
+            targets: `boxes` and `labels` of each image; crowd rows have the label -1.
+
+        Returns:
+            Labels float [A] and matched boxes float [A, 4] of each image.
+        """
+        crowds = [is_crowd(target) for target in targets]
+        objects = [{"boxes": t["boxes"][~c]} for t, c in zip(targets, crowds, strict=True)]
+        labels, matched = super().assign_targets_to_anchors(anchors, objects)
+        for i, (target, crowd) in enumerate(zip(targets, crowds, strict=True)):
+            if crowd.any():
+                inside = covered(anchors[i], target["boxes"][crowd])
+                labels[i] = labels[i].masked_fill(inside & (labels[i] < 1), -1.0)
+        return labels, matched
+
+    def compute_loss(
+        self,
+        objectness: Tensor,
+        pred_bbox_deltas: Tensor,
+        labels: list[Tensor],
+        regression_targets: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Compute both losses; 0, not NaN, where crowd regions leave no anchor to learn from.
+
+        Args:
+            objectness: float [sum A, 1].
+            pred_bbox_deltas: float [sum A, 4].
+            labels: float [A] of each image.
+            regression_targets: float [A, 4] of each image.
+
+        Returns:
+            Objectness loss and box loss.
+        """
+        if not any(bool((label >= 0).any()) for label in labels):
+            return objectness.sum() * 0, pred_bbox_deltas.sum() * 0
+        return super().compute_loss(  # type: ignore[no-any-return]
+            objectness, pred_bbox_deltas, labels, regression_targets
+        )

