@@ -1,0 +1,173 @@
+"""The report: rows, groups, files, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scenes import load, make_report, make_scene, training_file
+
+from detbalance.evaluation import build_report, check_comparable, evaluate, load_report
+from detbalance.frequency import class_frequency, frequency_groups
+from detbalance.reporting.files import write_report
+
+ARRAYS = ("AP", "AP50", "AR", "recall", "precision")
+
+
+def test_report_rows_are_rarest_first_with_training_counts(tmp_path: Path) -> None:
+    report, result, annotations = make_report(tmp_path)
+    assert [row.train_boxes for row in report.classes] == [2, 5, 5, 30, 60, 120]
+    assert [row.group for row in report.classes] == ["rare"] * 3 + ["common"] + ["frequent"] * 2
+    for row in report.classes:
+        label = annotations.categories.names.index(row.name) + 1
+        assert row.category_id == annotations.categories.ids[label - 1]
+        assert row.train_images == row.train_boxes
+        assert row.val_boxes == result.val_boxes[label]
+        figures = [getattr(row, name) for name in ARRAYS]
+        np.testing.assert_array_equal(figures, [getattr(result, name)[label] for name in ARRAYS])
+    assert str(report.settings.frequency_source).endswith("train.json")
+    assert "5" in str(report.settings.group_rule)
+
+
+def test_group_rows_are_means_of_the_defined_figures(tmp_path: Path) -> None:
+    report, _, _ = make_report(tmp_path)
+    absent = [row for row in report.classes if row.val_boxes == 0]
+    assert absent
+    for name, group in report.groups.items():
+        rows = [row for row in report.classes if name in ("all", row.group)]
+        assert group.num_categories == len(rows)
+        assert group.num_evaluated == sum(row.val_boxes > 0 for row in rows)
+        assert group.val_boxes == sum(row.val_boxes for row in rows)
+        for figure in ARRAYS:
+            defined = [v for v in (getattr(row, figure) for row in rows) if not math.isnan(v)]
+            mean = sum(defined) / len(defined) if defined else math.nan
+            assert getattr(group, figure) == pytest.approx(mean, nan_ok=True)
+    assert pytest.approx(report.summary["AP"]) == report.groups["all"].AP
+    assert pytest.approx(report.summary["AR100"]) == report.groups["all"].AR
+
+
+def test_without_training_file_there_are_no_groups(tmp_path: Path) -> None:
+    annotations, predictions = load(tmp_path, *make_scene(1))
+    report = build_report(evaluate(annotations, predictions), annotations)
+    boxes = [row.val_boxes for row in report.classes]
+    assert boxes == sorted(boxes)
+    assert {(row.group, row.train_images, row.train_boxes) for row in report.classes} == {
+        (None, None, None)
+    }
+    assert report.groups["rare"].num_categories == 0
+    assert math.isnan(report.groups["rare"].AP)
+    assert report.settings.frequency_source is None
+    assert "--train" in report.notes[0]
+
+
+def test_lvis_marks_give_the_groups_where_there_is_no_training_file(tmp_path: Path) -> None:
+    truth, found = make_scene(1)
+    for category, mark in zip(truth["categories"], "rrccff", strict=True):
+        category["frequency"] = mark
+    annotations, predictions = load(tmp_path, truth, found)
+    report = build_report(evaluate(annotations, predictions), annotations)
+    assert {report.groups[name].num_categories for name in ("rare", "common", "frequent")} == {2}
+    assert "LVIS frequency marks" in str(report.settings.frequency_source)
+
+
+def test_a_class_that_the_training_file_lacks_is_rare(tmp_path: Path) -> None:
+    annotations, predictions = load(tmp_path, *make_scene(1))
+    known = dict.fromkeys(annotations.categories.names[1:], 9)
+    frequency = class_frequency(training_file(tmp_path, known))
+    report = build_report(
+        evaluate(annotations, predictions), annotations, train_frequency=frequency
+    )
+    first = report.classes[0]
+    assert first.name == annotations.categories.names[0]
+    assert (first.group, first.train_images, first.train_boxes) == ("rare", 0, 0)
+    assert "1 of the classes are not in" in report.notes[0]
+
+
+def test_report_refuses_what_does_not_belong_together(tmp_path: Path) -> None:
+    _, result, annotations = make_report(tmp_path)
+    two = class_frequency(training_file(tmp_path, {"a": 1, "b": 2}))
+    three = class_frequency(training_file(tmp_path, {"a": 1, "b": 2, "c": 3}))
+    with pytest.raises(ValueError, match="groups without train_frequency"):
+        build_report(result, annotations, groups=frequency_groups(two))
+    with pytest.raises(ValueError, match=r"groups are of 2 classes, .* has 3\."):
+        build_report(result, annotations, train_frequency=three, groups=frequency_groups(two))
+    fewer = annotations.select(annotations.categories.names[:2])
+    with pytest.raises(ValueError, match=r"the evaluation has 6 classes, .*val\.json has 2\."):
+        build_report(result, fewer)
+
+
+def test_report_survives_writing_and_reading(tmp_path: Path) -> None:
+    report, _, _ = make_report(tmp_path)
+    path = write_report(report, tmp_path).json
+    content = json.loads(path.read_text(), parse_constant=pytest.fail)  # no NaN tokens
+    assert content == report.to_dict()
+    assert content["schema"] == "detbalance.report/1"
+    assert list(content["groups"]) == ["rare", "common", "frequent", "all"]
+    assert None in [row["AP"] for row in content["classes"]]
+    again = load_report(path)
+    assert again.to_dict() == report.to_dict()
+    assert any(math.isnan(row.AP) for row in again.classes)
+    assert again.settings == report.settings
+
+
+def test_newer_reports_may_have_more_keys(tmp_path: Path) -> None:
+    report, _, _ = make_report(tmp_path)
+    content = report.to_dict()
+    content["classes"][0]["interval"] = [0.1, 0.2]
+    content["extra"] = {}
+    assert type(report).from_dict(content).to_dict() == report.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda c: c.pop("schema"), r'no schema\. Expected a report with schema "detbalance'),
+        (lambda c: c.update(schema="detbalance.report/2"), r'schema "detbalance\.report/2"'),
+        (lambda c: c["classes"][0].pop("AP50"), r"missing required field `AP50`.*classes"),
+        (lambda c: c["classes"][0].update(AP="high"), r"Expected `float`.*classes"),
+        (lambda c: c["groups"].pop("rare"), r'"groups" lacks rare\.'),
+        (lambda c: c.update(settings=[]), r"Expected `object`.*settings"),
+    ],
+)
+def test_a_wrong_report_file_is_refused_in_one_line(
+    tmp_path: Path, change: Any, match: str
+) -> None:
+    content = make_report(tmp_path)[0].to_dict()
+    change(content)
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"report\.json: .*" + match) as info:
+        load_report(path)
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"), [("[1, 2]", "no schema"), ("{", "not JSON"), ("", "empty")]
+)
+def test_a_file_that_is_no_report_is_refused(tmp_path: Path, text: str, match: str) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"report\.json: .*" + match):
+        load_report(path)
+    with pytest.raises(ValueError, match=r"absent\.json: no such file"):
+        load_report(tmp_path / "absent.json")
+
+
+def test_reports_of_other_data_or_floors_are_not_compared(tmp_path: Path) -> None:
+    report, _, _ = make_report(tmp_path)
+    other, _, _ = make_report(tmp_path, seed=2)
+    lower = dataclasses.replace(
+        report, settings=dataclasses.replace(report.settings, score_floor=0.05)
+    )
+    check_comparable({"plain": report, "balanced": report})
+    with pytest.raises(ValueError, match=r'"a" and "b" differ in score_floor \(0\.3 and 0\.05\)'):
+        check_comparable({"a": report, "b": lower})
+    with pytest.raises(ValueError, match="differ in classes"):
+        check_comparable({"a": report, "b": other})
+    with pytest.raises(ValueError, match=r"1 reports\. Expected two"):
+        check_comparable({"a": report})
