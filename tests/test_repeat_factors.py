@@ -32,7 +32,8 @@ def box_arrays(draw):
     boxes = draw(
         st.lists(
             st.tuples(
-                st.integers(0, num_images - 1), st.sampled_from([1, 2, 3, 5, 900, 65535, 65536])
+                st.integers(0, num_images - 1),
+                st.sampled_from([1, 2, 3, 5, 900, 65535, 65536, 10**15]),
             ),
             max_size=40,
         )
