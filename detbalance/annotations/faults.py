@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 # kind -> (what has it, what is wrong with one of them). The verb comes first, for the plural.
 PHRASES = {
@@ -102,13 +103,13 @@ class Ledger:
         self._counts[kind] = self._counts.get(kind, 0) + count
         self._first.setdefault(kind, first)
 
-    def add_rows(self, kind: str, rows: Any, *columns: object) -> None:
-        """Count the rows that are True; `columns` alternate words and arrays for the example."""
+    def add_rows(
+        self, kind: str, rows: npt.NDArray[np.bool_], describe: Callable[[int], str]
+    ) -> None:
+        """Count the rows that are True; `describe` says which entry the first of them is."""
         count = int(np.count_nonzero(rows))
         if count:
-            row = int(np.argmax(rows))
-            words = (c if isinstance(c, str) else show(c[row]) for c in columns)  # type: ignore[index]
-            self.add(kind, "".join(words), count)
+            self.add(kind, describe(int(np.argmax(rows))), count)
 
     def faults(self) -> tuple[Fault, ...]:
         """Return what was counted, in the order of `PHRASES`."""

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 Int64 = npt.NDArray[np.int64]
+_CHUNK = 20_000  # strings gathered at a time
 
 
 class ReadOnlyArrays:
@@ -87,8 +88,18 @@ class PackedBytes(ReadOnlyArrays):
 
     def take(self, rows: npt.NDArray[Any]) -> PackedBytes:
         """Return the strings of `rows` (int [m], from 0), in that order."""
-        positions, offsets = take_slices(self.offsets, rows)
-        return PackedBytes(self.data[positions], offsets)
+        starts, stops = self.offsets[rows], self.offsets[rows + 1]
+        offsets = offsets_of(stops - starts)
+        data = np.empty(offsets[-1], dtype=np.uint8)
+        view = self.data.data
+        # In parts: an index array per byte, or a slice object per string, would take more memory
+        # than the strings.
+        for first in range(0, len(rows), _CHUNK):
+            part = slice(first, first + _CHUNK)
+            bounds = zip(starts[part].tolist(), stops[part].tolist(), strict=True)
+            text = b"".join([view[a:b] for a, b in bounds])
+            data[offsets[first] : offsets[first] + len(text)] = np.frombuffer(text, dtype=np.uint8)
+        return PackedBytes(data, offsets)
 
 
 @dataclass(frozen=True, eq=False)

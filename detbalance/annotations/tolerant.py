@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from detbalance.annotations.faults import AnnotationError, Ledger, show
+from detbalance.annotations.packed import PackedBytes
 from detbalance.annotations.reading import (
     NO_SEGMENTATION,
     Columns,
@@ -53,7 +54,9 @@ def read_tolerant(document: object, source: str, ledger: Ledger, *, segmentation
         bbox=np.array(bbox, dtype=np.float64).reshape(-1, 4),
         areas=column((a["area"] for a in notes), len(notes), np.float64),
         is_crowd=column((a["iscrowd"] for a in notes), len(notes), np.bool_),
-        segmentations=[a["segmentation"] for a in notes] if segmentations else None,
+        segmentations=PackedBytes.from_items([a["segmentation"] for a in notes])
+        if segmentations
+        else None,
         refused_image_ids=refused_images,
         refused_category_ids=refused_categories,
     )
@@ -120,7 +123,7 @@ def _images(entries: list[Any], ledger: Ledger, refused: set[int]) -> Iterator[d
         faults = dict(_image_faults(entry))
         for kind, words in faults.items():
             ledger.add(kind, f"image {image_id}, {words}")
-        if faults:
+        if faults.keys() - {"image category list"}:
             refused.add(image_id)
             continue
         yield {
