@@ -151,7 +151,7 @@ def test_cutouts_are_kept_within_the_budget(annotations, folder, monkeypatch):
     assert opened == []  # nothing is read before it is used
     size = bank.crop(7).image.nbytes
     assert 1000 < size < 1500  # two fit, three do not
-    for number in (0, 0, 1, 0, 2, 0, 1):
+    for number in (0, 0, 1, 1, 0, 2, 0, 1):
         bank.crop(number)
     assert [int(path.stem) for path in opened] == [7, 0, 1, 2, 1]
     assert bank._cached_bytes == sum(c.image.nbytes for c in bank._cache.values()) <= 3000
@@ -212,6 +212,30 @@ def test_images_of_other_kinds_become_rgb(tmp_path):
     assert np.array_equal(donors.read_image(tmp_path / "bit.png"), np.dstack([bits] * 3))
     cv2.imwrite(str(tmp_path / "alpha.png"), np.full((4, 4, 4), (1, 2, 3, 200), np.uint8))
     assert donors.read_image(tmp_path / "alpha.png")[0, 0].tolist() == [3, 2, 1]
+
+
+def test_pixels_are_read_as_stored_whatever_exif_says(tmp_path):
+    Image = pytest.importorskip("PIL.Image")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn by 90 degrees when shown": annotations count rows as stored
+    Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
+    assert donors.read_image(tmp_path / "turned.jpg").shape == (10, 20, 3)
+
+
+def test_a_box_beyond_an_image_of_unknown_size_is_cut(tmp_path):
+    annotations = write(tmp_path, [(0, 1, (60, 60, 40, 40), 0)], sizes=False)
+    donor = DonorBank(annotations, tmp_path, classes=["a"]).crop(0)
+    height, width = donor.image.shape[:2]
+    assert donor.box.tolist() == [width - 20, height - 20, width, height]
+
+
+def test_classes_without_boxes_are_not_missed_by_default(tmp_path, caplog):
+    boxes = [(n, 1, (5, 5, 20, 20), 0) for n in range(6)] + [(0, 2, (40, 5, 20, 20), 0)]
+    annotations = write(tmp_path, boxes)
+    with caplog.at_level(logging.WARNING):
+        bank = DonorBank(annotations, tmp_path)
+    assert set(bank.labels) == {2}
+    assert caplog.text == ""
 
 
 # Pasting
@@ -333,6 +357,28 @@ def test_scaled_donors_have_scaled_boxes_and_areas(tmp_path, factor):
     ratio = np.prod(new["boxes"][0, 2:] - new["boxes"][0, :2]) / (20 * 16)
     assert np.isclose(new["areas"][0], annotations.areas[0] * ratio, rtol=1e-4)
     assert np.isclose(ratio, factor**2, rtol=0.1)
+
+
+def test_scale_factors_are_even_on_a_log_scale(tmp_path):
+    annotations = write(tmp_path, [(0, 1, (10, 10, 50, 50), 0)])
+    bank = DonorBank(annotations, tmp_path, classes=["a"], margin=0)
+    paste = RarePaste(bank, probability=1, max_pastes=1, scale=(0.5, 2))
+    image, generator = np.zeros((100, 100, 3), np.uint8), np.random.default_rng(0)
+    made = [paste(image, empty_target(), generator)[1]["boxes"][0] for _ in range(500)]
+    logs = np.sort(np.log2([(box[2] - box[0]) / 50 for box in made]))
+    assert np.allclose(logs, np.linspace(-1, 1, 500), atol=0.13)
+
+
+def test_donors_find_room_beside_a_full_strip(bank):
+    target = empty_target(2)
+    target["boxes"][:] = [[0, 40, 90, 50], [40, 0, 50, 90]]
+    paste = RarePaste(bank, probability=1, max_pastes=1, tries=200)
+    image, generator = np.zeros((90, 90, 3), np.uint8), np.random.default_rng(0)
+    corners = set()
+    for _ in range(60):
+        _, new = paste(image, target, generator)
+        corners |= {(bool(x > 45), bool(y > 45)) for x, y in new["boxes"][2:, :2]}
+    assert len(corners) == 4
 
 
 def test_probability_and_number_of_pastes(bank):
