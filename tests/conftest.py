@@ -13,5 +13,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def shared() -> Path:
     """The folder of recorded reference values and real data beside the repository."""
     if not SHARED.is_dir():
-        pytest.skip(f"needs the recorded values and data sets in {SHARED}, which are not part of the repository")
+        pytest.skip(
+            f"needs the recorded values and data sets in {SHARED}, which are not part of the repository"
+        )
     return SHARED

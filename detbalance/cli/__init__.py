@@ -1,0 +1,209 @@
+"""The commands, as `detbalance <command>` and as `python tools/<command>.py`.
+
+Options are declared here; the work is in one module a command, imported when it runs, so that
+`detbalance report` needs neither torch nor any other part of the training stack.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="detbalance")
+def cli() -> None:
+    """Make object detectors find the classes that their training data shows too rarely."""
+
+
+@cli.command("train")
+@click.option("--config", required=True, type=_FILE, help="YAML file; examples are in configs/.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a field, for example train.iterations=500. Repeatable.",
+)
+@click.option(
+    "--data-root",
+    type=_FILE,
+    help="Start of the relative paths in the config's data section. Default: the environment variable DETBALANCE_DATA.",
+)
+@click.option("--output", type=_FILE, help="The run's folder, instead of the config's output.")
+@click.option(
+    "--drop-invalid", is_flag=True, help="Leave out invalid annotations and say how many."
+)
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
+@click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
+def _train(**options: object) -> None:
+    """Train a detector, and report AP and recall per class."""
+    from detbalance.cli.train import train_command
+
+    train_command(**options)  # type: ignore[arg-type]
+
+
+@cli.command("evaluate")
+@click.option("--checkpoint", required=True, type=_FILE, help="best.pt or last.pt of a run.")
+@click.option("--annotations", required=True, type=_FILE, help="COCO file to evaluate on.")
+@click.option("--images", required=True, type=_FILE, help="Folder of its images.")
+@click.option(
+    "--output", type=_FILE, help="Folder for predictions.json and the report. Default: print only."
+)
+@click.option(
+    "--train",
+    "train_file",
+    type=_FILE,
+    help="COCO file to count class frequencies in, instead of the counts in the checkpoint.",
+)
+@click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--workers", default=2, show_default=True, type=click.IntRange(0), help="Loader processes."
+)
+@click.option(
+    "--score-floor",
+    default=0.3,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Recall and precision count detections with at least this score.",
+)
+@click.option("--device", help="For example cuda, cuda:1, cpu. Default: a GPU where there is one.")
+@click.option("--autocast", is_flag=True, help="Mixed precision, on a GPU.")
+@click.option(
+    "--drop-invalid", is_flag=True, help="Leave out invalid annotations and say how many."
+)
+@click.option("--overwrite", is_flag=True, help="Replace results that the folder holds.")
+def _evaluate(**options: object) -> None:
+    """Run a trained detector over a data set, and report AP and recall per class."""
+    from detbalance.cli.evaluate import evaluate_command
+
+    evaluate_command(**options)  # type: ignore[arg-type]
+
+
+@cli.command("report")
+@click.option("--annotations", required=True, type=_FILE, help="COCO file with the ground truth.")
+@click.option("--predictions", required=True, type=_FILE, help="COCO results file.")
+@click.option(
+    "--train",
+    "train_file",
+    type=_FILE,
+    help="COCO file of the training data: frequencies and groups come from it.",
+)
+@click.option(
+    "--output", type=_FILE, help="Folder for report.json and report.csv. Default: print only."
+)
+@click.option(
+    "--score-floor",
+    default=0.3,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Recall and precision count detections with at least this score.",
+)
+@click.option(
+    "--rare",
+    "rare",
+    type=click.IntRange(1),
+    help="Classes in at most this many training images are rare.",
+)
+@click.option(
+    "--common",
+    "common",
+    type=click.IntRange(1),
+    help="Classes in at most this many training images are common.",
+)
+@click.option(
+    "--drop-invalid", is_flag=True, help="Leave out invalid annotations and say how many."
+)
+@click.option("--overwrite", is_flag=True, help="Replace a report that the folder holds.")
+def _report(**options: object) -> None:
+    """Report AP and recall per class from two JSON files."""
+    from detbalance.cli.report import report_command
+
+    report_command(**options)  # type: ignore[arg-type]
+
+
+@cli.command("digits")
+@click.option(
+    "--output",
+    default=Path("runs/quickstart/data"),
+    show_default=True,
+    type=_FILE,
+    help="Folder for the data set.",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+def _digits(**options: object) -> None:
+    """Make the embedded data set: handwritten digits in scenes, most of them rare."""
+    from detbalance.cli.quickstart import digits_command
+
+    digits_command(**options)  # type: ignore[arg-type]
+
+
+@cli.command("quickstart")
+@click.option(
+    "--output",
+    default=Path("runs/quickstart"),
+    show_default=True,
+    type=_FILE,
+    help="Folder for the data set and both runs.",
+)
+@click.option(
+    "--config",
+    default=Path("configs/digits.yaml"),
+    show_default=True,
+    type=_FILE,
+    help="The balanced configuration.",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field of both runs."
+)
+def _quickstart(**options: object) -> None:
+    """Train a plain and a balanced detector on the embedded data, and compare them per class."""
+    from detbalance.cli.quickstart import quickstart_command
+
+    quickstart_command(**options)  # type: ignore[arg-type]
+
+
+# Which extra brings the libraries of a command.
+_EXTRA = {"train": "train", "evaluate": "train", "report": "report"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; whatever a user can cause ends in one line and exit status 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("timm", "httpx", "matplotlib", "absl"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    command = next((a for a in arguments if not a.startswith("-")), "")
+    try:
+        sys.exit(cli.main(arguments, prog_name="detbalance", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(2)
+    except click.ClickException as error:
+        _fail(f"{error.format_message()} See: detbalance {command} --help".replace("\n", " "))
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", status=130)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("detbalance"):
+            raise
+        extra = _EXTRA.get(command, "quickstart")
+        _fail(f'{command} needs {error.name}. Install it with: pip install "detbalance[{extra}]"')
+    except ImportError as error:
+        if "pip install" not in str(error):  # the line that our own modules write
+            raise
+        _fail(str(error))
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+
+
+def _fail(line: str, status: int = 2) -> None:
+    click.secho("error: ", fg="red", nl=False, err=True)
+    click.echo(" ".join(line.split()), err=True)
+    sys.exit(status)

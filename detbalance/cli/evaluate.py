@@ -1,0 +1,127 @@
+"""`detbalance evaluate`: run a trained detector over a data set and report per class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from detbalance.annotations import Annotations, Categories, load_annotations
+from detbalance.cli.report import check_output, show
+from detbalance.detection.dataset import DetectionDataset, check_images
+from detbalance.detection.predict import predict
+from detbalance.evaluation import build_report, evaluate
+from detbalance.frequency import class_frequency, frequency_groups
+from detbalance.predictions import save_predictions
+from detbalance.training.checkpoint import (
+    frequency_from_checkpoint,
+    load_checkpoint,
+    model_from_checkpoint,
+)
+
+
+def evaluate_command(
+    *,
+    checkpoint: Path,
+    annotations: Path,
+    images: Path,
+    output: Path | None,
+    train_file: Path | None,
+    batch_size: int,
+    workers: int,
+    score_floor: float,
+    device: str | None,
+    autocast: bool,
+    drop_invalid: bool,
+    overwrite: bool,
+) -> None:
+    """Predict, save the detections as COCO results, evaluate, print."""
+    check_output(output, overwrite)
+    where = _device(device)
+    state = load_checkpoint(checkpoint)
+    categories = Categories.from_dict(state["categories"])
+    truth = load_annotations(annotations, drop_invalid=drop_invalid)
+    labels = _labels_in(truth, categories, checkpoint)
+    bad = check_images(truth, images)
+    if bad:
+        name, problem = next(iter(bad.items()))
+        raise ValueError(
+            f"{annotations}: {len(bad)} of {truth.num_images} images cannot be read (first:"
+            f" {images / name}, {problem}). Readable image files are expected. Correct --images."
+        )
+    if train_file is not None:
+        frequency = class_frequency(load_annotations(train_file, drop_invalid=drop_invalid))
+    else:
+        frequency = frequency_from_checkpoint(state)
+    model = model_from_checkpoint(state, str(checkpoint)).to(where)
+    console = Console(stderr=True)
+    with image_progress(console, truth.num_images) as progress:
+        predictions = predict(
+            model,
+            DetectionDataset(truth, images),
+            batch_size=batch_size,
+            workers=workers,
+            device=where,
+            autocast=autocast,
+            progress=progress,
+        )
+    predictions = replace(predictions, labels=labels[predictions.labels])
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        save_predictions(output / "predictions.json", predictions, truth)
+    report = build_report(
+        evaluate(truth, predictions, score_floor=score_floor),
+        truth,
+        train_frequency=frequency,
+        groups=frequency_groups(frequency),
+    )
+    show(report, output)
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f'--device: "{name}" cannot be used here. A device that torch sees is expected, for'
+            " example cpu or cuda:0. Leave the option out to choose one."
+        ) from error
+
+
+def _labels_in(
+    truth: Annotations, categories: Categories, checkpoint: Path
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """[K + 1] the file's label of each of the checkpoint's labels; they are matched by name."""
+    known, found = set(categories.names), set(truth.categories.names)
+    if known != found:
+        missing = ", ".join(sorted(known - found)[:5]) or "none"
+        extra = ", ".join(sorted(found - known)[:5]) or "none"
+        raise ValueError(
+            f"{truth.source}: its classes are not those of {checkpoint} (missing: {missing};"
+            f" unknown to the checkpoint: {extra}). The same class names are expected. Use the"
+            " data set that the checkpoint was trained for."
+        )
+    order = {name: label for label, name in enumerate(truth.categories.names, start=1)}
+    return np.array([0, *(order[name] for name in categories.names)], dtype=np.int64)
+
+
+@contextmanager
+def image_progress(console: Console, total: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar that counts images, silent where there is no terminal."""
+    columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("predicting", total=total)
+
+        def tell(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield tell

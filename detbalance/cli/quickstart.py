@@ -1,0 +1,74 @@
+"""`detbalance quickstart`: a plain and a balanced detector on the embedded data, compared."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from detbalance.annotations import load_annotations
+from detbalance.cli.train import run_training
+from detbalance.digits import make_digits
+from detbalance.evaluation import Report, load_report
+from detbalance.frequency import class_frequency, frequency_groups
+from detbalance.predictions import load_predictions
+from detbalance.reporting.console import comparison_table
+from detbalance.reporting.figures import draw_predictions
+from detbalance.training.checkpoint import CONFIG_FILE
+from detbalance.training.config import load_config
+
+logger = logging.getLogger(__name__)
+
+# What makes a run plain: every image once an epoch, nothing pasted. All else is equal.
+_PLAIN = (
+    "sampling.method=none",
+    "sampling.threshold=null",
+    "sampling.epoch_length=null",
+    "augmentation.paste=null",
+)
+
+
+def digits_command(*, output: Path, seed: int) -> None:
+    """Make the data set, or say that it is there."""
+    paths = make_digits(output, seed=seed)
+    logger.info("%s and %s are ready", paths.train, paths.val)
+
+
+def quickstart_command(
+    *, output: Path, config: Path, seed: int, overrides: tuple[str, ...]
+) -> None:
+    """Make the data, train twice with equal iterations, print and draw both results."""
+    started = time.perf_counter()
+    paths = make_digits(output / "data", seed=seed)
+    common = [f"seed={seed}", f"data.root={output / 'data'}", *overrides]
+    reports: dict[str, Report] = {}
+    for name, changes in (("plain", _PLAIN), ("balanced", ())):
+        folder = output / name
+        run = load_config(config, [*common, *changes, f"output={folder}"])
+        finished = folder / "report.json"
+        if (
+            finished.exists()
+            and (folder / CONFIG_FILE).read_text(encoding="utf-8") == run.to_yaml()
+        ):
+            logger.info("%s is there already; delete it to train again", folder)
+            reports[name] = load_report(finished)
+            continue
+        report = run_training(run, overwrite=True)
+        assert report is not None
+        reports[name] = report
+    console = Console()
+    console.print(comparison_table(reports))
+    truth = load_annotations(paths.val)
+    groups = frequency_groups(class_frequency(load_annotations(paths.train)))
+    picture = draw_predictions(
+        truth,
+        paths.val_images_dir,
+        {name: load_predictions(output / name / "predictions.json", truth) for name in reports},
+        output / "predictions.png",
+        highlight={c for c in range(1, truth.categories.num_classes) if groups.group(c) == "rare"},
+    )
+    console.print(f"Boxes of both models on val images: {picture}")
+    console.print(f"Reports per class: {output / 'plain'}, {output / 'balanced'}")
+    console.print(f"Whole time: {(time.perf_counter() - started) / 60:.1f} minutes")

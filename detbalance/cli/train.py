@@ -1,0 +1,129 @@
+"""`detbalance train`: train a detector, and report AP and recall per class."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from torch import nn
+
+from detbalance.detection.predict import predict
+from detbalance.evaluation import Report, build_report, evaluate
+from detbalance.frequency import frequency_groups
+from detbalance.predictions import save_predictions
+from detbalance.reporting.console import print_report
+from detbalance.reporting.files import write_report
+from detbalance.training.config import Config, load_config
+from detbalance.training.loop import Interrupted, Step, train
+from detbalance.training.setup import Data
+
+logger = logging.getLogger(__name__)
+
+
+def train_command(
+    *,
+    config: Path,
+    overrides: tuple[str, ...],
+    data_root: Path | None,
+    output: Path | None,
+    drop_invalid: bool,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Read the configuration, train, print the report of the last evaluation."""
+    if resume and overwrite:
+        raise ValueError("--resume, --overwrite: contradict each other. Give one of them.")
+    extra = [f"output={output}"] if output else []
+    extra += ["data.drop_invalid=true"] if drop_invalid else []
+    report = run_training(
+        load_config(config, [*overrides, *extra], data_root=data_root),
+        resume=resume,
+        overwrite=overwrite,
+    )
+    if report is not None:
+        print_report(report, console=Console())
+
+
+def run_training(config: Config, *, resume: bool = False, overwrite: bool = False) -> Report | None:
+    """Train with a progress bar; returns the last report (None on all but the main process)."""
+    last: list[Report] = []
+
+    def judge(model: nn.Module, data: Data) -> Mapping[str, float | None]:
+        report = evaluate_run(config, model, data)
+        last[:] = [report]
+        return headline(report)
+
+    logger.info("Training in %s", config.output)
+    with step_progress("training", config.train.iterations) as tell:
+        try:
+            train(config, resume=resume, overwrite=overwrite, evaluate=judge, on_step=tell)
+        except Interrupted as error:
+            raise KeyboardInterrupt from error
+    return last[0] if last else None
+
+
+def evaluate_run(config: Config, model: nn.Module, data: Data) -> Report:
+    """Predict val, evaluate, and write predictions and report into the run's folder."""
+    options = config.evaluation
+    predictions = predict(
+        model, data.val_dataset, batch_size=options.batch_size, workers=config.train.workers
+    )
+    result = evaluate(data.val, predictions, score_floor=options.score_floor)
+    report = build_report(
+        result,
+        data.val,
+        train_frequency=data.frequency,
+        groups=frequency_groups(data.frequency),
+    )
+    save_predictions(config.output / "predictions.json", predictions, data.val)
+    write_report(report, config.output)
+    return report
+
+
+def headline(report: Report) -> dict[str, float | None]:
+    """The figures of a report that are logged during training."""
+    figures = {name: report.summary[name] for name in ("AP", "AP50", "AP75", "AR100")}
+    for group in ("rare", "common", "frequent"):
+        figures[f"AP50_{group}"] = report.groups[group].AP50
+    return figures
+
+
+@contextmanager
+def step_progress(title: str, total: int) -> Iterator[Callable[[Step], None]]:
+    """A bar with loss, images/s and time left on a terminal; a line now and then elsewhere."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:.1f} images/s  left"),
+        TimeRemainingColumn(),
+    )
+    every = max(1, total // 10)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=total, loss=float("nan"), rate=0.0)
+
+        def tell(step: Step) -> None:
+            progress.update(
+                task, completed=step.iteration, loss=step.loss, rate=step.images_per_second
+            )
+            if not console.is_terminal and step.iteration % every == 0:
+                logger.info(
+                    "iteration %d/%d  loss %.3f  %.1f images/s",
+                    step.iteration,
+                    step.iterations,
+                    step.loss,
+                    step.images_per_second,
+                )
+
+        yield tell

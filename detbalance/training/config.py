@@ -1,0 +1,279 @@
+"""A training configuration: a YAML file, checked before anything is built.
+
+Sections whose fields are the arguments of a constructor (model, loss, augmentation) are read off
+that constructor's signature, so an argument added there is a configuration key at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+
+from detbalance.augmentation import DonorBank, RarePaste, StandardAugmentation
+from detbalance.detection.models import build_detector
+from detbalance.losses import LOSSES
+from detbalance.training.config_errors import first_fault
+
+DATA_ROOT_VARIABLE = "DETBALANCE_DATA"
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused, values do not change afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _section_of(title: str, /, *constructors: Callable[..., Any], **extra: Any) -> Any:
+    """A section whose fields are the keyword-only arguments of the constructors."""
+    fields: dict[str, Any] = dict(extra)
+    for constructor in constructors:
+        function = constructor.__init__ if inspect.isclass(constructor) else constructor
+        hints = typing.get_type_hints(function)
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                default = ... if parameter.default is parameter.empty else parameter.default
+                fields[parameter.name] = (hints[parameter.name], default)
+    return create_model(title, __base__=Section, **fields)
+
+
+if TYPE_CHECKING:
+    ModelSection = StandardSection = PasteSection = LossSection = Section
+else:
+    ModelSection = _section_of("ModelSection", build_detector)
+    StandardSection = _section_of("StandardSection", StandardAugmentation)
+    PasteSection = _section_of("PasteSection", DonorBank, RarePaste)
+    _NORMALIZER = {"normalizer": (Literal["batch", "image"], "batch")}
+    LossSection = Annotated[
+        reduce(
+            or_,
+            [
+                _section_of(f"{name}Section", loss, name=(Literal[name], ...), **_NORMALIZER)
+                for name, loss in LOSSES.items()
+            ]
+            + [_section_of("StockSection", name=(Literal["torchvision"], ...), **_NORMALIZER)],
+        ),
+        Field(discriminator="name"),
+    ]
+
+
+class DataSection(Section):
+    """Where the images and annotations are; relative paths start at `root`."""
+
+    train: Path
+    train_images: Path
+    val: Path
+    val_images: Path
+    root: Path | None = None
+    """Default: --data-root, then the environment variable DETBALANCE_DATA, then the working directory."""
+    drop_invalid: bool = False
+    """Leave out invalid annotations, and say how many, instead of stopping."""
+    skip_missing: bool = False
+    """Leave out images that are missing or unreadable, and say how many, instead of stopping."""
+
+    def path(self, name: Literal["train", "train_images", "val", "val_images"]) -> Path:
+        """One of the four paths, with the root applied."""
+        return (self.root or Path()) / getattr(self, name)
+
+
+class SamplingSection(Section):
+    """Which image comes next."""
+
+    method: Literal["none", "repeat_factor"] = "none"
+    threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Classes seen in fewer than this fraction of the images are repeated."""
+    epoch_length: Annotated[int, Field(gt=0)] | None = None
+    """Or: images in an epoch; the threshold that gives it is chosen."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> SamplingSection:
+        given = [k for k in ("threshold", "epoch_length") if getattr(self, k) is not None]
+        if self.method == "none" and given:
+            raise ValueError(f'{given[0]} has no effect with method "none"')
+        if self.method == "repeat_factor" and len(given) != 1:
+            raise ValueError('method "repeat_factor" needs either threshold or epoch_length')
+        return self
+
+
+class AugmentationSection(Section):
+    """What a training image looks like; null switches a part off."""
+
+    paste: PasteSection | None = None
+    standard: StandardSection | None = Field(default_factory=StandardSection)
+
+
+class TrainSection(Section):
+    """Optimisation, counted in iterations (optimizer steps)."""
+
+    iterations: Annotated[int, Field(gt=0)] = 1000
+    batch_size: Annotated[int, Field(gt=0)] = 16
+    """Images per optimizer step, over all processes and accumulated steps."""
+    accumulation: Annotated[int, Field(gt=0)] = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    backbone_rate: Annotated[float, Field(ge=0)] = 1.0
+    """The backbone's learning rate as a multiple of the rest's."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup: Annotated[int, Field(ge=0)] = 100
+    steps: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.67, 0.89)
+    """For "step": the fractions of the run after which the rate drops to a tenth."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = 10.0
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    workers: Annotated[int, Field(ge=0)] = 2
+    log_every: Annotated[int, Field(gt=0)] = 10
+    evaluate_every: Annotated[int, Field(gt=0)] | None = None
+    """Iterations between evaluations on val; the last iteration is always evaluated."""
+    checkpoint_every: Annotated[int, Field(gt=0)] = 100
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> TrainSection:
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}"
+            )
+        return self
+
+
+class EvaluationSection(Section):
+    """How the run is judged on val."""
+
+    batch_size: Annotated[int, Field(gt=0)] = 8
+    score_floor: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Recall and precision per class count detections with at least this score."""
+    best_metric: Literal["AP", "AP50", "AP75", "AR100"] = "AP"
+
+
+class Config(Section):
+    """The whole configuration of a run."""
+
+    output: Path
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: DataSection
+    model: ModelSection = Field(default_factory=ModelSection)
+    loss: LossSection
+    sampling: SamplingSection = Field(default_factory=SamplingSection)
+    augmentation: AugmentationSection = Field(default_factory=AugmentationSection)
+    train: TrainSection = Field(default_factory=TrainSection)
+    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field with its resolved value, in plain types (for YAML and checkpoints)."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as the text of a YAML file."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), *, data_root: str | Path | None = None
+) -> Config:
+    """Read and check a configuration file.
+
+    Args:
+        path: the YAML file.
+        overrides: texts like "train.iterations=500"; the value is read as YAML.
+        data_root: start of the relative paths in `data`; goes before the file's own and the
+            environment variable DETBALANCE_DATA.
+
+    Raises:
+        ValueError: in one line, for a file that is missing or no YAML mapping, an unknown key
+            (with the nearest known one), a value of the wrong type or out of range, and a data
+            path that does not exist.
+    """
+    where = str(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"{where}: cannot be read ({error.strerror}). A YAML configuration is expected."
+            " Look at the files in configs/."
+        ) from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise ValueError(
+            f"{where}: is not valid YAML{line} ({getattr(error, 'problem', None) or 'unreadable'})."
+            " A mapping of sections is expected. Mend that line."
+        ) from error
+    if not isinstance(raw, dict):
+        raise ValueError(
+            f"{where}: holds {type(raw).__name__}. A mapping of sections (data, model, loss, ...)"
+            " is expected. Look at the files in configs/."
+        )
+    for override in overrides:
+        _set(raw, override)
+    config = parse_config(raw, where)
+    root = data_root or config.data.root or os.environ.get(DATA_ROOT_VARIABLE)
+    if root is not None:
+        data = config.data.model_copy(update={"root": Path(root)})
+        config = config.model_copy(update={"data": data})
+    _check_paths(config.data, where)
+    return config
+
+
+def parse_config(raw: Mapping[str, Any], where: str) -> Config:
+    """Check a configuration given as a mapping; `where` begins the error's line."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {first_fault(error, Config, raw)}") from error
+
+
+def _set(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(
+            f'--set {override}: has no "=". KEY=VALUE is expected. Write, for example,'
+            " --set train.iterations=500."
+        )
+    section = raw
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+        if not isinstance(section, dict):
+            raise ValueError(
+                f"--set {override}: {parent} holds {section!r}, not a section. A dotted path to a"
+                " value is expected. Look at the keys in configs/."
+            )
+    try:
+        section[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"--set {override}: the value is not valid YAML. A number, text, list or null is"
+            " expected. Quote it."
+        ) from error
+
+
+def _check_paths(data: DataSection, where: str) -> None:
+    for name in ("train", "val"):
+        if not data.path(name).is_file():  # type: ignore[arg-type]
+            raise _missing(where, f"data.{name}", data.path(name), "file", data)  # type: ignore[arg-type]
+    for name in ("train_images", "val_images"):
+        if not data.path(name).is_dir():  # type: ignore[arg-type]
+            raise _missing(where, f"data.{name}", data.path(name), "folder", data)  # type: ignore[arg-type]
+
+
+def _missing(where: str, key: str, path: Path, kind: str, data: DataSection) -> ValueError:
+    remedy = (
+        "" if data.root else f" or the data's folder with --data-root DIR or {DATA_ROOT_VARIABLE}"
+    )
+    return ValueError(
+        f"{where}: {key} is {path}, which is no {kind}. An existing {kind} is expected."
+        f" Correct the path{remedy}."
+    )

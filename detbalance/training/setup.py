@@ -1,0 +1,179 @@
+"""Data, model and optimizer, built from a checked configuration."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from detbalance.annotations import Annotations, Categories, load_annotations
+from detbalance.augmentation import Compose, DonorBank, RarePaste, StandardAugmentation
+from detbalance.detection.dataset import DetectionDataset, check_images
+from detbalance.detection.heads import set_classification_loss
+from detbalance.detection.models import build_detector
+from detbalance.frequency import Frequency, class_frequency
+from detbalance.losses import LOSSES
+from detbalance.sampling import repeat_factors
+from detbalance.training.config import Config, TrainSection
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """What a run reads: checked annotations, class counts, draw factors and the two data sets."""
+
+    train: Annotations
+    val: Annotations
+    frequency: Frequency
+    factors: np.ndarray[Any, np.dtype[np.float64]]
+    train_dataset: DetectionDataset
+    val_dataset: DetectionDataset
+
+
+def load_data(config: Config) -> Data:
+    """Read and check everything that a run will read, before anything is trained.
+
+    Raises:
+        ValueError: for faults in the annotation files, missing or unreadable images, and training
+            and validation files whose classes differ.
+    """
+    train = _load(config, "train")
+    val = _load(config, "val")
+    if (train.categories.ids, train.categories.names) != (val.categories.ids, val.categories.names):
+        only = sorted(set(train.categories.names) ^ set(val.categories.names))
+        what = f"only one of them has {', '.join(only[:5])}" if only else "their ids differ"
+        raise ValueError(
+            f"{val.source}: its categories are not those of {train.source} ({what}). The same"
+            ' "categories" in both files are expected. Copy them over from the training file.'
+        )
+    frequency = class_frequency(train)
+    if frequency.instance_counts.sum() == 0:
+        raise ValueError(
+            f"{train.source}: has no box to learn from. At least one annotation that is not crowd"
+            " is expected. Check the file."
+        )
+    dataset = DetectionDataset(
+        train,
+        config.data.path("train_images"),
+        augmentation=build_augmentation(config, train),
+        seed=config.seed,
+    )
+    val_dataset = DetectionDataset(val, config.data.path("val_images"))
+    return Data(train, val, frequency, image_factors(config, train), dataset, val_dataset)
+
+
+def _load(config: Config, part: str) -> Annotations:
+    """One of the two files, without the images that cannot be read if that was asked for."""
+    annotations = load_annotations(
+        config.data.path(part),  # type: ignore[arg-type]
+        drop_invalid=config.data.drop_invalid,
+    )
+    folder = config.data.path(f"{part}_images")  # type: ignore[arg-type]
+    bad = check_images(annotations, folder)
+    if bad and not config.data.skip_missing:
+        name, problem = next(iter(bad.items()))
+        raise ValueError(
+            f"{annotations.source}: {len(bad)} of {annotations.num_images} images cannot be read"
+            f" (first: {Path(folder) / name}, {problem}). Readable image files are expected."
+            " Correct the image folder, or pass --set data.skip_missing=true to leave them out."
+        )
+    if bad:
+        logger.warning("%s: %d unreadable images are left out", annotations.source, len(bad))
+        rows = [i for i in range(annotations.num_images) if annotations.file_name(i) not in bad]
+        annotations = annotations.subset(rows)
+    return annotations
+
+
+def image_factors(config: Config, train: Annotations) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """How often each training image is drawn in an epoch, in expectation."""
+    sampling = config.sampling
+    if sampling.method == "none":
+        return np.ones(train.num_images)
+    return repeat_factors(train, threshold=sampling.threshold, epoch_length=sampling.epoch_length)
+
+
+def build_augmentation(config: Config, train: Annotations) -> Compose | None:
+    """The paste and the standard augmentation of a configuration, in this order."""
+    parts: list[Any] = []
+    if config.augmentation.paste is not None:
+        options = config.augmentation.paste.model_dump()
+        folder = config.data.path("train_images")
+        donors = DonorBank(train, folder, **_arguments_of(DonorBank, options))
+        parts.append(RarePaste(donors, **_arguments_of(RarePaste, options)))
+    if config.augmentation.standard is not None:
+        parts.append(StandardAugmentation(**config.augmentation.standard.model_dump()))
+    return Compose(parts) if parts else None
+
+
+def _arguments_of(constructor: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    known = signature(constructor).parameters
+    return {name: value for name, value in options.items() if name in known}
+
+
+def build_model(
+    config: Config, categories: Categories, instance_counts: Any, *, pretrained: bool = True
+) -> nn.Module:
+    """The detector of a configuration with its classification loss in place.
+
+    Args:
+        config: the configuration.
+        categories: the classes.
+        instance_counts: [K + 1], training boxes of each class.
+        pretrained: False builds the same architecture without loading the configured weights,
+            for a state dict that follows.
+    """
+    options = config.model.model_dump()
+    model = build_detector(categories.num_classes, **options, load_weights=pretrained)
+    options = config.loss.model_dump()
+    name, normalizer = options.pop("name"), options.pop("normalizer")
+    loss = None if name == "torchvision" else LOSSES[name](instance_counts, **options)
+    return set_classification_loss(model, loss, normalizer=normalizer)
+
+
+def build_optimizer(options: TrainSection, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW or SGD; norms and biases without weight decay, the backbone at its own rate."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            # The FPN is part of torchvision's `backbone`, but is never pretrained on ImageNet.
+            key = (name.startswith("backbone.body"), parameter.ndim > 1)
+            groups.setdefault(key, []).append(parameter)
+    parameters = [
+        {
+            "params": members,
+            "lr": options.learning_rate * (options.backbone_rate if backbone else 1.0),
+            "weight_decay": options.weight_decay if decays else 0.0,
+        }
+        for (backbone, decays), members in groups.items()
+    ]
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=options.learning_rate, momentum=options.momentum)
+    return torch.optim.AdamW(parameters, lr=options.learning_rate)
+
+
+def build_schedule(
+    options: TrainSection, optimizer: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """A linear warm-up, then the configured schedule, as a function of the iteration alone."""
+
+    def factor(iteration: int) -> float:
+        if iteration < options.warmup:
+            return (iteration + 1) / options.warmup
+        done = iteration / options.iterations
+        if options.schedule == "step":
+            return float(0.1 ** sum(done >= step for step in options.steps))
+        if options.schedule == "cosine":
+            left = max(1, options.iterations - options.warmup)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (iteration - options.warmup) / left)))
+        return 1.0
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

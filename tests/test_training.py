@@ -1,0 +1,339 @@
+"""The training command on a small data set: what it writes, how it stops, how it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from detbalance.cli import main
+from detbalance.cli.train import run_training
+from detbalance.training import load_detector
+from detbalance.training.checkpoint import load_checkpoint
+from detbalance.training.config import load_config
+from detbalance.training.loop import Interrupted, TrainingStopped, train
+from detbalance.training.metrics import read_metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+COLOURS = {1: (220, 40, 40), 2: (40, 200, 60)}
+
+
+def make_data(root: Path, *, images: int = 10, names: tuple[str, ...] = ("red", "green")) -> Path:
+    """Grey noise with one coloured square an image; class 2 on every fifth image."""
+    draw = np.random.default_rng(0)
+    (root / "images").mkdir(parents=True)
+    records, annotations = [], []
+    for i in range(images):
+        pixels = draw.integers(90, 130, (64, 64, 3), dtype=np.uint8)
+        x, y = (int(v) for v in draw.integers(2, 40, 2))
+        category = 2 if i % 5 == 4 else 1
+        pixels[y : y + 20, x : x + 20] = COLOURS[category]
+        Image.fromarray(pixels).save(root / "images" / f"{i}.png")
+        records.append({"id": i + 1, "file_name": f"{i}.png", "width": 64, "height": 64})
+        box = {"bbox": [x, y, 20, 20], "area": 400, "iscrowd": 0}
+        annotations.append({"id": i + 1, "image_id": i + 1, "category_id": category, **box})
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
+    text = json.dumps({"images": records, "annotations": annotations, "categories": categories})
+    (root / "train.json").write_text(text)
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("squares"))
+
+
+@pytest.fixture
+def config_file(data, tmp_path):
+    """A configuration of a run that takes a second or two."""
+    raw = {
+        "output": str(tmp_path / "run"),
+        "data": {
+            "root": str(data),
+            "train": "train.json",
+            "train_images": "images",
+            "val": "train.json",
+            "val_images": "images",
+        },
+        "model": {
+            "backbone": "tiny",
+            "weights": "none",
+            "min_size": 64,
+            "max_size": 64,
+            "fpn_channels": 32,
+            "head_convs": 1,
+            "head_norm": "group",
+        },
+        "loss": {"name": "focal"},
+        "sampling": {"method": "repeat_factor", "threshold": 0.9},
+        "augmentation": {
+            "paste": {"probability": 0.5},
+            "standard": {"horizontal_flip": 0.5, "color": 0.2},
+        },
+        "train": {
+            "iterations": 6,
+            "batch_size": 4,
+            "warmup": 2,
+            "workers": 0,
+            "log_every": 1,
+            "checkpoint_every": 2,
+        },
+    }
+    path = tmp_path / "squares.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def losses(folder: Path) -> list[float]:
+    return [r["loss"] for r in read_metrics(folder) if "loss" in r]
+
+
+def test_a_run_leaves_all_its_results(config_file, tmp_path):
+    report = run_training(load_config(config_file))
+    run = tmp_path / "run"
+    files = {"config.yaml", "last.pt", "best.pt", "metrics.jsonl", "tensorboard"}
+    files |= {"predictions.json", "report.json", "report.csv"}
+    assert files <= {p.name for p in run.iterdir()}
+    assert not list(run.glob("*.tmp"))
+    assert [r["iteration"] for r in read_metrics(run) if "loss" in r] == [1, 2, 3, 4, 5, 6]
+    assert {row.name for row in report.classes} == {"red", "green"}
+    assert (
+        json.loads((run / "report.json").read_text())["summary"]["AP50"] == report.summary["AP50"]
+    )
+    pasted = [r["pasted"] for r in read_metrics(run) if "pasted" in r]
+    assert pasted
+    assert all(set(p) <= {"red", "green"} for p in pasted)
+    assert load_config(run / "config.yaml").to_dict() == load_config(config_file).to_dict()
+
+
+def test_training_learns(config_file):
+    overrides = ["train.iterations=120", "train.batch_size=8", "train.learning_rate=0.003"]
+    overrides += ["augmentation.paste=null", "train.checkpoint_every=120"]
+    report = run_training(load_config(config_file, overrides))
+    assert report.summary["AP50"] > 0.5
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["train.workers=2"],
+        ["train.ema_decay=0.9", "train.accumulation=2", "train.optimizer=sgd"],
+        ["model.detector=fasterrcnn", "loss.normalizer=image", "train.mixed_precision=bf16"],
+    ],
+    ids=["plain", "workers", "ema-accumulation-sgd", "fasterrcnn-bf16"],
+)
+def test_killed_and_resumed_equals_uninterrupted(config_file, tmp_path, overrides):
+    """Also within an epoch, with the records after the last checkpoint written again."""
+    if "model.detector=fasterrcnn" in overrides:
+        overrides = [*overrides, "model.head_convs=4", "model.head_norm=none"]
+    whole = load_config(config_file, [*overrides, f"output={tmp_path / 'whole'}"])
+    train(whole)
+
+    class Kill(Exception):
+        pass
+
+    def kill(step):
+        if step.iteration == 5:
+            raise Kill
+
+    config = load_config(config_file, overrides)
+    with pytest.raises(Kill):
+        train(config, on_step=kill)
+    assert load_checkpoint(config.output / "last.pt")["iteration"] == 4
+    train(config, resume=True)
+    records = [r["iteration"] for r in read_metrics(config.output)]
+    assert records == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(losses(config.output), losses(whole.output), rtol=1e-5)
+    ours, theirs = (load_checkpoint(c.output / "last.pt")["model"] for c in (config, whole))
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-5)
+
+
+def test_number_of_workers_does_not_change_the_run(config_file, tmp_path):
+    for workers in (0, 2):
+        overrides = [f"train.workers={workers}", f"output={tmp_path / str(workers)}"]
+        train(load_config(config_file, overrides))
+    np.testing.assert_allclose(losses(tmp_path / "0"), losses(tmp_path / "2"), rtol=1e-6)
+
+
+def test_two_processes_train_as_one(config_file, tmp_path):
+    """Same global batches, batch-global normalisation: the same losses on 1 and on 2 processes."""
+    overrides = ["augmentation.standard=null", "train.iterations=3", "train.learning_rate=1e-4"]
+    train(load_config(config_file, [*overrides, f"output={tmp_path / 'one'}"]))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    command += ["--master_port=29631", str(ROOT / "tools/train.py"), "--config", str(config_file)]
+    for override in [*overrides, f"output={tmp_path / 'two'}"]:
+        command += ["--set", override]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-3)
+
+
+def test_ctrl_c_saves_and_resume_goes_on(config_file, tmp_path):
+    config = load_config(config_file, ["train.checkpoint_every=100"])
+
+    def press(step):
+        if step.iteration == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match=r"after iteration 3; go on with --resume"):
+        train(config, on_step=press)
+    assert load_checkpoint(config.output / "last.pt")["iteration"] == 3
+    train(config, resume=True)
+    assert len(losses(config.output)) == 6
+
+
+def test_folder_that_holds_a_run_is_refused(config_file, tmp_path):
+    config = load_config(config_file, ["train.iterations=1"])
+    train(config)
+    kept = (config.output / "last.pt").read_bytes()
+    (config.output / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"already holds a run.*--resume.*--overwrite"):
+        train(config)
+    assert (config.output / "last.pt").read_bytes() == kept
+    changed = load_config(config_file, ["train.iterations=1", "seed=3"])
+    with pytest.raises(ValueError, match=r"started with seed 0, now it is 3"):
+        train(changed, resume=True)
+    train(changed, overwrite=True)
+    assert (config.output / "notes.txt").read_text() == "mine"
+    empty = load_config(config_file, [f"output={tmp_path / 'none'}"])
+    with pytest.raises(ValueError, match=r"has no last\.pt to resume from"):
+        train(empty, resume=True)
+
+
+def test_loss_that_is_not_finite_names_the_images(config_file):
+    overrides = ["train.learning_rate=1e30", "train.clip_norm=null", "train.warmup=0"]
+    with pytest.raises(TrainingStopped, match=r"iteration \d: the loss is not finite.*\.png"):
+        train(load_config(config_file, overrides))
+
+
+def test_batch_that_cannot_be_shared_is_refused(config_file):
+    with pytest.raises(ValueError, match=r"batch_size 4 is not a multiple of accumulation 3"):
+        load_config(config_file, ["train.accumulation=3"])
+
+
+@pytest.fixture
+def broken(data, tmp_path):
+    """The data with one corrupt image and one missing."""
+    root = make_data(tmp_path / "broken")
+    (root / "images" / "3.png").write_bytes(b"no image")
+    (root / "images" / "7.png").unlink()
+    return root
+
+
+def test_unreadable_images_stop_before_training_or_are_left_out(config_file, broken, tmp_path):
+    config = load_config(config_file, data_root=broken)
+    with pytest.raises(ValueError, match=r"2 of 10 images cannot be read \(first: .*[37]\.png"):
+        train(config)
+    assert not (tmp_path / "run").exists()
+    skipping = load_config(config_file, ["data.skip_missing=true"], data_root=broken)
+    train(skipping)
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["frequency"]["num_images"] == 8
+
+
+def test_classes_of_train_and_val_must_agree(config_file, data, tmp_path):
+    other = make_data(tmp_path / "other", names=("red", "blue"))
+    config = load_config(config_file, [f"data.val={other / 'train.json'}"])
+    with pytest.raises(
+        ValueError, match=r"categories are not those of .*only one of them has blue"
+    ):
+        train(config)
+
+
+def test_load_detector_gives_a_torchvision_model(config_file, tmp_path):
+    train(load_config(config_file))
+    model = load_detector(tmp_path / "run" / "last.pt")
+    assert model.class_names == ["background", "red", "green"]
+    assert not model.training
+    with torch.inference_mode():
+        (found,) = model([torch.rand(3, 64, 64)])
+    assert set(found) == {"boxes", "labels", "scores"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no readable checkpoint"),
+        (b"junk" * 100, "no readable checkpoint"),
+        (None, "cannot be"),
+    ],
+)
+def test_what_is_no_checkpoint_is_said(tmp_path, content, message):
+    path = tmp_path / "x.pt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_detector(path)
+    torch.save({"model": {}}, tmp_path / "y.pt")
+    with pytest.raises(ValueError, match=r"has the format None"):
+        load_detector(tmp_path / "y.pt")
+
+
+def run_command(capsys, *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return stopped.value.code or 0, captured.out, captured.err
+
+
+def test_commands_end_to_end(config_file, data, tmp_path, capsys):
+    status, out, _ = run_command(capsys, "train", "--config", config_file)
+    assert status == 0
+    assert "green" in out
+    checkpoint = tmp_path / "run" / "best.pt"
+    common = ["--annotations", data / "train.json", "--images", data / "images"]
+    results = tmp_path / "results"
+    command = ["evaluate", "--checkpoint", checkpoint, *common, "--output", results]
+    status, _, err = run_command(capsys, *command, "--workers", 0)
+    assert status == 0, err
+    evaluated = json.loads((results / "report.json").read_text())
+    reported = tmp_path / "reported"
+    command = ["report", "--annotations", data / "train.json", "--train", data / "train.json"]
+    command += ["--predictions", results / "predictions.json", "--output", reported]
+    status, _, err = run_command(capsys, *command)
+    assert status == 0, err
+    again = json.loads((reported / "report.json").read_text())
+    assert again["classes"] == evaluated["classes"]
+    assert again["summary"] == evaluated["summary"]
+    status, _, err = run_command(capsys, *command)
+    assert status == 2
+    assert "already holds a report" in err
+
+
+def test_user_faults_end_in_one_line_and_status_2(config_file, data, tmp_path, capsys):
+    train(load_config(config_file, ["train.iterations=1"]))
+    other = make_data(tmp_path / "other", names=("red", "blue"))
+    checkpoint = tmp_path / "run" / "last.pt"
+    unknown = tmp_path / "unknown.json"
+    unknown.write_text(
+        json.dumps([{"image_id": 77, "category_id": 1, "bbox": [1, 1, 2, 2], "score": 1}])
+    )
+    commands = {
+        "is not a known key": ["train", "--config", config_file, "--set", "train.x=1"],
+        "cannot be read": ["train", "--config", tmp_path / "gone.yaml"],
+        "already holds a run": ["train", "--config", config_file, "--set", "train.iterations=1"],
+        "its classes are not those of": [
+            "evaluate", "--checkpoint", checkpoint, "--annotations", other / "train.json",
+            "--images", other / "images",
+        ],
+        "77": ["report", "--annotations", data / "train.json", "--predictions", unknown],
+        "Missing option '--config'": ["train"],
+        "No such command 'trian'": ["trian"],
+    }  # fmt: skip
+    for message, command in commands.items():
+        status, _, err = run_command(capsys, *command)
+        lines = [line for line in err.splitlines() if not line.startswith("Training in")]
+        assert (status, len(lines)) == (2, 1), err
+        assert message in lines[0]
+        assert "Traceback" not in err
