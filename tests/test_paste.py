@@ -179,6 +179,11 @@ def test_an_unknown_class_is_refused(annotations, folder):
         DonorBank(annotations, folder, classes=["a", "bb"])
 
 
+def test_one_string_is_no_list_of_classes(annotations, folder):
+    with pytest.raises(TypeError, match=r'classes is "ab".*\["ab"\]'):
+        DonorBank(annotations, folder, classes="ab")
+
+
 def test_a_class_without_donors_is_named_in_the_log(annotations, folder, caplog):
     with caplog.at_level(logging.WARNING):
         DonorBank(annotations, folder, classes=["b", "c"], min_size=14.5)

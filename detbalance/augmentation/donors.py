@@ -64,6 +64,7 @@ class DonorBank:
 
     Raises:
         ValueError: if a value is out of range, a class is unknown, or no donor is left.
+        TypeError: if `classes` is one string.
 
     Attributes:
         labels: int64 [number of donors], the class of each.
@@ -206,6 +207,10 @@ class DonorBank:
                     " classes to paste."
                 )
             return wanted
+        if isinstance(classes, str):
+            raise TypeError(
+                f'DonorBank: classes is "{classes}". Expected a list of names. Write ["{classes}"].'
+            )
         return np.unique(annotations.categories.labels_of_names(classes))
 
 
@@ -225,7 +230,10 @@ def read_image(path: Path) -> Image:
             " Check the folder of the images."
         ) from error
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    decoded = cv2.imdecode(content, flags) if len(content) else None
+    try:
+        decoded = cv2.imdecode(content, flags) if len(content) else None
+    except cv2.error:  # a header that promises more pixels than OpenCV allows
+        decoded = None
     if decoded is None:
         raise ValueError(
             f"{path}: the image cannot be decoded. Expected a PNG, JPEG or other common image file."
