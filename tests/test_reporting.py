@@ -24,7 +24,8 @@ from detbalance.reporting.files import COLUMNS, write_report
 rich_console = pytest.importorskip("rich.console")
 console_module = pytest.importorskip("detbalance.reporting.console")
 
-LONG_NAME = "no overtaking (trucks) [red] $x_1$ on roads with more than two lanes"
+# Neither rich's markup nor matplotlib's formulas may be read out of a name.
+LONG_NAME = r"no overtaking (trucks) [red] $\none$ on roads with more than two lanes"
 
 
 def printed(
@@ -301,6 +302,25 @@ def test_picked_images_cover_the_classes_asked_for(tmp_path: Path) -> None:
     label = min(present)
     for row in figures.pick_rows(annotations, {label}, annotations.num_images):
         assert label in annotations.labels[annotations.rows(row)]
+
+
+def test_picked_images_prefer_classes_not_shown_yet(tmp_path: Path) -> None:
+    classes = {0: [1, 2], 1: [1, 2, 1], 2: [3], 3: []}
+    annotations, _ = load(
+        tmp_path,
+        {
+            "images": [{"id": row, "file_name": f"{row}.png"} for row in classes],
+            "categories": [{"id": i, "name": str(i)} for i in (1, 2, 3)],
+            "annotations": [
+                {"id": 9 * row + i, "image_id": row, "category_id": label, "bbox": [0, 0, 9, 9]}
+                for row, labels in classes.items()
+                for i, label in enumerate(labels)
+            ],
+        },
+        [],
+    )
+    assert figures.pick_rows(annotations) == [1, 2, 0]
+    assert figures.pick_rows(annotations, {3}) == [2]
 
 
 def test_pictures_refuse_what_cannot_be_drawn(
