@@ -140,6 +140,7 @@ def test_nothing_is_shortened_when_not_on_a_terminal(tmp_path: Path) -> None:
         assert LONG_NAME in text
         assert "…" not in text
         assert "\x1b" not in text
+        assert not any(line.endswith(" ") for line in text.splitlines())
 
 
 def test_a_narrow_terminal_shortens_names_only(tmp_path: Path) -> None:

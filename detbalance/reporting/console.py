@@ -159,17 +159,20 @@ def comparison_table(reports: Mapping[str, Report], *, max_classes: int = 60) ->
 
 def _print(content: Group, console: Console | None) -> None:
     console = Console() if console is None else console
-    if console.is_terminal:
+    if console.is_terminal or console.is_jupyter:
         console.print(content)
         return
-    # A pipe or a file has no width: take the room that the content needs.
+    # A pipe or a file has no width: take the room that the content needs, and leave no blanks
+    # at the ends of lines.
     width = console.width
     roomy = console.options.update(width=100_000)
     console.width = max(width, Measurement.get(console, roomy, content).maximum)
     try:
-        console.print(content)
+        with console.capture() as captured:
+            console.print(content)
     finally:
         console.width = width
+    console.out(*(line.rstrip() for line in captured.get().splitlines()), sep="\n", highlight=False)
 
 
 def _table(*titles: str) -> Table:
