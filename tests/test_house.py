@@ -1,0 +1,230 @@
+"""The laws of the house: who imports whom, what imports cost and do, how files are cut."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "detbalance"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Each room, and the rooms that it may import from. Arrows go one way.
+ROOMS: dict[str, set[str]] = {
+    "annotations": set(),
+    "predictions": {"annotations"},
+    "frequency": {"annotations"},
+    "digits": {"annotations"},
+    "sampling": {"annotations", "frequency"},
+    "losses": set(),
+    "augmentation": {"annotations", "frequency"},
+    "detection": {"annotations", "predictions", "losses", "augmentation"},
+    "evaluation": {"annotations", "predictions", "frequency"},
+    "reporting": {"annotations", "predictions", "evaluation"},
+    "training": {
+        "annotations",
+        "predictions",
+        "frequency",
+        "sampling",
+        "losses",
+        "augmentation",
+        "detection",
+    },
+}
+ROOMS["cli"] = set(ROOMS)
+
+TRAINING_STACK = ["torchvision", "albumentations", "accelerate", "sklearn"]
+WITHOUT_TRAINING_STACK = ["annotations", "frequency", "sampling", "losses", "evaluation"]
+WITHOUT_TORCH = ["annotations", "predictions", "frequency", "evaluation", "reporting"]
+FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "base", "misc"}
+
+
+def room_of(file: Path) -> str:
+    """The room of a file; "" for the package's own `__init__`."""
+    first = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+def modules(*rooms: str) -> list[str]:
+    """Import names of all files, or of those of some rooms."""
+    chosen = [file for file in FILES if not rooms or room_of(file) in rooms]
+    names = (".".join(file.relative_to(ROOT).with_suffix("").parts) for file in chosen)
+    return [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
+
+
+def imported_rooms(source: str, package: list[str]) -> Iterator[tuple[int, str]]:
+    """Line and room of each import of this package, also those inside functions."""
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *([node.module] if node.module else [])])
+            names = [f"{origin}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute)):
+            called = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            if called == "import_module" and isinstance(node.args[0], ast.Constant):
+                names = [str(node.args[0].value)]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "detbalance" and len(parts) > 1 and parts[1] != "__version__":
+                yield node.lineno, parts[1]
+
+
+def run_python(script: str) -> str:
+    """Standard output and error of a fresh interpreter; it must succeed."""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+BLOCK = """
+import importlib, sys
+
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked}:
+            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+
+
+sys.meta_path.insert(0, Blocked())
+for name in {names}:
+    importlib.import_module(name)
+"""
+
+# Some libraries change the environment or draw a random number when they are imported. That is
+# theirs to answer for, so they are imported before the first look.
+LOOK_AROUND = """
+import importlib, logging, os, random, sys
+import numpy, torch
+
+for name in ("rich.style", "torchvision", "cv2", "timm", "accelerate", "matplotlib"):
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        pass
+
+sockets = []
+sys.addaudithook(lambda event, args: sockets.append(event) if event.startswith("socket.") else None)
+
+
+def state():
+    name, keys, *rest = numpy.random.get_state()
+    return {{
+        "random state of Python": random.getstate(),
+        "random state of NumPy": (name, keys.tolist(), rest),
+        "random state of torch": torch.get_rng_state().tolist(),
+        "logging": (logging.root.handlers[:], logging.root.level),
+        "environment": dict(os.environ),
+        "working directory": os.getcwd(),
+        "sockets": sockets[:],
+    }}
+
+
+before = state()
+for name in {names}:
+    importlib.import_module(name)
+    after = state()
+    changed = [key for key in before if before[key] != after[key]]
+    assert not changed, f"importing {{name}} changed: {{changed}} {{sockets}}"
+"""
+
+
+def test_every_file_belongs_to_a_room():
+    assert len(FILES) > 10
+    assert {room_of(file) for file in FILES} - {""} <= set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ["", *ROOMS])
+def test_rooms_import_only_from_the_rooms_below(room):
+    allowed = ROOMS.get(room, set()) | {room}
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line} imports {target}"
+        for file in FILES
+        if room_of(file) == room
+        for line, target in imported_rooms(file.read_text(), [*file.relative_to(ROOT).parts[:-1]])
+        if target not in allowed
+    ]
+    assert not wrong
+
+
+def test_the_walk_over_imports_sees_every_kind():
+    source = """
+import detbalance.cli, numpy
+from detbalance import losses
+from detbalance.sampling.factors import repeat_factors
+from . import kernel
+from .. import digits
+from ..training import loop
+def f():
+    from detbalance.reporting import console
+    importlib.import_module("detbalance.detection")
+"""
+    found = {room for _, room in imported_rooms(source, ["detbalance", "losses"])}
+    rooms = {"cli", "losses", "sampling", "digits", "training", "reporting", "detection"}
+    assert found == rooms
+
+
+@pytest.mark.parametrize("room", WITHOUT_TRAINING_STACK)
+def test_room_works_without_the_training_stack(room):
+    names = modules(room)
+    assert names
+    run_python(BLOCK.format(blocked=TRAINING_STACK, names=names))
+
+
+def test_reports_work_without_torch():
+    names = modules(*WITHOUT_TORCH)
+    assert len(names) >= len(WITHOUT_TORCH)
+    run_python(BLOCK.format(blocked=[*TRAINING_STACK, "torch"], names=names))
+
+
+def test_imports_have_no_side_effects():
+    output = run_python(LOOK_AROUND.format(names=modules()))
+    assert output == ""
+
+
+def test_the_package_itself_loads_nothing_heavy():
+    script = "import sys, detbalance; print({'numpy', 'torch', 'msgspec'} & set(sys.modules))"
+    assert run_python(script).strip() == "set()"
+
+
+def test_only_commands_print():
+    wrong = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in FILES
+        if room_of(file) != "cli"
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in {"print", "logging.basicConfig", "warnings.simplefilter"}
+    ]
+    assert not wrong
+
+
+def test_files_are_short_and_folders_flat():
+    long = {f.name: n for f in FILES if (n := len(f.read_text().splitlines())) > 400}
+    assert not long
+    assert max(len(file.relative_to(PACKAGE).parts) for file in FILES) <= 2
+
+
+def test_names_say_what_is_in_a_file():
+    named = [*FILES, *(ROOT / "tools").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    wrong = [f for f in named if FORBIDDEN_NAMES & {p.stem for p in (f, *f.parents[:2])}]
+    assert not wrong
+
+
+def test_tools_are_a_few_lines_over_the_commands():
+    tools = sorted((ROOT / "tools").glob("*.py"))
+    assert tools
+    for tool in tools:
+        source = tool.read_text()
+        assert len(source.splitlines()) < 40, tool
+        assert {room for _, room in imported_rooms(source, [])} <= {"cli"}, tool
