@@ -63,7 +63,6 @@ def run_training(config: Config, *, resume: bool = False, overwrite: bool = Fals
         last[:] = [report]
         return headline(report)
 
-    logger.info("Training in %s", config.output)
     with step_progress("training", config.train.iterations) as tell:
         try:
             train(config, resume=resume, overwrite=overwrite, evaluate=judge, on_step=tell)

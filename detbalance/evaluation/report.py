@@ -38,7 +38,7 @@ from typing import Any
 
 import msgspec
 
-from detbalance.annotations.files import parse_json, read_bytes
+from detbalance.annotations.files import open_file, parse_json
 from detbalance.evaluation.per_class import EvaluationSettings
 
 SCHEMA = "detbalance.report/1"
@@ -161,7 +161,7 @@ def load_report(path: str | Path) -> Report:
         ValueError: in one line that names the file, if it cannot be read, is not JSON, or is not a
             report of this schema.
     """
-    return Report.from_dict(parse_json(read_bytes(path), path), where=str(path))
+    return Report.from_dict(parse_json(open_file(path), path), where=str(path))
 
 
 def check_comparable(reports: Mapping[str, Report]) -> None:

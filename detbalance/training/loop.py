@@ -97,6 +97,7 @@ def train(
     data = load_data(config)
     if accelerator.is_main_process:
         prepare_folder(config.output, config, resume=resume, overwrite=overwrite)
+        logger.info("training in %s", config.output)
     accelerator.wait_for_everyone()
     run = _Run(config, data, accelerator, batch_size=options.batch_size // share)
     if resume:
@@ -111,7 +112,12 @@ def _accelerator(mixed_precision: str, accumulation: int) -> Accelerator:
     """
     AcceleratorState._reset_state()
     GradientState._reset_state()
-    return Accelerator(mixed_precision=mixed_precision, gradient_accumulation_steps=accumulation)
+    return Accelerator(
+        mixed_precision=mixed_precision,
+        gradient_accumulation_steps=accumulation,
+        # Without this, processes without a GPU are not taken as parts of one run.
+        cpu=not torch.accelerator.is_available(),
+    )
 
 
 class _Run:
