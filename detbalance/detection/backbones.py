@@ -212,7 +212,7 @@ def _mobilenet(
 ) -> Body:
     stages = {8: 2, 16: 3, 32: 5}
     _check_strides(name, strides, list(stages))
-    if strides is None and 4 in default_strides:
+    if strides is None and list(default_strides) == [32, 32]:
         # That of torchvision's Faster R-CNN: its last two stages, both of stride 32.
         found, returned = [32, 32], [4, 5]
     else:

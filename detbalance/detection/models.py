@@ -88,7 +88,7 @@ def build_detector(
         max_size: ... but the longer side never beyond this. By default 800 and 1333; 320 and 640
             with `mobilenet_v3_large_320_fpn`; 128 and 256 with `tiny`.
         strides: of the backbone's feature maps, ascending, in pixels. By default 8, 16, 32
-            (RetinaNet), 4, 8, 16, 32 (Faster R-CNN), 8, 16 (`tiny`).
+            (RetinaNet), 4, 8, 16, 32 (Faster R-CNN; two of 32 with a MobileNet), 8, 16 (`tiny`).
         extra_levels: coarser maps put on top of the pyramid, 0-2. By default 2 (RetinaNet), 1
             (Faster R-CNN), 0 (`tiny`).
         fpn_channels: of the pyramid and the heads. By default 256, `tiny` 64.
@@ -97,8 +97,8 @@ def build_detector(
         head_norm: after these convolutions. By default torchvision's; `tiny` group.
         anchor_sizes: one list per pyramid level, finest first, in pixels of the scaled image; lists
             of one length. By default three sizes from 4 strides on (RetinaNet; `tiny` from 2
-            strides) or one of 8 strides (Faster R-CNN; `tiny` 3); MobileNets have all sizes on all
-            levels.
+            strides) or one of 8 strides (Faster R-CNN; `tiny` 3; with a MobileNet all sizes on all
+            levels).
         anchor_ratios: height / width. By default 0.5, 1, 2.
         score_threshold: detections below are dropped, 0-1.
         nms_threshold: of two boxes of a class with a higher IoU, the better stays, 0-1.
@@ -131,6 +131,7 @@ def build_detector(
     check_arguments(
         plan,
         num_classes=num_classes,
+        strides=strides,
         weights=weights,
         frozen_norm=frozen_norm,
         trainable_layers=trainable_layers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from detbalance.detection.backbones import MOBILENET, TINY, TORCHVISION_BACKBONES
 
@@ -57,6 +57,11 @@ def usual(detector: Detector, backbone: str) -> Plan:
     smallest, largest = {TINY: (128, 256), f"{MOBILENET}_320_fpn": (320, 640)}.get(
         backbone, (800, 1333)
     )
+    strides: tuple[int, ...] = (8, 16, 32) if retina else (4, 8, 16, 32)
+    if tiny:
+        strides = (8, 16)
+    elif backbone.startswith(MOBILENET) and not retina:
+        strides = (32, 32)
     head_norm: Norm = "none"
     if second:
         head_norm = "group" if retina else "batch"
@@ -68,7 +73,7 @@ def usual(detector: Detector, backbone: str) -> Plan:
         backbone=backbone,
         min_size=smallest,
         max_size=largest,
-        strides=(8, 16) if tiny else (8, 16, 32) if retina else (4, 8, 16, 32),
+        strides=strides,
         extra_levels=0 if tiny else 2 if retina else 1,
         fpn_channels=64 if tiny else 256,
         head_convs=convolutions.get((retina, tiny), 0),
@@ -91,7 +96,7 @@ def usual_anchor_sizes(plan: Plan, strides: Sequence[int]) -> list[list[float]]:
         [[16, 20, 25], [32, 40, 50]]
     """
     if plan.detector == "fasterrcnn" and list(strides[:2]) == [32, 32]:
-        # Torchvision's MobileNet Faster R-CNN: coarse maps only, so all sizes on each.
+        # Torchvision's MobileNet Faster R-CNN has coarse maps only, so all sizes on each.
         return [[32.0, 64.0, 128.0, 256.0, 512.0] for _ in strides]
     factors = TINY_ANCHOR_STRIDES if plan.backbone == TINY else ANCHOR_STRIDES
     bases = [int(stride * factors[plan.detector]) for stride in strides]
@@ -110,19 +115,22 @@ def check_arguments(plan: Plan, **given: Any) -> None:
     Raises:
         ValueError: for the first wrong one.
     """
+    if plan.detector not in get_args(Detector):
+        raise _wrong("detector", f'"{plan.detector}"', "retinanet or fasterrcnn")
     if given["num_classes"] < 2:
         raise _wrong("num_classes", given["num_classes"], "At least 2 (background and one class)")
     if not 0 < plan.min_size <= plan.max_size:
         raise _wrong("min_size", plan.min_size, f"1 to max_size ({plan.max_size})")
-    if not plan.strides or list(plan.strides) != sorted(set(plan.strides)):
-        raise _wrong("strides", list(plan.strides), "Ascending strides in pixels")
+    strides = given["strides"]
+    if strides is not None and (not strides or strides != sorted(set(strides))):
+        raise _wrong("strides", strides, "Ascending strides in pixels")
     if plan.extra_levels not in (0, 1, 2):
         raise _wrong("extra_levels", plan.extra_levels, "0, 1 or 2")
     if plan.fpn_channels < 1:
         raise _wrong("fpn_channels", plan.fpn_channels, "At least 1")
     if plan.head_convs < 0:
         raise _wrong("head_convs", plan.head_convs, "At least 0")
-    if plan.head_norm not in ("none", "group", "batch"):
+    if plan.head_norm not in get_args(Norm):
         raise _wrong("head_norm", f'"{plan.head_norm}"', "none, group or batch")
     for name in ("score_threshold", "nms_threshold"):
         if not 0 <= given[name] <= 1:

@@ -1,0 +1,648 @@
+"""The classification loss of torchvision's detectors, exchanged."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+from torchvision.models import detection as tv
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign
+
+from detbalance.detection.backbones import Body, Pyramid, TinyBody
+from detbalance.detection.crowd import covered
+from detbalance.detection.heads import detector_classes, set_classification_loss
+from detbalance.losses import SigmoidFocalLoss, SoftmaxCrossEntropyLoss
+
+K = 4
+COUNTS = [0, 40, 30, 20, 10]
+
+
+def backbone() -> Pyramid:
+    body = Body(TinyBody(), [64, 96], [8, 16], (0.5,) * 3, (0.5,) * 3)
+    return Pyramid(body, 32, 0)
+
+
+def anchors(*, sizes: int = 1) -> AnchorGenerator:
+    values = tuple(tuple(16.0 * 2**i * (1 + j / 2) for j in range(sizes)) for i in range(2))
+    return AnchorGenerator(values, ((0.5, 1.0, 2.0),) * 2)
+
+
+def retinanet(seed: int = 0) -> tv.RetinaNet:
+    torch.manual_seed(seed)
+    model = tv.RetinaNet(
+        backbone(), K + 1, min_size=96, max_size=128, anchor_generator=anchors(), score_thresh=0.001
+    )
+    nn.init.normal_(model.head.classification_head.cls_logits.weight, std=0.2)
+    return model
+
+
+def rcnn(seed: int = 0, kind: str = "faster") -> tv.FasterRCNN:
+    torch.manual_seed(seed)
+    names = ["0", "1"]
+    builder, extra = {
+        "faster": (tv.FasterRCNN, {}),
+        "mask": (
+            tv.MaskRCNN,
+            {
+                "mask_roi_pool": MultiScaleRoIAlign(names, 7, 2),
+                "mask_head": tv.mask_rcnn.MaskRCNNHeads(32, (8,), 1),
+            },
+        ),
+        "keypoint": (
+            tv.KeypointRCNN,
+            {
+                "keypoint_roi_pool": MultiScaleRoIAlign(names, 7, 2),
+                "keypoint_head": tv.keypoint_rcnn.KeypointRCNNHeads(32, (8,)),
+                "keypoint_predictor": tv.keypoint_rcnn.KeypointRCNNPredictor(8, 3),
+            },
+        ),
+    }[kind]
+    model = builder(
+        backbone(),
+        K + 1,
+        min_size=96,
+        max_size=128,
+        rpn_anchor_generator=anchors(),
+        box_roi_pool=MultiScaleRoIAlign(names, 7, 2),
+        box_score_thresh=0.01,
+        box_batch_size_per_image=64,
+        box_detections_per_img=20,
+        rpn_post_nms_top_n_train=100,
+        rpn_post_nms_top_n_test=100,
+        **extra,
+    )
+    if kind == "mask":
+        model.roi_heads.mask_predictor = tv.mask_rcnn.MaskRCNNPredictor(8, 8, K + 1)
+    return model
+
+
+BUILDERS = {"retinanet": retinanet, "fasterrcnn": rcnn}
+
+
+def batch(seed: int = 0):
+    """Three images; the second has no boxes."""
+    generator = torch.Generator().manual_seed(seed)
+    images = [torch.rand(3, 96, 96 + 16 * i, generator=generator) for i in range(3)]
+    targets = []
+    for count in (3, 0, 2):
+        corner = torch.rand(count, 2, generator=generator) * 50
+        side = 14 + torch.rand(count, 2, generator=generator) * 28
+        targets.append(
+            {
+                "boxes": torch.cat([corner, corner + side], 1),
+                "labels": torch.randint(1, K + 1, (count,), generator=generator),
+            }
+        )
+    return images, targets
+
+
+def with_crowd(target, *boxes):
+    crowd = torch.tensor(boxes, dtype=torch.float32)
+    return {
+        "boxes": torch.cat([target["boxes"], crowd]),
+        "labels": torch.cat([target["labels"], torch.full((len(crowd),), -1)]),
+    }
+
+
+def losses_of(model, images, targets, seed: int = 5):
+    torch.manual_seed(seed)  # an R-CNN samples regions
+    return model.train()(images, targets)
+
+
+def gradients_of(model, images, targets):
+    model.zero_grad()
+    sum(losses_of(model, images, targets).values()).backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def detections_of(model, images):
+    with torch.no_grad():
+        return model.eval()(images)
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_stock_loss_is_bit_equal_to_torchvision(name):
+    images, targets = batch()
+    stock, ours = BUILDERS[name](), BUILDERS[name]()
+    assert set_classification_loss(ours, None) is ours
+    assert_same(stock.state_dict(), ours.state_dict())
+    for a, b in zip(detections_of(stock, images), detections_of(ours, images), strict=True):
+        assert len(a["scores"]) > 0
+        assert_same(a, b)
+    assert_same(losses_of(stock, images, targets), losses_of(ours, images, targets))
+    assert_same(gradients_of(stock, images, targets), gradients_of(ours, images, targets))
+
+
+@pytest.mark.parametrize("kind", ["faster", "mask", "keypoint"])
+def test_cross_entropy_on_an_rcnn_is_bit_equal_to_torchvision(kind):
+    images, targets = batch()
+    for image, target in zip(images, targets, strict=True):
+        n = len(target["boxes"])
+        target["masks"] = torch.ones(n, *image.shape[1:], dtype=torch.uint8)
+        target["keypoints"] = torch.cat(
+            [target["boxes"][:, None, :2] + 3.0, torch.ones(n, 1, 1)], 2
+        ).expand(n, 3, 3)
+    stock, ours = rcnn(kind=kind), rcnn(kind=kind)
+    set_classification_loss(ours, SoftmaxCrossEntropyLoss(COUNTS))
+    assert_same(stock.state_dict(), ours.state_dict())
+    for a, b in zip(detections_of(stock, images), detections_of(ours, images), strict=True):
+        assert len(a["scores"]) > 0
+        assert_same(a, b)
+    a, b = losses_of(stock, images, targets), losses_of(ours, images, targets)
+    assert {"faster": 4, "mask": 5, "keypoint": 5}[kind] == len(b)
+    assert_same(a, b)
+
+
+def test_focal_with_image_normaliser_is_torchvisions_retinanet_loss():
+    images, targets = batch()
+    stock, ours = retinanet(), retinanet()
+    set_classification_loss(ours, SigmoidFocalLoss(COUNTS), normalizer="image")
+    # Torchvision's has a background column without positives: take it out of the comparison.
+    stock_layer = stock.head.classification_head.cls_logits
+    rows = torch.arange(3 * (K + 1)).view(3, K + 1)
+    with torch.no_grad():
+        stock_layer.bias[rows[:, 0]] = -100.0
+        stock_layer.weight[rows[:, 0]] = 0.0
+        kept = rows[:, 1:].flatten()
+        ours.head.classification_head.cls_logits.weight.copy_(stock_layer.weight[kept])
+        ours.head.classification_head.cls_logits.bias.copy_(stock_layer.bias[kept])
+    for a, b in zip(detections_of(stock, images), detections_of(ours, images), strict=True):
+        assert len(a["scores"]) > 0
+        torch.testing.assert_close(a, b)
+    a, b = losses_of(stock, images, targets), losses_of(ours, images, targets)
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def captured_retinanet_loss(model, images, targets):
+    """The losses, and what the head was given."""
+    seen = {}
+    head = model.head
+    compute = head.compute_loss
+
+    def spy(targets, outputs, anchors, matched):
+        seen.update(targets=targets, outputs=outputs, anchors=anchors, matched=matched)
+        return compute(targets, outputs, anchors, matched)
+
+    head.compute_loss = spy
+    try:
+        losses = losses_of(model, images, targets)
+    finally:
+        del head.compute_loss
+    return losses, seen
+
+
+def test_batch_normaliser_divides_both_losses_by_the_foreground_of_the_batch():
+    images, targets = batch()
+    model = set_classification_loss(retinanet(), SigmoidFocalLoss(COUNTS))
+    losses, seen = captured_retinanet_loss(model, images, targets)
+    loss = SigmoidFocalLoss(COUNTS)
+    classes = boxes = found = 0.0
+    for i, (target, matched) in enumerate(zip(seen["targets"], seen["matched"], strict=True)):
+        labels = torch.where(matched == -2, -1, 0)
+        labels[matched >= 0] = target["labels"][matched[matched >= 0]]
+        classes += loss(seen["outputs"]["cls_logits"][i], labels, normalizer=1.0)
+        if (matched >= 0).any():
+            goal = model.box_coder.encode_single(
+                target["boxes"][matched[matched >= 0]], seen["anchors"][i][matched >= 0]
+            )
+            offsets = seen["outputs"]["bbox_regression"][i][matched >= 0]
+            boxes += functional.l1_loss(offsets, goal, reduction="sum")
+        found += int((matched >= 0).sum())
+    assert found > 5
+    torch.testing.assert_close(losses["classification"], classes / found)
+    torch.testing.assert_close(losses["bbox_regression"], boxes / found)
+
+
+@pytest.mark.parametrize("normalizer", ["batch", "image"])
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_batch_without_any_box_has_finite_losses(name, normalizer):
+    images, targets = batch()
+    model = set_classification_loss(
+        BUILDERS[name](), SigmoidFocalLoss(COUNTS), normalizer=normalizer
+    )
+    losses = losses_of(model, images, [targets[1]] * 3)
+    assert all(torch.isfinite(value) for value in losses.values())
+    sum(losses.values()).backward()
+
+
+def test_sigmoid_loss_on_an_rcnn_divides_by_sampled_foreground():
+    images, targets = batch()
+    model = set_classification_loss(rcnn(), SigmoidFocalLoss(COUNTS))
+    seen = {}
+    model.roi_heads.box_predictor.register_forward_hook(lambda *a: seen.update(out=a[-1]))
+    select = model.roi_heads.select_training_samples
+    model.roi_heads.select_training_samples = lambda *a: seen.setdefault("drawn", select(*a))
+    losses = losses_of(model, images, targets)
+    labels = torch.cat(seen["drawn"][2])
+    logits = seen["out"][0]
+    assert logits.shape[1] == K
+    expected = SigmoidFocalLoss(COUNTS)(logits, labels, normalizer=float((labels > 0).sum()))
+    torch.testing.assert_close(losses["loss_classifier"], expected)
+    parts = zip(logits.split([len(n) for n in seen["drawn"][2]]), seen["drawn"][2], strict=True)
+    by_image = [SigmoidFocalLoss(COUNTS)(part, label) for part, label in parts]
+    seen.clear()
+    set_classification_loss(model, SigmoidFocalLoss(COUNTS), normalizer="image")
+    again = losses_of(model, images, targets)
+    torch.testing.assert_close(again["loss_classifier"], torch.stack(by_image).mean())
+    assert torch.equal(again["loss_box_reg"], losses["loss_box_reg"])
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_sigmoid_head_starts_from_the_losses_prior_and_gives_right_labels(name):
+    images, _ = batch()
+    model = BUILDERS[name]()
+    set_classification_loss(model, SigmoidFocalLoss(COUNTS, prior=0.05))
+    layer = last_layer(model)
+    torch.testing.assert_close(layer.bias.sigmoid(), torch.full_like(layer.bias, 0.05))
+    assert 0.008 < layer.weight.std() < 0.012
+    with torch.no_grad():
+        layer.bias.view(-1, K)[:, 2] += 2.0  # class 3 everywhere
+    (model if name == "retinanet" else model.roi_heads).detections_per_img = 10_000
+    for found in detections_of(model, images):
+        assert found["labels"][0] == 3
+        assert set(found["labels"].tolist()) == {1, 2, 3, 4}
+        best = found["scores"][found["labels"] == 3]
+        torch.testing.assert_close(
+            best, torch.full_like(best, 1 / (1 + 19 * math.exp(-2.0))), rtol=0.2, atol=0
+        )
+        assert (found["scores"].diff() <= 0).all()
+
+
+def last_layer(model):
+    if isinstance(model, tv.RetinaNet):
+        return model.head.classification_head.cls_logits
+    return model.roi_heads.box_predictor.cls_score
+
+
+def test_background_never_is_detected_by_a_sigmoid_head_at_score_threshold_zero():
+    images, _ = batch()
+    model = set_classification_loss(retinanet(), SigmoidFocalLoss(COUNTS))
+    model.score_thresh = 0.0
+    assert all((found["labels"] > 0).all() for found in detections_of(model, images))
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_losses_can_be_swapped_back_and_forth(name):
+    images, targets = batch()
+    stock, model = BUILDERS[name](), BUILDERS[name]()
+    assert detector_classes(model) == K + 1
+    for loss in (SigmoidFocalLoss(COUNTS), SigmoidFocalLoss(COUNTS, gamma=1.0), None):
+        set_classification_loss(model, loss)
+        assert detector_classes(model) == K + 1
+    assert model.state_dict().keys() == stock.state_dict().keys()
+    stock.load_state_dict(model.state_dict())
+    assert_same(losses_of(stock, images, targets), losses_of(model, images, targets))
+    assert type(model) is type(stock)
+    if name == "retinanet":
+        bias = last_layer(model).bias
+        torch.testing.assert_close(bias, torch.full_like(bias, -math.log(99.0)))
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_an_equally_wide_last_layer_is_kept(name):
+    model = set_classification_loss(BUILDERS[name](), SigmoidFocalLoss(COUNTS))
+    layer = last_layer(model)
+    set_classification_loss(model, SigmoidFocalLoss(COUNTS, prior=0.3))
+    assert last_layer(model) is layer
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("focal", [True, False])
+def test_adapted_models_can_be_copied_pickled_and_averaged(name, focal):
+    images, targets = batch()
+    model = BUILDERS[name]()
+    set_classification_loss(model, SigmoidFocalLoss(COUNTS) if focal else None)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    average = torch.optim.swa_utils.AveragedModel(model)
+    copies = [
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+        torch.load(file, weights_only=False),
+        average.module,
+    ]
+    expected = losses_of(model, images, targets)
+    for other in copies:
+        assert other is not model
+        assert_same(expected, losses_of(other, images, targets))
+    average.update_parameters(model)
+
+
+class CountingLoss(SigmoidFocalLoss):
+    """A loss with a running statistic."""
+
+    def __init__(self, counts):
+        super().__init__(counts)
+        self.register_buffer("rows", torch.zeros(()))
+
+    def forward(self, logits, labels, *, normalizer=None):
+        self.rows += len(labels)
+        return super().forward(logits, labels, normalizer=normalizer)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_buffers_of_a_loss_belong_to_the_model(name):
+    images, targets = batch()
+    model = set_classification_loss(BUILDERS[name](), CountingLoss(COUNTS))
+    key = next(k for k in model.state_dict() if k.endswith("classification_loss.rows"))
+    losses_of(model, images, targets)
+    assert model.state_dict()[key] > 0
+    assert {b.dtype for n, b in model.double().named_buffers() if n == key} == {torch.float64}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_only_this_model_changes(name):
+    set_classification_loss(BUILDERS[name](), SigmoidFocalLoss(COUNTS))
+    other = BUILDERS[name]()
+    kinds = {type(module).__module__ for module in other.modules()}
+    assert not any(
+        kind.startswith("detbalance") for kind in kinds - {"detbalance.detection.backbones"}
+    )
+
+
+def test_a_users_own_head_class_keeps_its_methods():
+    class OwnHead(tv.retinanet.RetinaNetClassificationHead):
+        def forward(self, x):
+            return super().forward(x) + 1.0
+
+    model = retinanet()
+    model.head.classification_head.__class__ = OwnHead
+    images, _ = batch()
+    before = detections_of(model, images)
+    set_classification_loss(model, None)
+    assert isinstance(model.head.classification_head, OwnHead)
+    for a, b in zip(before, detections_of(model, images), strict=True):
+        assert_same(a, b)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_losses_and_boxes_are_float32_under_autocast(name):
+    images, targets = batch()
+    seen = []
+
+    class Spy(SigmoidFocalLoss):
+        def forward(self, logits, labels, *, normalizer=None):
+            seen.append((logits.dtype, torch.is_autocast_enabled("cpu")))
+            return super().forward(logits, labels, normalizer=normalizer)
+
+    model = set_classification_loss(BUILDERS[name](), Spy(COUNTS))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = losses_of(model, images, targets)
+        found = detections_of(model, images)
+    assert seen == [(torch.float32, False)]
+    assert {value.dtype for value in losses.values()} == {torch.float32}
+    assert (
+        {f["boxes"].dtype for f in found} == {f["scores"].dtype for f in found} == {torch.float32}
+    )
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_anchors_are_exact_under_autocast(name):
+    model = set_classification_loss(BUILDERS[name](), None).eval()
+    generator = model.anchor_generator if name == "retinanet" else model.rpn.anchor_generator
+    images, _ = model.transform([torch.rand(3, 96, 2000)])
+    features = [torch.rand(1, 8, 96 // s, 2048 // s) for s in (8, 16)]
+    exact = generator(images, features)
+    half = generator(images, [f.bfloat16() for f in features])
+    assert torch.equal(exact[0], half[0])
+    assert half[0].dtype == torch.float32
+
+
+# Crowd regions
+
+
+def test_covered_is_the_share_of_the_box_itself():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10.1], [20, 20, 30, 30], [-5, 0, 5, 2]])
+    crowd = torch.tensor([[0.0, 0, 10, 5.01], [0, 0, 3, 3]])
+    assert covered(boxes, crowd).tolist() == [True, False, False, False]
+
+
+def test_retinanet_learns_nothing_inside_a_crowd_region():
+    model = set_classification_loss(retinanet(), SigmoidFocalLoss(COUNTS))
+    image = [torch.rand(3, 96, 96)]
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    for stock in (False, True):
+        if stock:
+            set_classification_loss(model, None)
+        logits = {}
+
+        def keep(module, args, output, logits=logits):
+            output["cls_logits"].retain_grad()
+            logits["of"] = output["cls_logits"]
+
+        hook = model.head.register_forward_hook(keep)
+        losses, seen = captured_retinanet_loss(
+            model, image, [with_crowd(empty, [20.0, 10.0, 80.0, 70.0])]
+        )
+        hook.remove()
+        losses["classification"].backward()
+        touched = logits["of"].grad[0].abs().sum(1) > 0
+        inside = covered(seen["anchors"][0], seen["targets"][0]["boxes"])
+        assert 10 < inside.sum() < len(inside) - 10
+        assert torch.equal(touched, ~inside)
+        assert losses["bbox_regression"] == 0
+
+
+def test_objects_inside_a_crowd_region_still_count():
+    images, targets = batch()
+    model = set_classification_loss(retinanet(), SigmoidFocalLoss(COUNTS))
+    _, plain = captured_retinanet_loss(model, images[:1], targets[:1])
+    # The crowd row comes first, so that rows of boxes shift.
+    crowd = with_crowd({k: v[:0] for k, v in targets[0].items()}, [0.0, 0.0, 96.0, 96.0])
+    mixed = {k: torch.cat([crowd[k], targets[0][k]]) for k in crowd}
+    around = model.head._match_around_crowd(mixed, plain["anchors"][0], plain["matched"][0])
+    found = plain["matched"][0] >= 0
+    assert torch.equal(around[found], plain["matched"][0][found] + 1)
+    assert (around[~found] < 0).all()
+    inside = covered(plain["anchors"][0], crowd["boxes"])
+    assert (around[inside & ~found] == -2).all()
+    assert (around == -1).any()
+
+
+def test_proposal_network_takes_no_background_from_a_crowd_region():
+    model = set_classification_loss(rcnn(), None)
+    boxes = torch.tensor([[10.0, 10, 30, 30], [60, 60, 84, 84], [12, 12, 30, 30], [2, 2, 12, 12]])
+    target = {"boxes": torch.tensor([[10.0, 10, 30, 30]]), "labels": torch.tensor([2])}
+    plain, _ = model.rpn.assign_targets_to_anchors([boxes], [target])
+    assert plain[0].tolist() == [1, 0, 1, 0]
+    mixed = with_crowd(target, [50.0, 50.0, 96.0, 96.0], [0.0, 0.0, 31.0, 31.0])
+    labels, matched = model.rpn.assign_targets_to_anchors([boxes], [mixed])
+    assert labels[0].tolist() == [1, -1, 1, -1]
+    assert torch.equal(matched[0][0], target["boxes"][0])
+
+
+def test_second_stage_samples_nothing_inside_a_crowd_region():
+    model = set_classification_loss(rcnn(), SoftmaxCrossEntropyLoss(COUNTS))
+    crowd = [50.0, 50.0, 96.0, 96.0]
+    target = {
+        "boxes": torch.tensor([crowd, [10.0, 10, 30, 30]]),
+        "labels": torch.tensor([-1, 3]),
+    }
+    proposals = torch.tensor([[60.0, 60, 84, 84], [12, 10, 30, 30], [40, 2, 60, 12]])
+    proposals, rows, labels, _ = model.roi_heads.select_training_samples([proposals], [target])
+    kept = {tuple(p.tolist()): int(n) for p, n in zip(proposals[0], labels[0], strict=True)}
+    assert kept == {(12.0, 10, 30, 30): 3, (40.0, 2, 60, 12): 0, (10.0, 10, 30, 30): 3}
+    assert set(rows[0][labels[0] > 0].tolist()) == {1}
+
+
+def test_a_crowd_box_is_no_proposal_even_where_it_overlaps_an_object():
+    model = set_classification_loss(rcnn(), None)
+    target = {
+        "boxes": torch.tensor([[10.0, 10, 30, 30], [10.0, 10, 31, 30]]),
+        "labels": torch.tensor([3, -1]),
+    }
+    proposals, _, labels, _ = model.roi_heads.select_training_samples(
+        [torch.tensor([[50.0, 50, 80, 80]])], [target]
+    )
+    assert [10.0, 10, 31, 30] not in proposals[0].tolist()
+    assert sorted(labels[0].tolist()) == [0, 3]
+
+
+@pytest.mark.parametrize("loss", [None, SigmoidFocalLoss(COUNTS), SoftmaxCrossEntropyLoss(COUNTS)])
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_batch_that_is_all_crowd_has_finite_losses(name, loss):
+    if name == "retinanet" and isinstance(loss, SoftmaxCrossEntropyLoss):
+        pytest.skip("softmax losses are refused by RetinaNet")
+    model = set_classification_loss(BUILDERS[name](), copy.deepcopy(loss))
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    target = with_crowd(empty, [-200.0, -200.0, 400.0, 400.0])
+    losses = losses_of(model, [torch.rand(3, 96, 96)], [target])
+    total = sum(losses.values())
+    assert total == 0
+    total.backward()
+    grads = [p.grad for p in model.parameters() if p.requires_grad]
+    assert all(g is not None and torch.isfinite(g).all() for g in grads)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_crowd_rows_change_no_loss_outside_of_them(name):
+    """A crowd box in a corner without anchors or regions changes nothing at all."""
+    images, targets = batch()
+    model = set_classification_loss(BUILDERS[name](), None)
+    mixed = [with_crowd(t, [95.0, 95.0, 95.5, 95.5]) for t in targets]
+    plain = gradients_of(model, images, targets)
+    if name == "retinanet":
+        assert_same(plain, gradients_of(model, images, mixed))
+    else:
+        torch.testing.assert_close(
+            losses_of(model, images, targets)["loss_objectness"],
+            losses_of(model, images, mixed)["loss_objectness"],
+        )
+
+
+# Several processes
+
+
+def _same_model_and_batch():
+    images, targets = batch()
+    images = [image[:, :, :96] for image in images]  # a batch is padded to its largest image
+    model = set_classification_loss(retinanet(), SigmoidFocalLoss(COUNTS)).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # its statistics are those of a process
+            module.eval()
+    return model, images, targets
+
+
+def _rank_losses(rank: int, path: str, results) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{path}", rank=rank, world_size=2
+    )
+    model, images, targets = _same_model_and_batch()
+    wrapped = DistributedDataParallel(model)
+    rows = [0] if rank == 0 else [1, 2]
+    losses = wrapped([images[i] for i in rows], [targets[i] for i in rows])
+    sum(losses.values()).backward()
+    grad = {n: p.grad.numpy() for n, p in model.named_parameters()}
+    results.put((rank, {k: v.item() for k, v in losses.items()}, grad if rank == 0 else None))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_compute_the_loss_of_the_whole_batch(tmp_path):
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    workers = [
+        context.Process(target=_rank_losses, args=(rank, str(tmp_path / "init"), queue))
+        for rank in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    found = {rank: (losses, grad) for rank, losses, grad in (queue.get(), queue.get())}
+    for worker in workers:
+        worker.join()
+    model, images, targets = _same_model_and_batch()
+    losses = model(images, targets)
+    sum(losses.values()).backward()
+    for name, value in losses.items():
+        mean = (found[0][0][name] + found[1][0][name]) / 2
+        assert mean == pytest.approx(value.item(), rel=1e-4), name
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            torch.from_numpy(found[0][1][name]), parameter.grad, rtol=1e-3, atol=1e-5
+        )
+
+
+# Refusals
+
+
+def test_softmax_loss_is_refused_by_retinanet():
+    with pytest.raises(ValueError, match=r"RetinaNet uses sigmoid.*Choose one of: focal"):
+        set_classification_loss(retinanet(), SoftmaxCrossEntropyLoss(COUNTS))
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_loss_of_other_classes_is_refused(name):
+    with pytest.raises(ValueError, match=r"the loss has 3 classes.*the model has 5"):
+        set_classification_loss(BUILDERS[name](), SigmoidFocalLoss([0, 1, 1]))
+
+
+def test_other_detectors_are_refused():
+    model = tv.FCOS(backbone(), 5, anchor_generator=AnchorGenerator(((8,), (16,)), ((1.0,),) * 2))
+    with pytest.raises(TypeError, match=r"of type FCOS.*RetinaNet, FasterRCNN, MaskRCNN"):
+        set_classification_loss(model, None)
+    with pytest.raises(TypeError, match="of type FCOS"):
+        detector_classes(model)
+
+
+def test_something_else_than_a_loss_is_refused():
+    with pytest.raises(TypeError, match=r"ClassificationLoss or None is expected.*focal"):
+        set_classification_loss(retinanet(), nn.CrossEntropyLoss())
+
+
+def test_an_unknown_normalizer_is_refused():
+    with pytest.raises(ValueError, match=r'normalizer is "anchors". Known: batch, image'):
+        set_classification_loss(retinanet(), None, normalizer="anchors")
+
+
+def test_unknown_heads_are_refused():
+    model = rcnn()
+    model.roi_heads.box_predictor = nn.Identity()
+    with pytest.raises(TypeError, match="FastRCNNPredictor or a subclass"):
+        set_classification_loss(model, None)
+    model = retinanet()
+    model.head = nn.Identity()
+    with pytest.raises(TypeError, match="RetinaNetHead or a subclass"):
+        set_classification_loss(model, None)
+
+
+def test_targets_of_wrong_types_are_refused():
+    images, targets = batch()
+    model = set_classification_loss(rcnn(), None)
+    targets[0]["labels"] = targets[0]["labels"].int()
+    with pytest.raises(TypeError, match="int64 labels are expected"):
+        losses_of(model, images, targets)
