@@ -31,15 +31,15 @@ COUNTS = [0, 500, 40, 3, 0]  # four classes, the last without boxes
 
 
 def test_focal_alpha_and_gamma_by_class_are_in_class_order():
-    logits, labels = np.linspace(-2, 2, 12).reshape(3, 4), np.array([0, 3, 1])
+    logits, labels = np.linspace(-2, 2, 16).reshape(4, 4), np.array([0, 3, 1, 4])
     alpha, gamma = [0.1, 0.5, 0.9, -1], [0.0, 1.0, 2.0, 3.5]
     loss = SigmoidFocalLoss(COUNTS, alpha=alpha, gamma=gamma)
     expected, slope = focal_twin(
         logits, labels, positive=[0.1, 0.5, 0.9, 1], negative=[0.9, 0.5, 0.1, 1], gamma=gamma
     )
     value, gradient = run(loss, logits, labels)
-    assert value == pytest.approx(expected.sum() / 2, rel=1e-12)
-    np.testing.assert_allclose(gradient, slope / 2, rtol=1e-11)
+    assert value == pytest.approx(expected.sum() / 3, rel=1e-12)
+    np.testing.assert_allclose(gradient, slope / 3, rtol=1e-11)
 
 
 @pytest.mark.parametrize("method", ["inverse", "inverse_sqrt", "effective_number"])

@@ -63,6 +63,11 @@ def test_sampler_ranks_are_parts_of_one_stream(factors, world_size, epoch):
     assert union == list(wrapped)
 
 
+def test_sampler_of_small_factors_draws_one_image():
+    drawn = Counter(stream([0.1, 0.2, 0.0], epoch=epoch)[0] for epoch in range(300))
+    assert set(drawn) == {0, 1}
+
+
 def test_sampler_mean_count_is_the_factor():
     factors = np.array([0.1, 0.1, 0.3, 1.0, 1.5, 2.75, 0.25, 3.0, 0.0, 1.0])
     assert factors.sum() == 10

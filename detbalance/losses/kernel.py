@@ -113,12 +113,11 @@ def _loss_and_gradient(
     on_cpu = logits.device.type == "cpu"
     step = max(1, (CPU_CHUNK * torch.get_num_threads() if on_cpu else GPU_CHUNK) // logits.shape[1])
     sums = [logits.new_zeros((), dtype=dtype)]
-    with torch.autocast(logits.device.type, enabled=False):
-        for start in range(0, logits.shape[0], step):
-            rows = slice(start, start + step)
-            out = gradient[rows] if gradient is not None else None
-            sums += _chunk(logits[rows].to(dtype).contiguous(), labels[rows], parts, out)
-        return torch.stack(sums).sum(), gradient
+    for start in range(0, logits.shape[0], step):
+        rows = slice(start, start + step)
+        out = gradient[rows] if gradient is not None else None
+        sums += _chunk(logits[rows].to(dtype).contiguous(), labels[rows], parts, out)
+    return torch.stack(sums).sum(), gradient
 
 
 def _chunk(y: Tensor, labels: Tensor, parts: _Parts, out: Tensor | None) -> tuple[Tensor, Tensor]:

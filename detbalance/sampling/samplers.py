@@ -88,10 +88,10 @@ class RepeatFactorSampler(Sampler[int]):
             self._start = 0
         self._continues = False
         self._taken = 0
-        stream, start = self._stream, self._start
-        rounds = max(0, math.ceil((self._total - start) / self.world_size))
-        positions = start + self.rank + self.world_size * np.arange(rounds)
-        for index in stream[positions % self._total].tolist():
+        rounds = max(0, math.ceil((self._total - self._start) / self.world_size))
+        positions = self._start + self.rank + self.world_size * np.arange(rounds)
+        # A list of its own: set_epoch() during the iteration does not reach it.
+        for index in self._stream[positions % self._total].tolist():
             self._taken += 1
             yield index
 
