@@ -18,9 +18,9 @@ import numpy.typing as npt
 from detbalance.annotations import Annotations
 from detbalance.annotations.categories import find
 from detbalance.annotations.faults import show
-from detbalance.annotations.files import parse_json, read_bytes, replace_file
+from detbalance.annotations.files import open_file, parse_json, replace_file
 from detbalance.annotations.packed import ReadOnlyArrays
-from detbalance.annotations.reading import Box, column
+from detbalance.annotations.reading import column
 from detbalance.annotations.tolerant import four_numbers, number, whole
 
 Int64 = npt.NDArray[np.int64]
@@ -86,7 +86,7 @@ class Predictions(ReadOnlyArrays):
 class _Result(msgspec.Struct, gc=False):
     image_id: int
     category_id: int
-    bbox: Box
+    bbox: tuple[float, float, float, float]
     score: float
 
 
@@ -105,7 +105,7 @@ def load_predictions(path: str | os.PathLike[str], annotations: Annotations) -> 
             image or a category that the annotations do not have; one line with the count and the
             first example of each kind.
     """
-    data = read_bytes(path)
+    data = open_file(path)
     try:
         results = msgspec.json.decode(data, type=list[_Result])
         count = len(results)

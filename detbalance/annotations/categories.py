@@ -153,6 +153,14 @@ def find(ids: Int64, wanted: Int64) -> Int64:
     """Return the position of each wanted id in the ascending `ids`, -1 where it is not there."""
     if not len(ids):
         return np.full(wanted.shape, -1, dtype=np.int64)
+    low, high = int(ids[0]), int(ids[-1])
+    if high - low < 16 * max(len(ids), len(wanted)):
+        # Ids are mostly dense: a table of all of them answers faster than a binary search.
+        table = np.full(high - low + 2, -1, dtype=np.int64)
+        table[ids - low] = np.arange(len(ids))
+        # The last entry, -1, is for every id outside the range.
+        inside = (wanted >= low) & (wanted <= high)
+        return table[np.where(inside, wanted - low, -1)]
     position = np.searchsorted(ids, wanted)
     position[position == len(ids)] = 0
     return np.where(ids[position] == wanted, position, -1)

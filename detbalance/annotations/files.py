@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+FileContent = bytes | mmap.mmap
 
-def read_bytes(path: str | os.PathLike[str], error: type[ValueError] = ValueError) -> bytes:
+
+def open_file(path: str | os.PathLike[str], error: type[ValueError] = ValueError) -> FileContent:
     """Return the content of a file that must exist and hold something.
+
+    It is mapped where the system can: a large file then costs no memory and no copy.
 
     Raises:
         ValueError: (as the class `error`) if it is missing, a folder, empty or unreadable.
     """
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            try:
+                data: FileContent = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError):  # an empty file, a pipe
+                data = file.read()
     except FileNotFoundError:
         raise error(f"{path}: no such file. Expected a JSON file. Check the path.") from None
     except IsADirectoryError:
@@ -28,13 +37,13 @@ def read_bytes(path: str | os.PathLike[str], error: type[ValueError] = ValueErro
         raise error(
             f"{path}: cannot be read ({problem.strerror}). Expected a readable JSON file."
         ) from None
-    if not data.strip(b"\xef\xbb\xbf \t\r\n"):
+    if not data[:4096].strip(b"\xef\xbb\xbf \t\r\n\0") and len(data) <= 4096:
         raise error(f"{path}: the file is empty. Expected JSON. Write or download the file again.")
     return data
 
 
 def parse_json(
-    data: bytes, path: str | os.PathLike[str], error: type[ValueError] = ValueError
+    data: FileContent, path: str | os.PathLike[str], error: type[ValueError] = ValueError
 ) -> object:
     """Return the value of a JSON text, NaN and Infinity tokens and a byte order mark allowed.
 
@@ -42,7 +51,7 @@ def parse_json(
         ValueError: (as the class `error`) if it is not JSON, with the line and column.
     """
     try:
-        return json.loads(data)
+        return json.loads(data[:])
     except json.JSONDecodeError as problem:
         what = f"{problem.msg} at line {problem.lineno}, column {problem.colno}"
     except UnicodeDecodeError as problem:

@@ -9,7 +9,7 @@ import sys
 from detbalance.annotations.arrays import Annotations
 from detbalance.annotations.checking import Check
 from detbalance.annotations.faults import AnnotationError, Ledger
-from detbalance.annotations.files import parse_json, read_bytes
+from detbalance.annotations.files import open_file, parse_json
 from detbalance.annotations.reading import read_fast
 from detbalance.annotations.tolerant import read_tolerant
 
@@ -53,7 +53,7 @@ def load_annotations(
         raise ValueError(f"load_annotations(): tolerance is {tolerance}. Expected pixels >= 0.")
     source = os.fspath(path)
     ledger = Ledger()
-    data = read_bytes(path, AnnotationError)
+    data = open_file(path, AnnotationError)
     columns = read_fast(data, segmentations=segmentations)
     if columns is None:
         document = parse_json(data, path, AnnotationError)

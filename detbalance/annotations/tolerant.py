@@ -15,13 +15,13 @@ import numpy as np
 from detbalance.annotations.faults import AnnotationError, Ledger, show
 from detbalance.annotations.packed import PackedBytes
 from detbalance.annotations.reading import (
-    NO_SEGMENTATION,
     Columns,
     column,
     file_name_of,
     lists_of,
     tags_of,
 )
+from detbalance.annotations.rows import NO_SEGMENTATION
 
 _KEYS = ("images", "annotations", "categories")
 
