@@ -146,8 +146,8 @@ def _solve(share: _Array, epoch_length: float) -> float:
     tolerance = 1e-9 * highest
     if not lowest - tolerance <= epoch_length <= highest + tolerance:
         raise ValueError(
-            f"epoch_length is {epoch_length}. Expected {lowest:.0f} (nothing repeated) to "
-            f"{highest:.1f} (threshold 1) for these images. Choose a length in between."
+            f"repeat_factors(): epoch_length is {epoch_length}. Expected {lowest:.0f} (nothing "
+            f"repeated) to {highest:.1f} (threshold 1) for these images. Choose one in between."
         )
     shares, images = np.unique(share[np.isfinite(share)], return_counts=True)
     if not len(shares):
