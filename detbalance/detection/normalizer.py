@@ -22,6 +22,7 @@ def over_ranks(count: Tensor) -> Tensor:
         float32 scalar, at least 1 over the number of processes.
 
     Example:
+        >>> import torch
         >>> over_ranks(torch.tensor(0)).item(), over_ranks(torch.tensor(7)).item()
         (1.0, 7.0)
     """
