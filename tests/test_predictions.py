@@ -1,0 +1,186 @@
+"""Results files: read and written without change, refused with count and first example."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detbalance.annotations import load_annotations
+from detbalance.predictions import Predictions, load_predictions, save_predictions
+
+
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory):
+    path = tmp_path_factory.mktemp("annotations") / "val.json"
+    images = [{"id": i} for i in (30, 10, 0)]
+    categories = [{"id": i, "name": f"class {i}"} for i in (0, 4, 9)]
+    path.write_text(json.dumps({"images": images, "categories": categories, "annotations": []}))
+    return load_annotations(path)
+
+
+@pytest.fixture
+def load(tmp_path, annotations):
+    def run(content):
+        path = tmp_path / "results.json"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(json.dumps(content))
+        return load_predictions(path, annotations)
+
+    return run
+
+
+def entry(**changes):
+    return {"image_id": 10, "category_id": 4, "bbox": [1, 2, 3, 4.5], "score": 0.5, **changes}
+
+
+number = st.floats(0, 1e6)
+entries = st.lists(
+    st.builds(
+        lambda image_id, category_id, bbox, score: {
+            "image_id": image_id,
+            "category_id": category_id,
+            "bbox": list(bbox),
+            "score": score,
+        },
+        st.sampled_from([30, 10, 0]),
+        st.sampled_from([0, 4, 9]),
+        st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), number, number),
+        st.floats(-1e3, 1e3),
+    ),
+    max_size=20,
+)
+
+
+@given(entries, st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_load_and_save_change_nothing(tmp_path_factory, annotations, results, tolerant):
+    """Also through the tolerant reader, which an image_id written as 10.0 calls."""
+    folder = tmp_path_factory.mktemp("results")
+    written = [{**r, "image_id": float(r["image_id"])} if tolerant else r for r in results]
+    (folder / "a.json").write_text(json.dumps(written))
+    loaded = load_predictions(folder / "a.json", annotations)
+    rows = {30: 0, 10: 1, 0: 2}
+    assert loaded.num_predictions == len(results)
+    assert loaded.image_index.tolist() == [rows[r["image_id"]] for r in results]
+    assert loaded.labels.tolist() == [{0: 1, 4: 2, 9: 3}[r["category_id"]] for r in results]
+    assert loaded.bbox.shape == (len(results), 4)
+    save_predictions(folder / "b.json", loaded, annotations)
+    assert json.loads((folder / "b.json").read_text()) == results
+
+
+def test_saving_in_parts_gives_one_list(tmp_path, annotations, monkeypatch):
+    monkeypatch.setattr("detbalance.predictions._CHUNK", 2)
+    many = Predictions([0, 1, 2, 0, 1], [1] * 5, np.ones((5, 4)), np.arange(5))
+    save_predictions(tmp_path / "many.json", many, annotations)
+    assert [r["score"] for r in json.loads((tmp_path / "many.json").read_text())] == [*range(5)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            [entry(), entry(image_id=5), entry(image_id=6)],
+            "2 of 3 detections have an image_id that .*val.json does not list "
+            ".first: detection 1, image_id 5",
+        ),
+        (
+            [entry(category_id=1)],
+            "1 of 1 detections have a category_id that .*val.json .*category_id 1",
+        ),
+        (
+            [entry(score=float("nan"))],
+            "have a score that is not finite .first: detection 0, score nan",
+        ),
+        ([entry(bbox=[0, 0, -1, 5])], "bbox that is not finite or has a negative size"),
+        ([entry(bbox=[0, 0, float("inf"), 5])], "bbox that is not finite or has a negative size"),
+        (
+            [entry(bbox=[0, 0, 5])],
+            r"have a bbox that is not four numbers .first: detection 0, bbox \[0, 0, 5\]",
+        ),
+        (
+            [entry(), entry(image_id="10")],
+            'image_id that is not a whole number .first: detection 1, image_id "10"',
+        ),
+        ([entry(), {"image_id": 10}], "1 of 2 detections have no category_id"),
+        (
+            [{"image_id": 10, "category_id": 4, "segmentation": {}, "score": 1}],
+            "have a segmentation and no bbox .first: detection 0, mask results",
+        ),
+        ([entry(), 5], "are not JSON objects .first: detection 1, 5"),
+        ([entry(score=True)], "have a score that is not a number"),
+        ({"images": [], "annotations": []}, "looks like an annotation file"),
+        ({}, "the file is a JSON object. Expected a list of detections"),
+        ("text", 'the file holds "text"'),
+        (b"[{]", "not JSON .*line 1, column 3"),
+        (b"", "the file is empty"),
+    ],
+)
+def test_wrong_results_are_refused_in_one_line(load, content, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load(content)
+    assert "\n" not in str(caught.value)
+    assert "results.json: " in str(caught.value)
+
+
+def test_all_kinds_are_named_at_once(load):
+    with pytest.raises(ValueError, match=r"image_id 5\); .*category_id 1\)\. Expected results"):
+        load([entry(image_id=5), entry(category_id=1)])
+
+
+def test_missing_file(tmp_path, annotations):
+    with pytest.raises(ValueError, match="no such file"):
+        load_predictions(tmp_path / "none.json", annotations)
+
+
+def test_empty_list_is_fine(load):
+    empty = load([])
+    assert empty.num_predictions == 0
+    assert empty.bbox.shape == (0, 4)
+
+
+def test_predictions_are_read_only_and_checked():
+    one = Predictions([0], [1], [[1, 2, 3, 4]], [0.5])
+    with pytest.raises(ValueError, match="read-only"):
+        one.scores[0] = 1
+    with pytest.raises(ValueError, match=r"labels is \[2\] beside 1 scores. Expected \[1\]"):
+        Predictions([0], [1, 2], [[1, 2, 3, 4]], [0.5])
+    with pytest.raises(ValueError, match=r"bbox is \[4\] beside 1 scores. Expected \[1, 4\]"):
+        Predictions([0], [1], [1, 2, 3, 4], [0.5])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_index": [3]}, "image row 3 does not exist. .*rows 0 to 2"),
+        ({"labels": [0]}, "label 0 has no category_id"),
+        ({"scores": [np.nan]}, "1 detections have a score or bbox that is not finite"),
+        ({"bbox": [[0, 0, np.inf, 1]]}, "1 detections have a score or bbox that is not finite"),
+    ],
+)
+def test_save_refuses_what_could_not_be_read_back(tmp_path, annotations, changes, message):
+    arrays = {"image_index": [0], "labels": [1], "bbox": [[1, 2, 3, 4]], "scores": [0.5]}
+    with pytest.raises(ValueError, match=message):
+        save_predictions(tmp_path / "x.json", Predictions(**{**arrays, **changes}), annotations)
+    assert not list(tmp_path.iterdir())
+
+
+def test_real_results(shared, tmp_path):
+    folder = shared / "eval/coco_fakebbox100"
+    truth = load_annotations(folder / "instances_val2014_100.json")
+    results = json.loads((folder / "instances_val2014_fakebbox100_results.json").read_text())
+    loaded = load_predictions(folder / "instances_val2014_fakebbox100_results.json", truth)
+    assert truth.image_ids[loaded.image_index].tolist() == [r["image_id"] for r in results]
+    assert loaded.bbox.tolist() == [r["bbox"] for r in results]
+    save_predictions(tmp_path / "again.json", loaded, truth)
+    keys = ("image_id", "category_id", "bbox", "score")
+    assert json.loads((tmp_path / "again.json").read_text()) == [
+        {key: r[key] for key in keys} for r in results
+    ]
+    with pytest.raises(ValueError, match="segmentation and no bbox"):
+        load_predictions(folder / "instances_val2014_fakesegm100_results.json", truth)
