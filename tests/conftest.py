@@ -14,6 +14,6 @@ def shared() -> Path:
     """The folder of recorded reference values and real data beside the repository."""
     if not SHARED.is_dir():
         pytest.skip(
-            f"needs the recorded values and data sets in {SHARED}, which are not part of the repository"
+            f"needs recorded values and data sets in {SHARED}, which are no part of the repository"
         )
     return SHARED

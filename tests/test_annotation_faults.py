@@ -177,6 +177,49 @@ def test_unsafe_file_name_is_refused(load, bad):
     )
 
 
+def test_annotations_of_a_category_left_out_are_counted_apart(load):
+    categories = [{"id": 5, "name": "a"}, {"id": 6, "name": "a"}]
+    content = document([box(1), box(2, category_id=6)], categories=categories)
+    with pytest.raises(AnnotationError, match=r"json: 1 category has the name [^;]*\. Correct"):
+        load(content)
+    loaded = load(content, drop_invalid=True)
+    assert loaded.annotation_ids.tolist() == [1]
+    assert [str(fault) for fault in loaded.faults][1] == (
+        "1 annotation is left out with its category (first: annotation 2, category_id 6)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"area": -1.0}, "1 annotation has an area that is not a number >= 0"),
+        ({"iscrowd": -1}, "1 annotation has an iscrowd that is not 0 or 1"),
+        ({"bbox": [1e308, 5, 1e308, 5]}, "1 annotation has a bbox with NaN or infinity"),
+    ],
+)
+def test_faults_of_value_alone_are_found_by_the_fast_reader_too(load, change, message):
+    content = document([box(3), {**box(4), **change}], images=[{"id": 1}])
+    with pytest.raises(AnnotationError, match=message):
+        load(content)
+
+
+def test_true_is_not_an_id(load):
+    with pytest.raises(AnnotationError, match="not a whole number .first: annotation True"):
+        load(document([box(True)]))
+
+
+@pytest.mark.parametrize("value", [7, ["a"], [77]])
+def test_image_with_a_wrong_category_list_stays(load, value):
+    loaded = load(document(images=[{"id": 1, "neg_category_ids": value}]), drop_invalid=True)
+    assert loaded.num_images == 1
+    assert [fault.kind for fault in loaded.faults] == ["image category list"]
+
+
+def test_no_note_about_a_box_that_is_left_out(load):
+    content = document([box(1), box(2, category_id=7, bbox=[90, 5, 30, 5])])
+    assert [f.kind for f in load(content, drop_invalid=True).faults] == ["unknown category"]
+
+
 def test_lvis_address_cannot_climb_either(load):
     content = document(images=[{"id": 1, "coco_url": "http://x/../a.jpg"}])
     with pytest.raises(AnnotationError, match="points outside the image folder"):

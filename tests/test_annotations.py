@@ -184,6 +184,20 @@ def test_all_readers_agree(tmp_path_factory, file, part):
     assert_equal(cut, tolerant)
 
 
+@pytest.mark.parametrize("part", [1, 150, 10**6])
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("order", [("images", "annotations", "categories"), ("annotations",)])
+def test_common_files_are_read_in_one_pass(load, monkeypatch, part, indent, order):
+    """The slower ways would give the same values, so only their absence shows the fast one."""
+    content = document([box(n, segmentation=[[1, 2, 3]], score=n % 2) for n in range(20)])
+    content = {key: content[key] for key in (*order, *(set(content) - set(order)))}
+    monkeypatch.setattr(rows, "_PART", part)
+    monkeypatch.setattr(rows.Rows, "add_entries", lambda self, entries: pytest.fail("second pass"))
+    for notes in ([], content["annotations"][:1], content["annotations"]):
+        loaded = load(json.dumps({**content, "annotations": notes}, indent=indent))
+        assert loaded.annotation_ids.tolist() == [note["id"] for note in notes]
+
+
 @given(sound_documents())
 @settings(max_examples=40, deadline=None)
 def test_save_and_load_round_trip(tmp_path_factory, file):

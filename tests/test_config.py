@@ -57,7 +57,8 @@ def test_numbers_in_exponent_form_are_numbers(write):
     [
         (
             "train.iteratons=5",
-            r'train\.iteratons is not a known key\. Known: .*iterations.* Did you mean "iterations"\?',
+            r"train\.iteratons is not a known key\. Known: .*iterations.*"
+            r' Did you mean "iterations"\?',
         ),
         ("trian.iterations=5", r'trian is not a known key\..*Did you mean "train"\?'),
         ("loss.gama=2", r'loss\.gama is not a known key\..*Did you mean "gamma"\?'),

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: `python tools/evaluate.py --checkpoint best.pt --annotations val.json --images DIR`."""
+"""Run a checkpoint over a data set: `python tools/evaluate.py --help` lists the options."""
 
 import sys
 

@@ -34,7 +34,8 @@ def cli() -> None:
 @click.option(
     "--data-root",
     type=_FILE,
-    help="Start of the relative paths in the config's data section. Default: the environment variable DETBALANCE_DATA.",
+    help="Start of the relative paths in the config's data section. Default: the environment"
+    " variable DETBALANCE_DATA.",
 )
 @click.option("--output", type=_FILE, help="The run's folder, instead of the config's output.")
 @click.option(

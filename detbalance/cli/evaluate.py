@@ -73,11 +73,17 @@ def evaluate_command(
             progress=progress,
         )
     predictions = replace(predictions, labels=labels[predictions.labels])
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        save_predictions(output / "predictions.json", predictions, truth)
+    file = None if output is None else output / "predictions.json"
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_predictions(file, predictions, truth)
     report = build_report(
-        evaluate(truth, predictions, score_floor=score_floor),
+        evaluate(
+            truth,
+            predictions,
+            score_floor=score_floor,
+            predictions_file=None if file is None else str(file),
+        ),
         truth,
         train_frequency=frequency,
         groups=frequency_groups(frequency),

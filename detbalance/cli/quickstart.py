@@ -14,7 +14,7 @@ from detbalance.digits import make_digits
 from detbalance.evaluation import Report, load_report
 from detbalance.frequency import class_frequency, frequency_groups
 from detbalance.predictions import load_predictions
-from detbalance.reporting.console import comparison_table
+from detbalance.reporting.console import print_comparison
 from detbalance.reporting.figures import draw_predictions
 from detbalance.training.checkpoint import CONFIG_FILE
 from detbalance.training.config import load_config
@@ -59,7 +59,7 @@ def quickstart_command(
         assert report is not None
         reports[name] = report
     console = Console()
-    console.print(comparison_table(reports))
+    print_comparison(reports, console=console)
     truth = load_annotations(paths.val)
     groups = frequency_groups(class_frequency(load_annotations(paths.train)))
     picture = draw_predictions(

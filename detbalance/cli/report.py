@@ -46,7 +46,7 @@ def report_command(
         limits = None if rare is None or common is None else (rare, common)
         groups = frequency_groups(frequency, limits=limits)
     report = build_report(
-        evaluate(truth, detections, score_floor=score_floor),
+        evaluate(truth, detections, score_floor=score_floor, predictions_file=str(predictions)),
         truth,
         train_frequency=frequency,
         groups=groups,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,14 +78,17 @@ def evaluate_run(config: Config, model: nn.Module, data: Data) -> Report:
     predictions = predict(
         model, data.val_dataset, batch_size=options.batch_size, workers=config.train.workers
     )
-    result = evaluate(data.val, predictions, score_floor=options.score_floor)
+    file = config.output / "predictions.json"
+    save_predictions(file, predictions, data.val)
+    result = evaluate(
+        data.val, predictions, score_floor=options.score_floor, predictions_file=str(file)
+    )
     report = build_report(
         result,
         data.val,
         train_frequency=data.frequency,
         groups=frequency_groups(data.frequency),
     )
-    save_predictions(config.output / "predictions.json", predictions, data.val)
     write_report(report, config.output)
     return report
 
@@ -94,7 +98,7 @@ def headline(report: Report) -> dict[str, float | None]:
     figures = {name: report.summary[name] for name in ("AP", "AP50", "AP75", "AR100")}
     for group in ("rare", "common", "frequent"):
         figures[f"AP50_{group}"] = report.groups[group].AP50
-    return figures
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def model_from_checkpoint(state: Mapping[str, Any], where: str) -> nn.Module:
     categories = Categories.from_dict(state["categories"])
     model = build_model(config, categories, state["frequency"]["instance_counts"], pretrained=False)
     model.load_state_dict(state["ema"] or state["model"])
-    model.categories = categories
+    model.categories = categories  # type: ignore[assignment]
     model.class_names = ["background", *categories.names]  # type: ignore[assignment]
     return model.eval()
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
@@ -46,7 +46,14 @@ def _section_of(title: str, /, *constructors: Callable[..., Any], **extra: Any) 
 
 
 if TYPE_CHECKING:
-    ModelSection = StandardSection = PasteSection = LossSection = Section
+
+    class _Dynamic(Section):
+        """Stands for a section that is made from a signature."""
+
+    ModelSection: TypeAlias = _Dynamic
+    StandardSection: TypeAlias = _Dynamic
+    PasteSection: TypeAlias = _Dynamic
+    LossSection: TypeAlias = _Dynamic
 else:
     ModelSection = _section_of("ModelSection", build_detector)
     StandardSection = _section_of("StandardSection", StandardAugmentation)
@@ -73,15 +80,16 @@ class DataSection(Section):
     val: Path
     val_images: Path
     root: Path | None = None
-    """Default: --data-root, then the environment variable DETBALANCE_DATA, then the working directory."""
+    """Default: --data-root, then the environment variable DETBALANCE_DATA, then here."""
     drop_invalid: bool = False
     """Leave out invalid annotations, and say how many, instead of stopping."""
     skip_missing: bool = False
     """Leave out images that are missing or unreadable, and say how many, instead of stopping."""
 
-    def path(self, name: Literal["train", "train_images", "val", "val_images"]) -> Path:
+    def path(self, name: str) -> Path:
         """One of the four paths, with the root applied."""
-        return (self.root or Path()) / getattr(self, name)
+        path: Path = getattr(self, name)
+        return (self.root or Path()) / path
 
 
 class SamplingSection(Section):
@@ -140,7 +148,8 @@ class TrainSection(Section):
     def _whole_batches(self) -> TrainSection:
         if self.batch_size % self.accumulation:
             raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}"
+                f"batch_size {self.batch_size} is not a multiple of accumulation"
+                f" {self.accumulation}"
             )
         return self
 
@@ -262,11 +271,11 @@ def _set(raw: dict[str, Any], override: str) -> None:
 
 def _check_paths(data: DataSection, where: str) -> None:
     for name in ("train", "val"):
-        if not data.path(name).is_file():  # type: ignore[arg-type]
-            raise _missing(where, f"data.{name}", data.path(name), "file", data)  # type: ignore[arg-type]
+        if not data.path(name).is_file():
+            raise _missing(where, f"data.{name}", data.path(name), "file", data)
     for name in ("train_images", "val_images"):
-        if not data.path(name).is_dir():  # type: ignore[arg-type]
-            raise _missing(where, f"data.{name}", data.path(name), "folder", data)  # type: ignore[arg-type]
+        if not data.path(name).is_dir():
+            raise _missing(where, f"data.{name}", data.path(name), "folder", data)
 
 
 def _missing(where: str, key: str, path: Path, kind: str, data: DataSection) -> ValueError:

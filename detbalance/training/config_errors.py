@@ -30,7 +30,8 @@ def first_fault(error: ValidationError, model: type[BaseModel], raw: Mapping[str
         known = _known_keys(keys, model, raw)
         return f"{name} is not a known key.{_nearest(keys[-1], known)}{more}"
     if kind == "missing":
-        return f"{name} is missing. It has no default. Add it to the file or pass --set {name}=VALUE.{more}"
+        remedy = f"Add it to the file or pass --set {name}=VALUE."
+        return f"{name} is missing. It has no default. {remedy}{more}"
     if kind in {"literal_error", "union_tag_invalid"}:
         value = problem["input"]
         if kind == "union_tag_invalid":

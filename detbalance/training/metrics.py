@@ -31,7 +31,7 @@ class MetricsLog:
             fresh.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
             fresh.replace(self._path)
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(
             str(folder / "tensorboard"), purge_step=iteration + 1 if iteration else None
         )
 
@@ -45,12 +45,12 @@ class MetricsLog:
             for part, number in parts:
                 if number is not None:
                     tag = f"{name}/{part}" if part else name
-                    self._board.add_scalar(tag, number, iteration)  # type: ignore[no-untyped-call]
+                    self._board.add_scalar(tag, number, iteration)
 
     def close(self) -> None:
         """Flush and close both files."""
         self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:

@@ -73,11 +73,8 @@ def load_data(config: Config) -> Data:
 
 def _load(config: Config, part: str) -> Annotations:
     """One of the two files, without the images that cannot be read if that was asked for."""
-    annotations = load_annotations(
-        config.data.path(part),  # type: ignore[arg-type]
-        drop_invalid=config.data.drop_invalid,
-    )
-    folder = config.data.path(f"{part}_images")  # type: ignore[arg-type]
+    annotations = load_annotations(config.data.path(part), drop_invalid=config.data.drop_invalid)
+    folder = config.data.path(f"{part}_images")
     bad = check_images(annotations, folder)
     if bad and not config.data.skip_missing:
         name, problem = next(iter(bad.items()))
@@ -156,8 +153,10 @@ def build_optimizer(options: TrainSection, model: nn.Module) -> torch.optim.Opti
         for (backbone, decays), members in groups.items()
     ]
     if options.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=options.learning_rate, momentum=options.momentum)
-    return torch.optim.AdamW(parameters, lr=options.learning_rate)
+        return torch.optim.SGD(
+            parameters, lr=options.learning_rate, momentum=options.momentum, fused=True
+        )
+    return torch.optim.AdamW(parameters, lr=options.learning_rate, fused=True)
 
 
 def build_schedule(
