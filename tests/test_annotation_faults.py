@@ -204,7 +204,7 @@ def test_faults_of_value_alone_are_found_by_the_fast_reader_too(load, change, me
 
 
 def test_true_is_not_an_id(load):
-    with pytest.raises(AnnotationError, match="not a whole number .first: annotation True"):
+    with pytest.raises(AnnotationError, match=r"not a whole number \(first: annotation True"):
         load(document([box(True)]))
 
 
