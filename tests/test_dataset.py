@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import pickle
+import re
 import sys
 
 import numpy as np
@@ -18,11 +19,10 @@ from detbalance.annotations import load_annotations
 from detbalance.detection.dataset import (
     DetectionDataset,
     Draw,
-    check_images,
     collate,
     worker_init,
 )
-from detbalance.detection.images import read_image
+from detbalance.images import check_images, read_image, usable_images
 
 
 def coloured(width=40, height=30):
@@ -360,12 +360,18 @@ def test_unreadable_images_are_left_out_on_request(folder, caplog):
     (folder / "images" / "0.png").unlink()
     with pytest.raises(ValueError, match=r"0\.png: the image cannot be read \(No such file"):
         dataset(folder)[0]
+    with pytest.raises(ValueError, match=r"1 of 3 images cannot be used \(first: .*0\.png is"):
+        usable_images(dataset(folder).annotations, folder / "images")
     with caplog.at_level(logging.WARNING):
-        data = dataset(folder, skip_missing=True)
-    assert data.skipped == {"0.png": "is missing"}
-    assert "1 of 3 images are left out (first: 0.png is missing)" in caplog.text
-    assert len(data) == data.annotations.num_images == 2
+        kept = usable_images(dataset(folder).annotations, folder / "images", skip=True)
+    assert re.search(r"1 of 3 images are left out \(first: .*0\.png is missing\)", caplog.text)
+    data = DetectionDataset(kept, folder / "images")
+    assert len(data) == 2
     assert data[1][1]["labels"].tolist() == [-1, 1]
+    for file in (folder / "images").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match=r"2 of 2 images cannot be used"):
+        usable_images(kept, folder / "images", skip=True)
 
 
 def test_an_image_of_another_size_is_refused(folder):

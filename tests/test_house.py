@@ -22,14 +22,16 @@ ROOMS: dict[str, set[str]] = {
     "digits": {"annotations"},
     "sampling": {"annotations", "frequency"},
     "losses": set(),
-    "augmentation": {"annotations", "frequency"},
-    "detection": {"annotations", "predictions", "losses", "augmentation"},
+    "images": {"annotations"},
+    "augmentation": {"annotations", "frequency", "images"},
+    "detection": {"annotations", "predictions", "images", "losses", "augmentation"},
     "evaluation": {"annotations", "predictions", "frequency"},
-    "reporting": {"annotations", "predictions", "evaluation"},
+    "reporting": {"annotations", "predictions", "images", "evaluation"},
     "training": {
         "annotations",
         "predictions",
         "frequency",
+        "images",
         "sampling",
         "losses",
         "augmentation",
@@ -40,7 +42,7 @@ ROOMS["cli"] = set(ROOMS)
 
 TRAINING_STACK = ["torchvision", "albumentations", "accelerate", "sklearn"]
 WITHOUT_TRAINING_STACK = ["annotations", "frequency", "sampling", "losses", "evaluation"]
-WITHOUT_TORCH = ["annotations", "predictions", "frequency", "evaluation", "reporting"]
+WITHOUT_TORCH = ["annotations", "predictions", "frequency", "images", "evaluation", "reporting"]
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "base", "misc"}
 
 

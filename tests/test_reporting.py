@@ -338,10 +338,10 @@ def test_pictures_refuse_what_cannot_be_drawn(
         draw(annotations, folder, models, folder / "x.xyz")
     name = annotations.file_name(0)
     (folder / name).write_bytes(b"no image")
-    with pytest.raises(ValueError, match=rf"{name}: cannot be read as an image"):
+    with pytest.raises(ValueError, match=rf"{name}: the image cannot be read"):
         draw(annotations, folder, models, folder / "x.png", rows=[0])
     (folder / name).unlink()
-    with pytest.raises(ValueError, match=rf"{name}: cannot be read as an image"):
+    with pytest.raises(ValueError, match=rf"{name}: the image cannot be read"):
         draw(annotations, folder, models, folder / "x.png", rows=[0])
     assert not (folder / "x.png").exists()
 

@@ -21,7 +21,8 @@ from detbalance.cli.train import run_training
 from detbalance.training import load_detector
 from detbalance.training.checkpoint import load_checkpoint
 from detbalance.training.config import load_config
-from detbalance.training.loop import Interrupted, TrainingStopped, train
+from detbalance.training.interrupt import Interrupted
+from detbalance.training.loop import TrainingStopped, train
 from detbalance.training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -238,7 +239,7 @@ def broken(data, tmp_path):
 
 def test_unreadable_images_stop_before_training_or_are_left_out(config_file, broken, tmp_path):
     config = load_config(config_file, data_root=broken)
-    with pytest.raises(ValueError, match=r"2 of 10 images cannot be read \(first: .*[37]\.png"):
+    with pytest.raises(ValueError, match=r"2 of 10 images cannot be used \(first: .*[37]\.png"):
         train(config)
     assert not (tmp_path / "run").exists()
     skipping = load_config(config_file, ["data.skip_missing=true"], data_root=broken)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from detbalance.annotations import Annotations
 from detbalance.augmentation.policies import Image, check_range
 from detbalance.frequency import Frequency, class_frequency, frequency_groups
+from detbalance.images import read_image
 
 _logger = logging.getLogger(__name__)
 
@@ -212,49 +213,6 @@ class DonorBank:
                 f'DonorBank: classes is "{classes}". Expected a list of names. Write ["{classes}"].'
             )
         return np.unique(annotations.categories.labels_of_names(classes))
-
-
-def read_image(path: Path) -> Image:
-    """Read an image file as uint8 [H, W, 3] RGB, its stored rows and columns (no EXIF turn).
-
-    Raises:
-        ValueError: if the file is missing or cannot be decoded.
-        ImportError: if OpenCV is missing.
-    """
-    cv2 = import_cv2()
-    try:
-        content = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError as error:
-        raise ValueError(
-            f"{path}: the image cannot be opened ({error.strerror}). Expected an image file."
-            " Check the folder of the images."
-        ) from error
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        decoded = cv2.imdecode(content, flags) if len(content) else None
-    except cv2.error:  # a header that promises more pixels than OpenCV allows
-        decoded = None
-    if decoded is None:
-        raise ValueError(
-            f"{path}: the image cannot be decoded. Expected a PNG, JPEG or other common image file."
-            " Replace the file."
-        )
-    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
-
-
-def import_cv2() -> Any:
-    """Import OpenCV, or say how to install it.
-
-    Raises:
-        ImportError: if it is missing.
-    """
-    try:
-        import cv2
-    except ImportError as error:
-        raise ImportError(
-            'detbalance.augmentation needs OpenCV. Install it with: pip install "detbalance[train]"'
-        ) from error
-    return cv2
 
 
 def _areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,8 +11,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.augmentation.donors import Donor, DonorBank, import_cv2
+from detbalance.augmentation.donors import Donor, DonorBank
 from detbalance.augmentation.policies import Image, Target, check_range, check_scale
+from detbalance.images import import_cv2
 
 _PATIENCE = 200  # donors in a row without a place before the log says so
 _logger = logging.getLogger(__name__)

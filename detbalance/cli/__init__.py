@@ -189,8 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except click.ClickException as error:
         _fail(f"{error.format_message()} See: detbalance {command} --help".replace("\n", " "))
-    except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted", status=130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        _fail(str(error) or "interrupted", status=130)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("detbalance"):
             raise

@@ -15,10 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from detbalance.annotations import Annotations, Categories, load_annotations
 from detbalance.cli.report import check_output, show
-from detbalance.detection.dataset import DetectionDataset, check_images
+from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.predict import predict
 from detbalance.evaluation import build_report, evaluate
 from detbalance.frequency import class_frequency, frequency_groups
+from detbalance.images import usable_images
 from detbalance.predictions import save_predictions
 from detbalance.training.checkpoint import (
     frequency_from_checkpoint,
@@ -49,13 +50,7 @@ def evaluate_command(
     categories = Categories.from_dict(state["categories"])
     truth = load_annotations(annotations, drop_invalid=drop_invalid)
     labels = _labels_in(truth, categories, checkpoint)
-    bad = check_images(truth, images)
-    if bad:
-        name, problem = next(iter(bad.items()))
-        raise ValueError(
-            f"{annotations}: {len(bad)} of {truth.num_images} images cannot be read (first:"
-            f" {images / name}, {problem}). Readable image files are expected. Correct --images."
-        )
+    usable_images(truth, images)
     if train_file is not None:
         frequency = class_frequency(load_annotations(train_file, drop_invalid=drop_invalid))
     else:

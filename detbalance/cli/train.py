@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +20,14 @@ from rich.progress import (
 from torch import nn
 
 from detbalance.detection.predict import predict
-from detbalance.evaluation import Report, build_report, evaluate
+from detbalance.evaluation import Report, build_report, evaluate, load_report
 from detbalance.frequency import frequency_groups
 from detbalance.predictions import save_predictions
 from detbalance.reporting.console import print_report
 from detbalance.reporting.files import write_report
 from detbalance.training.config import Config, load_config
-from detbalance.training.loop import Interrupted, Step, train
+from detbalance.training.interrupt import Interrupted
+from detbalance.training.loop import Step, train
 from detbalance.training.setup import Data
 
 logger = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ def train_command(
 
 
 def run_training(config: Config, *, resume: bool = False, overwrite: bool = False) -> Report | None:
-    """Train with a progress bar; returns the last report (None on all but the main process)."""
+    """Train with a progress bar; returns the run's report (None on all but the main process)."""
     last: list[Report] = []
 
     def judge(model: nn.Module, data: Data) -> Mapping[str, float | None]:
@@ -68,8 +70,12 @@ def run_training(config: Config, *, resume: bool = False, overwrite: bool = Fals
         try:
             train(config, resume=resume, overwrite=overwrite, evaluate=judge, on_step=tell)
         except Interrupted as error:
-            raise KeyboardInterrupt from error
-    return last[0] if last else None
+            raise KeyboardInterrupt(str(error)) from error
+    if last:
+        return last[0]
+    finished = config.output / "report.json"
+    is_main = os.environ.get("RANK", "0") == "0"
+    return load_report(finished) if is_main and finished.exists() else None
 
 
 def evaluate_run(config: Config, model: nn.Module, data: Data) -> Report:

@@ -16,12 +16,12 @@ from torch.utils.data import Dataset, get_worker_info
 
 from detbalance.annotations import Annotations
 from detbalance.detection.crowd import CROWD_LABEL
-from detbalance.detection.images import check_images, read_image, size_problem
+from detbalance.images import read_image, size_problem
 
 if TYPE_CHECKING:
     from detbalance.augmentation import Augmentation
 
-__all__ = ["DetectionDataset", "Draw", "Example", "check_images", "collate", "worker_init"]
+__all__ = ["DetectionDataset", "Draw", "Example", "collate", "worker_init"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +56,9 @@ class DetectionDataset(Dataset[Example]):
         augmentation: called on every image and target as `detbalance.augmentation.Augmentation`
             says; None for the images as they are.
         seed: of the augmentation's random draws, >= 0.
-        skip_missing: leave images out that are missing or unreadable, instead of stopping at them;
-            how many is logged as a warning. Rows are then those of the attribute `annotations`.
 
     Attributes:
-        annotations: without the images that were left out.
-        skipped: what is wrong with these, by file name.
+        annotations: of the images.
 
     Raises:
         ValueError: if `seed` is negative or `image_dir` is no folder.
@@ -74,7 +71,6 @@ class DetectionDataset(Dataset[Example]):
         *,
         augmentation: Augmentation | None = None,
         seed: int = 0,
-        skip_missing: bool = False,
     ) -> None:
         self.image_dir = Path(image_dir)
         if not self.image_dir.is_dir():
@@ -87,22 +83,6 @@ class DetectionDataset(Dataset[Example]):
                 f"DetectionDataset: seed is {seed}. A whole number from 0 on is expected. Change"
                 " seed."
             )
-        self.skipped: dict[str, str] = {}
-        if skip_missing:
-            self.skipped = check_images(annotations, image_dir)
-        if self.skipped:
-            rows = range(annotations.num_images)
-            usable = [i for i in rows if annotations.file_name(i) not in self.skipped]
-            name, problem = next(iter(self.skipped.items()))
-            logger.warning(
-                "%s: %d of %d images are left out (first: %s %s)",
-                annotations.source,
-                annotations.num_images - len(usable),
-                annotations.num_images,
-                name or "it",
-                problem,
-            )
-            annotations = annotations.subset(usable)
         self.annotations = annotations
         self.augmentation = augmentation
         self.seed = seed

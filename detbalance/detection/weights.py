@@ -92,7 +92,10 @@ def load_offline(model: nn.Module) -> None:
     names = timm.create_model(OFFLINE_BACKBONE, pretrained=False).state_dict()
     shapes = [tensor.shape for tensor in names.values()]
     assert shapes == [value.shape for value in values], "the package's tensors are in another order"
-    _load_body(model, dict(zip(names, values, strict=True)), path)
+    state = dict(zip(names, values, strict=True))
+    # The classifier on top has no place in a detector, which is as it should be.
+    body = model.get_submodule("backbone.body.features").state_dict()
+    _load_body(model, {name: value for name, value in state.items() if name in body}, path)
 
 
 def load_file(model: nn.Module, path: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.annotations.files import replace_file
+from detbalance.images import read_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +83,7 @@ def draw_predictions(
             f"draw_predictions(): {len(chosen)} images and {len(titles)} columns. "
             "Expected at least one of each. Pass images and models."
         )
-    images = [_read_image(Path(image_dir) / annotations.file_name(row)) for row in chosen]
+    images = [read_image(Path(image_dir) / annotations.file_name(row)) for row in chosen]
     heights = [_PANEL_INCHES * image.shape[0] / image.shape[1] for image in images]
     figure = Figure(
         figsize=(_PANEL_INCHES * len(titles), sum(heights) + 0.3 * len(images) + 0.7),
@@ -158,19 +159,6 @@ def pick_rows(
         chosen.append(best)
         shown.update(candidates[best])
     return chosen
-
-
-def _read_image(path: Path) -> npt.NDArray[np.uint8]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError) as exc:
-        raise ValueError(
-            f"{path}: cannot be read as an image ({exc.__class__.__name__}). "
-            "Expected the image that the annotations name. Check the image folder."
-        ) from exc
 
 
 def _truth(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +14,14 @@ from torch import nn
 
 from detbalance.annotations import Annotations, Categories, load_annotations
 from detbalance.augmentation import Compose, DonorBank, RarePaste, StandardAugmentation
-from detbalance.detection.dataset import DetectionDataset, check_images
+from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.heads import set_classification_loss
 from detbalance.detection.models import build_detector
 from detbalance.frequency import Frequency, class_frequency
+from detbalance.images import usable_images
 from detbalance.losses import LOSSES
 from detbalance.sampling import repeat_factors
 from detbalance.training.config import Config, TrainSection
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,19 +72,7 @@ def _load(config: Config, part: str) -> Annotations:
     """One of the two files, without the images that cannot be read if that was asked for."""
     annotations = load_annotations(config.data.path(part), drop_invalid=config.data.drop_invalid)
     folder = config.data.path(f"{part}_images")
-    bad = check_images(annotations, folder)
-    if bad and not config.data.skip_missing:
-        name, problem = next(iter(bad.items()))
-        raise ValueError(
-            f"{annotations.source}: {len(bad)} of {annotations.num_images} images cannot be read"
-            f" (first: {Path(folder) / name}, {problem}). Readable image files are expected."
-            " Correct the image folder, or pass --set data.skip_missing=true to leave them out."
-        )
-    if bad:
-        logger.warning("%s: %d unreadable images are left out", annotations.source, len(bad))
-        rows = [i for i in range(annotations.num_images) if annotations.file_name(i) not in bad]
-        annotations = annotations.subset(rows)
-    return annotations
+    return usable_images(annotations, folder, skip=config.data.skip_missing)
 
 
 def image_factors(config: Config, train: Annotations) -> np.ndarray[Any, np.dtype[np.float64]]:

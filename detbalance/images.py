@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detbalance.annotations import Annotations
+
+logger = logging.getLogger(__name__)
 
 # What a whole file of the format holds near its end.
 _END_MARKS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"))
@@ -34,14 +38,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         ValueError: if the file is missing, empty, truncated or no image; it is named.
         ImportError: if OpenCV is missing.
     """
-    try:
-        import cv2
-    except ImportError as error:
-        raise ImportError(
-            "detbalance.detection needs OpenCV to read images. Install it with:"
-            ' pip install "detbalance[train]"'
-        ) from error
-
+    cv2 = import_cv2()
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -67,6 +64,21 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     if code is None:
         raise _unreadable(path, f"it has {pixels.shape[2]} channels")
     return np.asarray(cv2.cvtColor(pixels, code), np.uint8)
+
+
+def import_cv2() -> Any:
+    """Import OpenCV, or say how to install it.
+
+    Raises:
+        ImportError: if it is missing.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImportError(
+            'reading images needs OpenCV. Install it with: pip install "detbalance[train]"'
+        ) from error
+    return cv2
 
 
 def _unreadable(path: str | Path, why: str) -> ValueError:
@@ -103,6 +115,39 @@ def check_images(annotations: Annotations, image_dir: str | Path) -> dict[str, s
     with ThreadPoolExecutor(_THREADS) as threads:
         problems = list(threads.map(check, range(annotations.num_images)))
     return {annotations.file_name(i): problem for i, problem in enumerate(problems) if problem}
+
+
+def usable_images(
+    annotations: Annotations, image_dir: str | Path, *, skip: bool = False
+) -> Annotations:
+    """Make sure that all images can be read, or leave out those that cannot.
+
+    Args:
+        annotations: whose images to look for.
+        image_dir: the folder that file names start from.
+        skip: leave out what cannot be used, and log how many, instead of stopping.
+
+    Returns:
+        The annotations, without the images that were left out.
+
+    Raises:
+        ValueError: if an image cannot be used and `skip` is False, or none is left.
+    """
+    bad = check_images(annotations, image_dir)
+    if not bad:
+        return annotations
+    name, problem = next(iter(bad.items()))
+    count = f"{len(bad)} of {annotations.num_images} images"
+    first = f"first: {Path(image_dir) / name} {problem}"
+    if not skip or len(bad) == annotations.num_images:
+        raise ValueError(
+            f"{annotations.source}: {count} cannot be used ({first}). Readable image files are"
+            " expected. Correct the image folder, or leave them out with"
+            " --set data.skip_missing=true."
+        )
+    logger.warning("%s: %s are left out (%s)", annotations.source, count, first)
+    rows = range(annotations.num_images)
+    return annotations.subset([i for i in rows if annotations.file_name(i) not in bad])
 
 
 def _problem(annotations: Annotations, folder: Path, image: int) -> str | None:
