@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from detbalance.annotations import Categories
+from detbalance.detection.heads import detector_classes
 from detbalance.training.config import load_config
+from detbalance.training.setup import build_model, build_optimizer
 
 CONFIGS = sorted(Path(__file__).resolve().parents[1].glob("configs/**/*.yaml"))
 
@@ -138,12 +141,15 @@ def test_there_are_shipped_configs():
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_shipped_configs_load(path, tmp_path, monkeypatch):
-    """Every shipped file is valid; its data are stood in for."""
+def test_shipped_configs_load_and_build(path, tmp_path):
+    """Every shipped file is valid and gives a model; its data are stood in for."""
     raw = yaml.safe_load(path.read_text())
     for key in ("train", "val"):
         file = tmp_path / raw["data"][key]
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("{}")
         (tmp_path / raw["data"][f"{key}_images"]).mkdir(parents=True, exist_ok=True)
-    load_config(path, data_root=tmp_path)
+    config = load_config(path, data_root=tmp_path)
+    model = build_model(config, Categories((1, 2), ("a", "b")), [0, 9, 1], pretrained=False)
+    assert detector_classes(model) == 3
+    assert len(build_optimizer(config.train, model).param_groups) >= 2

@@ -1,31 +1,58 @@
-"""Measure speed and memory against named peers: `python tools/benchmark.py annotations sampling`.
+"""Measure against named peers: `python tools/benchmark.py annotations sampling`.
 
-Each subject is a file in tools/benchmarks/. Ratios within one run are what counts: absolute times
-depend on the machine and on what else it does.
+Each subject is a file in tools/benchmarks/ with `main()`, which measures, prints and returns the
+figures, and `table(figures)`, which sets them as a table for README.md. Ratios within one run are
+what counts: absolute times depend on the machine and on what else it does.
+
+`python tools/benchmark.py --tables` only writes the README's tables from the last figures.
 """
 
 import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 FOLDER = Path(__file__).parent / "benchmarks"
+README = Path(__file__).parents[1] / "README.md"
+SUBJECTS = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
 def main() -> None:
     """Run the subjects named on the command line, or all of them."""
-    known = sorted(path.stem for path in FOLDER.glob("*.py"))
-    wanted = [a for a in sys.argv[1:] if not a.startswith("-")] or known
-    unknown = [name for name in wanted if name not in known]
+    arguments = sys.argv[1:]
+    unknown = [name for name in arguments if name not in [*SUBJECTS, "--tables"]]
     if unknown:
-        sys.exit(f"benchmark: {unknown[0]} is not a subject. Known: {', '.join(known)}.")
-    for name in wanted:
-        spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        results = Path("runs/benchmarks")
-        results.mkdir(parents=True, exist_ok=True)
-        (results / f"{name}.json").write_text(json.dumps(module.main(), indent=2) + "\n")
+        sys.exit(f"benchmark: {unknown[0]} is not a subject. Known: {', '.join(SUBJECTS)}.")
+    if "--tables" not in arguments:
+        for name in arguments or SUBJECTS:
+            figures = subject(name).main()
+            results(name).write_text(json.dumps(figures, indent=2) + "\n")
+    README.write_text(with_tables(README.read_text()))
+
+
+def subject(name: str) -> ModuleType:
+    """The module of a subject."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def results(name: str) -> Path:
+    """Where the last figures of a subject are."""
+    return FOLDER / "results" / f"{name}.json"
+
+
+def with_tables(text: str) -> str:
+    """A README's text with the table of every subject made anew between its two marks."""
+    for name in SUBJECTS:
+        begin, end = f"<!-- table: {name} -->\n", "\n<!-- end -->"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        table = subject(name).table(json.loads(results(name).read_text()))
+        text = before + begin + table + end + after
+    return text
 
 
 if __name__ == "__main__":

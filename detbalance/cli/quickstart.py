@@ -17,12 +17,13 @@ from detbalance.predictions import load_predictions
 from detbalance.reporting.console import print_comparison
 from detbalance.reporting.figures import draw_predictions
 from detbalance.training.checkpoint import CONFIG_FILE
-from detbalance.training.config import load_config
+from detbalance.training.config import Config, load_config
+from detbalance.training.metrics import METRICS_FILE, read_metrics
 
 logger = logging.getLogger(__name__)
 
 # What makes a run plain: every image once an epoch, nothing pasted. All else is equal.
-_PLAIN = (
+PLAIN = (
     "sampling.method=none",
     "sampling.threshold=null",
     "sampling.epoch_length=null",
@@ -44,20 +45,9 @@ def quickstart_command(
     paths = make_digits(output / "data", seed=seed)
     common = [f"seed={seed}", f"data.root={output / 'data'}", *overrides]
     reports: dict[str, Report] = {}
-    for name, changes in (("plain", _PLAIN), ("balanced", ())):
-        folder = output / name
-        run = load_config(config, [*common, *changes, f"output={folder}"])
-        finished = folder / "report.json"
-        if (
-            finished.exists()
-            and (folder / CONFIG_FILE).read_text(encoding="utf-8") == run.to_yaml()
-        ):
-            logger.info("%s is there already; delete it to train again", folder)
-            reports[name] = load_report(finished)
-            continue
-        report = run_training(run, overwrite=True)
-        assert report is not None
-        reports[name] = report
+    for name, changes in (("plain", PLAIN), ("balanced", ())):
+        run = load_config(config, [*common, *changes, f"output={output / name}"])
+        reports[name] = finished_or_trained(run)
     console = Console()
     print_comparison(reports, console=console)
     truth = load_annotations(paths.val)
@@ -72,3 +62,16 @@ def quickstart_command(
     console.print(f"Boxes of both models on val images: {picture}")
     console.print(f"Reports per class: {output / 'plain'}, {output / 'balanced'}")
     console.print(f"Whole time: {(time.perf_counter() - started) / 60:.1f} minutes")
+
+
+def finished_or_trained(config: Config) -> Report:
+    """The report of a run of this very configuration: of the finished one, or of a new one."""
+    metrics = read_metrics(config.output) if (config.output / METRICS_FILE).exists() else []
+    done = any("val" in r and r["iteration"] == config.train.iterations for r in metrics)
+    saved = config.output / CONFIG_FILE
+    if done and saved.read_text(encoding="utf-8") == config.to_yaml():
+        logger.info("%s is there already; delete it to train again", config.output)
+        return load_report(config.output / "report.json")
+    report = run_training(config, overwrite=True)
+    assert report is not None
+    return report

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,19 @@ def main(scale: float = 1.0) -> dict[str, object]:
         figures[name] = {"passes": passes, "mean": mean, "pycocotools_over_this": ratio}
     print("x: how many times less than pycocotools.")
     return figures
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Rows: readers. Columns: mean figures, and how many times less than pycocotools."""
+    lines = ["| reader | CPU s | resident MB | growth per loader worker, MB |", "|---" * 4 + "|"]
+    for name in READERS:
+        mean, ratio = figures[name]["mean"], figures[name]["pycocotools_over_this"]
+        less = {key: f" ({ratio[key]:.1f}x less)" if ratio[key] != 1 else "" for key in KEYS}
+        lines.append(
+            f"| {name} | {mean['cpu_s']:.1f}{less['cpu_s']}"
+            f" | {mean['resident_mb']:.0f}{less['resident_mb']} | {mean['growth_mb']:.1f} |"
+        )
+    return "\n".join(lines)
 
 
 def mean_of(passes: list[dict[str, float]]) -> dict[str, float]:

@@ -37,6 +37,21 @@ def main() -> dict[str, dict[str, float]]:
     return figures
 
 
+def table(figures: dict[str, dict[str, float]]) -> str:
+    """Rows: scales. Columns: milliseconds of the loop and of this package."""
+    lines = ["| | repeat factors: loop | detbalance | epoch: loop | detbalance |", "|---" * 5 + "|"]
+    for name, row in figures.items():
+        images, classes, boxes, _ = SCALES[name]
+        cells = [
+            f"{row[f'{what}, loop [ms]']:.0f} ms | {row[f'{what}, detbalance [ms]']:.1f} ms"
+            f" ({row[f'{what}, times faster']:.0f}x)"
+            for what in ("factors", "epoch")
+        ]
+        size = f"{name}: {images:,} images, {boxes:,} boxes, {classes:,} classes"
+        lines.append(f"| {size} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def measure(num_images: int, num_classes: int, boxes: int, threshold: float) -> dict[str, float]:
     """Time one scale; both ways must agree before their times count."""
     image_index, labels = make_boxes(num_images, num_classes, boxes)
