@@ -94,7 +94,8 @@ def build_detector(
         fpn_channels: of the pyramid and the heads. By default 256, `tiny` 64.
         head_convs: 3x3 convolutions before a RetinaNet's outputs, or in a Faster R-CNN's box head
             (0 there: two linear layers). By default torchvision's for the backbone; `tiny` 1 and 0.
-        head_norm: after these convolutions. By default torchvision's; `tiny` group.
+        head_norm: after these convolutions. By default torchvision's; group in a RetinaNet on
+            `tiny` or a timm backbone.
         anchor_sizes: one list per pyramid level, finest first, in pixels of the scaled image; lists
             of one length. By default three sizes from 4 strides on (RetinaNet; `tiny` from 2
             strides) or one of 8 strides (Faster R-CNN; `tiny` 3; with a MobileNet all sizes on all

@@ -65,7 +65,9 @@ def usual(detector: Detector, backbone: str) -> Plan:
     head_norm: Norm = "none"
     if second:
         head_norm = "group" if retina else "batch"
-    elif tiny:
+    elif tiny or (retina and backbone not in TORCHVISION_BACKBONES):
+        # Without it, four convolutions on a timm backbone reached AP50 .49 on blood cells in 300
+        # iterations, with it .85.
         head_norm = "group"
     convolutions = {(True, False): 4, (True, True): 1, (False, False): 4 if second else 0}
     return Plan(
