@@ -223,6 +223,18 @@ def test_loss_that_is_not_finite_names_the_images(config_file):
         train(load_config(config_file, overrides))
 
 
+def test_values_that_only_a_constructor_can_judge_leave_nothing_behind(config_file, tmp_path):
+    for override, message in {
+        "loss.alpha=3": "alpha",
+        "model.backbone=resnet18fpn": "resnet18_fpn",
+        "augmentation.paste.margin=7": "margin",
+    }.items():
+        with pytest.raises(ValueError, match=message) as error:
+            train(load_config(config_file, [override]))
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
 def test_batch_that_cannot_be_shared_is_refused(config_file):
     with pytest.raises(ValueError, match=r"batch_size 4 is not a multiple of accumulation 3"):
         load_config(config_file, ["train.accumulation=3"])

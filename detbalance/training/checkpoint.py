@@ -14,7 +14,6 @@ A checkpoint is a dict written by `torch.save` that `torch.load(weights_only=Tru
 
 from __future__ import annotations
 
-import os
 import pickle
 import shutil
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ import torch
 from torch import nn
 
 from detbalance.annotations import Categories
+from detbalance.annotations.files import replace_file
 from detbalance.frequency import Frequency
 from detbalance.training.config import Config, parse_config
 from detbalance.training.metrics import METRICS_FILE
@@ -37,12 +37,8 @@ LAST, BEST = "last.pt", "best.pt"
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint so that a kill at any moment leaves the old one or the new one, whole."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with replace_file(path) as file:
         torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -109,27 +105,35 @@ def frequency_from_checkpoint(state: Mapping[str, Any]) -> Frequency:
     )
 
 
-def prepare_folder(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
-    """Make the run's folder ready, or refuse, before anything else is done.
+def check_folder(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that a run must not be written to; nothing is changed.
 
     Raises:
         ValueError: if the folder holds a run and neither `resume` nor `overwrite` is set, if there
             is nothing to resume, or if the run to resume had another configuration.
     """
-    holds_run = any((folder / name).exists() for name in (CONFIG_FILE, LAST, METRICS_FILE))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file. A folder for the run is expected. Change output.")
     if resume:
         _check_same_run(folder, config)
-    elif holds_run and not overwrite:
+    elif _holds_run(folder) and not overwrite:
         raise ValueError(
             f"{folder}: already holds a run. An empty or new folder is expected. Pass --resume to"
             " go on with it, --overwrite to replace it, or --set output=DIR."
         )
-    elif holds_run:
+
+
+def prepare_folder(folder: Path, config: Config, *, resume: bool) -> None:
+    """Make the folder, without the run that it held unless that goes on, and save the config."""
+    if not resume and _holds_run(folder):
         _remove_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_text(folder / CONFIG_FILE, config.to_yaml())
+    with replace_file(folder / CONFIG_FILE) as file:
+        file.write(config.to_yaml().encode())
+
+
+def _holds_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (CONFIG_FILE, LAST, METRICS_FILE))
 
 
 # Settings that may differ when a run is taken up again: they do not change what is computed.
@@ -169,9 +173,3 @@ def _remove_run(folder: Path) -> None:
     for name in names:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from detbalance.training.checkpoint import BEST, LAST, load_checkpoint, prepare_folder
+from detbalance.training.checkpoint import BEST, LAST, check_folder, load_checkpoint, prepare_folder
 from detbalance.training.config import Config
 from detbalance.training.interrupt import Interrupted, stop_request
 from detbalance.training.metrics import MetricsLog, Tally, read_metrics
@@ -71,14 +71,16 @@ def train(
             f" x {options.accumulation} accumulated steps cannot share. A multiple of {share} is"
             " expected. Change train.batch_size."
         )
-    data = load_data(config)
-    if accelerator.is_main_process:
-        prepare_folder(config.output, config, resume=resume, overwrite=overwrite)
-        logger.info("training in %s", config.output)
-    accelerator.wait_for_everyone()
-    run = Run(config, data, accelerator, batch_size=options.batch_size // share)
+    check_folder(config.output, config, resume=resume, overwrite=overwrite)
+    run = Run(config, load_data(config), accelerator, batch_size=options.batch_size // share)
     if resume:
         run.load(load_checkpoint(config.output / LAST))
+    # All processes have looked at the folder before the main process writes to it.
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        prepare_folder(config.output, config, resume=resume)
+        logger.info("training in %s", config.output)
+    accelerator.wait_for_everyone()
     _Loop(run, evaluate, on_step).run_to_end()
 
 

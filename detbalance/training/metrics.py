@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from detbalance.annotations.files import replace_file
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -30,9 +32,8 @@ class MetricsLog:
         self._path = folder / METRICS_FILE
         if self._path.exists():
             kept = [r for r in read_metrics(folder) if r["iteration"] <= iteration]
-            fresh = self._path.with_suffix(".tmp")
-            fresh.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-            fresh.replace(self._path)
+            with replace_file(self._path) as file:
+                file.write("".join(json.dumps(r) + "\n" for r in kept).encode())
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(
             str(folder / "tensorboard"), purge_step=iteration + 1 if iteration else None
