@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -257,6 +258,22 @@ def test_unreadable_images_stop_before_training_or_are_left_out(config_file, bro
     skipping = load_config(config_file, ["data.skip_missing=true"], data_root=broken)
     train(skipping)
     assert load_checkpoint(tmp_path / "run" / "last.pt")["frequency"]["num_images"] == 8
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_image_that_only_decoding_finds_damaged_is_named(config_file, tmp_path, workers, capsys):
+    root = make_data(tmp_path / "damaged")
+    for path in (root / "images").iterdir():
+        data = bytearray(path.read_bytes())
+        data[60:-60] = bytes(len(data) - 120)  # header and end are whole
+        path.write_bytes(data)
+    command = ["train", "--config", config_file, "--data-root", root]
+    status, _, err = run_command(capsys, *command, "--set", f"train.workers={workers}")
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert status == 2
+    assert len(lines) == 1
+    assert re.match(r"error: .*damaged/images/\d\.png: the image cannot be read", lines[0]), err
+    assert "Traceback" not in err
 
 
 def test_classes_of_train_and_val_must_agree(config_file, data, tmp_path):

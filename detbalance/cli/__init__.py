@@ -201,7 +201,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _fail(str(error))
     except (ValueError, OSError) as error:
-        _fail(str(error))
+        _fail(_own_words(str(error)))
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        _fail(
+            f"{command}: the device is out of memory. A batch must fit. Lower train.batch_size,"
+            " raise train.accumulation, or lower model.min_size and model.max_size."
+        )
+
+
+def _own_words(message: str) -> str:
+    """The message itself, where a loader's worker has put its traceback around it."""
+    if "Original Traceback" not in message:
+        return message
+    return message.strip().splitlines()[-1].partition(": ")[2]
 
 
 def _fail(line: str, status: int = 2) -> None:
