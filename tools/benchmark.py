@@ -47,11 +47,11 @@ def results(name: str) -> Path:
 def with_tables(text: str) -> str:
     """A README's text with the table of every subject made anew between its two marks."""
     for name in (name for name in SUBJECTS if results(name).exists()):
-        begin, end = f"<!-- table: {name} -->\n", "\n<!-- end -->"
+        begin, end = f"<!-- table: {name} -->\n", "<!-- end -->"
         before, _, rest = text.partition(begin)
         _, _, after = rest.partition(end)
         table = subject(name).table(json.loads(results(name).read_text()))
-        text = before + begin + table + end + after
+        text = f"{before}{begin}{table}\n{end}{after}"
     return text
 
 
