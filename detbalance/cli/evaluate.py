@@ -84,6 +84,8 @@ def evaluate_command(
         groups=frequency_groups(frequency),
     )
     show(report, output)
+    if file is not None:
+        Console().print(f"Detections: {file}")
 
 
 def _device(name: str | None) -> torch.device:
