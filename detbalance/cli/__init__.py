@@ -15,6 +15,19 @@ import click
 
 _FILE = click.Path(path_type=Path)
 
+# Options that several commands have.
+_DROP_INVALID = click.option(
+    "--drop-invalid", is_flag=True, help="Leave out invalid annotations and say how many."
+)
+_SCORE_FLOOR = click.option(
+    "--score-floor",
+    default=0.3,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Recall and precision count detections with at least this score.",
+)
+_SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="detbalance")
@@ -38,9 +51,7 @@ def cli() -> None:
     " variable DETBALANCE_DATA.",
 )
 @click.option("--output", type=_FILE, help="The run's folder, instead of the config's output.")
-@click.option(
-    "--drop-invalid", is_flag=True, help="Leave out invalid annotations and say how many."
-)
+@_DROP_INVALID
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
 def _train(**options: object) -> None:
@@ -67,18 +78,10 @@ def _train(**options: object) -> None:
 @click.option(
     "--workers", default=2, show_default=True, type=click.IntRange(0), help="Loader processes."
 )
-@click.option(
-    "--score-floor",
-    default=0.3,
-    show_default=True,
-    type=click.FloatRange(0, 1),
-    help="Recall and precision count detections with at least this score.",
-)
+@_SCORE_FLOOR
 @click.option("--device", help="For example cuda, cuda:1, cpu. Default: a GPU where there is one.")
 @click.option("--autocast", is_flag=True, help="Mixed precision, on a GPU.")
-@click.option(
-    "--drop-invalid", is_flag=True, help="Leave out invalid annotations and say how many."
-)
+@_DROP_INVALID
 @click.option("--overwrite", is_flag=True, help="Replace results that the folder holds.")
 def _evaluate(**options: object) -> None:
     """Run a trained detector over a data set, and report AP and recall per class."""
@@ -99,13 +102,7 @@ def _evaluate(**options: object) -> None:
 @click.option(
     "--output", type=_FILE, help="Folder for report.json and report.csv. Default: print only."
 )
-@click.option(
-    "--score-floor",
-    default=0.3,
-    show_default=True,
-    type=click.FloatRange(0, 1),
-    help="Recall and precision count detections with at least this score.",
-)
+@_SCORE_FLOOR
 @click.option(
     "--rare",
     "rare",
@@ -118,9 +115,7 @@ def _evaluate(**options: object) -> None:
     type=click.IntRange(1),
     help="Classes in at most this many training images are common.",
 )
-@click.option(
-    "--drop-invalid", is_flag=True, help="Leave out invalid annotations and say how many."
-)
+@_DROP_INVALID
 @click.option("--overwrite", is_flag=True, help="Replace a report that the folder holds.")
 def _report(**options: object) -> None:
     """Report AP and recall per class from two JSON files."""
@@ -137,7 +132,7 @@ def _report(**options: object) -> None:
     type=_FILE,
     help="Folder for the data set.",
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@_SEED
 def _digits(**options: object) -> None:
     """Make the embedded data set: handwritten digits in scenes, most of them rare."""
     from detbalance.cli.quickstart import digits_command
@@ -160,7 +155,7 @@ def _digits(**options: object) -> None:
     type=_FILE,
     help="The balanced configuration.",
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@_SEED
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field of both runs."
 )
@@ -171,13 +166,20 @@ def _quickstart(**options: object) -> None:
     quickstart_command(**options)  # type: ignore[arg-type]
 
 
+class _StderrHandler(logging.Handler):
+    """Writes to what sys.stderr is at the moment, which a progress bar puts itself in front of."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
+
+
 # Which extra brings the libraries of a command.
 _EXTRA = {"train": "train", "evaluate": "train", "report": "report"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; whatever a user can cause ends in one line and exit status 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_StderrHandler()])
     for noisy in ("timm", "httpx", "matplotlib", "absl"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
