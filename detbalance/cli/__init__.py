@@ -170,7 +170,7 @@ class _StderrHandler(logging.Handler):
     """Writes to what sys.stderr is at the moment, which a progress bar puts itself in front of."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True)
+        sys.stderr.write(self.format(record) + "\n")
 
 
 # Which extra brings the libraries of a command.
