@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from detbalance.annotations import Categories
 from detbalance.detection.heads import detector_classes
 from detbalance.training.config import load_config
-from detbalance.training.setup import build_model, build_optimizer
+from detbalance.training.setup import build_model, build_optimizer, loader_workers
 
 CONFIGS = sorted(Path(__file__).resolve().parents[1].glob("configs/**/*.yaml"))
 
@@ -153,3 +155,14 @@ def test_shipped_configs_load_and_build(path, tmp_path):
     model = build_model(config, Categories((1, 2), ("a", "b")), [0, 9, 1], pretrained=False)
     assert detector_classes(model) == 3
     assert len(build_optimizer(config.train, model).param_groups) >= 2
+
+
+def test_loaders_take_no_cores_from_a_processor_that_trains(monkeypatch):
+    assert loader_workers(3) == 3
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert loader_workers(None) == 0
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    assert loader_workers(None) == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert loader_workers(None) == 4

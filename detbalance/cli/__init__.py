@@ -76,7 +76,9 @@ def _train(**options: object) -> None:
 )
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1))
 @click.option(
-    "--workers", default=2, show_default=True, type=click.IntRange(0), help="Loader processes."
+    "--workers",
+    type=click.IntRange(0),
+    help="Loader processes. Default: none without a GPU, else one a core up to 8.",
 )
 @_SCORE_FLOOR
 @click.option("--device", help="For example cuda, cuda:1, cpu. Default: a GPU where there is one.")

@@ -26,6 +26,7 @@ from detbalance.training.checkpoint import (
     load_checkpoint,
     model_from_checkpoint,
 )
+from detbalance.training.setup import loader_workers
 
 
 def evaluate_command(
@@ -36,7 +37,7 @@ def evaluate_command(
     output: Path | None,
     train_file: Path | None,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     score_floor: float,
     device: str | None,
     autocast: bool,
@@ -62,7 +63,7 @@ def evaluate_command(
             model,
             DetectionDataset(truth, images),
             batch_size=batch_size,
-            workers=workers,
+            workers=loader_workers(workers),
             device=where,
             autocast=autocast,
             progress=progress,

@@ -28,7 +28,7 @@ from detbalance.reporting.files import write_report
 from detbalance.training.config import Config, load_config
 from detbalance.training.interrupt import Interrupted
 from detbalance.training.loop import Step, train
-from detbalance.training.setup import Data
+from detbalance.training.setup import Data, loader_workers
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,10 @@ def evaluate_run(config: Config, model: nn.Module, data: Data) -> Report:
     """Predict val, evaluate, and write predictions and report into the run's folder."""
     options = config.evaluation
     predictions = predict(
-        model, data.val_dataset, batch_size=options.batch_size, workers=config.train.workers
+        model,
+        data.val_dataset,
+        batch_size=options.batch_size,
+        workers=loader_workers(config.train.workers),
     )
     file = config.output / "predictions.json"
     save_predictions(file, predictions, data.val)

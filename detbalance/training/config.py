@@ -140,7 +140,9 @@ class TrainSection(Section):
     clip_norm: Annotated[float, Field(gt=0)] | None = 10.0
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    workers: Annotated[int, Field(ge=0)] = 2
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that load images. Default: none where the processor itself trains, else one a core
+    up to 8."""
     log_every: Annotated[int, Field(gt=0)] = 10
     evaluate_every: Annotated[int, Field(gt=0)] | None = None
     """Iterations between evaluations on val; the last iteration is always evaluated."""

@@ -18,7 +18,7 @@ from detbalance.training.config import Config
 from detbalance.training.interrupt import Interrupted, stop_request
 from detbalance.training.metrics import MetricsLog, Tally, read_metrics
 from detbalance.training.run import Run, start_accelerator
-from detbalance.training.setup import Data, load_data
+from detbalance.training.setup import Data, load_data, loader_workers
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,8 @@ class _Loop:
         if main and self.run.iteration >= options.iterations:
             logger.info("%s: all %d iterations are done", self.config.output, options.iterations)
         tally = Tally(self.data.train.categories.num_classes)
-        batches = iter(self.run.stream.loader(self.data.train_dataset, options.workers))
+        workers = loader_workers(options.workers)
+        batches = iter(self.run.stream.loader(self.data.train_dataset, workers))
         with stop_request() as stop:
             try:
                 while self.run.iteration < options.iterations:
