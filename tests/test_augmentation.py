@@ -67,7 +67,7 @@ def paste(tmp_path_factory) -> RarePaste:
 @pytest.fixture(params=[*AUGMENTATIONS, "compose"])
 def augmentation(request, paste):
     standard = StandardAugmentation(vertical_flip=0.3)
-    built = {"standard": standard, "rare_paste": paste, "compose": Compose([paste, standard])}
+    built = {"standard": standard, "paste": paste, "compose": Compose([paste, standard])}
     assert set(AUGMENTATIONS) < set(built)
     return built[request.param]
 

@@ -19,4 +19,4 @@ __all__ = [
 ]
 
 # By the names that configurations use; keyword parameters of the constructors are their settings.
-AUGMENTATIONS = {"standard": StandardAugmentation, "rare_paste": RarePaste}
+AUGMENTATIONS = {"standard": StandardAugmentation, "paste": RarePaste}
