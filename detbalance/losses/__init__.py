@@ -5,18 +5,20 @@ PyTorch detector; `detbalance.detection` puts it into torchvision's.
 """
 
 from detbalance.losses.contract import ClassificationLoss
-from detbalance.losses.kernel import focal_loss_sum
+from detbalance.losses.counts import ClassCounts
+from detbalance.losses.kernel import sigmoid_loss_sum
 from detbalance.losses.sigmoid import SigmoidFocalLoss
 from detbalance.losses.softmax import SoftmaxCrossEntropyLoss
 from detbalance.losses.weights import class_weights
 
 __all__ = [
     "LOSSES",
+    "ClassCounts",
     "ClassificationLoss",
     "SigmoidFocalLoss",
     "SoftmaxCrossEntropyLoss",
     "class_weights",
-    "focal_loss_sum",
+    "sigmoid_loss_sum",
 ]
 
 LOSSES: dict[str, type[ClassificationLoss]] = {

@@ -3,55 +3,75 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from detbalance.losses.weights import WeightMethod, checked_counts, class_weights
+from detbalance.losses.counts import ClassCounts, CountsLike
+from detbalance.losses.statistics import Precise
+from detbalance.losses.weights import ClassWeights, label_weights
 
 
-class ClassificationLoss(nn.Module, ABC):
+class ClassificationLoss(Precise, ABC):
     """A loss that knows all that its head must know: outputs, scores, starting bias, value.
 
     Labels are 0 for background, 1..K for the classes and -1 for rows to ignore.
 
-    `class_counts`, weights and other constants are plain float64 tensors on the CPU, not buffers:
-    they follow from the constructor's arguments, so they must not appear in a model's `state_dict`,
-    and they must survive `model.half()`. They are cast to the device and precision of each call.
+    Counts, weights and other constants are plain float64 tensors on the CPU, not buffers: they
+    follow from the constructor's arguments, so they must not appear in a model's `state_dict`.
+    Running statistics are buffers. They keep their precision when a model is cast, they change only
+    in training mode, under grad mode, with logits that require a gradient, and they are summed over
+    all processes where a process group exists. The one thing that every loss saves is its name, so
+    that a model trained with one loss is not loaded with another.
 
     Args:
-        class_counts: [K + 1] training boxes per class; index 0 is not used.
-        class_weights: how a whole row is weighted by its label, a method of
-            `detbalance.losses.class_weights`; background rows weigh 1.
+        class_counts: boxes per class [K + 1], index 0 not used; or, for the losses that need to
+            know more, a `Frequency` or `ClassCounts`.
+        class_weights: how a whole row is weighted by its label: a method of
+            `detbalance.losses.class_weights`, or weights by class name (others 1). Background rows
+            weigh 1.
         beta: of the method `effective_number`.
 
     Attributes:
-        class_counts: float64 [K + 1].
+        counts: what is known of the training set.
         label_weights: float64 [K + 1], or None where all are 1.
         num_classes: K + 1, background included.
         num_outputs: logits per row, D.
+        accumulation: training calls per optimizer step. Statistics are gathered over so many calls
+            before they take effect, so that accumulated steps are one large batch to them.
 
     Raises:
         ValueError: if an argument is out of its range.
     """
 
     activation: ClassVar[Literal["sigmoid", "softmax"]]
+    """Sigmoid losses work on RetinaNet, FCOS and R-CNNs, softmax losses on R-CNNs."""
+    normalized_by: ClassVar[Literal["foreground", "rows"]]
+    """The rows of a two-stage head that the loss's sum is divided by: those with an object, or all
+    that are not ignored. A one-stage head always divides by those with an object."""
+    last_layer: ClassVar[Literal["linear", "cosine"]] = "linear"
+    """What makes the logits; "cosine" is the cosine of the angle between features and weights."""
+    wants: ClassVar[frozenset[str]] = frozenset()
+    """Further keyword arguments of `forward` that a head must give: "quality", float [A] in 0..1,
+    the IoU of each foreground row's predicted box with its object (0 elsewhere); "image_index",
+    int64 [A], the image of each row; "image_labels", int8 [N, K + 1], what each image's lists say:
+    1 the class is verified absent, -1 its objects are not all annotated, 0 nothing."""
 
     def __init__(
         self,
-        class_counts: npt.ArrayLike | Tensor,
+        class_counts: CountsLike,
         *,
-        class_weights: WeightMethod = "none",
+        class_weights: ClassWeights = "none",
         beta: float = 0.999,
     ) -> None:
         super().__init__()
-        counts = checked_counts(class_counts)
-        self.class_counts = torch.from_numpy(counts)
-        self.label_weights = _weights(counts, class_weights, beta)
-        self.num_classes = len(counts)
+        self.counts = ClassCounts.of(class_counts)
+        weights = label_weights(self.counts, class_weights, beta=beta, where=type(self).__name__)
+        self.label_weights = None if weights is None else torch.from_numpy(weights)
+        self.num_classes = len(self.counts.instance_counts)
         self.num_outputs = self.num_classes - (self.activation == "sigmoid")
+        self.accumulation = 1
 
     @abstractmethod
     def initial_bias(self) -> Tensor:
@@ -69,8 +89,8 @@ class ClassificationLoss(nn.Module, ABC):
             logits: float [A, D].
 
         Returns:
-            float [A, K + 1] in 0..1; column 0 is background (all 0 for sigmoid losses). Half and
-            bfloat16 logits give float32.
+            float [A, K + 1] in 0..1; column 0 is background (0 where no output speaks for it). Half
+            and bfloat16 logits give float32.
         """
 
     @abstractmethod
@@ -82,7 +102,8 @@ class ClassificationLoss(nn.Module, ABC):
         Args:
             logits: float [A, D].
             labels: int64 [A], -1..K.
-            normalizer: what the sum is divided by, > 0; None for the loss's own choice.
+            normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
+                None for the loss's own choice, see `own_normalizer`.
 
         Returns:
             Scalar; finite for finite logits, 0 with a working backward where no row counts.
@@ -91,6 +112,52 @@ class ClassificationLoss(nn.Module, ABC):
             ValueError: if shapes do not fit or a label is out of range.
             TypeError: if the labels are not int64.
         """
+
+    def counted_rows(self, labels: Tensor) -> Tensor:
+        """Count the rows that this loss's sum is divided by in a two-stage head.
+
+        Args:
+            labels: int64 [A].
+
+        Returns:
+            int64 scalar, 0 or more.
+        """
+        return (labels > 0 if self.normalized_by == "foreground" else labels >= 0).sum()
+
+    def own_normalizer(self, labels: Tensor) -> Tensor:
+        """Count the rows that the sum is divided by when none is given, at least 1.
+
+        Args:
+            labels: int64 [A].
+
+        Returns:
+            int64 scalar.
+        """
+        return self.counted_rows(labels).clamp(min=1)
+
+    def learns_from(self, logits: Tensor) -> bool:
+        """Tell whether a call may change running statistics.
+
+        Args:
+            logits: of the call.
+
+        Returns:
+            True in training mode, under grad mode, for logits that require a gradient.
+        """
+        return self.training and torch.is_grad_enabled() and logits.requires_grad
+
+    def constant(self, values: Any, logits: Tensor) -> Tensor:
+        """Bring a constant to the device and precision of a call.
+
+        Args:
+            values: tensor or array.
+            logits: of the call.
+
+        Returns:
+            float64 for float64 logits, else float32.
+        """
+        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        return torch.as_tensor(values).to(device=logits.device, dtype=dtype)
 
     def check(self, logits: Tensor, labels: Tensor) -> None:
         """Refuse logits and labels that do not belong together.
@@ -129,7 +196,20 @@ class ClassificationLoss(nn.Module, ABC):
                     f"(background) or 1..{self.num_classes - 1}. Check the class mapping."
                 )
 
+    def get_extra_state(self) -> dict[str, str]:
+        """Give what `state_dict` keeps beside the buffers: which loss this is."""
+        return {"loss": type(self).__name__}
 
-def _weights(counts: npt.ArrayLike, method: WeightMethod, beta: float) -> Tensor | None:
-    weights = class_weights(counts, method, beta=beta)
-    return None if method == "none" else torch.from_numpy(weights)
+    def set_extra_state(self, state: dict[str, str]) -> None:
+        """Refuse the state of another loss.
+
+        Raises:
+            ValueError: if the state was saved by another loss.
+        """
+        saved = state.get("loss") if isinstance(state, dict) else None
+        if saved != type(self).__name__:
+            raise ValueError(
+                f"load_state_dict(): the model was trained with {saved}, this one has"
+                f" {type(self).__name__}. The same loss is expected. Set the loss that it was"
+                " trained with before loading."
+            )

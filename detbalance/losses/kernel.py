@@ -1,20 +1,24 @@
-"""Sigmoid focal loss on class-index labels, in row chunks, the gradient written on the way.
+"""The one kernel of all sigmoid losses: class-index labels, row chunks, the gradient on the way.
 
 The usual form builds a one-hot target and about ten tensors of the size of the logits. Here a
 chunk of rows that fits the processor's cache goes through the whole formula at once, every entry as
 if it were a negative; the one positive entry of each foreground row is then put right. What stays
-is one tensor of the size of the logits: the gradient, which the backward only has to scale.
+is one tensor of the size of the logits: the gradient, which the backward only has to scale. On CUDA
+a Triton kernel does the same in one pass, where Triton is installed.
 
-Letters: A anchors, K foreground classes.
+Letters: A rows, K columns of logits, G groups of rows.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from detbalance.losses.statistics import precise
 
 # Elements per chunk: few enough for the L2 cache of a CPU core, enough to keep a GPU busy.
 CPU_CHUNK = 1 << 17
@@ -25,139 +29,223 @@ SOFTPLUS_THRESHOLD = 40.0
 Factor = float | Tensor
 
 
-def focal_loss_sum(
+class SigmoidSums(NamedTuple):
+    """What one pass gives.
+
+    Attributes:
+        loss: scalar, float64 for float64 logits, else float32; can be differentiated once.
+        positive: float64 [K], for each column the sum of |d loss / d logit| over the rows whose
+            label it is. Zeros where no gradient was asked for (no_grad, or constant logits).
+        negative: float64 [K], the same over all other rows.
+    """
+
+    loss: Tensor
+    positive: Tensor
+    negative: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """The constants of a call; see `sigmoid_loss_sum`."""
+
+    positive_weight: Factor
+    negative_weight: Factor
+    gamma: Factor
+    row_weights: Tensor | None
+    groups: Tensor | None
+    shift: Tensor | None
+    quality: Tensor | None
+
+    def rows(self, rows: slice) -> Terms:
+        """The part of the constants that belongs to some rows."""
+        cut = (None if v is None else v[rows] for v in (self.row_weights, self.groups))
+        row_weights, groups = cut
+        quality = None if self.quality is None else self.quality[rows]
+        constants = (self.positive_weight, self.negative_weight, self.gamma)
+        return Terms(*constants, row_weights, groups, self.shift, quality)
+
+
+def sigmoid_loss_sum(
     logits: Tensor,
     labels: Tensor,
     *,
     positive_weight: Factor = 1.0,
     negative_weight: Factor = 1.0,
-    gamma: Factor = 2.0,
-    label_weights: Tensor | None = None,
-) -> Tensor:
-    """Sum the sigmoid focal loss of all anchors and classes.
+    gamma: Factor = 0.0,
+    row_weights: Tensor | None = None,
+    groups: Tensor | None = None,
+    shift: Tensor | None = None,
+    quality: Tensor | None = None,
+) -> SigmoidSums:
+    """Sum a focal-like sigmoid loss over all rows and columns.
 
-    With p = sigmoid(logit), an anchor of label c costs, times `label_weights[c]`::
+    With p = sigmoid(logit), a row of label c costs, times its row weight::
 
-        class c:           positive_weight[c] * (1 - p)^gamma[c] * -log(p)
-        every other class: negative_weight[k] * p^gamma[k] * -log(1 - p)
+        column c:           positive_weight[c] * (1 - p)^gamma[c] * -log(p)
+        every other column: negative_weight[k] * p^gamma[k] * -log(1 - p)
+
+    and with a quality q in place of the target 1, column c costs
+    positive_weight[c] * |q - p|^gamma[c] * (-q log(p) - (1 - q) log(1 - p)).
 
     Half and bfloat16 logits are computed in float32. Loss and gradient are finite for every finite
     logit, also where p or 1 - p underflows and for gamma below 1, where the gradient by the chain
-    rule is 0 * infinity.
+    rule is 0 * infinity. The constants take no gradient. Under `torch.compile` the call is a break
+    in the graph of the model around it.
 
     Args:
         logits: float [A, K], before the sigmoid.
-        labels: int64 [A], 0 background, 1..K, negative = ignored.
+        labels: int64 [A], 0 no column is positive, 1..K, negative = ignored.
         positive_weight: one number or a float tensor [K].
-        negative_weight: one number or a float tensor [K].
-        gamma: one number or a float tensor [K], >= 0.
-        label_weights: float [K + 1], the weight of a whole row by its label; None for all ones.
+        negative_weight: one number or a float tensor [K]; [G, K] with `groups`.
+        gamma: one number or a float tensor [K], >= 0; with `quality` 0 or at least 1.
+        row_weights: float [A], the weight of each row; None for all ones.
+        groups: int64 [A] in 0..G - 1, which row of `negative_weight` and `shift` is a row's.
+        shift: float [G, K], added to the logits.
+        quality: float [A] in 0..1, read for foreground rows only.
 
     Returns:
-        Scalar, float64 for float64 logits, else float32. It can be differentiated once.
+        The sums.
 
     Raises:
         RuntimeError: in the backward, if it is run with `create_graph=True`.
 
-    Source: Lin et al., Focal Loss for Dense Object Detection, 2017, arXiv:1708.02002, eq. 5.
-    Differs: gamma and the weights may vary by class; the gradient is the closed form
+    Source: Lin et al., Focal Loss for Dense Object Detection, 2017, arXiv:1708.02002, eq. 5; with
+    quality: Li et al., Generalized Focal Loss, 2020, arXiv:2006.04388, eq. 4. Differs: gamma and
+    the weights may vary by class; the gradient is the closed form
     p^gamma * (gamma * (1 - p) * softplus(y) + p) of one negative, and its mirror for a positive.
     """
     # Inside the function `requires_grad` says nothing about torch.no_grad(), so it is asked here.
     with_gradient = logits.requires_grad and torch.is_grad_enabled()
-    parts = (positive_weight, negative_weight, gamma, label_weights)
-    loss: Tensor = _FocalLossSum.apply(logits, labels, parts, with_gradient)
-    return loss
+    terms = Terms(positive_weight, negative_weight, gamma, row_weights, groups, shift, quality)
+    return _apply(logits, labels, terms, with_gradient)
 
 
-_Parts = tuple[Factor, Factor, Factor, Tensor | None]
+@torch.compiler.disable
+def _apply(logits: Tensor, labels: Tensor, terms: Terms, with_gradient: bool) -> SigmoidSums:
+    return SigmoidSums(*_SigmoidLossSum.apply(logits, labels, terms, with_gradient))
 
 
-class _FocalLossSum(torch.autograd.Function):
+class _SigmoidLossSum(torch.autograd.Function):
     """Keeps the gradient instead of the intermediate results."""
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, labels: Tensor, parts: _Parts, with_gradient: bool
-    ) -> Tensor:
-        loss, gradient = _loss_and_gradient(logits, labels, parts, with_gradient)
+        ctx: Any, logits: Tensor, labels: Tensor, terms: Terms, with_gradient: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        loss, gradient, positive, negative = _run(logits, labels, terms, with_gradient)
         ctx.gradient = gradient
-        ctx.parts = parts
+        ctx.terms = terms
         ctx.save_for_backward(logits, labels)
-        return loss
+        ctx.mark_non_differentiable(positive, negative)
+        return loss, positive, negative
 
     @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None]:
         # Grad mode is on here only for create_graph=True. The result would look like a constant to
         # a gradient penalty, which would then silently do nothing.
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "focal_loss_sum(): a second derivative is asked for (create_graph=True). Expected "
-                "one backward, the gradient is written without a graph. Leave create_graph out."
+                "sigmoid_loss_sum(): a second derivative is asked for (create_graph=True). Expected"
+                " one backward, the gradient is written without a graph. Leave create_graph out."
             )
         logits, labels = ctx.saved_tensors
         # The buffer is scaled in place and given away: a second copy would double the peak. Who
         # walks the graph a second time (retain_graph=True) pays for computing it again.
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
-            _, gradient = _loss_and_gradient(logits, labels, ctx.parts, True)
-        return gradient.mul_(outer).to(logits.dtype), None, None, None
+            gradient = _run(logits, labels, ctx.terms, True)[1]
+            assert gradient is not None
+        return gradient.mul_(outer[0]).to(logits.dtype), None, None, None
 
 
-def _loss_and_gradient(
-    logits: Tensor, labels: Tensor, parts: _Parts, with_gradient: bool
-) -> tuple[Tensor, Tensor | None]:
-    """The sum and, when asked for, its gradient in the precision of the calculation."""
+_Result = tuple[Tensor, Tensor | None, Tensor, Tensor]
+
+
+def _run(logits: Tensor, labels: Tensor, terms: Terms, with_gradient: bool) -> _Result:
+    """The sum; when asked for, its gradient in the precision of the calculation; column sums."""
+    if logits.is_cuda and logits.dtype != torch.float64:
+        from detbalance.losses import triton_kernel
+
+        if triton_kernel.AVAILABLE:
+            return triton_kernel.run(logits, labels, terms, with_gradient)
+    return run_pytorch(logits, labels, terms, with_gradient)
+
+
+def run_pytorch(logits: Tensor, labels: Tensor, terms: Terms, with_gradient: bool) -> _Result:
+    """The kernel in plain PyTorch, for any device."""
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    columns = logits.shape[1]
     gradient = logits.new_empty(logits.shape, dtype=dtype) if with_gradient else None
+    # Sums over hundreds of thousands of rows, in the precision that running statistics keep.
+    pushes = logits.new_zeros(2, columns, dtype=precise(logits.device))
     on_cpu = logits.device.type == "cpu"
-    step = max(1, (CPU_CHUNK * torch.get_num_threads() if on_cpu else GPU_CHUNK) // logits.shape[1])
+    step = max(1, (CPU_CHUNK * torch.get_num_threads() if on_cpu else GPU_CHUNK) // columns)
     sums = [logits.new_zeros((), dtype=dtype)]
     for start in range(0, logits.shape[0], step):
         rows = slice(start, start + step)
+        part = terms.rows(rows)
+        y = logits[rows].to(dtype)
+        y = y.contiguous() if part.shift is None else y + part.shift[part.groups]
         out = gradient[rows] if gradient is not None else None
-        sums += _chunk(logits[rows].to(dtype).contiguous(), labels[rows], parts, out)
-    return torch.stack(sums).sum(), gradient
+        sums += _chunk(y, labels[rows], part, out, pushes)
+    return torch.stack(sums).sum(), gradient, pushes[0], pushes[1]
 
 
-def _chunk(y: Tensor, labels: Tensor, parts: _Parts, out: Tensor | None) -> tuple[Tensor, Tensor]:
+def _chunk(
+    y: Tensor, labels: Tensor, terms: Terms, out: Tensor | None, pushes: Tensor
+) -> tuple[Tensor, Tensor]:
     """The sums over the negative and the positive entries; their gradient goes to `out`."""
-    positive_weight, negative_weight, gamma, label_weights = parts
-    if label_weights is None:
-        row = (labels >= 0).to(y.dtype).unsqueeze(1)
-    else:
-        row = (label_weights[labels.clamp(min=0)] * (labels >= 0)).unsqueeze(1)
+    row = (labels >= 0).to(y.dtype).unsqueeze(1)
+    if terms.row_weights is not None:
+        row = row * terms.row_weights.unsqueeze(1)
     # One entry per row: the positive one, or any in a row without one. Going through all rows
     # instead of the foreground rows costs little and never waits for the device.
     index = (labels - 1).clamp(min=0).unsqueeze(1)
     positive = (labels > 0).unsqueeze(1)
 
     p = torch.sigmoid(y)
-    modulated = _power(p, gamma)
-    if isinstance(negative_weight, Tensor):
-        modulated.mul_(negative_weight).mul_(row)
+    weight = terms.negative_weight
+    if isinstance(weight, Tensor):
+        by_group = weight.ndim == 2
+        modulated = _power(p, terms.gamma).mul_(weight[terms.groups] if by_group else weight)
+        modulated.mul_(row)
     else:
-        modulated.mul_(row * negative_weight)
+        modulated = _power(p, terms.gamma).mul_(row * weight)
     # Weight 0 leaves an exact 0 at the positive entries; subtracting them later would cancel badly.
     modulated.scatter_(1, index, modulated.gather(1, index).masked_fill_(positive, 0.0))
-    negatives = _weighted_sum(y, p, modulated, gamma, out)
+    negatives = _weighted_sum(y, p, modulated, terms.gamma, out)
+    if out is not None:
+        pushes[1] += out.sum(dim=0)
 
-    # A positive is a negative in the mirror: the same formula for -y.
-    y = -y.gather(1, index)
-    p = torch.sigmoid(y)
-    gamma, weight = (v[index] if isinstance(v, Tensor) else v for v in (gamma, positive_weight))
-    modulated = _power(p, gamma).mul_(row * weight).masked_fill_(~positive, 0.0)
+    y = y.gather(1, index)
+    gamma, weight = (
+        v[index] if isinstance(v, Tensor) else v for v in (terms.gamma, terms.positive_weight)
+    )
+    weight = (row * weight).masked_fill_(~positive, 0.0)
     own = torch.empty_like(y) if out is not None else None
-    positives = _weighted_sum(y, p, modulated, gamma, own)
+    if terms.quality is None:
+        # A positive is a negative in the mirror: the same formula for -y.
+        p = torch.sigmoid(y.neg_())
+        positives = _weighted_sum(y, p, _power(p, gamma).mul_(weight), gamma, own)
+        if own is not None:
+            own.neg_()
+    else:
+        quality = terms.quality.to(y.dtype).unsqueeze(1)
+        positives = _quality_sum(y, quality, weight, gamma, own)
     if out is not None and own is not None:
-        out.scatter_(1, index, torch.where(positive, own.neg_(), out.gather(1, index)))
+        pushes[0].index_add_(0, index.view(-1), own.abs().view(-1).to(pushes.dtype))
+        out.scatter_(1, index, torch.where(positive, own, out.gather(1, index)))
     return negatives, positives
 
 
 def _power(p: Tensor, gamma: Factor) -> Tensor:
-    """p^gamma in a new tensor; a product for the everyday exponent, ten times faster."""
-    is_square = not isinstance(gamma, Tensor) and gamma == 2
-    return p * p if is_square else torch.pow(p, gamma)
+    """p^gamma in a new tensor; cheap for the everyday exponents."""
+    if not isinstance(gamma, Tensor):
+        if gamma == 0:
+            return torch.ones_like(p)
+        if gamma == 2:
+            return p * p
+    return torch.pow(p, gamma)
 
 
 def _weighted_sum(
@@ -167,7 +255,28 @@ def _weighted_sum(
     cost = F.softplus(y, 1.0, SOFTPLUS_THRESHOLD)
     loss = torch.dot(modulated.view(-1), cost.view(-1))
     if out is not None:
-        # modulated * (gamma * (1 - p) * cost + p), where modulated holds p^gamma
-        torch.addcmul(cost, cost, p, value=-1.0, out=cost)
-        torch.mul(p.add_(cost.mul_(gamma)), modulated, out=out)
+        if isinstance(gamma, Tensor) or gamma != 0:
+            # modulated * (gamma * (1 - p) * cost + p), where modulated holds p^gamma
+            torch.addcmul(cost, cost, p, value=-1.0, out=cost)
+            p.add_(cost.mul_(gamma))
+        torch.mul(p, modulated, out=out)
     return loss
+
+
+def _quality_sum(
+    y: Tensor, quality: Tensor, weight: Tensor, gamma: Factor, out: Tensor | None
+) -> Tensor:
+    """Sum of weight * |q - p|^gamma * BCE(p, q), its gradient to `out`."""
+    p, rest = torch.sigmoid(y), torch.sigmoid(-y)
+    # Both halves are sums of positive terms: nothing cancels where p is close to q = 0 or 1.
+    cost = quality * F.softplus(-y, 1.0, SOFTPLUS_THRESHOLD)
+    cost += (1.0 - quality) * F.softplus(y, 1.0, SOFTPLUS_THRESHOLD)
+    difference = p * (1.0 - quality) - rest * quality
+    distance = difference.abs()
+    modulated = torch.pow(distance, gamma) * weight
+    if out is not None:
+        below = gamma - 1.0
+        below = below.clamp(min=0) if isinstance(below, Tensor) else max(below, 0.0)
+        slope = torch.pow(distance, below) * difference.sign() * (p * rest) * cost
+        torch.add(modulated * difference, slope * weight * gamma, out=out)
+    return (modulated * cost).sum()

@@ -3,19 +3,145 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-import numpy.typing as npt
+import numpy as np
 import torch
 from torch import Tensor
 
 from detbalance.losses.contract import ClassificationLoss
-from detbalance.losses.kernel import Factor, focal_loss_sum
-from detbalance.losses.weights import WeightMethod
+from detbalance.losses.counts import CountsLike, PerClass
+from detbalance.losses.kernel import Factor, SigmoidSums, sigmoid_loss_sum
+from detbalance.losses.statistics import PushGauge
+from detbalance.losses.weights import ClassWeights
 
 
-class SigmoidFocalLoss(ClassificationLoss):
+class SigmoidLoss(ClassificationLoss):
+    """What the losses on the sigmoid kernel have in common.
+
+    Args:
+        class_counts: see `ClassificationLoss`.
+        prior: in (0, 1), the probability that each class starts from.
+        class_weights: see `ClassificationLoss`.
+        beta: see `ClassificationLoss`.
+
+    Attributes:
+        gauge: positive and negative gradient per class of the training calls, for the log.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    activation: ClassVar[Literal["sigmoid", "softmax"]] = "sigmoid"
+    normalized_by: ClassVar[Literal["foreground", "rows"]] = "foreground"
+
+    def __init__(
+        self,
+        class_counts: CountsLike,
+        *,
+        prior: float = 0.01,
+        class_weights: ClassWeights = "none",
+        beta: float = 0.999,
+    ) -> None:
+        super().__init__(class_counts, class_weights=class_weights, beta=beta)
+        self.prior = prior
+        self.gauge = PushGauge(self.num_classes)
+        if not 0.0 < prior < 1.0:
+            raise ValueError(
+                f"{type(self).__name__}: prior is {prior}. Expected a number in (0, 1). Usual is"
+                " 0.01."
+            )
+
+    def initial_bias(self) -> Tensor:
+        """Give the bias at which every class has the probability `prior`.
+
+        Returns:
+            float32 [D], -log((1 - prior) / prior).
+        """
+        return torch.full((self.num_outputs,), -math.log((1.0 - self.prior) / self.prior))
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Turn logits into one independent probability per class.
+
+        Args:
+            logits: float [A, K].
+
+        Returns:
+            float [A, K + 1]; column 0 (background) is 0, as no output speaks for it.
+        """
+        p = torch.sigmoid(logits if logits.dtype == torch.float64 else logits.float())
+        return torch.cat([p.new_zeros(len(p), 1), p], dim=1)
+
+    def summed(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        normalizer: Tensor | float | None,
+        *,
+        positive_weight: Factor = 1.0,
+        negative_weight: Factor = 1.0,
+        gamma: Factor = 0.0,
+        groups: Tensor | None = None,
+        shift: Tensor | None = None,
+        quality: Tensor | None = None,
+    ) -> tuple[SigmoidSums, Tensor | float]:
+        """Run the kernel with the rows' weights.
+
+        Args:
+            logits: float [A, D].
+            labels: int64 [A], -1..K; already checked.
+            normalizer: as in `forward`.
+            positive_weight: this and the rest: see `sigmoid_loss_sum`; arrays may be of any
+                precision and device.
+
+        Returns:
+            The sums, and the number that they still have to be divided by (1 where the rows were
+            divided one by one).
+        """
+        rows = None
+        if self.label_weights is not None:
+            rows = self.constant(self.label_weights, logits)[labels.clamp(min=0)]
+        if normalizer is None:
+            normalizer = self.own_normalizer(labels)
+        if isinstance(normalizer, Tensor) and normalizer.ndim:
+            rows = 1.0 / normalizer if rows is None else rows / normalizer
+            normalizer = 1.0
+
+        def cast(value: Factor) -> Factor:
+            return self.constant(value, logits) if isinstance(value, Tensor) else value
+
+        sums = sigmoid_loss_sum(
+            logits,
+            self.columns(labels),
+            positive_weight=cast(positive_weight),
+            negative_weight=cast(negative_weight),
+            gamma=cast(gamma),
+            row_weights=None if rows is None else self.constant(rows, logits),
+            groups=groups,
+            shift=None if shift is None else self.constant(shift, logits),
+            quality=None if quality is None else self.constant(quality, logits),
+        )
+        if self.learns_from(logits):
+            # Of a loss with an output for background the gauge shows the classes only.
+            classes = self.num_classes - 1
+            self.gauge.add(sums.positive[-classes:], sums.negative[-classes:])
+        return sums, normalizer
+
+    def columns(self, labels: Tensor) -> Tensor:
+        """Say which column a row's label is: 1 is the first, 0 none, below 0 ignores the row.
+
+        Args:
+            labels: int64 [A], -1..K.
+
+        Returns:
+            int64 [A]. For a loss with an output for background in front it is labels + 1.
+        """
+        return labels if self.num_outputs == self.num_classes - 1 else labels.add(1).masked_fill(
+            labels < 0, -1
+        )
+
+
+class SigmoidFocalLoss(SigmoidLoss):
     """Focal loss with alpha and gamma per class.
 
     With p = sigmoid(logit), a row of label c costs, times the weight of its label::
@@ -32,11 +158,13 @@ class SigmoidFocalLoss(ClassificationLoss):
 
     Args:
         class_counts: [K + 1] training boxes per class; index 0 is not used.
-        alpha: weight of positives, in [0, 1], one for all or K values for the classes 1..K; -1
-            turns the weighting off (1 for positives and negatives), as in torchvision.
-        gamma: how much easy rows are damped, >= 0, one for all or K values; 0 is cross-entropy.
+        alpha: weight of positives, in [0, 1]: one for all, K values for the classes 1..K, or some
+            classes by name (others 0.25); -1 turns the weighting off (1 for positives and
+            negatives), as in torchvision.
+        gamma: how much easy rows are damped, >= 0: one for all, K values, or some by name (others
+            2); 0 is cross-entropy.
         prior: in (0, 1), the probability that each class starts from.
-        class_weights: method of `detbalance.losses.class_weights`.
+        class_weights: method of `detbalance.losses.class_weights`, or weights by class name.
         beta: of the method `effective_number`.
 
     Raises:
@@ -55,56 +183,30 @@ class SigmoidFocalLoss(ClassificationLoss):
     gamma may vary by class; background rows exist and weigh 1.
     """
 
-    activation: ClassVar[Literal["sigmoid", "softmax"]] = "sigmoid"
-
     def __init__(
         self,
-        class_counts: npt.ArrayLike | Tensor,
+        class_counts: CountsLike,
         *,
-        alpha: float | Sequence[float] = 0.25,
-        gamma: float | Sequence[float] = 2.0,
+        alpha: PerClass = 0.25,
+        gamma: PerClass = 2.0,
         prior: float = 0.01,
-        class_weights: WeightMethod = "none",
+        class_weights: ClassWeights = "none",
         beta: float = 0.999,
     ) -> None:
-        super().__init__(class_counts, class_weights=class_weights, beta=beta)
-        self.alpha = self._per_class("alpha", alpha)
-        self.gamma = self._per_class("gamma", gamma)
-        self.prior = prior
+        super().__init__(class_counts, prior=prior, class_weights=class_weights, beta=beta)
+        name = type(self).__name__
+        self.alpha = _constant(self.counts.per_class(alpha, name, "alpha", default=0.25))
+        self.gamma = _constant(self.counts.per_class(gamma, name, "gamma", default=2.0))
         alphas, gammas = torch.as_tensor(self.alpha), torch.as_tensor(self.gamma)
         if not bool((((alphas >= 0) & (alphas <= 1)) | (alphas == -1)).all()):
             raise ValueError(
-                f"SigmoidFocalLoss: alpha is {alpha}. Expected numbers in [0, 1], or -1 for no "
+                f"{name}: alpha is {alpha}. Expected numbers in [0, 1], or -1 for no "
                 "weighting. A larger alpha weighs the positives of a class more."
             )
         if not bool(((gammas >= 0) & gammas.isfinite()).all()):
             raise ValueError(
-                f"SigmoidFocalLoss: gamma is {gamma}. Expected finite numbers >= 0. Usual is 2."
+                f"{name}: gamma is {gamma}. Expected finite numbers >= 0. Usual is 2."
             )
-        if not 0.0 < prior < 1.0:
-            raise ValueError(
-                f"SigmoidFocalLoss: prior is {prior}. Expected a number in (0, 1). Usual is 0.01."
-            )
-
-    def initial_bias(self) -> Tensor:
-        """Give the bias at which every class has the probability `prior`.
-
-        Returns:
-            float32 [K], -log((1 - prior) / prior).
-        """
-        return torch.full((self.num_outputs,), -math.log((1.0 - self.prior) / self.prior))
-
-    def scores(self, logits: Tensor) -> Tensor:
-        """Turn logits into one independent probability per class.
-
-        Args:
-            logits: float [A, K].
-
-        Returns:
-            float [A, K + 1]; column 0 (background) is 0, as no output speaks for it.
-        """
-        p = torch.sigmoid(logits if logits.dtype == torch.float64 else logits.float())
-        return torch.cat([p.new_zeros(len(p), 1), p], dim=1)
 
     def forward(
         self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None
@@ -114,7 +216,8 @@ class SigmoidFocalLoss(ClassificationLoss):
         Args:
             logits: float [A, K].
             labels: int64 [A], -1..K.
-            normalizer: what the sum is divided by, > 0; None for max(1, foreground rows).
+            normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
+                None for max(1, foreground rows).
 
         Returns:
             Scalar, float64 for float64 logits, else float32. It can be differentiated once.
@@ -124,40 +227,31 @@ class SigmoidFocalLoss(ClassificationLoss):
             TypeError: if the labels are not int64.
         """
         self.check(logits, labels)
-        alpha, gamma = self._like(logits, self.alpha), self._like(logits, self.gamma)
-        if isinstance(alpha, Tensor):
-            positive: Factor = torch.where(alpha < 0, 1.0, alpha)
-            negative: Factor = torch.where(alpha < 0, 1.0, 1.0 - alpha)
-        else:
-            positive, negative = (alpha, 1.0 - alpha) if alpha >= 0 else (1.0, 1.0)
-        weights = self.label_weights
-        total = focal_loss_sum(
+        positive, negative = shares(self.alpha)
+        sums, normalizer = self.summed(
             logits,
             labels,
+            normalizer,
             positive_weight=positive,
             negative_weight=negative,
-            gamma=gamma,
-            label_weights=None if weights is None else _cast(weights, logits),
+            gamma=self.gamma,
         )
-        return total / ((labels > 0).sum().clamp(min=1) if normalizer is None else normalizer)
-
-    def _like(self, logits: Tensor, value: float | Tensor) -> Factor:
-        """A number as it is; values per class on the device and in the precision of the call."""
-        return _cast(value, logits) if isinstance(value, Tensor) else value
-
-    def _per_class(self, name: str, value: float | Sequence[float]) -> float | Tensor:
-        if isinstance(value, (int, float)):
-            return float(value)
-        values = torch.as_tensor(value, dtype=torch.float64)
-        if values.shape != (self.num_outputs,):
-            raise ValueError(
-                f"SigmoidFocalLoss: {name} has {values.numel()} values. Expected one number, or "
-                f"{self.num_outputs} for the classes 1..{self.num_outputs}. Leave background out."
-            )
-        return values
+        return sums.loss / normalizer
 
 
-def _cast(values: Tensor, logits: Tensor) -> Tensor:
-    """Constants on the device of the logits, in the precision the kernel computes in."""
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    return values.to(device=logits.device, dtype=dtype)
+def shares(alpha: Factor) -> tuple[Factor, Factor]:
+    """Split alpha into the weights of positives and negatives.
+
+    Args:
+        alpha: in [0, 1], or -1 for no weighting.
+
+    Returns:
+        alpha and 1 - alpha; 1 and 1 for -1.
+    """
+    if isinstance(alpha, Tensor):
+        return torch.where(alpha < 0, 1.0, alpha), torch.where(alpha < 0, 1.0, 1.0 - alpha)
+    return (alpha, 1.0 - alpha) if alpha >= 0 else (1.0, 1.0)
+
+
+def _constant(value: float | np.ndarray) -> float | Tensor:
+    return value if isinstance(value, float) else torch.from_numpy(value)

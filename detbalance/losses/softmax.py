@@ -36,6 +36,7 @@ class SoftmaxCrossEntropyLoss(ClassificationLoss):
     """
 
     activation: ClassVar[Literal["sigmoid", "softmax"]] = "softmax"
+    normalized_by: ClassVar[Literal["foreground", "rows"]] = "rows"
 
     def initial_bias(self) -> Tensor:
         """Give the bias at which all classes and background are equally likely.

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
+
+from detbalance.losses.counts import ClassCounts, checked_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 WeightMethod = Literal["none", "inverse", "inverse_sqrt", "effective_number"]
+ClassWeights: TypeAlias = WeightMethod | dict[str, float]
+"""A method of `class_weights`, or weights by class name; classes that are not named weigh 1."""
 
 
 def class_weights(
@@ -78,30 +83,30 @@ def class_weights(
     return weights
 
 
-def checked_counts(class_counts: npt.ArrayLike | Tensor) -> npt.NDArray[np.float64]:
-    """Check counts per class.
+def label_weights(
+    counts: ClassCounts, weights: ClassWeights, *, beta: float, where: str
+) -> npt.NDArray[np.float64] | None:
+    """Weigh whole rows by their label, as a loss was asked to.
 
     Args:
-        class_counts: [K + 1], index 0 unused.
+        counts: of the training set.
+        weights: a method of `class_weights`, or weights >= 0 by class name, used as they are.
+        beta: of the method `effective_number`.
+        where: the loss, begins the error.
 
     Returns:
-        float64 [K + 1].
+        float64 [K + 1], index 0 (background) is 1; None where all are 1.
 
     Raises:
-        ValueError: if it is not one row of at least two finite numbers >= 0.
+        ValueError: if a method or name is unknown, or a weight is negative or not finite.
     """
-    # A tensor may be on another device, where NumPy cannot see it; torch is not imported for that.
-    on_host = class_counts.cpu() if hasattr(class_counts, "cpu") else class_counts
-    counts = np.asarray(on_host, dtype=np.float64)
-    if counts.ndim != 1 or len(counts) < 2:
+    if not isinstance(weights, Mapping):
+        values = class_weights(counts.instance_counts, weights, beta=beta)
+        return None if weights == "none" else values
+    by_class = np.asarray(counts.per_class(weights, where, "class_weights"))
+    if not (np.isfinite(by_class) & (by_class >= 0)).all():
         raise ValueError(
-            f"class_counts: the shape is {counts.shape}. Expected one number per class with index "
-            "0 for background, so at least 2. Pass detbalance.frequency's instance_counts."
+            f"{where}: class_weights is {weights}. Expected finite weights >= 0. 1 leaves a class"
+            " as it is."
         )
-    bad = np.flatnonzero(~(np.isfinite(counts) & (counts >= 0)))
-    if len(bad):
-        raise ValueError(
-            f"class_counts: {len(bad)} entries are not counts (first: index {bad[0]} is "
-            f"{counts[bad[0]]}). Expected finite numbers >= 0. Count the boxes of the training set."
-        )
-    return counts
+    return np.concatenate([[1.0], by_class])

@@ -1,0 +1,188 @@
+"""What a loss is told about the training set: boxes and images per class, and the classes' names.
+
+Arrays by class have length K + 1; index 0 is background and not used.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Float64 = npt.NDArray[np.float64]
+CountsLike: TypeAlias = Any
+"""A `ClassCounts`, a `detbalance.frequency.Frequency`, or boxes per class, [K + 1]."""
+PerClass: TypeAlias = float | list[float] | dict[str, float]
+"""One number for all classes, K numbers for the classes 1..K, or some classes by their name."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassCounts:
+    """The training set in numbers.
+
+    Args:
+        instance_counts: [K + 1], boxes of each class, >= 0.
+        image_counts: [K + 1], images that show each class; some losses need them.
+        num_images: all images, those without boxes included; some losses need it.
+        class_names: of the classes 1..K, for values that are given by name.
+
+    Raises:
+        ValueError: if lengths differ, or an entry is negative or not finite.
+
+    Example:
+        >>> counts = ClassCounts([0, 900, 30], class_names=["bolt", "crack"])
+        >>> counts.per_class({"crack": 4.0}, "loss", "weight").tolist()
+        [1.0, 4.0]
+    """
+
+    instance_counts: Float64
+    image_counts: Float64 | None = None
+    num_images: int | None = None
+    class_names: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Check, and convert to float64 arrays."""
+        counts = checked_counts(self.instance_counts)
+        object.__setattr__(self, "instance_counts", counts)
+        if self.image_counts is not None:
+            images = checked_counts(self.image_counts, "image_counts")
+            if len(images) != len(counts):
+                raise ValueError(
+                    f"image_counts: {len(images)} entries beside {len(counts)} class counts."
+                    " Expected the same length. Count both on one file."
+                )
+            object.__setattr__(self, "image_counts", images)
+        names = self.class_names
+        if names is not None and len(names) != len(counts) - 1:
+            raise ValueError(
+                f"class_names: {len(names)} names for {len(counts) - 1} classes. Expected one per"
+                " class 1..K. Leave background out."
+            )
+
+    @classmethod
+    def of(cls, counts: CountsLike) -> ClassCounts:
+        """Read what a loss was given.
+
+        Args:
+            counts: a `ClassCounts`; anything with `instance_counts`, `image_counts`, `num_images`
+                and `categories.names`, as `detbalance.frequency.class_frequency` returns it; or an
+                array, list or tensor [K + 1] of boxes per class.
+
+        Raises:
+            ValueError: if they are no counts.
+        """
+        if isinstance(counts, cls):
+            return counts
+        if hasattr(counts, "instance_counts"):
+            return cls(
+                counts.instance_counts,
+                counts.image_counts,
+                counts.num_images,
+                tuple(counts.categories.names),
+            )
+        return cls(counts)
+
+    def image_frequency(self, where: str) -> Float64:
+        """Give the fraction of images that show each class.
+
+        Args:
+            where: who asks; begins the error.
+
+        Returns:
+            float64 [K + 1] in 0..1.
+
+        Raises:
+            ValueError: if the images were not counted.
+        """
+        if self.image_counts is None or not self.num_images:
+            raise ValueError(
+                f"{where}: needs the images per class, only boxes per class were given. Expected"
+                " image_counts and num_images. Pass detbalance.frequency.class_frequency(...), or"
+                " losses.ClassCounts(instance_counts, image_counts, num_images)."
+            )
+        return self.image_counts / self.num_images
+
+    def per_class(
+        self, value: PerClass, where: str, name: str, *, default: float = 1.0
+    ) -> float | Float64:
+        """Read a value that may differ by class.
+
+        Args:
+            value: one number for all; K numbers for the classes 1..K; or a mapping from class names
+                to numbers.
+            where: the loss, begins the error.
+            name: of the argument, for the error.
+            default: of the classes that the mapping does not name.
+
+        Returns:
+            The number, or float64 [K].
+
+        Raises:
+            ValueError: if the length is wrong, or a name is unknown.
+        """
+        classes = len(self.instance_counts) - 1
+        if isinstance(value, Mapping):
+            values = np.full(classes, default)
+            for key, number in value.items():
+                values[self._row(key, where, name)] = number
+            return values
+        if isinstance(value, (int, float)):
+            return float(value)
+        values = np.asarray(value, dtype=np.float64)
+        if values.shape != (classes,):
+            raise ValueError(
+                f"{where}: {name} has {values.size} values. Expected one number, or"
+                f" {classes} for the classes 1..{classes}. Leave background out."
+            )
+        return values
+
+    def _row(self, key: str, where: str, name: str) -> int:
+        if self.class_names is None:
+            raise ValueError(
+                f'{where}: {name} names the class "{key}", but the loss was given counts without'
+                " names. Expected names beside the counts. Pass a Frequency, or"
+                " losses.ClassCounts(..., class_names=[...])."
+            )
+        names = list(self.class_names)
+        if key in names:
+            return names.index(key)
+        near = difflib.get_close_matches(str(key), names, n=1)
+        hint = f' Did you mean "{near[0]}"?' if near else ""
+        raise ValueError(
+            f'{where}: {name} names the class "{key}". Known: {", ".join(names[:20])}'
+            f"{', ...' if len(names) > 20 else ''}. Use the names of the annotation file.{hint}"
+        )
+
+
+def checked_counts(class_counts: Any, name: str = "class_counts") -> Float64:
+    """Check counts per class.
+
+    Args:
+        class_counts: [K + 1], index 0 unused; array, list or tensor.
+        name: for the error.
+
+    Returns:
+        float64 [K + 1].
+
+    Raises:
+        ValueError: if it is not one row of at least two finite numbers >= 0.
+    """
+    # A tensor may be on another device, where NumPy cannot see it; torch is not imported for that.
+    on_host = class_counts.cpu() if hasattr(class_counts, "cpu") else class_counts
+    counts = np.asarray(on_host, dtype=np.float64)
+    if counts.ndim != 1 or len(counts) < 2:
+        raise ValueError(
+            f"{name}: the shape is {counts.shape}. Expected one number per class with index "
+            "0 for background, so at least 2. Pass detbalance.frequency's instance_counts."
+        )
+    bad = np.flatnonzero(~(np.isfinite(counts) & (counts >= 0)))
+    if len(bad):
+        raise ValueError(
+            f"{name}: {len(bad)} entries are not counts (first: index {bad[0]} is "
+            f"{counts[bad[0]]}). Expected finite numbers >= 0. Count the boxes of the training set."
+        )
+    return counts

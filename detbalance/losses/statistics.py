@@ -1,0 +1,153 @@
+"""Running sums of gradients per class: for the losses that balance by them, and for the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def precise(device: torch.device) -> torch.dtype:
+    """Tell the type for sums over many rows: float64, or float32 where a device has nothing better.
+
+    Args:
+        device: of the sums.
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+class Precise(nn.Module):
+    """A module whose own buffers move with it but keep their type: `half()` must not round them."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Precise:
+        kept = dict(self._buffers)
+        for name, value in kept.items():
+            # A device without float64 refuses it, so what is moved for a look is float32.
+            if value is not None and value.dtype == torch.float64:
+                self._buffers[name] = value.float()
+        super()._apply(fn, recurse)
+        for name, value in kept.items():
+            moved = self._buffers[name]
+            if value is not None and moved is not None:
+                wide = value.dtype in (torch.float32, torch.float64)
+                dtype = precise(moved.device) if wide else value.dtype
+                self._buffers[name] = value.to(device=moved.device, dtype=dtype)
+        return cast(Precise, self)
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Sum over all processes, where there is a process group.
+
+    Args:
+        values: of this process; not changed.
+
+    Returns:
+        The sum, the same on all processes.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total
+
+
+class GradientSums(Precise):
+    """Sums of positive and negative gradient per class over all optimizer steps so far.
+
+    What a call adds takes effect after `accumulation` calls, summed over all processes: accumulated
+    steps, and processes that share a batch, give the sums of the one large batch. Save between
+    optimizer steps: what is pending within one is not saved.
+
+    Args:
+        num_columns: D.
+
+    Attributes:
+        positive: float64 [D], buffer.
+        negative: float64 [D], buffer.
+        steps: int64, buffer; how often the sums have grown.
+    """
+
+    positive: Tensor
+    negative: Tensor
+    steps: Tensor
+    pending: Tensor
+
+    def __init__(self, num_columns: int) -> None:
+        super().__init__()
+        self.register_buffer("positive", torch.zeros(num_columns, dtype=torch.float64))
+        self.register_buffer("negative", torch.zeros(num_columns, dtype=torch.float64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        # The two sums, and in the last entry the normalizers.
+        pending = torch.zeros(2 * num_columns + 1, dtype=torch.float64)
+        self.register_buffer("pending", pending, persistent=False)
+        self._calls = 0
+
+    @torch.no_grad()
+    def add(
+        self,
+        positive: Tensor,
+        negative: Tensor,
+        *,
+        normalizer: Tensor | float | None = None,
+        accumulation: int = 1,
+    ) -> None:
+        """Take in the sums of one call.
+
+        Args:
+            positive: [D], sums of |gradient| of this process, not divided by anything.
+            negative: [D].
+            normalizer: what this process's loss was divided by; the sums of a step are divided by
+                the sum of the normalizers of its calls and processes. None adds them as they are.
+            accumulation: calls per step.
+        """
+        self.pending[:-1] += torch.cat([positive, negative])
+        if normalizer is not None:
+            self.pending[-1] += normalizer
+        self._calls += 1
+        if self._calls < accumulation:
+            return
+        self._calls = 0
+        total = sum_over_ranks(self.pending)
+        sums = total[:-1] if normalizer is None else total[:-1] / total[-1].clamp(min=1e-12)
+        self.positive += sums[: len(self.positive)]
+        self.negative += sums[len(self.positive) :]
+        self.steps += 1
+        self.pending.zero_()
+
+    def ratio(self) -> Tensor:
+        """Positive over negative sums, float64 [D]; 0 where there has been no positive."""
+        return self.positive / (self.negative + 1e-10)
+
+
+class PushGauge:
+    """Positive and negative gradient per class since it was last read; never saved.
+
+    Args:
+        num_classes: K + 1.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self._num_classes = num_classes
+        self._sums: Tensor | None = None
+
+    def add(self, positive: Tensor, negative: Tensor) -> None:
+        """Take in the sums of |gradient| of one call, each [K], without waiting for the device."""
+        sums = torch.stack([positive, negative]).detach()
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def take(self) -> npt.NDArray[np.float64]:
+        """Read the sums of this process and begin again.
+
+        Returns:
+            float64 [2, K + 1], positive and negative; index 0 of each is 0.
+        """
+        sums = np.zeros((2, self._num_classes))
+        if self._sums is not None:
+            sums[:, 1:] = self._sums.cpu().double().numpy()
+            self._sums = None
+        return sums
