@@ -14,7 +14,11 @@ from typing import Any, Literal
 from torch import nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import (
+    FastRCNNConvFCHead,
+    FastRCNNPredictor,
+    TwoMLPHead,
+)
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
@@ -32,8 +36,6 @@ from detbalance.detection.weights import load_default, load_file, load_offline
 
 POOLED = 7
 """Height and width of a region's features in a Faster R-CNN."""
-REPRESENTATION = 1024
-"""Outputs of a Faster R-CNN's box head."""
 HEAD_STD = 0.01
 """Torchvision's initial spread of the weights in RetinaNet's heads."""
 
@@ -54,6 +56,7 @@ def build_detector(
     fpn_channels: int | None = None,
     head_convs: int | None = None,
     head_norm: Literal["none", "group", "batch"] | None = None,
+    regions_per_image: int | None = None,
     anchor_sizes: list[list[float]] | None = None,
     anchor_ratios: list[float] | None = None,
     score_threshold: float = 0.001,
@@ -96,6 +99,8 @@ def build_detector(
             (0 there: two linear layers). By default torchvision's for the backbone; `tiny` 1 and 0.
         head_norm: after these convolutions. By default torchvision's; group in a RetinaNet on
             `tiny` or a timm backbone.
+        regions_per_image: Faster R-CNN: sampled in training, a quarter of them with objects at
+            most. By default 512, `tiny` 32.
         anchor_sizes: one list per pyramid level, finest first, in pixels of the scaled image; lists
             of one length. By default three sizes from 4 strides on (RetinaNet; `tiny` from 2
             strides) or one of 8 strides (Faster R-CNN; `tiny` 3; with a MobileNet all sizes on all
@@ -128,6 +133,7 @@ def build_detector(
         fpn_channels=fpn_channels,
         head_convs=head_convs,
         head_norm=head_norm,
+        regions_per_image=regions_per_image,
     )
     check_arguments(
         plan,
@@ -184,11 +190,12 @@ def build_detector(
     else:
         model = FasterRCNN(
             pyramid,
-            num_classes,
             rpn_anchor_generator=anchors,
             rpn_head=_proposal_head(plan, anchors),
             box_roi_pool=MultiScaleRoIAlign(pyramid.names, output_size=POOLED, sampling_ratio=2),
             box_head=_box_head(plan),
+            box_predictor=FastRCNNPredictor(plan.representation, num_classes),
+            box_batch_size_per_image=plan.regions_per_image,
             box_score_thresh=score_threshold,
             box_nms_thresh=nms_threshold,
             box_detections_per_img=detections_per_image,
@@ -251,11 +258,11 @@ def _proposal_head(plan: Plan, anchors: AnchorGenerator) -> RPNHead:
 def _box_head(plan: Plan) -> TwoMLPHead | FastRCNNConvFCHead:
     channels = plan.fpn_channels
     if plan.head_convs == 0:
-        return TwoMLPHead(channels * POOLED**2, REPRESENTATION)
+        return TwoMLPHead(channels * POOLED**2, plan.representation)
     return FastRCNNConvFCHead(
         (channels, POOLED, POOLED),
         [channels] * plan.head_convs,
-        [REPRESENTATION],
+        [plan.representation],
         norm_layer=_norm_layer(plan.head_norm, channels),
     )
 

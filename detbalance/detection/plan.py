@@ -31,6 +31,9 @@ class Plan:
     fpn_channels: int
     head_convs: int
     head_norm: Norm
+    regions_per_image: int = 512
+    representation: int = 1024
+    """Outputs of a Faster R-CNN's box head."""
 
     @property
     def second_recipe(self) -> bool:
@@ -80,6 +83,8 @@ def usual(detector: Detector, backbone: str) -> Plan:
         fpn_channels=64 if tiny else 256,
         head_convs=convolutions.get((retina, tiny), 0),
         head_norm=head_norm,
+        regions_per_image=32 if tiny else 512,
+        representation=256 if tiny else 1024,
     )
 
 
@@ -132,6 +137,8 @@ def check_arguments(plan: Plan, **given: Any) -> None:
         raise _wrong("fpn_channels", plan.fpn_channels, "At least 1")
     if plan.head_convs < 0:
         raise _wrong("head_convs", plan.head_convs, "At least 0")
+    if plan.regions_per_image < 1:
+        raise _wrong("regions_per_image", plan.regions_per_image, "At least 1")
     if plan.head_norm not in get_args(Norm):
         raise _wrong("head_norm", f'"{plan.head_norm}"', "none, group or batch")
     for name in ("score_threshold", "nms_threshold"):
