@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -134,6 +136,18 @@ class ClassificationLoss(Precise, ABC):
             int64 scalar.
         """
         return self.counted_rows(labels).clamp(min=1)
+
+    def positive_weights(self) -> npt.NDArray[np.float64]:
+        """Tell how much this loss's settings make a box of each class count as what it is.
+
+        Only what is fixed from the start; nothing that follows from running statistics.
+
+        Returns:
+            float64 [K + 1], >= 0; index 0 (background) is 1.
+        """
+        if self.label_weights is None:
+            return np.ones(self.num_classes)
+        return self.label_weights.numpy().copy()
 
     def learns_from(self, logits: Tensor) -> bool:
         """Tell whether a call may change running statistics.

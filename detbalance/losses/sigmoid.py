@@ -6,6 +6,7 @@ import math
 from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -237,6 +238,16 @@ class SigmoidFocalLoss(SigmoidLoss):
             gamma=self.gamma,
         )
         return sums.loss / normalizer
+
+    def positive_weights(self) -> npt.NDArray[np.float64]:
+        """Tell how much a box of each class counts as what it is: `class_weights` times alpha.
+
+        Returns:
+            float64 [K + 1], >= 0; index 0 (background) is 1.
+        """
+        weights = super().positive_weights()
+        weights[1:] *= torch.as_tensor(shares(self.alpha)[0]).numpy()
+        return weights
 
 
 def shares(alpha: Factor) -> tuple[Factor, Factor]:
