@@ -9,40 +9,38 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detbalance.losses.contract import ClassificationLoss
+from detbalance.losses.counts import CountsLike
+from detbalance.losses.priors import adjusted_offsets, checked_tau
+from detbalance.losses.weights import ClassWeights
 
 
-class SoftmaxCrossEntropyLoss(ClassificationLoss):
-    """Cross-entropy over background and the classes, each row weighted by its label's class.
+class SoftmaxLoss(ClassificationLoss):
+    """What the softmax losses have in common; as it stands, plain cross-entropy.
 
-    Without weights it is `F.cross_entropy` to the last bit. With `class_weights` the weighted sum
-    is still divided by the number of rows that are not ignored, so that a weight above 1 raises the
-    loss of a class; background rows weigh 1.
+    A member sets `offsets`, changes the logits that training sees in another way (`shifted`), the
+    weights of the classes (`column_weights`), or all of `forward`.
 
     Args:
-        class_counts: [K + 1] training boxes per class; index 0 is not used.
-        class_weights: method of `detbalance.losses.class_weights`.
-        beta: of the method `effective_number`.
+        class_counts: see `ClassificationLoss`.
+        class_weights: see `ClassificationLoss`.
+        beta: see `ClassificationLoss`.
+
+    Attributes:
+        offsets: float64 [K + 1], what training adds to the logits; None for nothing.
 
     Raises:
         ValueError: if an argument is out of its range.
-
-    Example:
-        >>> loss = SoftmaxCrossEntropyLoss([0, 900, 100])
-        >>> round(loss(torch.zeros(4, 3), torch.tensor([0, 1, 2, -1])).item(), 4)
-        1.0986
-
-    Source: weights: Cui et al., 2019, arXiv:1901.05555, sec. 4.1. Differs: PyTorch's `weight=`
-    divides by the sum of the targets' weights, which takes back much of what the weights do.
     """
 
     activation: ClassVar[Literal["sigmoid", "softmax"]] = "softmax"
     normalized_by: ClassVar[Literal["foreground", "rows"]] = "rows"
+    offsets: Tensor | None = None
 
     def initial_bias(self) -> Tensor:
-        """Give the bias at which all classes and background are equally likely.
+        """Give the bias at which all outputs are equally likely.
 
         Returns:
-            float32 [K + 1], zeros.
+            float32 [D], zeros.
         """
         return torch.zeros(self.num_outputs)
 
@@ -55,7 +53,7 @@ class SoftmaxCrossEntropyLoss(ClassificationLoss):
         Returns:
             float [A, K + 1]; column 0 is background.
         """
-        return F.softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)
+        return F.softmax(wide(logits), dim=-1)
 
     def forward(
         self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None
@@ -63,9 +61,10 @@ class SoftmaxCrossEntropyLoss(ClassificationLoss):
         """Compute the loss of all rows.
 
         Args:
-            logits: float [A, K + 1].
+            logits: float [A, D].
             labels: int64 [A], -1..K.
-            normalizer: what the sum is divided by, > 0; None for max(1, rows not ignored).
+            normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
+                None for max(1, rows not ignored).
 
         Returns:
             Scalar, float64 for float64 logits, else float32.
@@ -75,10 +74,124 @@ class SoftmaxCrossEntropyLoss(ClassificationLoss):
             TypeError: if the labels are not int64.
         """
         self.check(logits, labels)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        weight = self.label_weights
-        if weight is not None:
-            weight = weight.to(device=logits.device, dtype=logits.dtype)
+        logits = wide(logits)
+        weight = self.column_weights(logits)
+        shifted = self.shifted(logits, labels)
+        if isinstance(normalizer, Tensor) and normalizer.ndim:
+            cost = F.cross_entropy(
+                shifted, labels, weight=weight, ignore_index=-1, reduction="none"
+            )
+            return (cost / self.constant(normalizer, logits)).sum()
         # Sum and divide: the mean of F.cross_entropy is NaN when every row is ignored.
-        total = F.cross_entropy(logits, labels, weight=weight, ignore_index=-1, reduction="sum")
-        return total / ((labels >= 0).sum().clamp(min=1) if normalizer is None else normalizer)
+        total = F.cross_entropy(shifted, labels, weight=weight, ignore_index=-1, reduction="sum")
+        return total / (self.own_normalizer(labels) if normalizer is None else normalizer)
+
+    def shifted(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Give the logits that the cross-entropy is taken of.
+
+        Args:
+            logits: float [A, K + 1], float32 or float64.
+            labels: int64 [A], -1..K.
+
+        Returns:
+            float [A, K + 1].
+        """
+        return logits if self.offsets is None else logits + self.constant(self.offsets, logits)
+
+    def column_weights(self, logits: Tensor) -> Tensor | None:
+        """Give the weights of rows by their label.
+
+        Args:
+            logits: of the call.
+
+        Returns:
+            [K + 1] with the logits' device and precision; None where all are 1.
+        """
+        return None if self.label_weights is None else self.constant(self.label_weights, logits)
+
+    def averaged(self, cost: Tensor, labels: Tensor, normalizer: Tensor | float | None) -> Tensor:
+        """Weigh what each row costs by its label, sum and divide.
+
+        Args:
+            cost: float [A], 0 for the rows to ignore.
+            labels: int64 [A], -1..K.
+            normalizer: as in `forward`.
+
+        Returns:
+            Scalar.
+        """
+        weight = self.column_weights(cost)
+        if weight is not None:
+            cost = cost * weight[labels.clamp(min=0)]
+        if isinstance(normalizer, Tensor) and normalizer.ndim:
+            return (cost / self.constant(normalizer, cost)).sum()
+        return cost.sum() / (self.own_normalizer(labels) if normalizer is None else normalizer)
+
+
+class SoftmaxCrossEntropyLoss(SoftmaxLoss):
+    """Cross-entropy over background and the classes, each row weighted by its label's class.
+
+    Without weights it is `F.cross_entropy` to the last bit. With `class_weights` the weighted sum
+    is still divided by the number of rows that are not ignored, so that a weight above 1 raises the
+    loss of a class; background rows weigh 1.
+
+    Args:
+        class_counts: [K + 1] training boxes per class; index 0 is not used.
+        posthoc_tau: >= 0, how far `scores` corrects for the class frequencies at inference, as
+            `detbalance.losses.adjust_logits` does: 0 not at all, 1 fully. Training is not changed,
+            so a trained model can be given another value.
+        class_weights: method of `detbalance.losses.class_weights`, or weights by class name.
+        beta: of the method `effective_number`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> loss = SoftmaxCrossEntropyLoss([0, 900, 100])
+        >>> round(loss(torch.zeros(4, 3), torch.tensor([0, 1, 2, -1])).item(), 4)
+        1.0986
+
+    Source: weights: Cui et al., 2019, arXiv:1901.05555, sec. 4.1; correction: Menon et al., 2021,
+    arXiv:2007.07314, eq. 9. Differs: PyTorch's `weight=` divides by the sum of the targets'
+    weights, which takes back much of what the weights do, TensorFlow by the rows whose weight is
+    not 0; the correction leaves the share of background alone.
+    """
+
+    def __init__(
+        self,
+        class_counts: CountsLike,
+        *,
+        posthoc_tau: float = 0.0,
+        class_weights: ClassWeights = "none",
+        beta: float = 0.999,
+    ) -> None:
+        super().__init__(class_counts, class_weights=class_weights, beta=beta)
+        self.posthoc_tau = checked_tau(posthoc_tau, type(self).__name__, "posthoc_tau")
+        self._posthoc_offsets = torch.from_numpy(
+            adjusted_offsets(self.counts.instance_counts, posthoc_tau)
+        )
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Turn logits into probabilities that sum to 1 over background and the classes.
+
+        Args:
+            logits: float [A, K + 1].
+
+        Returns:
+            float [A, K + 1]; column 0 is background.
+        """
+        if self.posthoc_tau == 0:
+            return super().scores(logits)
+        return super().scores(wide(logits) - self.constant(self._posthoc_offsets, logits))
+
+
+def wide(logits: Tensor) -> Tensor:
+    """Give logits in the precision that losses are computed in.
+
+    Args:
+        logits: of any floating type.
+
+    Returns:
+        The same for float64, else float32.
+    """
+    return logits if logits.dtype == torch.float64 else logits.float()

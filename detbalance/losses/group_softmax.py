@@ -1,0 +1,177 @@
+"""Softmax within groups of classes that are about equally frequent."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detbalance.losses.counts import CountsLike
+from detbalance.losses.softmax import SoftmaxLoss, wide
+from detbalance.losses.statistics import precise, sum_over_ranks
+from detbalance.losses.weights import ClassWeights
+
+USUAL_LIMITS = (10.0, 100.0, 1000.0)
+
+
+class GroupSoftmaxLoss(SoftmaxLoss):
+    """Balanced Group Softmax: classes compete only with those of their own group.
+
+    Classes are put into bins by their training boxes, [0, 10), [10, 100), [100, 1000) and
+    [1000, inf) by default. A bin has one column for each of its classes and one in front, "others",
+    for the rows of all other classes and of background. A further bin tells background from
+    foreground. Columns::
+
+        background, foreground, others of bin 1, classes of bin 1, others of bin 2, ...
+
+    with the classes of a bin in the order of their labels; a bin may have no class. The cost of a
+    bin is the mean cross-entropy over the rows that it uses: all rows for the first; for the others
+    the rows of their classes and, drawn at random, at most `others_ratio` times as many of the
+    remaining rows. A bin without a row of its classes costs nothing. The loss is the sum over bins
+    times rows / normalizer, so that each row's part is divided by what the head asks for.
+
+    Args:
+        class_counts: [K + 1] training boxes per class; index 0 is not used.
+        group_limits: ascending and > 0, the boxes from which the second, third, ... bin begins;
+            None for 10, 100, 1000.
+        others_ratio: >= 0.
+        class_weights: method of `detbalance.losses.class_weights`, or weights by class name; a
+            row has its weight in all bins.
+        beta: of the method `effective_number`.
+
+    Attributes:
+        bins: int64 [K + 1], the bin 1, 2, ... of each class; index 0 is 0.
+        columns: int64 [K + 1], the column of each class; index 0 is 0.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> loss = GroupSoftmaxLoss([0, 5000, 3, 7], group_limits=[10.0])
+        >>> loss.num_outputs
+        7
+        >>> loss.columns.tolist()
+        [0, 6, 3, 4]
+        >>> round(loss(torch.zeros(2, 7), torch.tensor([0, 2])).item(), 3)
+        1.792
+
+    Source: Li et al., Overcoming Classifier Imbalance for Long-tail Object Detection with Balanced
+    Group Softmax, 2020, arXiv:2006.10408, sec. 4. Differs from the authors' code: rows to ignore
+    exist; the rows that a bin uses are counted over all processes, so that processes that share a
+    batch give the loss of the batch; others come from torch's generator. As there, the
+    scores of a row do not sum to 1.
+    """
+
+    def __init__(
+        self,
+        class_counts: CountsLike,
+        *,
+        group_limits: list[float] | None = None,
+        others_ratio: float = 8.0,
+        class_weights: ClassWeights = "none",
+        beta: float = 0.999,
+    ) -> None:
+        super().__init__(class_counts, class_weights=class_weights, beta=beta)
+        limits = np.asarray(USUAL_LIMITS if group_limits is None else group_limits, np.float64)
+        if not (np.isfinite(limits).all() and (np.diff(limits, prepend=0.0) > 0).all()):
+            raise ValueError(
+                f"GroupSoftmaxLoss: group_limits is {group_limits}. Expected finite numbers > 0,"
+                " ascending. Usual is [10, 100, 1000]."
+            )
+        if not (math.isfinite(others_ratio) and others_ratio >= 0):
+            raise ValueError(
+                f"GroupSoftmaxLoss: others_ratio is {others_ratio}. Expected a finite number >= 0."
+                " Usual is 8."
+            )
+        self.others_ratio = others_ratio
+        group = 1 + np.searchsorted(limits, self.counts.instance_counts[1:], side="right")
+        self.bins = torch.from_numpy(np.concatenate([[0], group]))
+        # In front of a class: the classes of lower bins and lower labels, the two columns of the
+        # first bin, and the others of each bin up to its own.
+        place = np.argsort(np.argsort(group, kind="stable"), kind="stable")
+        self.columns = torch.from_numpy(np.concatenate([[0], place + 2 + group]))
+        self.widths = [2, *(1 + np.bincount(group, minlength=len(limits) + 2)[1:]).tolist()]
+        self.num_outputs = sum(self.widths)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Turn logits into probabilities.
+
+        Args:
+            logits: float [A, D].
+
+        Returns:
+            float [A, K + 1] in 0..1; a class has the probability of foreground times its share in
+            its bin. Rows need not sum to 1: bins do not know of each other.
+        """
+        parts = [part.softmax(dim=1) for part in torch.split(wide(logits), self.widths, dim=1)]
+        classes = torch.cat(parts, dim=1)[:, self.columns[1:].to(logits.device)]
+        return torch.cat([parts[0][:, :1], parts[0][:, 1:] * classes], dim=1)
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None
+    ) -> Tensor:
+        """Compute the loss of all rows.
+
+        Args:
+            logits: float [A, D].
+            labels: int64 [A], -1..K.
+            normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
+                None for max(1, rows not ignored).
+
+        Returns:
+            Scalar, float64 for float64 logits, else float32.
+
+        Raises:
+            ValueError: if shapes do not fit or a label is out of range.
+            TypeError: if the labels are not int64.
+        """
+        self.check(logits, labels)
+        logits = wide(logits)
+        targets, chosen = self._assign(labels)
+        used = chosen.to(logits.dtype)
+        counts = used.sum(1)
+        if self.learns_from(logits):
+            counts = sum_over_ranks(counts)
+        # Means instead of sums; `averaged` divides by the rows, which are those of the first bin.
+        used = used * (counts[0] / counts.clamp(min=1))[:, None]
+        parts = torch.split(logits, self.widths, dim=1)
+        cost = torch.stack(
+            [
+                F.cross_entropy(part, target, reduction="none")
+                for part, target in zip(parts, targets, strict=True)
+            ]
+        )
+        return self.averaged((cost * used).sum(0), labels, normalizer)
+
+    def choose_others(self, candidates: Tensor, number: Tensor) -> Tensor:
+        """Choose some of the rows at random, with torch's default generator.
+
+        Args:
+            candidates: bool [A].
+            number: scalar; all candidates where there are fewer.
+
+        Returns:
+            bool [A], the chosen ones.
+        """
+        # Ranks instead of indices: how many there are need not be known on the CPU.
+        keys = torch.rand(len(candidates), device=candidates.device)
+        order = keys.masked_fill(~candidates, 2.0).argsort()
+        rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)).to(order))
+        return candidates & (rank < number)
+
+    def _assign(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the column within each bin that a row should have, and which bins use the row."""
+        rows = labels.clamp(min=0)
+        column, group = self.columns.to(labels.device)[rows], self.bins.to(labels.device)[rows]
+        targets, used = [(labels > 0).long()], [labels >= 0]
+        start = 0
+        for number, width in enumerate(self.widths[:-1], start=1):
+            start += width
+            member = group == number
+            limit = (member.sum().to(precise(labels.device)) * self.others_ratio).floor()
+            targets.append((column - start) * member)
+            used.append(member | self.choose_others((labels >= 0) & ~member, limit))
+        return torch.stack(targets), torch.stack(used)

@@ -1,0 +1,199 @@
+"""Margins that grow as classes get rarer, with class weights that come late."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detbalance.losses.counts import CountsLike, Float64
+from detbalance.losses.softmax import SoftmaxLoss, wide
+from detbalance.losses.weights import ClassWeights, class_weights
+
+
+class LDAMLoss(SoftmaxLoss):
+    """Cross-entropy of scaled cosines, the one of the true class lowered by a margin.
+
+    With n(c) boxes, and x the cosines between a row's features and the classes' weights::
+
+        margin(c) = max_margin * n(c)^(-1/4) / max_k n(k)^(-1/4)
+        cross-entropy of scale * (x - margin(label) in the label's column)
+
+    The rarest class has the margin `max_margin`, background none. The head's last layer has no bias
+    with this loss, so what `initial_bias` gives is not used.
+
+    The paper trains without weights first and with those of the effective number later
+    (`deferred_after`), when the features are good.
+
+    Args:
+        class_counts: [K + 1] training boxes per class; index 0 is not used.
+        max_margin: >= 0, in cosine; 0 for none.
+        scale: > 0; cosines alone cannot make a softmax sure.
+        deferred_after: optimizer steps until the deferred weights take the place of
+            `class_weights`; None for never.
+        deferred_beta: in [0, 1), of the deferred weights, which are
+            `class_weights(class_counts, "effective_number", beta=deferred_beta)`.
+        class_weights: method of `detbalance.losses.class_weights`, or weights by class name.
+        beta: of the method `effective_number`.
+
+    Attributes:
+        margins: float64 [K + 1], index 0 is 0.
+        steps: int64, buffer; optimizer steps so far, counted where `learns_from` allows it.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> loss = LDAMLoss([0, 1600, 100])
+        >>> loss.margins.tolist()
+        [0.0, 0.25, 0.5]
+        >>> cosines = torch.tensor([[0.1, 0.2, 0.7]])
+        >>> round(loss(cosines, torch.tensor([2])).item(), 2)
+        0.72
+
+    Source: Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss,
+    2019, arXiv:1906.07413, sec. 3.2 and 3.3, alg. 1. Differs: background takes part, without a
+    margin; a class without boxes has the margin of the rarest class with boxes, where the authors'
+    code makes all margins 0 or NaN; the weighted sum is divided by the rows, not by the rows'
+    weights; the schedule counts steps, not epochs.
+    """
+
+    last_layer: ClassVar[Literal["linear", "cosine"]] = "cosine"
+
+    steps: Tensor
+    pending: Tensor
+
+    def __init__(
+        self,
+        class_counts: CountsLike,
+        *,
+        max_margin: float = 0.5,
+        scale: float = 30.0,
+        deferred_after: int | None = None,
+        deferred_beta: float = 0.9999,
+        class_weights: ClassWeights = "none",
+        beta: float = 0.999,
+    ) -> None:
+        super().__init__(class_counts, class_weights=class_weights, beta=beta)
+        _check(max_margin, scale, deferred_after, deferred_beta)
+        counts = self.counts.instance_counts
+        self.scale = scale
+        self.margins = torch.from_numpy(_margins(counts, max_margin))
+        self.deferred_after = deferred_after
+        self.deferred_weights = torch.from_numpy(_deferred_weights(counts, deferred_beta))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("pending", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def positive_weights(self) -> Float64:
+        """Tell how much this loss's settings make a box of each class count as what it is.
+
+        Returns:
+            float64 [K + 1], the weights that training ends with; index 0 (background) is 1.
+        """
+        if self.deferred_after is None:
+            return super().positive_weights()
+        weights: Float64 = self.deferred_weights.numpy()
+        return weights.copy()
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Turn cosines into probabilities that sum to 1 over background and the classes.
+
+        Args:
+            logits: float [A, K + 1], cosines.
+
+        Returns:
+            float [A, K + 1]; column 0 is background.
+        """
+        return super().scores(self.scale * wide(logits))
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None
+    ) -> Tensor:
+        """Compute the loss of all rows, and count the step.
+
+        Args:
+            logits: float [A, K + 1], cosines.
+            labels: int64 [A], -1..K.
+            normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
+                None for max(1, rows not ignored).
+
+        Returns:
+            Scalar, float64 for float64 logits, else float32.
+
+        Raises:
+            ValueError: if shapes do not fit or a label is out of range.
+            TypeError: if the labels are not int64.
+        """
+        value = super().forward(logits, labels, normalizer=normalizer)
+        if self.learns_from(logits):
+            # Counted on the device: asking for the number would make every step wait.
+            self.pending += 1
+            full = self.pending >= self.accumulation
+            self.steps += full
+            self.pending *= ~full
+        return value
+
+    def shifted(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Give the logits that the cross-entropy is taken of.
+
+        Args:
+            logits: float [A, K + 1], cosines in float32 or float64.
+            labels: int64 [A], -1..K.
+
+        Returns:
+            float [A, K + 1].
+        """
+        column = labels.clamp(min=0)[:, None]
+        margin = self.constant(self.margins, logits)[column]
+        return self.scale * logits.scatter_add(1, column, -margin)
+
+    def column_weights(self, logits: Tensor) -> Tensor | None:
+        """Give the weights of rows by their label in the present step.
+
+        Args:
+            logits: of the call.
+
+        Returns:
+            [K + 1] with the logits' device and precision; None where all are 1.
+        """
+        weights = super().column_weights(logits)
+        if self.deferred_after is None:
+            return weights
+        deferred = self.constant(self.deferred_weights, logits)
+        before = torch.ones_like(deferred) if weights is None else weights
+        return torch.where(self.steps >= self.deferred_after, deferred, before)
+
+
+def _margins(counts: Float64, max_margin: float) -> Float64:
+    boxes = counts[1:]
+    rarest = boxes[boxes > 0].min(initial=boxes.max() or 1.0)
+    quarter = np.where(boxes > 0, boxes, rarest) ** -0.25
+    return np.concatenate([[0.0], max_margin * quarter / quarter.max()])
+
+
+def _deferred_weights(counts: Float64, beta: float) -> Float64:
+    return class_weights(counts, "effective_number", beta=beta)
+
+
+def _check(
+    max_margin: float, scale: float, deferred_after: int | None, deferred_beta: float
+) -> None:
+    if not (math.isfinite(max_margin) and max_margin >= 0):
+        raise ValueError(
+            f"LDAMLoss: max_margin is {max_margin}. Expected a finite number >= 0. Usual is 0.5."
+        )
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"LDAMLoss: scale is {scale}. Expected a finite number > 0. Usual is 30.")
+    if deferred_after is not None and deferred_after < 0:
+        raise ValueError(
+            f"LDAMLoss: deferred_after is {deferred_after}. Expected a number of steps >= 0. Leave"
+            " it out to never weight."
+        )
+    if not 0.0 <= deferred_beta < 1.0:
+        raise ValueError(
+            f"LDAMLoss: deferred_beta is {deferred_beta}. Expected a number in [0, 1). Usual is"
+            " 0.9999."
+        )

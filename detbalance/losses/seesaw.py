@@ -1,0 +1,173 @@
+"""Frequent classes push rare ones away less, by counts that grow in training."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detbalance.losses.counts import CountsLike
+from detbalance.losses.softmax import SoftmaxLoss, wide
+from detbalance.losses.statistics import sum_over_ranks
+from detbalance.losses.weights import ClassWeights
+
+
+class SeesawLoss(SoftmaxLoss):
+    """Cross-entropy in which the push of class i's rows on class j depends on both.
+
+    Columns are background, foreground, class 1, ..., class K. Every row costs the cross-entropy
+    between background and foreground; a row of class i also costs the cross-entropy over the class
+    columns, in which every other class j competes with z(j) + log(M(i, j) C(i, j))::
+
+        M = min(1, N(j) / N(i))^p           j was seen less often than i: pushed away less
+        C = max(1, s(j) / max(s(i), eps))^q   j is taken for i: pushed away more
+
+    N(c) are the rows of class c in training so far, this batch included, 1 at least; s is the
+    softmax of the class columns, a constant to the gradient. Both costs are divided by the rows.
+
+    Args:
+        class_counts: [K + 1] training boxes per class; only their number is used, the loss counts
+            by itself.
+        p: >= 0, strength of M (mitigation); 0 turns it off.
+        q: >= 0, strength of C (compensation); 0 turns it off.
+        eps: in (0, 1], what s(i) is at least taken for.
+        class_weights: method of `detbalance.losses.class_weights`, or weights by class name.
+        beta: of the method `effective_number`.
+
+    Attributes:
+        cumulative_counts: float64 [K + 1], buffer; rows of background and each class so far. It
+            grows where `learns_from` allows it, by the rows of all processes, and before the loss
+            is computed: of accumulated calls the first does not know the rows of the others, after
+            the last the counts are those of one large batch.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> loss = SeesawLoss([0, 900, 100])
+        >>> loss.num_outputs
+        4
+        >>> logits = torch.zeros(4, 4, requires_grad=True)
+        >>> round(loss(logits, torch.tensor([0, 1, 2, -1])).item(), 3)
+        1.155
+        >>> loss.cumulative_counts.tolist()
+        [1.0, 1.0, 1.0]
+
+    Source: Wang et al., Seesaw Loss for Long-Tailed Instance Segmentation, 2021, arXiv:2008.10032,
+    sec. 3, with the objectness branch of sec. 3.3. Differs from MMDetection's code: rows to ignore
+    exist and are not counted; counts stay as they are in evaluation and without gradients, are
+    float64 and summed over processes; both costs always have the same divisor, where there the
+    classes are divided by the foreground rows unless a divisor is given.
+    """
+
+    cumulative_counts: Tensor
+
+    def __init__(
+        self,
+        class_counts: CountsLike,
+        *,
+        p: float = 0.8,
+        q: float = 2.0,
+        eps: float = 0.01,
+        class_weights: ClassWeights = "none",
+        beta: float = 0.999,
+    ) -> None:
+        super().__init__(class_counts, class_weights=class_weights, beta=beta)
+        for name, value, usual in (("p", p, 0.8), ("q", q, 2)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(
+                    f"SeesawLoss: {name} is {value}. Expected a finite number >= 0. Usual is"
+                    f" {usual}; 0 turns this part off."
+                )
+        if not 0.0 < eps <= 1.0:
+            raise ValueError(
+                f"SeesawLoss: eps is {eps}. Expected a number in (0, 1]. Usual is 0.01."
+            )
+        self.p, self.q, self.eps = p, q, eps
+        self.num_outputs = self.num_classes + 1
+        counts = torch.zeros(self.num_classes, dtype=torch.float64)
+        self.register_buffer("cumulative_counts", counts)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Turn logits into probabilities that sum to 1 over background and the classes.
+
+        Args:
+            logits: float [A, K + 2].
+
+        Returns:
+            float [A, K + 1]; column 0 is background, a class has the probability of foreground
+            times its share in it.
+        """
+        logits = wide(logits)
+        objectness, classes = logits[:, :2].softmax(dim=1), logits[:, 2:].softmax(dim=1)
+        return torch.cat([objectness[:, :1], objectness[:, 1:] * classes], dim=1)
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None
+    ) -> Tensor:
+        """Compute the loss of all rows, after counting them.
+
+        Args:
+            logits: float [A, K + 2].
+            labels: int64 [A], -1..K.
+            normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
+                None for max(1, rows not ignored).
+
+        Returns:
+            Scalar, float64 for float64 logits, else float32.
+
+        Raises:
+            ValueError: if shapes do not fit or a label is out of range.
+            TypeError: if the labels are not int64.
+        """
+        self.check(logits, labels)
+        if self.learns_from(logits):
+            self._count(labels)
+        logits = wide(logits)
+        cost = F.cross_entropy(
+            logits[:, :2], labels.clamp(max=1), ignore_index=-1, reduction="none"
+        )
+        rows = torch.where(labels > 0)[0]
+        classes = seesaw_cost(
+            logits[rows, 2:],
+            labels[rows] - 1,
+            self.cumulative_counts[1:],
+            p=self.p,
+            q=self.q,
+            eps=self.eps,
+        )
+        return self.averaged(cost.index_add(0, rows, classes), labels, normalizer)
+
+    @torch.no_grad()
+    def _count(self, labels: Tensor) -> None:
+        counts = torch.zeros_like(self.cumulative_counts)
+        counted = (labels >= 0).to(counts.dtype)
+        self.cumulative_counts += sum_over_ranks(counts.index_add(0, labels.clamp(min=0), counted))
+
+
+def seesaw_cost(
+    logits: Tensor, targets: Tensor, counts: Tensor, *, p: float, q: float, eps: float
+) -> Tensor:
+    """Compute what foreground rows cost over the class columns, without objectness.
+
+    Args:
+        logits: float [F, K].
+        targets: int64 [F], 0..K - 1.
+        counts: [K], rows of each class so far.
+        p: see `SeesawLoss`.
+        q: see `SeesawLoss`.
+        eps: see `SeesawLoss`.
+
+    Returns:
+        float [F].
+    """
+    # Logarithms throughout: the ratios of scores are too large or small to be formed. For the true
+    # class itself both terms are 0.
+    log_counts = counts.clamp(min=1).log().to(logits.dtype)
+    mitigation = p * (log_counts - log_counts[targets, None]).clamp(max=0)
+    log_scores = logits.detach().log_softmax(dim=1)
+    own = log_scores.gather(1, targets[:, None]).clamp(min=math.log(eps))
+    compensation = q * (log_scores - own).clamp(min=0)
+    return F.cross_entropy(logits + mitigation + compensation, targets, reduction="none")
