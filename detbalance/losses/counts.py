@@ -96,13 +96,19 @@ class ClassCounts:
             float64 [K + 1] in 0..1.
 
         Raises:
-            ValueError: if the images were not counted.
+            ValueError: if the images were not counted, or a class has more than there are.
         """
         if self.image_counts is None or not self.num_images:
             raise ValueError(
                 f"{where}: needs the images per class, only boxes per class were given. Expected"
                 " image_counts and num_images. Pass detbalance.frequency.class_frequency(...), or"
                 " losses.ClassCounts(instance_counts, image_counts, num_images)."
+            )
+        if self.image_counts[1:].max() > self.num_images:
+            label = int(self.image_counts[1:].argmax()) + 1
+            raise ValueError(
+                f"{where}: class {label} is in {self.image_counts[label]:g} images of"
+                f" {self.num_images}. Expected at most all images. Count both on one file."
             )
         return self.image_counts / self.num_images
 
