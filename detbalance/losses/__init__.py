@@ -4,24 +4,56 @@ Each loss is an `nn.Module` built from the boxes per class of the training set. 
 PyTorch detector; `detbalance.detection` puts it into torchvision's.
 """
 
+from detbalance.losses.balanced_sigmoid import BalancedSigmoidLoss
 from detbalance.losses.contract import ClassificationLoss
 from detbalance.losses.counts import ClassCounts
+from detbalance.losses.equalization import EqualizationLoss, EqualizationLossV2
+from detbalance.losses.equalized_focal import EqualizedFocalLoss, EqualizedQualityFocalLoss
+from detbalance.losses.federated import FederatedLoss
+from detbalance.losses.group_softmax import GroupSoftmaxLoss
 from detbalance.losses.kernel import sigmoid_loss_sum
+from detbalance.losses.ldam import LDAMLoss
+from detbalance.losses.logit_adjustment import BalancedSoftmaxLoss, LogitAdjustedLoss
+from detbalance.losses.priors import adjust_logits
+from detbalance.losses.seesaw import SeesawLoss
 from detbalance.losses.sigmoid import SigmoidFocalLoss
 from detbalance.losses.softmax import SoftmaxCrossEntropyLoss
 from detbalance.losses.weights import class_weights
 
 __all__ = [
     "LOSSES",
+    "BalancedSigmoidLoss",
+    "BalancedSoftmaxLoss",
     "ClassCounts",
     "ClassificationLoss",
+    "EqualizationLoss",
+    "EqualizationLossV2",
+    "EqualizedFocalLoss",
+    "EqualizedQualityFocalLoss",
+    "FederatedLoss",
+    "GroupSoftmaxLoss",
+    "LDAMLoss",
+    "LogitAdjustedLoss",
+    "SeesawLoss",
     "SigmoidFocalLoss",
     "SoftmaxCrossEntropyLoss",
+    "adjust_logits",
     "class_weights",
     "sigmoid_loss_sum",
 ]
 
 LOSSES: dict[str, type[ClassificationLoss]] = {
     "focal": SigmoidFocalLoss,
+    "equalization": EqualizationLoss,
+    "equalization_v2": EqualizationLossV2,
+    "equalized_focal": EqualizedFocalLoss,
+    "equalized_quality_focal": EqualizedQualityFocalLoss,
+    "federated": FederatedLoss,
+    "balanced_sigmoid": BalancedSigmoidLoss,
     "cross_entropy": SoftmaxCrossEntropyLoss,
+    "balanced_softmax": BalancedSoftmaxLoss,
+    "logit_adjustment": LogitAdjustedLoss,
+    "ldam": LDAMLoss,
+    "seesaw": SeesawLoss,
+    "group_softmax": GroupSoftmaxLoss,
 }

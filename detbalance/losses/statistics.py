@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,14 +29,14 @@ class Precise(nn.Module):
             # A device without float64 refuses it, so what is moved for a look is float32.
             if value is not None and value.dtype == torch.float64:
                 self._buffers[name] = value.float()
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in kept.items():
             moved = self._buffers[name]
             if value is not None and moved is not None:
                 wide = value.dtype in (torch.float32, torch.float64)
                 dtype = precise(moved.device) if wide else value.dtype
                 self._buffers[name] = value.to(device=moved.device, dtype=dtype)
-        return cast(Precise, self)
+        return self
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
@@ -60,11 +59,13 @@ class GradientSums(Precise):
     """Sums of positive and negative gradient per class over all optimizer steps so far.
 
     What a call adds takes effect after `accumulation` calls, summed over all processes: accumulated
-    steps, and processes that share a batch, give the sums of the one large batch. Save between
-    optimizer steps: what is pending within one is not saved.
+    steps, and processes that share a batch, give the sums of the one large batch. A step with a sum
+    that is not finite adds nothing: under mixed precision one overflow would stay for good. Save
+    between optimizer steps: what is pending within one is not saved.
 
     Args:
         num_columns: D.
+        initial_ratio: what `ratio` gives before the first step.
 
     Attributes:
         positive: float64 [D], buffer.
@@ -75,18 +76,20 @@ class GradientSums(Precise):
     positive: Tensor
     negative: Tensor
     steps: Tensor
-    pending: Tensor
 
-    def __init__(self, num_columns: int) -> None:
+    def __init__(self, num_columns: int, *, initial_ratio: float) -> None:
         super().__init__()
         self.register_buffer("positive", torch.zeros(num_columns, dtype=torch.float64))
         self.register_buffer("negative", torch.zeros(num_columns, dtype=torch.float64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        # The two sums, and in the last entry the normalizers.
-        pending = torch.zeros(2 * num_columns + 1, dtype=torch.float64)
-        self.register_buffer("pending", pending, persistent=False)
+        self._initial_ratio = initial_ratio
+        # The two sums and the normalizers of the calls of a step. Not a buffer:
+        # DistributedDataParallel may replace every buffer by that of the first process between two
+        # calls, and these differ by process.
+        self._pending: Tensor | None = None
         self._calls = 0
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def add(
         self,
@@ -99,29 +102,33 @@ class GradientSums(Precise):
         """Take in the sums of one call.
 
         Args:
-            positive: [D], sums of |gradient| of this process, not divided by anything.
+            positive: [D], sums of |gradient| of this process.
             negative: [D].
-            normalizer: what this process's loss was divided by; the sums of a step are divided by
-                the sum of the normalizers of its calls and processes. None adds them as they are.
+            normalizer: what the sums are to be divided by, >= 0: the sums of a step are divided by
+                the sum of the normalizers of its calls and processes, at least 1. None adds them
+                as they are.
             accumulation: calls per step.
         """
-        self.pending[:-1] += torch.cat([positive, negative])
-        if normalizer is not None:
-            self.pending[-1] += normalizer
+        own = positive.new_zeros(1) if normalizer is None else positive.new_zeros(1) + normalizer
+        parts = torch.cat([positive, negative, own])
+        self._pending = parts if self._pending is None else self._pending + parts
         self._calls += 1
         if self._calls < accumulation:
             return
-        self._calls = 0
-        total = sum_over_ranks(self.pending)
-        sums = total[:-1] if normalizer is None else total[:-1] / total[-1].clamp(min=1e-12)
+        total = sum_over_ranks(self._pending)
+        self._pending, self._calls = None, 0
+        sums = total[:-1] if normalizer is None else total[:-1] / total[-1].clamp(min=1)
+        finite = sums.isfinite().all()
+        sums = torch.where(finite, sums, 0.0)
         self.positive += sums[: len(self.positive)]
         self.negative += sums[len(self.positive) :]
-        self.steps += 1
-        self.pending.zero_()
+        self.steps += finite
 
     def ratio(self) -> Tensor:
-        """Positive over negative sums, float64 [D]; 0 where there has been no positive."""
-        return self.positive / (self.negative + 1e-10)
+        """Positive over negative sums, float64 [D]; 0 for a class without a positive so far."""
+        return torch.where(
+            self.steps > 0, self.positive / (self.negative + 1e-10), self._initial_ratio
+        )
 
 
 class PushGauge:
