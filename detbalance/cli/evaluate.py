@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from detbalance.training.checkpoint import (
     load_checkpoint,
     model_from_checkpoint,
 )
+from detbalance.training.push import positive_share
 from detbalance.training.setup import loader_workers
 
 
@@ -83,6 +84,7 @@ def evaluate_command(
         truth,
         train_frequency=frequency,
         groups=frequency_groups(frequency),
+        positive_share=_shares_in(state, labels),
     )
     show(report, output)
     if file is not None:
@@ -116,6 +118,16 @@ def _labels_in(
         )
     order = {name: label for label, name in enumerate(truth.categories.names, start=1)}
     return np.array([0, *(order[name] for name in categories.names)], dtype=np.int64)
+
+
+def _shares_in(
+    state: Mapping[str, Any], labels: np.ndarray[Any, np.dtype[np.int64]]
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """[K + 1] the positive part of each class's gradient in the run, by the file's labels."""
+    shares = np.full(len(labels), np.nan)
+    if "push" in state:  # earlier versions did not count it
+        shares[labels] = positive_share(state["push"]["run"])
+    return shares
 
 
 @contextmanager

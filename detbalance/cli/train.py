@@ -28,6 +28,7 @@ from detbalance.reporting.files import write_report
 from detbalance.training.config import Config, load_config
 from detbalance.training.interrupt import Interrupted
 from detbalance.training.loop import Step, train
+from detbalance.training.push import Float64
 from detbalance.training.setup import Data, loader_workers
 
 logger = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ def run_training(config: Config, *, resume: bool = False, overwrite: bool = Fals
     """Train with a progress bar; returns the run's report (None on all but the main process)."""
     last: list[Report] = []
 
-    def judge(model: nn.Module, data: Data) -> Mapping[str, float | None]:
-        report = evaluate_run(config, model, data)
+    def judge(model: nn.Module, data: Data, positive_share: Float64) -> Mapping[str, float | None]:
+        report = evaluate_run(config, model, data, positive_share)
         last[:] = [report]
         return headline(report)
 
@@ -78,7 +79,7 @@ def run_training(config: Config, *, resume: bool = False, overwrite: bool = Fals
     return load_report(finished) if is_main and finished.exists() else None
 
 
-def evaluate_run(config: Config, model: nn.Module, data: Data) -> Report:
+def evaluate_run(config: Config, model: nn.Module, data: Data, positive_share: Float64) -> Report:
     """Predict val, evaluate, and write predictions and report into the run's folder."""
     options = config.evaluation
     predictions = predict(
@@ -97,6 +98,7 @@ def evaluate_run(config: Config, model: nn.Module, data: Data) -> Report:
         data.val,
         train_frequency=data.frequency,
         groups=frequency_groups(data.frequency),
+        positive_share=positive_share,
     )
     write_report(report, config.output)
     return report

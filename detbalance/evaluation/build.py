@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from detbalance.evaluation.per_class import Evaluation, EvaluationSettings
 from detbalance.evaluation.report import (
@@ -38,6 +39,7 @@ def build_report(
     *,
     train_frequency: Frequency | None = None,
     groups: Groups | None = None,
+    positive_share: npt.NDArray[np.float64] | None = None,
 ) -> Report:
     """Set the figures of an evaluation beside the class frequencies of the training file.
 
@@ -50,13 +52,15 @@ def build_report(
         annotations: the annotations that were evaluated.
         train_frequency: counts of the training file; its classes are found by name.
         groups: groups of the classes of `train_frequency`.
+        positive_share: float64 [C], positive part of the gradient that each class of the
+            annotations got in training, NaN where unknown; None where nothing is known of it.
 
     Returns:
         Report with the rarest class first.
 
     Raises:
-        ValueError: if `groups` comes without `train_frequency`, or the two or the evaluation and
-            the annotations have different numbers of classes.
+        ValueError: if `groups` comes without `train_frequency`, or the two, the evaluation and the
+            annotations, or `positive_share` and the annotations have different numbers of classes.
     """
     categories = annotations.categories
     if len(evaluation.AP) != categories.num_classes:
@@ -69,6 +73,14 @@ def build_report(
         raise ValueError(
             "build_report(): groups without train_frequency. "
             "Groups are those of the training file's classes. Pass its frequency too."
+        )
+    if positive_share is None:
+        positive_share = np.full(categories.num_classes, math.nan)
+    if len(positive_share) != categories.num_classes:
+        raise ValueError(
+            f"build_report(): positive_share has {len(positive_share)} entries, "
+            f"{annotations.source} has {categories.num_categories} classes. "
+            "Expected one per class with background in front. Order them as the annotations do."
         )
     training = _training_side(annotations, train_frequency, groups)
     rows = [
@@ -86,6 +98,7 @@ def build_report(
             precision=float(evaluation.precision[label]),
             true_positives=int(evaluation.true_positives[label]),
             false_positives=int(evaluation.false_positives[label]),
+            positive_share=float(positive_share[label]),
         )
         for label, (group, images, boxes) in enumerate(training.counts, start=1)
     ]

@@ -14,6 +14,8 @@ Undefined numbers are null.
         AP, AP50, AR                 over IoU .50:.95, at .50, recall over .50:.95; all scores
         recall, precision            at IoU .50, of detections at or above score_floor
         true_positives, false_positives   the counts behind the two
+        positive_share               positive over all gradient at the class's outputs in training;
+                                     null unless the report is of a run with a sigmoid loss
     groups    object with "rare", "common", "frequent", "all"; each entry:
         num_categories               classes of the group
         num_evaluated                those of them with boxes to find
@@ -63,6 +65,7 @@ class ClassRow:
     precision: float
     true_positives: int
     false_positives: int
+    positive_share: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -221,5 +224,5 @@ def _restore_nan(content: dict[str, Any]) -> dict[str, Any]:
     if isinstance(groups, dict):
         restored["groups"] = {name: restore(entry, FIGURES) for name, entry in groups.items()}
     if isinstance(classes, list):
-        restored["classes"] = [restore(entry, FIGURES) for entry in classes]
+        restored["classes"] = [restore(entry, (*FIGURES, "positive_share")) for entry in classes]
     return restored

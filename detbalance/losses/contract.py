@@ -147,7 +147,8 @@ class ClassificationLoss(Precise, ABC):
         """
         if self.label_weights is None:
             return np.ones(self.num_classes)
-        return self.label_weights.numpy().copy()
+        weights: npt.NDArray[np.float64] = self.label_weights.numpy()
+        return weights.copy()
 
     def learns_from(self, logits: Tensor) -> bool:
         """Tell whether a call may change running statistics.

@@ -31,6 +31,10 @@ GROUP_STYLES = {"rare": "bold magenta", "common": "cyan", "frequent": "blue"}
 _COMPARED = ("AP50", "recall")
 _FIGURES = {"AP": "AP", "AP50": "AP50", "AR": "AR", "recall": "recall", "precision": "prec."}
 _KEPT_OF_MANY = 40
+_SHARE = (
+    "pos. share: the part of the class's gradient in training that raised it; near 0, other classes"
+    " and background only pushed it down"
+)
 
 
 def print_report(report: Report, *, console: Console | None = None, max_classes: int = 60) -> None:
@@ -73,11 +77,16 @@ def report_table(report: Report, *, max_classes: int = 60) -> Group:
     table = _table("class", "group", "train\nimages", "train\nboxes", "val\nboxes")
     for title in _FIGURES.values():
         table.add_column(title, justify="right", no_wrap=True)
+    # Only the report of a run knows the gradient, and only sigmoid losses tell it.
+    has_shares = not all(math.isnan(row.positive_share) for row in report.classes)
+    if has_shares:
+        table.add_column("pos.\nshare", justify="right", no_wrap=True)
     rows = _listed(report, max_classes)
     for row, ends_group in _with_ends(rows):
         table.add_row(
             *_class_cells(row),
             *(_figure(getattr(row, name)) for name in _FIGURES),
+            *([_figure(row.positive_share)] if has_shares else []),
             end_section=ends_group,
         )
     for name, group in _shown_groups(report):
@@ -100,6 +109,7 @@ def report_table(report: Report, *, max_classes: int = 60) -> Group:
         table,
         *_left_out(report, rows),
         Text("group rows: means over the classes where the figure is defined", style="dim"),
+        *([Text(_SHARE, style="dim")] if has_shares else []),
         Text(),
         Text("COCO summary", style="bold"),
         summary,

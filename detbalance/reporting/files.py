@@ -32,6 +32,7 @@ COLUMNS = (
     "precision",
     "true_positives",
     "false_positives",
+    "positive_share",
     "num_categories",
     "num_evaluated",
 )

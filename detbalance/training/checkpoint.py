@@ -7,6 +7,7 @@ A checkpoint is a dict written by `torch.save` that `torch.load(weights_only=Tru
     model, ema    state dicts (ema null when off)
     optimizer, scaler, sampler, rng
     best          the best value of the chosen metric so far
+    push          gradient per class so far, `PushTotals.state_dict()`
     config        the resolved configuration
     categories    `Categories.to_dict()`
     frequency     image_counts, instance_counts, num_images and source of the training file
@@ -64,8 +65,15 @@ def model_from_checkpoint(state: Mapping[str, Any], where: str) -> nn.Module:
     """The trained model of a loaded checkpoint (the averaged weights where the run kept them)."""
     config = parse_config(state["config"], where)
     categories = Categories.from_dict(state["categories"])
-    model = build_model(config, categories, state["frequency"]["instance_counts"], pretrained=False)
-    model.load_state_dict(state["ema"] or state["model"])
+    model = build_model(config, categories, frequency_from_checkpoint(state), pretrained=False)
+    try:
+        model.load_state_dict(state["ema"] or state["model"])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{where}: its weights are not those of the model that its configuration describes"
+            f" ({' '.join(str(error).split())[:200]}). A checkpoint of this version is expected."
+            " Train again, or use the version that wrote it."
+        ) from error
     model.categories = categories  # type: ignore[assignment]
     model.class_names = ["background", *categories.names]  # type: ignore[assignment]
     return model.eval()
@@ -137,7 +145,14 @@ def _holds_run(folder: Path) -> bool:
 
 
 # Settings that may differ when a run is taken up again: they do not change what is computed.
-_MAY_CHANGE = {"output", "train.workers", "train.log_every", "train.checkpoint_every", "data.root"}
+_MAY_CHANGE = {
+    "output",
+    "data.root",
+    "train.workers",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.push_limit",
+}
 
 
 def _check_same_run(folder: Path, config: Config) -> None:
@@ -147,13 +162,13 @@ def _check_same_run(folder: Path, config: Config) -> None:
             f"{folder}: has no {LAST} to resume from. A run that saved a checkpoint is expected."
             " Start it without --resume."
         )
-    before = _flat(load_checkpoint(last)["config"])
-    for key, value in _flat(config.to_dict()).items():
-        if key not in _MAY_CHANGE and before.get(key) != value:
+    before, now = _flat(load_checkpoint(last)["config"]), _flat(config.to_dict())
+    for key in {**now, **before}:
+        if key not in _MAY_CHANGE and before.get(key) != now.get(key):
             raise ValueError(
                 f"{folder}: the run was started with {key} {before.get(key)!r}, now it is"
-                f" {value!r}. The same configuration is expected. Restore it, or start a new run"
-                " with --set output=DIR."
+                f" {now.get(key)!r}. The same configuration is expected. Restore it, or start a new"
+                " run with --set output=DIR."
             )
 
 

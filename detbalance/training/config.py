@@ -147,6 +147,9 @@ class TrainSection(Section):
     evaluate_every: Annotated[int, Field(gt=0)] | None = None
     """Iterations between evaluations on val; the last iteration is always evaluated."""
     checkpoint_every: Annotated[int, Field(gt=0)] = 100
+    push_limit: Annotated[float, Field(gt=1)] | None = 100.0
+    """Warn where sampling, loss weights and paste together make a box of a class count more than
+    this many times as much as one of the most frequent class; see `push.py`."""
 
     @model_validator(mode="after")
     def _whole_batches(self) -> TrainSection:
@@ -241,9 +244,24 @@ def load_config(
 def parse_config(raw: Mapping[str, Any], where: str) -> Config:
     """Check a configuration given as a mapping; `where` begins the error's line."""
     try:
-        return Config.model_validate(raw)
+        config = Config.model_validate(raw)
     except ValidationError as error:
         raise ValueError(f"{where}: {first_fault(error, Config, raw)}") from error
+    _check_pair(config, where)
+    return config
+
+
+def _check_pair(config: Config, where: str) -> None:
+    """Refuse a softmax loss in a detector of one stage, whose outputs are judged one by one."""
+    loss, detector = config.loss.model_dump()["name"], config.model.model_dump()["detector"]
+    if detector == "fasterrcnn" or loss == "torchvision" or LOSSES[loss].activation == "sigmoid":
+        return
+    possible = [name for name, kind in LOSSES.items() if kind.activation == "sigmoid"]
+    raise ValueError(
+        f'{where}: loss.name is "{loss}", a softmax loss, and model.detector is "{detector}", which'
+        f" has sigmoid scores. Possible with it: {', '.join(sorted(possible))}, torchvision. Choose"
+        " one of these, or set model.detector to fasterrcnn."
+    )
 
 
 def _set(raw: dict[str, Any], override: str) -> None:

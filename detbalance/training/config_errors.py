@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,33 +18,102 @@ def first_fault(error: ValidationError, model: type[BaseModel], raw: Mapping[str
         model: the class of the whole configuration.
         raw: what was checked.
     """
-    problems = error.errors()
-    problem = problems[0]
-    keys = [str(k) for k in problem["loc"]]
-    if len(keys) > 1 and keys[0] == "loss" and keys[1] in _tags(model):
-        del keys[1]  # the tag of the union ("focal") is no key of the user's file
-    name = ".".join(keys)
-    kind = problem["type"]
-    more = f" ({len(problems) - 1} more faults follow.)" if len(problems) > 1 else ""
+    faults: dict[tuple[str, ...], list[_Problem]] = {}
+    for details in error.errors():
+        problem = _located(details, model, raw)
+        faults.setdefault(problem.field, []).append(problem)
+    field, problems = next(iter(faults.items()))
+    # Of a value that may be of several kinds pydantic says why it is none of them. What is wrong
+    # inside of it is the kind that the user meant.
+    inner = [problem for problem in problems if len(problem.keys) > len(field)]
+    count = len(faults) + max(0, len(inner) - 1) - 1
+    more = f" ({count} more faults follow.)" if count else ""
+    if len(problems) > 1 and not inner:
+        return f"{_none_of(problems)}{more}"
+    return f"{_described((inner or problems)[0], model, raw)}{more}"
+
+
+class _Problem(NamedTuple):
+    """What pydantic found, at the user's keys.
+
+    `field` are those of the whole value; `keys` go on into it. `kind` is the one of several kinds
+    of value that was tried, None where there is one only.
+    """
+
+    details: Any
+    keys: tuple[str, ...]
+    field: tuple[str, ...]
+    kind: str | None
+
+
+def _located(details: Any, model: type[BaseModel], raw: Mapping[str, Any]) -> _Problem:
+    """Find the user's keys: pydantic puts the name of the loss and kinds of values between them."""
+    location = list(details["loc"])
+    if len(location) > 1 and location[0] == "loss" and location[1] in _tags(model):
+        del location[1]
+    keys: list[str] = []
+    field: tuple[str, ...] | None = None
+    kind: str | None = None
+    value: Any = raw
+    for part in location:
+        entries = dict(enumerate(value)) if isinstance(value, (list, tuple)) else value
+        if isinstance(entries, Mapping) and (part in entries or details["type"] == "missing"):
+            keys.append(str(part))
+            value = entries.get(part)
+        elif field is None:
+            field, kind = tuple(keys), str(part)
+    return _Problem(details, tuple(keys), tuple(keys) if field is None else field, kind)
+
+
+_KINDS = {
+    "float": "a number",
+    "list[float]": "a list of numbers",
+    "dict[str,float]": "numbers by class name",
+}
+
+
+def _none_of(problems: Sequence[_Problem]) -> str:
+    """A value that is of none of the kinds that it may be of."""
+    name, value = ".".join(problems[0].field), problems[0].details["input"]
+    kinds = [_KINDS.get(p.kind or "", p.kind or "") for p in problems if not _options(p.details)]
+    options = [option for problem in problems for option in _options(problem.details)]
+    if options:
+        return f'{name} is "{value}".{_nearest(str(value), options)} Or: {", ".join(kinds)}.'
+    expected = f"{', '.join(kinds[:-1])} or {kinds[-1]}"
+    return (
+        f"{name} is {value!r}. Expected {expected}. Change it in the file or with --set"
+        f" {name}=VALUE."
+    )
+
+
+def _options(details: Any) -> list[str]:
+    """The words that a value could have been."""
+    key = {"literal_error": "expected", "union_tag_invalid": "expected_tags"}.get(details["type"])
+    if key is None:
+        return []
+    return [word.strip("' ") for word in details["ctx"][key].replace(" or ", ", ").split(",")]
+
+
+def _described(problem: _Problem, model: type[BaseModel], raw: Mapping[str, Any]) -> str:
+    details, keys = problem.details, problem.keys
+    name, kind = ".".join(keys), details["type"]
     if kind == "extra_forbidden":
-        known = _known_keys(keys, model, raw)
-        return f"{name} is not a known key.{_nearest(keys[-1], known)}{more}"
+        return f"{name} is not a known key.{_nearest(keys[-1], _known_keys(keys, model, raw))}"
     if kind == "missing":
         remedy = f"Add it to the file or pass --set {name}=VALUE."
-        return f"{name} is missing. It has no default. {remedy}{more}"
-    if kind in {"literal_error", "union_tag_invalid"}:
-        value = problem["input"]
+        return f"{name} is missing. It has no default. {remedy}"
+    if details["loc"][-1] == "[key]":
+        return f"{name}: {keys[-1]} is no text. The name of a class is expected. Put quotes on."
+    if options := _options(details):
+        value = details["input"]
         if kind == "union_tag_invalid":
             name, value = f"{name}.name", value["name"]
-        expected = problem["ctx"]["expected" if kind == "literal_error" else "expected_tags"]
-        known = [w.strip("' ") for w in expected.replace(" or ", ", ").split(",")]
-        return f'{name} is "{value}".{_nearest(str(value), known)}{more}'
+        return f'{name} is "{value}".{_nearest(str(value), options)}'
     if kind == "union_tag_not_found":
-        known = list(_tags(model))
-        return f"{name}.name is missing. Known: {', '.join(known)}. Add it.{more}"
-    message = problem["msg"].removeprefix("Value error, ").rstrip(".")
-    shown = "" if kind == "value_error" else f" is {problem['input']!r}"
-    return f"{name}{shown}: {message}. Change it in the file or with --set {name}=VALUE.{more}"
+        return f"{name}.name is missing. Known: {', '.join(_tags(model))}. Add it."
+    message = details["msg"].removeprefix("Value error, ").rstrip(".")
+    shown = "" if kind == "value_error" else f" is {details['input']!r}"
+    return f"{name}{shown}: {message}. Change it in the file or with --set {name}=VALUE."
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from detbalance.training.checkpoint import BEST, LAST, check_folder, load_checkpoint, prepare_folder
 from detbalance.training.config import Config
 from detbalance.training.interrupt import Interrupted, stop_request
-from detbalance.training.metrics import MetricsLog, Tally, read_metrics
+from detbalance.training.metrics import MANY_CLASSES, MetricsLog, Tally, read_metrics
+from detbalance.training.push import Float64, settings_push
 from detbalance.training.run import Run, start_accelerator
 from detbalance.training.setup import Data, load_data, loader_workers
 
 logger = logging.getLogger(__name__)
 
-Evaluate = Callable[[nn.Module, Data], Mapping[str, float | None]]
+Evaluate = Callable[[nn.Module, Data, Float64], Mapping[str, float | None]]
 
 
 class TrainingStopped(ValueError):
@@ -54,7 +55,9 @@ def train(
         resume: go on from the folder's last checkpoint.
         overwrite: replace a run that the folder holds.
         evaluate: judges the model on val and returns the figures to log; called every
-            `train.evaluate_every` iterations and at the end, on the main process, in eval mode.
+            `train.evaluate_every` iterations and at the end, on the main process, in eval mode. The
+            third argument is the positive part of each class's gradient so far, float64 [K + 1],
+            NaN where the loss does not tell.
         on_step: told about every iteration, on the main process.
 
     Raises:
@@ -103,6 +106,8 @@ class _Loop:
         log = MetricsLog(self.config.output, iteration=self.run.iteration) if main else None
         if main and self.run.iteration >= options.iterations:
             logger.info("%s: all %d iterations are done", self.config.output, options.iterations)
+        if log is not None and self.run.iteration == 0:
+            self._log_settings(log)
         tally = Tally(self.data.train.categories.num_classes)
         workers = loader_workers(options.workers)
         batches = iter(self.run.stream.loader(self.data.train_dataset, workers))
@@ -137,6 +142,17 @@ class _Loop:
                     log.close()
         if main and self.config.augmentation.paste is not None:
             self._say_what_was_pasted()
+
+    def _log_settings(self, log: MetricsLog) -> None:
+        """Log what the settings make each class count; methods that pile up are the usual fault."""
+        names, limit = self.data.train.categories, self.config.train.push_limit
+        push = settings_push(
+            self.data.train, self.data.factors, loss=self.run.loss, paste=self.data.paste
+        )
+        log.write(0, push.record(names), board=False)
+        warning = None if limit is None else push.warning(names, limit)
+        if warning is not None:
+            logger.warning(warning)
 
     def _say_what_was_pasted(self) -> None:
         """An augmentation that silently does nothing is the classic fault of its kind."""
@@ -177,8 +193,7 @@ class _Loop:
             total += loss.item() / self.config.train.accumulation
         self.rate = self.run.schedule.get_last_lr()[-1]
         self.run.schedule.step()
-        if self.run.ema is not None:
-            self.run.ema.update_parameters(self.run.bare_model)
+        self.run.update_average()
         return total
 
     def _check_finite(
@@ -199,6 +214,7 @@ class _Loop:
             name: float(self.accelerator.reduce(value.clone(), reduction="mean"))
             for name, value in tally.mean_losses().items()
         }
+        self.run.push.collect(self.accelerator.device)
         if log is not None:
             log.write(self.run.iteration, self._record(losses, tally))
         tally.reset()
@@ -210,22 +226,26 @@ class _Loop:
             "learning_rate": float(self.rate),
             "images_per_second": tally.rate() * self.accelerator.num_processes,
         }
-        pasted = tally.pasted
+        pasted, categories = tally.pasted, self.data.train.categories
         if pasted.any():
-            categories = self.data.train.categories
             values["pasted"] = {categories.name(c): n for c, n in enumerate(pasted.tolist()) if n}
+        # With very many classes not every record has them all: the log would grow by gigabytes.
+        every = self.config.train.log_every * (1 + categories.num_categories // MANY_CLASSES)
+        if self.run.iteration % every == 0:
+            values.update(self.run.push.record(categories))
         return values
 
     def _evaluate(self, evaluate: Evaluate, log: MetricsLog | None) -> None:
         """Judge the model; a better one than before becomes best.pt."""
         better = False
+        self.run.push.collect(self.accelerator.device)
         if self.accelerator.is_main_process:
             assert log is not None
             model = self.run.bare_model if self.run.ema is None else self.run.ema.module
             # Evaluation must not move the random state that training draws from.
             devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
             with torch.random.fork_rng(devices=devices):
-                figures = dict(evaluate(model, self.data))
+                figures = dict(evaluate(model, self.data, self.run.push.positive_share()))
             log.write(self.run.iteration, {"val": figures})
             value = figures.get(self.config.evaluation.best_metric)
             better = value is not None and (self.run.best is None or value > self.run.best)

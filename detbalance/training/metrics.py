@@ -16,6 +16,9 @@ from detbalance.annotations.files import replace_file
 
 METRICS_FILE = "metrics.jsonl"
 
+MANY_CLASSES = 100
+"""A mapping with more numbers than this is kept out of TensorBoard: nobody opens so many charts."""
+
 
 class MetricsLog:
     """Appends records to metrics.jsonl and TensorBoard in the run's folder.
@@ -39,12 +42,20 @@ class MetricsLog:
             str(folder / "tensorboard"), purge_step=iteration + 1 if iteration else None
         )
 
-    def write(self, iteration: int, values: Mapping[str, Any]) -> None:
-        """Log values (numbers, or mappings of numbers) after an iteration, counted from 1."""
+    def write(self, iteration: int, values: Mapping[str, Any], *, board: bool = True) -> None:
+        """Log values (numbers, or mappings of numbers) after an iteration, counted from 1.
+
+        Args:
+            iteration: 0 for what is known before the first.
+            values: by name.
+            board: whether TensorBoard gets them too.
+        """
         record = {"iteration": iteration, **values}
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
-        for name, value in values.items():
+        for name, value in values.items() if board else ():
+            if isinstance(value, Mapping) and len(value) > MANY_CLASSES:
+                continue
             parts = value.items() if isinstance(value, Mapping) else [("", value)]
             for part, number in parts:
                 if number is not None:

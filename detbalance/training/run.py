@@ -16,7 +16,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from detbalance.sampling import RepeatFactorSampler
 from detbalance.training.checkpoint import save_checkpoint
 from detbalance.training.config import Config
-from detbalance.training.setup import Data, build_model, build_optimizer, build_schedule
+from detbalance.training.push import PushTotals
+from detbalance.training.setup import (
+    Data,
+    build_model,
+    build_optimizer,
+    build_schedule,
+    classification_loss,
+)
 from detbalance.training.stream import BatchStream
 
 
@@ -47,6 +54,8 @@ class Run:
     Attributes:
         model: as accelerate wraps it.
         bare_model: the torchvision model inside.
+        loss: its classification loss; None for torchvision's own.
+        push: gradient per class so far.
         iteration: optimizer steps done.
         best: the best value of the chosen metric so far.
     """
@@ -57,7 +66,7 @@ class Run:
         self.config, self.data, self.accelerator = config, data, accelerator
         # Same first weights on all processes, other random draws (of proposals) afterwards.
         torch.manual_seed(config.seed)
-        model = build_model(config, data.train.categories, data.frequency.instance_counts)
+        model = build_model(config, data.train.categories, data.frequency)
         torch.manual_seed(config.seed + accelerator.process_index)
         # Channels last: a fifth to a quarter faster convolutions, on CPUs too.
         self.bare_model = model.to(accelerator.device).to(memory_format=torch.channels_last)
@@ -65,6 +74,8 @@ class Run:
         if config.train.ema_decay is not None:
             average = get_ema_multi_avg_fn(config.train.ema_decay)  # type: ignore[no-untyped-call]
             self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self.loss = classification_loss(model)
+        self.push = PushTotals(self.loss, data.train.categories.num_classes)
         optimizer = build_optimizer(config.train, model)
         self.schedule = build_schedule(config.train, optimizer)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
@@ -79,6 +90,16 @@ class Run:
         self.best: float | None = None
         self._first = 0  # the iteration that this process started after
 
+    def update_average(self) -> None:
+        """Take the weights after a step into the average, where one is kept."""
+        if self.ema is None:
+            return
+        self.ema.update_parameters(self.bare_model)
+        averaged = classification_loss(self.ema.module)
+        if self.loss is not None and averaged is not None:
+            # What a loss has counted is no weight: it is taken over as it is.
+            averaged.load_state_dict(self.loss.state_dict())
+
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up a run where its checkpoint left it."""
         self.bare_model.load_state_dict(state["model"])
@@ -92,6 +113,8 @@ class Run:
         self.stream.load_state_dict(state["sampler"])
         self._first = self.iteration = state["iteration"]
         self.best = state["best"]
+        if "push" in state:  # earlier versions did not count it
+            self.push.load_state_dict(state["push"])
         rng = state["rng"]
         if len(rng) == self.accelerator.num_processes:
             _set_rng(rng[self.accelerator.process_index])
@@ -99,6 +122,7 @@ class Run:
     def save(self, name: str) -> None:
         """Write the state; all processes take part, the main process writes."""
         rng = gather_object([_rng()])
+        self.push.collect(self.accelerator.device)
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
@@ -114,6 +138,7 @@ class Run:
             "sampler": self.stream.state_dict(batches),
             "rng": rng,
             "best": self.best,
+            "push": self.push.state_dict(),
             "config": self.config.to_dict(),
             "categories": self.data.train.categories.to_dict(),
             "frequency": {

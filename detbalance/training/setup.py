@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,14 +20,20 @@ from detbalance.detection.heads import set_classification_loss
 from detbalance.detection.models import build_detector
 from detbalance.frequency import Frequency, class_frequency
 from detbalance.images import usable_images
-from detbalance.losses import LOSSES
+from detbalance.losses import LOSSES, ClassificationLoss
 from detbalance.sampling import repeat_factors
 from detbalance.training.config import Config, TrainSection
+
+if TYPE_CHECKING:
+    from detbalance.losses.counts import CountsLike
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What a run reads: checked annotations, class counts, draw factors and the two data sets."""
+    """What a run reads: checked annotations, class counts, draw factors and the two data sets.
+
+    `paste` is part of the training set's augmentation; None where nothing is pasted.
+    """
 
     train: Annotations
     val: Annotations
@@ -35,6 +41,7 @@ class Data:
     factors: np.ndarray[Any, np.dtype[np.float64]]
     train_dataset: DetectionDataset
     val_dataset: DetectionDataset
+    paste: RarePaste | None = None
 
 
 def load_data(config: Config) -> Data:
@@ -59,14 +66,15 @@ def load_data(config: Config) -> Data:
             f"{train.source}: has no box to learn from. At least one annotation that is not crowd"
             " is expected. Check the file."
         )
+    paste = build_paste(config, train)
     dataset = DetectionDataset(
         train,
         config.data.path("train_images"),
-        augmentation=build_augmentation(config, train),
+        augmentation=build_augmentation(config, paste),
         seed=config.seed,
     )
     val_dataset = DetectionDataset(val, config.data.path("val_images"))
-    return Data(train, val, frequency, image_factors(config, train), dataset, val_dataset)
+    return Data(train, val, frequency, image_factors(config, train), dataset, val_dataset, paste)
 
 
 def _load(config: Config, part: str) -> Annotations:
@@ -84,14 +92,19 @@ def image_factors(config: Config, train: Annotations) -> np.ndarray[Any, np.dtyp
     return repeat_factors(train, threshold=sampling.threshold, epoch_length=sampling.epoch_length)
 
 
-def build_augmentation(config: Config, train: Annotations) -> Compose | None:
+def build_paste(config: Config, train: Annotations) -> RarePaste | None:
+    """The paste of a configuration."""
+    if config.augmentation.paste is None:
+        return None
+    options = config.augmentation.paste.model_dump()
+    folder = config.data.path("train_images")
+    donors = DonorBank(train, folder, **_arguments_of(DonorBank, options))
+    return RarePaste(donors, **_arguments_of(RarePaste, options))
+
+
+def build_augmentation(config: Config, paste: RarePaste | None) -> Compose | None:
     """The paste and the standard augmentation of a configuration, in this order."""
-    parts: list[Any] = []
-    if config.augmentation.paste is not None:
-        options = config.augmentation.paste.model_dump()
-        folder = config.data.path("train_images")
-        donors = DonorBank(train, folder, **_arguments_of(DonorBank, options))
-        parts.append(RarePaste(donors, **_arguments_of(RarePaste, options)))
+    parts: list[Any] = [] if paste is None else [paste]
     if config.augmentation.standard is not None:
         parts.append(StandardAugmentation(**config.augmentation.standard.model_dump()))
     return Compose(parts) if parts else None
@@ -103,23 +116,35 @@ def _arguments_of(constructor: Callable[..., Any], options: Mapping[str, Any]) -
 
 
 def build_model(
-    config: Config, categories: Categories, instance_counts: Any, *, pretrained: bool = True
+    config: Config, categories: Categories, class_counts: CountsLike, *, pretrained: bool = True
 ) -> nn.Module:
     """The detector of a configuration with its classification loss in place.
 
     Args:
         config: the configuration.
         categories: the classes.
-        instance_counts: [K + 1], training boxes of each class.
+        class_counts: the `Frequency` of the training file. Boxes per class alone, [K + 1], do for
+            the losses that need neither names nor images per class.
         pretrained: False builds the same architecture without loading the configured weights,
             for a state dict that follows.
+
+    Raises:
+        ValueError: if the loss cannot be built for these classes or counts, or the detector for
+            these arguments.
     """
     options = config.model.model_dump()
     model = build_detector(categories.num_classes, **options, load_weights=pretrained)
     options = config.loss.model_dump()
     name, normalizer = options.pop("name"), options.pop("normalizer")
-    loss = None if name == "torchvision" else LOSSES[name](instance_counts, **options)
+    loss = None if name == "torchvision" else LOSSES[name](class_counts, **options)
+    if loss is not None:
+        loss.accumulation = config.train.accumulation
     return set_classification_loss(model, loss, normalizer=normalizer)
+
+
+def classification_loss(model: nn.Module) -> ClassificationLoss | None:
+    """The loss that was put into a detector; None where torchvision's own is in place."""
+    return next((m for m in model.modules() if isinstance(m, ClassificationLoss)), None)
 
 
 def loader_workers(asked: int | None) -> int:
