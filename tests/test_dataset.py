@@ -256,6 +256,47 @@ def test_targets_can_be_written_to_without_changing_the_annotations(folder):
     assert data[0][1]["labels"].tolist() == [1, 2]
 
 
+@pytest.fixture
+def lists(folder):
+    """The same images with the lists of LVIS for the first and the last."""
+    document = json.loads((folder / "notes.json").read_text())
+    first, _, last = document["images"]
+    first |= {"neg_category_ids": [9, 3], "not_exhaustive_category_ids": []}
+    last |= {"neg_category_ids": [], "not_exhaustive_category_ids": [9]}
+    (folder / "notes.json").write_text(json.dumps(document))
+    return folder
+
+
+LISTS = ("negative_labels", "not_exhaustive_labels")
+
+
+def lists_of(target):
+    assert all(target[name].dtype == torch.int64 for name in LISTS)
+    return [target[name].tolist() for name in LISTS]
+
+
+def test_lists_of_absent_and_not_exhaustive_classes_are_labels_in_the_target(lists):
+    data = dataset(lists)
+    assert [lists_of(data[i][1]) for i in range(3)] == [[[2, 1], []], [[], []], [[], [2]]]
+    of_two = DetectionDataset(notes(lists).select(["b"]), lists / "images")
+    assert [lists_of(of_two[i][1]) for i in (0, 2)] == [[[1], []], [[], [1]]]
+    data[0][1]["negative_labels"] += 5
+    assert lists_of(data[0][1]) == [[2, 1], []]
+
+
+def test_only_the_lists_that_the_file_has_are_in_the_target(lists):
+    assert set(LISTS) <= set(dataset(lists)[0][1])
+    document = json.loads((lists / "notes.json").read_text())
+    for image in document["images"]:
+        image.pop("neg_category_ids", None)
+    (lists / "notes.json").write_text(json.dumps(document))
+    assert set(LISTS) & set(dataset(lists)[0][1]) == {"not_exhaustive_labels"}
+    for image in document["images"]:
+        image.pop("not_exhaustive_category_ids", None)
+    (lists / "notes.json").write_text(json.dumps(document))
+    assert not set(LISTS) & set(dataset(lists)[0][1])
+
+
 class Shift:
     """An augmentation that draws, pastes a box and leaves one without extent."""
 
@@ -280,6 +321,21 @@ def test_augmentation_gets_all_rows_and_degenerate_boxes_are_dropped(folder):
     assert {len(target[k]) for k in ("boxes", "labels", "area", "iscrowd")} == {3}
     expected = np.random.default_rng([0, 4]).integers(256) / 255
     assert image.unique().tolist() == [pytest.approx(expected)]
+
+
+def test_lists_stay_as_they_are_through_augmentation_workers_and_collation(lists):
+    # Shift pastes a box of class 2, which the list says is absent: the list stays the file's.
+    loader = DataLoader(
+        dataset(lists, augmentation=Shift()),
+        batch_sampler=[[Draw(0, 0), Draw(1, 1), Draw(2, 2)]],
+        collate_fn=collate,
+        num_workers=1,
+        multiprocessing_context="fork",
+        generator=torch.Generator(),
+    )
+    _, targets = next(iter(loader))
+    assert [lists_of(target) for target in targets] == [[[2, 1], []], [[], []], [[], [2]]]
+    assert targets[0]["labels"].tolist() == [1, 2, 2]
 
 
 def test_augmentation_depends_on_seed_and_position_alone(folder):

@@ -103,7 +103,11 @@ class DetectionDataset(Dataset[Example]):
             The image, float32 [3, H, W] in 0..1, RGB; and the target with `boxes` float32 [n, 4]
             xyxy in pixels, `labels` int64 [n] (1..K; -1 for crowd regions), `area` float32 [n],
             `iscrowd` int64 [n], `pasted` bool [n] (put there by the augmentation) and `image_id`,
-            int64, the row.
+            int64, the row. Where the file has the lists of LVIS, also `negative_labels`, int64
+            (1..K), the classes that were verified to be absent from the image, and
+            `not_exhaustive_labels`, int64, those with objects that are not annotated. The lists
+            are the file's: a class that the augmentation pastes into an image where it was absent
+            is in `labels` and in `negative_labels`, and to a loss its box is simply a positive.
 
         Raises:
             IndexError: if there is no such row.
@@ -128,6 +132,7 @@ class DetectionDataset(Dataset[Example]):
             "iscrowd": _tensor(crowd, np.int64),
             "pasted": _tensor(target["pasted"], np.bool_),
             "image_id": torch.tensor(index),
+            **self._lists(index),
         }
 
     def _load(self, index: int) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
@@ -150,6 +155,18 @@ class DetectionDataset(Dataset[Example]):
             "areas": notes.areas[rows],
             "is_crowd": notes.is_crowd[rows],
             "pasted": np.zeros(rows.stop - rows.start, dtype=np.bool_),
+        }
+
+    def _lists(self, index: int) -> dict[str, Tensor]:
+        """The LVIS lists; of the image, not of its boxes, so the augmentation does not see them."""
+        lists = {
+            "negative_labels": self.annotations.neg_labels,
+            "not_exhaustive_labels": self.annotations.not_exhaustive_labels,
+        }
+        return {
+            name: _tensor(labels[index], np.int64)
+            for name, labels in lists.items()
+            if labels is not None
         }
 
     def _generator(self, draw: int | Draw) -> np.random.Generator:
