@@ -11,7 +11,7 @@ Letters: A rows, K columns of logits, G groups of rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +22,11 @@ from detbalance.losses.statistics import precise
 
 # Elements per chunk: few enough for the L2 cache of a CPU core, enough to keep a GPU busy.
 CPU_CHUNK = 1 << 17
-GPU_CHUNK = 1 << 23
+GPU_CHUNK = 1 << 21
+# At least so many chunks, where that leaves them large enough: a chunk needs about five tensors of
+# its size, and together they shall not be felt beside the gradient.
+CHUNKS = 64
+LOG2_E = 1.4426950408889634
 # Above this softplus(y) is y to the last bit of float64; exp(40) is far from overflow in float32.
 SOFTPLUS_THRESHOLD = 40.0
 
@@ -58,11 +62,16 @@ class Terms:
 
     def rows(self, rows: slice) -> Terms:
         """The part of the constants that belongs to some rows."""
-        cut = (None if v is None else v[rows] for v in (self.row_weights, self.groups))
-        row_weights, groups = cut
-        quality = None if self.quality is None else self.quality[rows]
-        constants = (self.positive_weight, self.negative_weight, self.gamma)
-        return Terms(*constants, row_weights, groups, self.shift, quality)
+
+        def cut(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[rows]
+
+        return replace(
+            self,
+            row_weights=cut(self.row_weights),
+            groups=cut(self.groups),
+            quality=cut(self.quality),
+        )
 
 
 def sigmoid_loss_sum(
@@ -100,13 +109,14 @@ def sigmoid_loss_sum(
         gamma: one number or a float tensor [K], >= 0; with `quality` 0 or at least 1.
         row_weights: float [A], the weight of each row; None for all ones.
         groups: int64 [A] in 0..G - 1, which row of `negative_weight` and `shift` is a row's.
-        shift: float [G, K], added to the logits.
+        shift: float [G, K], added to the logits; with `groups`.
         quality: float [A] in 0..1, read for foreground rows only.
 
     Returns:
         The sums.
 
     Raises:
+        ValueError: if something is given by group, but no groups.
         RuntimeError: in the backward, if it is run with `create_graph=True`.
 
     Source: Lin et al., Focal Loss for Dense Object Detection, 2017, arXiv:1708.02002, eq. 5; with
@@ -114,13 +124,20 @@ def sigmoid_loss_sum(
     the weights may vary by class; the gradient is the closed form
     p^gamma * (gamma * (1 - p) * softplus(y) + p) of one negative, and its mirror for a positive.
     """
+    by_group = isinstance(negative_weight, Tensor) and negative_weight.ndim == 2
+    if groups is None and (by_group or shift is not None):
+        raise ValueError(
+            f"sigmoid_loss_sum(): {'negative_weight' if by_group else 'shift'} is [G, K], groups is"
+            " None. Expected the group of each row, int64 [A]. Pass groups."
+        )
     # Inside the function `requires_grad` says nothing about torch.no_grad(), so it is asked here.
     with_gradient = logits.requires_grad and torch.is_grad_enabled()
     terms = Terms(positive_weight, negative_weight, gamma, row_weights, groups, shift, quality)
-    return _apply(logits, labels, terms, with_gradient)
+    sums: SigmoidSums = _apply(logits, labels, terms, with_gradient)
+    return sums
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _apply(logits: Tensor, labels: Tensor, terms: Terms, with_gradient: bool) -> SigmoidSums:
     return SigmoidSums(*_SigmoidLossSum.apply(logits, labels, terms, with_gradient))
 
@@ -166,7 +183,7 @@ def _run(logits: Tensor, labels: Tensor, terms: Terms, with_gradient: bool) -> _
     if logits.is_cuda and logits.dtype != torch.float64:
         from detbalance.losses import triton_kernel
 
-        if triton_kernel.AVAILABLE:
+        if triton_kernel.works(logits.device):
             return triton_kernel.run(logits, labels, terms, with_gradient)
     return run_pytorch(logits, labels, terms, with_gradient)
 
@@ -178,17 +195,25 @@ def run_pytorch(logits: Tensor, labels: Tensor, terms: Terms, with_gradient: boo
     gradient = logits.new_empty(logits.shape, dtype=dtype) if with_gradient else None
     # Sums over hundreds of thousands of rows, in the precision that running statistics keep.
     pushes = logits.new_zeros(2, columns, dtype=precise(logits.device))
-    on_cpu = logits.device.type == "cpu"
-    step = max(1, (CPU_CHUNK * torch.get_num_threads() if on_cpu else GPU_CHUNK) // columns)
+    step = _rows_per_chunk(logits)
     sums = [logits.new_zeros((), dtype=dtype)]
     for start in range(0, logits.shape[0], step):
         rows = slice(start, start + step)
         part = terms.rows(rows)
         y = logits[rows].to(dtype)
-        y = y.contiguous() if part.shift is None else y + part.shift[part.groups]
+        y = (y if part.shift is None else y + part.shift[part.groups]).contiguous()
         out = gradient[rows] if gradient is not None else None
         sums += _chunk(y, labels[rows], part, out, pushes)
-    return torch.stack(sums).sum(), gradient, pushes[0], pushes[1]
+    loss = torch.stack(sums).sum(dtype=pushes.dtype).to(dtype)
+    return loss, gradient, pushes[0], pushes[1]
+
+
+def _rows_per_chunk(logits: Tensor) -> int:
+    if logits.device.type == "cpu":
+        least, most = CPU_CHUNK, CPU_CHUNK * torch.get_num_threads()
+    else:
+        least, most = GPU_CHUNK, GPU_CHUNK << 2
+    return max(1, min(max(logits.numel() // CHUNKS, least), most) // logits.shape[1])
 
 
 def _chunk(
@@ -203,17 +228,15 @@ def _chunk(
     index = (labels - 1).clamp(min=0).unsqueeze(1)
     positive = (labels > 0).unsqueeze(1)
 
-    p = torch.sigmoid(y)
+    p, cost, power = _parts(y, terms.gamma)
     weight = terms.negative_weight
+    scale = row if isinstance(weight, Tensor) else row * weight
+    modulated = torch.empty_like(y).copy_(scale) if power is None else power.mul_(scale)
     if isinstance(weight, Tensor):
-        by_group = weight.ndim == 2
-        modulated = _power(p, terms.gamma).mul_(weight[terms.groups] if by_group else weight)
-        modulated.mul_(row)
-    else:
-        modulated = _power(p, terms.gamma).mul_(row * weight)
+        modulated.mul_(weight[terms.groups] if weight.ndim == 2 else weight)
     # Weight 0 leaves an exact 0 at the positive entries; subtracting them later would cancel badly.
     modulated.scatter_(1, index, modulated.gather(1, index).masked_fill_(positive, 0.0))
-    negatives = _weighted_sum(y, p, modulated, terms.gamma, out)
+    negatives = _weighted_sum(p, cost, modulated, terms.gamma, out)
     if out is not None:
         pushes[1] += out.sum(dim=0)
 
@@ -225,12 +248,12 @@ def _chunk(
     own = torch.empty_like(y) if out is not None else None
     if terms.quality is None:
         # A positive is a negative in the mirror: the same formula for -y.
-        p = torch.sigmoid(y.neg_())
-        positives = _weighted_sum(y, p, _power(p, gamma).mul_(weight), gamma, own)
+        p, cost, power = _parts(y.neg_(), gamma)
+        positives = _weighted_sum(p, cost, weight if power is None else power * weight, gamma, own)
         if own is not None:
             own.neg_()
     else:
-        quality = terms.quality.to(y.dtype).unsqueeze(1)
+        quality = terms.quality.to(y.dtype).unsqueeze(1).masked_fill(~positive, 0.0)
         positives = _quality_sum(y, quality, weight, gamma, own)
     if out is not None and own is not None:
         pushes[0].index_add_(0, index.view(-1), own.abs().view(-1).to(pushes.dtype))
@@ -238,21 +261,23 @@ def _chunk(
     return negatives, positives
 
 
-def _power(p: Tensor, gamma: Factor) -> Tensor:
-    """p^gamma in a new tensor; cheap for the everyday exponents."""
-    if not isinstance(gamma, Tensor):
-        if gamma == 0:
-            return torch.ones_like(p)
-        if gamma == 2:
-            return p * p
-    return torch.pow(p, gamma)
+def _parts(y: Tensor, gamma: Factor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Compute p = sigmoid(y), -log(1 - p) and p^gamma, None where it is 1; exact at both ends."""
+    p = torch.sigmoid(y)
+    if not isinstance(gamma, Tensor) and gamma in (0.0, 1.0, 2.0):
+        cost = F.softplus(y, 1.0, SOFTPLUS_THRESHOLD)
+        return p, cost, None if gamma == 0 else p * p if gamma == 2 else p.clone()
+    # The logarithm of the larger of p and 1 - p. From it both logarithms come as sums of two
+    # numbers of one sign; as a difference, softplus(y) - y loses its digits where p is near 1.
+    larger = F.logsigmoid(y.abs())
+    log_p = y.clamp(max=0).add_(larger)
+    return p, y.clamp(min=0).sub_(larger), log_p.mul_(gamma * LOG2_E).exp2_()
 
 
 def _weighted_sum(
-    y: Tensor, p: Tensor, modulated: Tensor, gamma: Factor, out: Tensor | None
+    p: Tensor, cost: Tensor, modulated: Tensor, gamma: Factor, out: Tensor | None
 ) -> Tensor:
-    """Sum of modulated * softplus(y), its gradient to `out`; `p` is overwritten."""
-    cost = F.softplus(y, 1.0, SOFTPLUS_THRESHOLD)
+    """Sum of modulated * cost, its gradient to `out`; `p` and `cost` are overwritten."""
     loss = torch.dot(modulated.view(-1), cost.view(-1))
     if out is not None:
         if isinstance(gamma, Tensor) or gamma != 0:
