@@ -95,8 +95,7 @@ class LDAMLoss(SoftmaxLoss):
         """
         if self.deferred_after is None:
             return super().positive_weights()
-        weights: Float64 = self.deferred_weights.numpy()
-        return weights.copy()
+        return np.array(self.deferred_weights.numpy(), dtype=np.float64)
 
     def scores(self, logits: Tensor) -> Tensor:
         """Turn cosines into probabilities that sum to 1 over background and the classes.
