@@ -9,129 +9,28 @@ import pickle
 
 import pytest
 import torch
+from detectors import (
+    BUILDERS,
+    COUNTS,
+    ONE_STAGE,
+    K,
+    assert_same,
+    batch,
+    captured_head_loss,
+    detections_of,
+    gradients_of,
+    last_layer,
+    losses_of,
+    rcnn,
+    retinanet,
+)
 from torch import nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.models import detection as tv
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import MultiScaleRoIAlign
 
-from detbalance.detection.backbones import Body, Pyramid, TinyBody
-from detbalance.detection.crowd import covered
 from detbalance.detection.heads import detector_classes, set_classification_loss
-from detbalance.losses import SigmoidFocalLoss, SoftmaxCrossEntropyLoss
-
-K = 4
-COUNTS = [0, 40, 30, 20, 10]
-
-
-def backbone() -> Pyramid:
-    body = Body(TinyBody(), [64, 96], [8, 16], (0.5,) * 3, (0.5,) * 3)
-    return Pyramid(body, 32, 0)
-
-
-def anchors(*, sizes: int = 1) -> AnchorGenerator:
-    values = tuple(tuple(16.0 * 2**i * (1 + j / 2) for j in range(sizes)) for i in range(2))
-    return AnchorGenerator(values, ((0.5, 1.0, 2.0),) * 2)
-
-
-def retinanet(seed: int = 0) -> tv.RetinaNet:
-    torch.manual_seed(seed)
-    model = tv.RetinaNet(
-        backbone(), K + 1, min_size=96, max_size=128, anchor_generator=anchors(), score_thresh=0.001
-    )
-    nn.init.normal_(model.head.classification_head.cls_logits.weight, std=0.2)
-    return model
-
-
-def rcnn(seed: int = 0, kind: str = "faster") -> tv.FasterRCNN:
-    torch.manual_seed(seed)
-    names = ["0", "1"]
-    builder, extra = {
-        "faster": (tv.FasterRCNN, {}),
-        "mask": (
-            tv.MaskRCNN,
-            {
-                "mask_roi_pool": MultiScaleRoIAlign(names, 7, 2),
-                "mask_head": tv.mask_rcnn.MaskRCNNHeads(32, (8,), 1),
-            },
-        ),
-        "keypoint": (
-            tv.KeypointRCNN,
-            {
-                "keypoint_roi_pool": MultiScaleRoIAlign(names, 7, 2),
-                "keypoint_head": tv.keypoint_rcnn.KeypointRCNNHeads(32, (8,)),
-                "keypoint_predictor": tv.keypoint_rcnn.KeypointRCNNPredictor(8, 3),
-            },
-        ),
-    }[kind]
-    model = builder(
-        backbone(),
-        K + 1,
-        min_size=96,
-        max_size=128,
-        rpn_anchor_generator=anchors(),
-        box_roi_pool=MultiScaleRoIAlign(names, 7, 2),
-        box_score_thresh=0.01,
-        box_batch_size_per_image=64,
-        box_detections_per_img=20,
-        rpn_post_nms_top_n_train=100,
-        rpn_post_nms_top_n_test=100,
-        **extra,
-    )
-    if kind == "mask":
-        model.roi_heads.mask_predictor = tv.mask_rcnn.MaskRCNNPredictor(8, 8, K + 1)
-    return model
-
-
-BUILDERS = {"retinanet": retinanet, "fasterrcnn": rcnn}
-
-
-def batch(seed: int = 0):
-    """Three images; the second has no boxes."""
-    generator = torch.Generator().manual_seed(seed)
-    images = [torch.rand(3, 96, 96 + 16 * i, generator=generator) for i in range(3)]
-    targets = []
-    for count in (3, 0, 2):
-        corner = torch.rand(count, 2, generator=generator) * 50
-        side = 14 + torch.rand(count, 2, generator=generator) * 28
-        targets.append(
-            {
-                "boxes": torch.cat([corner, corner + side], 1),
-                "labels": torch.randint(1, K + 1, (count,), generator=generator),
-            }
-        )
-    return images, targets
-
-
-def with_crowd(target, *boxes):
-    crowd = torch.tensor(boxes, dtype=torch.float32)
-    return {
-        "boxes": torch.cat([target["boxes"], crowd]),
-        "labels": torch.cat([target["labels"], torch.full((len(crowd),), -1)]),
-    }
-
-
-def losses_of(model, images, targets, seed: int = 5):
-    torch.manual_seed(seed)  # an R-CNN samples regions
-    return model.train()(images, targets)
-
-
-def gradients_of(model, images, targets):
-    model.zero_grad()
-    sum(losses_of(model, images, targets).values()).backward()
-    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-
-def detections_of(model, images):
-    with torch.no_grad():
-        return model.eval()(images)
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
+from detbalance.losses import LOSSES, SigmoidFocalLoss, SoftmaxCrossEntropyLoss
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -147,8 +46,11 @@ def test_stock_loss_is_bit_equal_to_torchvision(name):
     assert_same(gradients_of(stock, images, targets), gradients_of(ours, images, targets))
 
 
-@pytest.mark.parametrize("kind", ["faster", "mask", "keypoint"])
-def test_cross_entropy_on_an_rcnn_is_bit_equal_to_torchvision(kind):
+@pytest.mark.parametrize(
+    ("kind", "normalizer"),
+    [("faster", "batch"), ("faster", "image"), ("mask", "image"), ("keypoint", "image")],
+)
+def test_cross_entropy_on_an_rcnn_is_bit_equal_to_torchvision(kind, normalizer):
     images, targets = batch()
     for image, target in zip(images, targets, strict=True):
         n = len(target["boxes"])
@@ -157,8 +59,10 @@ def test_cross_entropy_on_an_rcnn_is_bit_equal_to_torchvision(kind):
             [target["boxes"][:, None, :2] + 3.0, torch.ones(n, 1, 1)], 2
         ).expand(n, 3, 3)
     stock, ours = rcnn(kind=kind), rcnn(kind=kind)
-    set_classification_loss(ours, SoftmaxCrossEntropyLoss(COUNTS))
-    assert_same(stock.state_dict(), ours.state_dict())
+    set_classification_loss(ours, SoftmaxCrossEntropyLoss(COUNTS), normalizer=normalizer)
+    state = ours.state_dict()
+    assert state.pop("roi_heads.classification_loss._extra_state")["loss"]
+    assert_same(stock.state_dict(), state)
     for a, b in zip(detections_of(stock, images), detections_of(ours, images), strict=True):
         assert len(a["scores"]) > 0
         assert_same(a, b)
@@ -187,28 +91,10 @@ def test_focal_with_image_normaliser_is_torchvisions_retinanet_loss():
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-def captured_retinanet_loss(model, images, targets):
-    """The losses, and what the head was given."""
-    seen = {}
-    head = model.head
-    compute = head.compute_loss
-
-    def spy(targets, outputs, anchors, matched):
-        seen.update(targets=targets, outputs=outputs, anchors=anchors, matched=matched)
-        return compute(targets, outputs, anchors, matched)
-
-    head.compute_loss = spy
-    try:
-        losses = losses_of(model, images, targets)
-    finally:
-        del head.compute_loss
-    return losses, seen
-
-
 def test_batch_normaliser_divides_both_losses_by_the_foreground_of_the_batch():
     images, targets = batch()
     model = set_classification_loss(retinanet(), SigmoidFocalLoss(COUNTS))
-    losses, seen = captured_retinanet_loss(model, images, targets)
+    losses, seen = captured_head_loss(model, images, targets)
     loss = SigmoidFocalLoss(COUNTS)
     classes = boxes = found = 0.0
     for i, (target, matched) in enumerate(zip(seen["targets"], seen["matched"], strict=True)):
@@ -271,21 +157,16 @@ def test_sigmoid_head_starts_from_the_losses_prior_and_gives_right_labels(name):
     assert 0.008 < layer.weight.std() < 0.012
     with torch.no_grad():
         layer.bias.view(-1, K)[:, 2] += 2.0  # class 3 everywhere
-    (model if name == "retinanet" else model.roi_heads).detections_per_img = 10_000
+    (model if name in ONE_STAGE else model.roi_heads).detections_per_img = 10_000
     for found in detections_of(model, images):
         assert found["labels"][0] == 3
         assert set(found["labels"].tolist()) == {1, 2, 3, 4}
         best = found["scores"][found["labels"] == 3]
-        torch.testing.assert_close(
-            best, torch.full_like(best, 1 / (1 + 19 * math.exp(-2.0))), rtol=0.2, atol=0
-        )
+        score = 1 / (1 + 19 * math.exp(-2.0))
+        if name == "fcos":
+            score = math.sqrt(score * 0.5)  # the centerness starts from 0.5
+        torch.testing.assert_close(best, torch.full_like(best, score), rtol=0.2, atol=0)
         assert (found["scores"].diff() <= 0).all()
-
-
-def last_layer(model):
-    if isinstance(model, tv.RetinaNet):
-        return model.head.classification_head.cls_logits
-    return model.roi_heads.box_predictor.cls_score
 
 
 def test_background_never_is_detected_by_a_sigmoid_head_at_score_threshold_zero():
@@ -307,7 +188,7 @@ def test_losses_can_be_swapped_back_and_forth(name):
     stock.load_state_dict(model.state_dict())
     assert_same(losses_of(stock, images, targets), losses_of(model, images, targets))
     assert type(model) is type(stock)
-    if name == "retinanet":
+    if name in ONE_STAGE:
         bias = last_layer(model).bias
         torch.testing.assert_close(bias, torch.full_like(bias, -math.log(99.0)))
 
@@ -414,135 +295,13 @@ def test_losses_and_boxes_are_float32_under_autocast(name):
 @pytest.mark.parametrize("name", BUILDERS)
 def test_anchors_are_exact_under_autocast(name):
     model = set_classification_loss(BUILDERS[name](), None).eval()
-    generator = model.anchor_generator if name == "retinanet" else model.rpn.anchor_generator
+    generator = model.anchor_generator if name in ONE_STAGE else model.rpn.anchor_generator
     images, _ = model.transform([torch.rand(3, 96, 2000)])
     features = [torch.rand(1, 8, 96 // s, 2048 // s) for s in (8, 16)]
     exact = generator(images, features)
     half = generator(images, [f.bfloat16() for f in features])
     assert torch.equal(exact[0], half[0])
     assert half[0].dtype == torch.float32
-
-
-# Crowd regions
-
-
-def test_covered_is_the_share_of_the_box_itself():
-    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10.1], [20, 20, 30, 30], [-5, 0, 5, 2]])
-    crowd = torch.tensor([[0.0, 0, 10, 5.01], [0, 0, 3, 3]])
-    assert covered(boxes, crowd).tolist() == [True, False, False, False]
-
-
-def test_retinanet_learns_nothing_inside_a_crowd_region():
-    model = set_classification_loss(retinanet(), SigmoidFocalLoss(COUNTS))
-    image = [torch.rand(3, 96, 96)]
-    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    for stock in (False, True):
-        if stock:
-            set_classification_loss(model, None)
-        logits = {}
-
-        def keep(module, args, output, logits=logits):
-            output["cls_logits"].retain_grad()
-            logits["of"] = output["cls_logits"]
-
-        hook = model.head.register_forward_hook(keep)
-        losses, seen = captured_retinanet_loss(
-            model, image, [with_crowd(empty, [20.0, 10.0, 80.0, 70.0])]
-        )
-        hook.remove()
-        losses["classification"].backward()
-        touched = logits["of"].grad[0].abs().sum(1) > 0
-        inside = covered(seen["anchors"][0], seen["targets"][0]["boxes"])
-        assert 10 < inside.sum() < len(inside) - 10
-        assert torch.equal(touched, ~inside)
-        assert losses["bbox_regression"] == 0
-
-
-def test_objects_inside_a_crowd_region_still_count():
-    images, targets = batch()
-    model = set_classification_loss(retinanet(), SigmoidFocalLoss(COUNTS))
-    _, plain = captured_retinanet_loss(model, images[:1], targets[:1])
-    # The crowd row comes first, so that rows of boxes shift.
-    crowd = with_crowd({k: v[:0] for k, v in targets[0].items()}, [0.0, 0.0, 96.0, 96.0])
-    mixed = {k: torch.cat([crowd[k], targets[0][k]]) for k in crowd}
-    around = model.head._match_around_crowd(mixed, plain["anchors"][0], plain["matched"][0])
-    found = plain["matched"][0] >= 0
-    assert torch.equal(around[found], plain["matched"][0][found] + 1)
-    assert (around[~found] < 0).all()
-    inside = covered(plain["anchors"][0], crowd["boxes"])
-    assert (around[inside & ~found] == -2).all()
-    assert (around == -1).any()
-
-
-def test_proposal_network_takes_no_background_from_a_crowd_region():
-    model = set_classification_loss(rcnn(), None)
-    boxes = torch.tensor([[10.0, 10, 30, 30], [60, 60, 84, 84], [12, 12, 30, 30], [2, 2, 12, 12]])
-    target = {"boxes": torch.tensor([[10.0, 10, 30, 30]]), "labels": torch.tensor([2])}
-    plain, _ = model.rpn.assign_targets_to_anchors([boxes], [target])
-    assert plain[0].tolist() == [1, 0, 1, 0]
-    mixed = with_crowd(target, [50.0, 50.0, 96.0, 96.0], [0.0, 0.0, 31.0, 31.0])
-    labels, matched = model.rpn.assign_targets_to_anchors([boxes], [mixed])
-    assert labels[0].tolist() == [1, -1, 1, -1]
-    assert torch.equal(matched[0][0], target["boxes"][0])
-
-
-def test_second_stage_samples_nothing_inside_a_crowd_region():
-    model = set_classification_loss(rcnn(), SoftmaxCrossEntropyLoss(COUNTS))
-    crowd = [50.0, 50.0, 96.0, 96.0]
-    target = {
-        "boxes": torch.tensor([crowd, [10.0, 10, 30, 30]]),
-        "labels": torch.tensor([-1, 3]),
-    }
-    proposals = torch.tensor([[60.0, 60, 84, 84], [12, 10, 30, 30], [40, 2, 60, 12]])
-    proposals, rows, labels, _ = model.roi_heads.select_training_samples([proposals], [target])
-    kept = {tuple(p.tolist()): int(n) for p, n in zip(proposals[0], labels[0], strict=True)}
-    assert kept == {(12.0, 10, 30, 30): 3, (40.0, 2, 60, 12): 0, (10.0, 10, 30, 30): 3}
-    assert set(rows[0][labels[0] > 0].tolist()) == {1}
-
-
-def test_a_crowd_box_is_no_proposal_even_where_it_overlaps_an_object():
-    model = set_classification_loss(rcnn(), None)
-    target = {
-        "boxes": torch.tensor([[10.0, 10, 30, 30], [10.0, 10, 31, 30]]),
-        "labels": torch.tensor([3, -1]),
-    }
-    proposals, _, labels, _ = model.roi_heads.select_training_samples(
-        [torch.tensor([[50.0, 50, 80, 80]])], [target]
-    )
-    assert [10.0, 10, 31, 30] not in proposals[0].tolist()
-    assert sorted(labels[0].tolist()) == [0, 3]
-
-
-@pytest.mark.parametrize("loss", [None, SigmoidFocalLoss(COUNTS), SoftmaxCrossEntropyLoss(COUNTS)])
-@pytest.mark.parametrize("name", BUILDERS)
-def test_a_batch_that_is_all_crowd_has_finite_losses(name, loss):
-    if name == "retinanet" and isinstance(loss, SoftmaxCrossEntropyLoss):
-        pytest.skip("softmax losses are refused by RetinaNet")
-    model = set_classification_loss(BUILDERS[name](), copy.deepcopy(loss))
-    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    target = with_crowd(empty, [-200.0, -200.0, 400.0, 400.0])
-    losses = losses_of(model, [torch.rand(3, 96, 96)], [target])
-    total = sum(losses.values())
-    assert total == 0
-    total.backward()
-    grads = [p.grad for p in model.parameters() if p.requires_grad]
-    assert all(g is not None and torch.isfinite(g).all() for g in grads)
-
-
-@pytest.mark.parametrize("name", BUILDERS)
-def test_crowd_rows_change_no_loss_outside_of_them(name):
-    """A crowd box in a corner without anchors or regions changes nothing at all."""
-    images, targets = batch()
-    model = set_classification_loss(BUILDERS[name](), None)
-    mixed = [with_crowd(t, [95.0, 95.0, 95.5, 95.5]) for t in targets]
-    plain = gradients_of(model, images, targets)
-    if name == "retinanet":
-        assert_same(plain, gradients_of(model, images, mixed))
-    else:
-        torch.testing.assert_close(
-            losses_of(model, images, targets)["loss_objectness"],
-            losses_of(model, images, mixed)["loss_objectness"],
-        )
 
 
 # Several processes
@@ -600,9 +359,24 @@ def test_two_processes_compute_the_loss_of_the_whole_batch(tmp_path):
 # Refusals
 
 
-def test_softmax_loss_is_refused_by_retinanet():
-    with pytest.raises(ValueError, match=r"RetinaNet uses sigmoid.*Choose one of: focal"):
-        set_classification_loss(retinanet(), SoftmaxCrossEntropyLoss(COUNTS))
+@pytest.mark.parametrize(("name", "detector"), [("retinanet", "RetinaNet"), ("fcos", "FCOS")])
+def test_a_softmax_loss_is_refused_by_a_one_stage_detector(name, detector):
+    message = (
+        rf'SoftmaxCrossEntropyLoss \("cross_entropy"\) works on softmax scores, {detector} uses'
+        r" sigmoid\. A sigmoid loss is expected\. Choose one of: focal, .*; or a Faster, Mask or"
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        set_classification_loss(BUILDERS[name](), SoftmaxCrossEntropyLoss(COUNTS))
+    listed = str(caught.value).partition("one of: ")[2].partition(";")[0].split(", ")
+    assert listed == [key for key, kind in LOSSES.items() if kind.activation == "sigmoid"]
+
+
+def test_a_cosine_layer_is_refused_by_a_one_stage_detector():
+    class CosineFocalLoss(SigmoidFocalLoss):
+        last_layer = "cosine"
+
+    with pytest.raises(ValueError, match=r"CosineFocalLoss needs a cosine last layer, FCOS ends"):
+        set_classification_loss(BUILDERS["fcos"](), CosineFocalLoss(COUNTS))
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -612,10 +386,10 @@ def test_a_loss_of_other_classes_is_refused(name):
 
 
 def test_other_detectors_are_refused():
-    model = tv.FCOS(backbone(), 5, anchor_generator=AnchorGenerator(((8,), (16,)), ((1.0,),) * 2))
-    with pytest.raises(TypeError, match=r"of type FCOS.*RetinaNet, FasterRCNN, MaskRCNN"):
+    model = tv.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5)
+    with pytest.raises(TypeError, match=r"of type SSD\. .*RetinaNet, FCOS, FasterRCNN, MaskRCNN"):
         set_classification_loss(model, None)
-    with pytest.raises(TypeError, match="of type FCOS"):
+    with pytest.raises(TypeError, match="of type SSD"):
         detector_classes(model)
 
 
@@ -634,10 +408,11 @@ def test_unknown_heads_are_refused():
     model.roi_heads.box_predictor = nn.Identity()
     with pytest.raises(TypeError, match="FastRCNNPredictor or a subclass"):
         set_classification_loss(model, None)
-    model = retinanet()
-    model.head = nn.Identity()
-    with pytest.raises(TypeError, match="RetinaNetHead or a subclass"):
-        set_classification_loss(model, None)
+    for name, head in (("retinanet", "RetinaNetHead"), ("fcos", "FCOSHead")):
+        model = BUILDERS[name]()
+        model.head = nn.Identity()
+        with pytest.raises(TypeError, match=f"{head} or a subclass"):
+            set_classification_loss(model, None)
 
 
 def test_targets_of_wrong_types_are_refused():

@@ -14,13 +14,16 @@ from torchvision.models import detection as tv
 from torchvision.ops import FrozenBatchNorm2d
 
 from detbalance.detection import weights as weights_module
+from detbalance.detection.heads import set_classification_loss
 from detbalance.detection.models import build_detector
 from detbalance.detection.timm_backbones import TimmBody
 from detbalance.detection.weights import detector_weights_name
+from detbalance.losses import LOSSES
 
 TORCHVISION = [
     ("retinanet", "resnet50_fpn"),
     ("retinanet", "resnet50_fpn_v2"),
+    ("fcos", "resnet50_fpn"),
     ("fasterrcnn", "resnet50_fpn"),
     ("fasterrcnn", "resnet50_fpn_v2"),
     ("fasterrcnn", "mobilenet_v3_large_fpn"),
@@ -46,7 +49,7 @@ def runs(model, size=64):
 
 
 def anchors_of(model):
-    part = model if isinstance(model, tv.RetinaNet) else model.rpn
+    part = model.rpn if isinstance(model, tv.FasterRCNN) else model
     anchors = part.anchor_generator
     return [[[*level] for level in values] for values in (anchors.sizes, anchors.aspect_ratios)]
 
@@ -63,7 +66,7 @@ def test_torchvision_names_give_torchvisions_model(detector, backbone):
         assert getattr(ours.transform, name) == getattr(stock.transform, name)
     if detector == "retinanet":
         assert ours.head.regression_head._loss_type == stock.head.regression_head._loss_type
-    else:
+    elif detector == "fasterrcnn":
         for name in ("score_thresh", "_pre_nms_top_n", "_post_nms_top_n"):
             assert getattr(ours.rpn, name) == getattr(stock.rpn, name)
     trainable = [{n for n, p in m.named_parameters() if p.requires_grad} for m in (ours, stock)]
@@ -71,10 +74,19 @@ def test_torchvision_names_give_torchvisions_model(detector, backbone):
 
 
 @pytest.mark.parametrize(
-    ("detector", "backbone"), [TORCHVISION[0], TORCHVISION[4], ("retinanet", "resnet50_fpn_v2")]
+    ("detector", "backbone"),
+    [
+        ("retinanet", "resnet50_fpn"),
+        ("retinanet", "resnet50_fpn_v2"),
+        ("fcos", "resnet50_fpn"),
+        ("fasterrcnn", "mobilenet_v3_large_fpn"),
+    ],
 )
 def test_torchvision_names_compute_what_torchvisions_model_computes(detector, backbone):
-    limits = {"score_thresh" if detector == "retinanet" else "box_score_thresh": 0.001}
+    names = ("score_thresh", "nms_thresh")
+    if detector == "fasterrcnn":
+        names = tuple(f"box_{name}" for name in names)
+    limits = dict(zip(names, (0.001, 0.5), strict=True))
     stock = getattr(tv, f"{detector}_{backbone}")(
         weights=None, weights_backbone=None, num_classes=7, **SMALL, **limits
     )
@@ -105,7 +117,7 @@ def test_defaults_keep_what_rare_classes_score():
     assert (model.roi_heads.score_thresh, model.roi_heads.detections_per_img) == (0.001, 300)
 
 
-@pytest.mark.parametrize("detector", ["retinanet", "fasterrcnn"])
+@pytest.mark.parametrize("detector", ["retinanet", "fcos", "fasterrcnn"])
 @pytest.mark.parametrize("backbone", ["tiny", "resnet18_fpn", LITE, "mobilenet_v3_large_fpn"])
 def test_every_kind_of_backbone_trains_and_detects(detector, backbone):
     found = runs(build_detector(4, detector=detector, backbone=backbone, **SMALL))
@@ -152,6 +164,31 @@ def test_faster_rcnn_head_follows_the_arguments():
     assert sum(isinstance(m, nn.BatchNorm2d) for m in model.roi_heads.box_head.modules()) == 2
     assert model.roi_heads.box_roi_pool.featmap_names == ["0", "1"]
     assert anchors_of(model)[0] == [[24], [48]]
+
+
+def test_fcos_heads_and_anchors_follow_the_backbone_and_the_arguments():
+    model = build_detector(4, detector="fcos", backbone="tiny")
+    assert anchors_of(model) == [[[8], [16]], [[1.0]] * 2]
+    head = model.head.classification_head
+    assert [type(layer).__name__ for layer in head.conv] == ["Conv2d", "GroupNorm", "ReLU"]
+    model = build_detector(
+        4,
+        detector="fcos",
+        backbone="resnet18_fpn",
+        strides=[16, 32],
+        extra_levels=0,
+        fpn_channels=48,
+        head_convs=2,
+        head_norm="none",
+        anchor_sizes=[[12], [24]],
+        anchor_ratios=[1.0],
+        **SMALL,
+    )
+    assert anchors_of(model) == [[[12], [24]], [[1.0]] * 2]
+    for head in (model.head.classification_head, model.head.regression_head):
+        assert sum(isinstance(layer, nn.Conv2d) for layer in head.conv) == 2
+        assert not any(isinstance(layer, nn.GroupNorm) for layer in head.modules())
+    runs(model)
 
 
 def test_a_larger_size_keeps_the_usual_shape():
@@ -253,7 +290,7 @@ def test_default_weights_of_a_torchvision_detector_are_cocos(monkeypatch, caplog
     fresh = {name for name in own if own[name].shape != source[name].shape}
     assert fresh == {f"head.classification_head.cls_logits.{part}" for part in ("weight", "bias")}
     assert all(torch.equal(own[name], source[name]) for name in own if name not in fresh)
-    assert "was trained on other classes; 2 tensors" in caplog.text
+    assert "was trained on other classes or with another loss; 2 tensors" in caplog.text
     norms = [m for m in model.modules() if isinstance(m, FrozenBatchNorm2d)]
     assert len(norms) == 53
     assert {norm.eps for norm in norms} == {0.0}
@@ -264,6 +301,12 @@ def test_default_weights_of_a_torchvision_detector_are_cocos(monkeypatch, caplog
     assert not asked
     assert shapes(again) == shapes(model)
     assert {m.eps for m in again.modules() if isinstance(m, FrozenBatchNorm2d)} == {0.0}
+
+
+def test_norms_of_fcos_keep_the_epsilon_that_torchvision_trained_it_with(monkeypatch):
+    fake_download(monkeypatch, {})
+    model = build_detector(4, False, detector="fcos", backbone="resnet50_fpn", weights="default")
+    assert {m.eps for m in model.modules() if isinstance(m, FrozenBatchNorm2d)} == {1e-5}
 
 
 def test_default_weights_of_other_torchvision_backbones_are_imagenets(monkeypatch, caplog):
@@ -328,7 +371,28 @@ def test_weights_of_a_whole_detector_from_a_file(tmp_path):
 def test_weights_of_a_detector_of_other_classes(tmp_path, caplog):
     path = save(tmp_path, build_detector(9, backbone="tiny").state_dict())
     build_detector(4, backbone="tiny", weights=path, frozen_norm=False)
-    assert "trained on other classes; 2 tensors start untrained (first: head.class" in caplog.text
+    assert "or with another loss; 2 tensors start untrained (first: head.class" in caplog.text
+
+
+@pytest.mark.parametrize("detector", ["retinanet", "fasterrcnn"])
+def test_weights_of_a_detector_with_a_loss_of_its_own(detector, tmp_path, caplog):
+    kind = LOSSES["equalization_v2" if detector == "retinanet" else "ldam"]
+    source = build_detector(4, detector=detector, backbone="tiny")
+    set_classification_loss(source, kind([0, 9, 5, 1]))
+    path = save(tmp_path, source.state_dict())
+    model = build_detector(4, detector=detector, backbone="tiny", weights=path, frozen_norm=False)
+    other = {
+        n for n, v in model.state_dict().items() if not torch.equal(v, source_value(source, n))
+    }
+    last = "head.classification_head.cls_logits"
+    if detector == "fasterrcnn":
+        last = "roi_heads.box_predictor.cls_score"
+    assert {f"{last}.weight"} <= other <= {f"{last}.weight", f"{last}.bias"}
+    assert f"with another loss; 2 tensors start untrained (first: {last}" in caplog.text
+
+
+def source_value(model, name):
+    return model.state_dict().get(name, torch.tensor(torch.nan))
 
 
 def test_weights_of_a_backbone_from_a_file(tmp_path):
@@ -377,7 +441,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     [
         ({"backbone": "resnet50_fpm"}, r'"resnet50_fpm" is not known.*Did you mean.*resnet50_fpn'),
         ({"backbone": "zzz"}, r'"zzz" is not known. Known: tiny, resnet18_fpn'),
-        ({"detector": "yolo"}, r'detector is "yolo". retinanet or fasterrcnn'),
+        ({"detector": "yolo"}, r'detector is "yolo". retinanet, fcos or fasterrcnn'),
         ({"weights": "defualt"}, r'weights is "defualt", which is no file'),
         ({"weights": "offline"}, r"are those of tf_efficientnet_lite0.*backbone is"),
         ({"backbone": "tiny", "weights": "default"}, r"no pretrained weights of the backbone"),
@@ -411,6 +475,8 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
         ),
         ({"anchor_sizes": [[-8]] * 5}, r"Sizes above 0"),
         ({"anchor_sizes": [[]] * 5}, r"Sizes above 0"),
+        ({"anchor_sizes": [[8, 9]] * 5, "detector": "fcos"}, r"One size per level, as FCOS"),
+        ({"anchor_ratios": [0.5, 2.0], "detector": "fcos"}, r"\[1.0\], as FCOS has one square"),
     ],
 )
 def test_impossible_arguments_are_refused(options, message):

@@ -1,6 +1,6 @@
 """Torchvision detectors with exchangeable classification losses, their data sets, and prediction.
 
-- `detbalance.detection.models.build_detector`: RetinaNet and Faster R-CNN from plain arguments
+- `detbalance.detection.models.build_detector`: RetinaNet, FCOS, Faster R-CNN from plain arguments
 - `detbalance.detection.heads.set_classification_loss`: another loss in any such model
 - `detbalance.detection.dataset.DetectionDataset`: images and boxes as torchvision wants them
 - `detbalance.detection.predict.predict`: detections of a whole data set

@@ -6,6 +6,8 @@ neither object nor background.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -49,6 +51,64 @@ def covered(boxes: Tensor, crowd: Tensor) -> Tensor:
     high = torch.minimum(boxes[:, None, 2:], crowd[None, :, 2:])
     inside = (high - low).clamp(min=0).prod(dim=2).amax(dim=1)
     return inside > COVERED * (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+
+
+class CrowdApart(Mixin):
+    """The transform of a one-stage detector, which takes crowd rows out of the targets.
+
+    Such a detector matches by all boxes of a target, so crowd boxes must not be among them.
+    """
+
+    def forward(
+        self, images: list[Tensor], targets: list[Target] | None = None
+    ) -> tuple[Any, list[Target] | None]:
+        """Scale and batch; see torchvision's `GeneralizedRCNNTransform`.
+
+        Args:
+            images: float [3, H, W] each.
+            targets: of each image.
+
+        Returns:
+            The images, and the targets with `boxes` and `labels` of the objects alone and the boxes
+            of the crowd regions, float [C, 4], under `crowd`.
+        """
+        images, targets = super().forward(images, targets)
+        return images, None if targets is None else [_apart(target) for target in targets]
+
+
+def _apart(target: Target) -> Target:
+    if "labels" not in target:
+        return target
+    boxes, labels, crowd = target["boxes"], target["labels"], is_crowd(target)
+    if not crowd.any():
+        return {**target, "crowd": boxes[:0]}
+    return {**target, "boxes": boxes[~crowd], "labels": labels[~crowd], "crowd": boxes[crowd]}
+
+
+def ignored_in_crowd(target: Target, anchors: Tensor, matched: Tensor, mark: int) -> Tensor:
+    """Mark the anchors that match nothing and lie inside a crowd region.
+
+    Args:
+        target: as `CrowdApart` gives it.
+        anchors: float [A, 4].
+        matched: int64 [A], the row of each anchor's object, or below 0.
+        mark: for the anchors to ignore.
+
+    Returns:
+        int64 [A].
+
+    Raises:
+        ValueError: if the target has not been through the transform.
+    """
+    if "crowd" not in target:
+        raise ValueError(
+            "targets: have not been through the transform that set_classification_loss() adapted."
+            " Crowd regions taken apart are expected. If model.transform was replaced, call"
+            " set_classification_loss() again."
+        )
+    if not len(target["crowd"]):
+        return matched
+    return matched.masked_fill((matched < 0) & covered(anchors, target["crowd"]), mark)
 
 
 class CrowdAwareProposals(Mixin):

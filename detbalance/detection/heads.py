@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TypeVar, get_args
 
-import torch
-from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN, RetinaNet
+from torch import nn
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from detbalance.detection.adapter import (
@@ -16,16 +15,16 @@ from detbalance.detection.adapter import (
     FullPrecisionProposalHead,
     adapt,
 )
-from detbalance.detection.crowd import CrowdAwareProposals
+from detbalance.detection.crowd import CrowdApart, CrowdAwareProposals
+from detbalance.detection.fcos import BalancedFCOSHead
+from detbalance.detection.last_layer import fit_convolution, fit_linear
 from detbalance.detection.normalizer import Normalizer
+from detbalance.detection.one_stage import BalancedClassificationHead
 from detbalance.detection.rcnn import BalancedRoIHeads
-from detbalance.detection.retinanet import BalancedClassificationHead, BalancedRetinaNetHead
+from detbalance.detection.retinanet import BalancedRetinaNetHead
 from detbalance.losses import LOSSES, ClassificationLoss
 
 D = TypeVar("D", bound=nn.Module)
-
-STOCK_PRIOR = 0.01
-"""The probability that torchvision's RetinaNet starts from."""
 
 
 def set_classification_loss(
@@ -34,38 +33,49 @@ def set_classification_loss(
     """Give a detector another classification loss, in place.
 
     The heads of this one model become subclasses of what they were; parameters, `state_dict` keys
-    and the model's own class stay. The last layer is replaced, and starts from the loss's
-    `initial_bias`, only where the loss needs another number of outputs than it has. So call this
-    before making the optimizer, before moving a model into `DistributedDataParallel`, and before
-    loading a `state_dict` that was trained with the loss.
+    and the model's own class stay. The last layer is replaced where it cannot serve the loss: where
+    the number of outputs, the kind of layer, or sigmoid and softmax differ. A new layer starts from
+    the loss's `initial_bias`, and so does one that stays, as long as its bias is still the one that
+    RetinaNet, FCOS or the loss before started from; what was trained is kept. So call this before
+    making the optimizer, and before moving a model into `DistributedDataParallel`.
+
+    Call it before loading a `state_dict` that was trained with the loss, too. The name of the loss
+    is in there, and the weights of another one are refused; those of torchvision's own loss are
+    loaded before this call, or after it with None.
 
     In every adapted model, target rows with the label -1 are crowd regions: they match nothing, and
     anchors and proposals more than half inside of one that match no object are ignored. Losses,
     anchors and boxes are computed in float32 under autocast.
 
-    Normalisation of RetinaNet's losses, and of sigmoid losses in an R-CNN:
+    Normalisation of the losses of RetinaNet and FCOS, and of sigmoid losses in an R-CNN:
 
-    - "batch": the sum over the batch (over all processes) / max(1, foreground anchors or sampled
-      foreground regions). An image without objects weighs as much as its anchors do.
-    - "image": each image's sum / max(1, its foreground), averaged over images, as torchvision's
-      RetinaNet does. An image without objects then weighs as much as one with all its objects.
+    - "batch": the sum over the batch (over all processes) / max(1, rows that count). An image
+      without objects weighs as much as its rows do.
+    - "image": each image's sum / max(1, its rows that count), averaged over images, as
+      torchvision's RetinaNet does. An image without objects then weighs as much as one with all its
+      objects.
 
-    Softmax losses in an R-CNN are divided by the number of sampled regions: of this process with
-    "image", as in torchvision, on average over all processes with "batch". An R-CNN's box loss is
-    torchvision's in every case.
+    In RetinaNet and FCOS the anchors with an object count; in an R-CNN the sampled regions that the
+    loss itself counts, those with an object or all. Softmax losses in an R-CNN are divided by all
+    sampled regions: of this process with "image", as in torchvision, on average over all processes
+    with "batch". The box losses of RetinaNet and FCOS are divided like the classification loss, an
+    R-CNN's box loss is torchvision's in every case. The loss is called once per forward pass.
+
+    Target keys `negative_labels` and `not_exhaustive_labels`, int64, the classes that are verified
+    absent from the image and those that are not all annotated, go to the losses that ask for them.
 
     Args:
-        model: torchvision's RetinaNet, FasterRCNN, MaskRCNN or KeypointRCNN (or a subclass), stock
-            or adapted before.
+        model: torchvision's RetinaNet, FCOS, FasterRCNN, MaskRCNN or KeypointRCNN (or a subclass),
+            stock or adapted before.
         loss: what to put in; it becomes a submodule. None puts torchvision's own loss back, equal
-            to the bit; the last layer then has its stock width again.
+            to the bit; the last layer then has its stock width and kind again.
         normalizer: see above; no effect without a loss.
 
     Returns:
         The same model.
 
     Raises:
-        TypeError: if the model is none of the four, has heads of an unknown kind, or `loss` is no
+        TypeError: if the model is none of the five, has heads of an unknown kind, or `loss` is no
             `ClassificationLoss`.
         ValueError: if the loss does not fit the detector, or has another number of classes.
 
@@ -83,15 +93,15 @@ def set_classification_loss(
             f'set_classification_loss(): normalizer is "{normalizer}". Known: batch, image. Choose'
             " one of them."
         )
-    if isinstance(model, RetinaNet):
-        _set_retinanet(model, loss, normalizer)
+    if isinstance(model, (RetinaNet, FCOS)):
+        _set_one_stage(model, loss, normalizer)
     elif isinstance(model, FasterRCNN):
         _set_rcnn(model, loss, normalizer)
     else:
         raise TypeError(
             f"set_classification_loss(): the model is of type {type(model).__name__}. torchvision's"
-            " RetinaNet, FasterRCNN, MaskRCNN and KeypointRCNN are supported. Pass one of them, not"
-            " wrapped in another module."
+            " RetinaNet, FCOS, FasterRCNN, MaskRCNN and KeypointRCNN are supported. Pass one of"
+            " them, not wrapped in another module."
         )
     return model
 
@@ -100,15 +110,15 @@ def detector_classes(model: nn.Module) -> int:
     """Tell how many classes a detector knows.
 
     Args:
-        model: a RetinaNet or R-CNN, stock or adapted.
+        model: a RetinaNet, FCOS or R-CNN, stock or adapted.
 
     Returns:
         K + 1, background included.
 
     Raises:
-        TypeError: if the model is neither.
+        TypeError: if the model is none of them.
     """
-    if isinstance(model, RetinaNet):
+    if isinstance(model, (RetinaNet, FCOS)):
         head = model.head.classification_head
         return int(getattr(head, "detector_classes", head.num_classes))
     if isinstance(model, FasterRCNN):
@@ -117,39 +127,40 @@ def detector_classes(model: nn.Module) -> int:
             getattr(heads, "detector_classes", 0) or heads.box_predictor.cls_score.out_features
         )
     raise TypeError(
-        f"detector_classes(): the model is of type {type(model).__name__}. torchvision's RetinaNet"
-        " or an R-CNN is expected. Pass one of them."
+        f"detector_classes(): the model is of type {type(model).__name__}. torchvision's RetinaNet,"
+        " FCOS or an R-CNN is expected. Pass one of them."
     )
 
 
-def _set_retinanet(
-    model: RetinaNet, loss: ClassificationLoss | None, normalizer: Normalizer
+def _set_one_stage(
+    model: RetinaNet | FCOS, loss: ClassificationLoss | None, normalizer: Normalizer
 ) -> None:
-    if not isinstance(model.head, RetinaNetHead):
+    name, stock, mixin = (
+        ("RetinaNet", RetinaNetHead, BalancedRetinaNetHead)
+        if isinstance(model, RetinaNet)
+        else ("FCOS", FCOSHead, BalancedFCOSHead)
+    )
+    if not isinstance(model.head, stock):
         raise TypeError(
             "set_classification_loss(): the model's head is of type"
-            f" {type(model.head).__name__}. torchvision's RetinaNetHead or a subclass is expected."
-            " Build the model with one."
+            f" {type(model.head).__name__}. torchvision's {stock.__name__} or a subclass is"
+            " expected. Build the model with one."
         )
-    if loss is not None and loss.activation != "sigmoid":
-        possible = [name for name, kind in LOSSES.items() if kind.activation == "sigmoid"]
-        raise ValueError(
-            f"set_classification_loss(): {type(loss).__name__} works on softmax scores, RetinaNet"
-            f" uses sigmoid. A sigmoid loss is expected. Choose one of: {', '.join(possible)}."
-        )
+    _check_possible(loss, name)
     classes = detector_classes(model)
     _check_classes(loss, classes)
-    head = adapt(model.head, BalancedRetinaNetHead)
-    head.proposal_matcher = model.proposal_matcher
+    head = adapt(model.head, mixin)
     head.normalizer = normalizer
     classifier = adapt(model.head.classification_head, BalancedClassificationHead)
     classifier.detector_classes = classes
+    adapt(model.transform, CrowdApart)
     adapt(model.anchor_generator, FullPrecisionAnchors)
     outputs = classes if loss is None else loss.num_outputs
-    if classifier.num_classes != outputs:
-        bias = _stock_bias(outputs) if loss is None else loss.initial_bias()
-        classifier.cls_logits = _new_conv(classifier.cls_logits, bias, classifier.num_anchors)
-        classifier.num_classes = outputs
+    before = getattr(classifier, "classification_loss", None)
+    classifier.cls_logits = fit_convolution(
+        classifier.cls_logits, classifier.num_anchors, outputs, before, loss
+    )
+    classifier.num_classes = outputs
     classifier.classification_loss = _beside(loss, classifier.cls_logits)
 
 
@@ -170,9 +181,31 @@ def _set_rcnn(model: FasterRCNN, loss: ClassificationLoss | None, normalizer: No
     adapt(model.rpn.head, FullPrecisionProposalHead)
     adapt(model.rpn.anchor_generator, FullPrecisionAnchors)
     outputs = classes if loss is None else loss.num_outputs
-    if predictor.cls_score.out_features != outputs:
-        predictor.cls_score = _new_linear(predictor.cls_score, outputs, loss)
+    before = getattr(heads, "classification_loss", None)
+    predictor.cls_score = fit_linear(predictor.cls_score, outputs, before, loss)
     heads.classification_loss = _beside(loss, predictor.cls_score)
+
+
+def _check_possible(loss: ClassificationLoss | None, detector: str) -> None:
+    """Refuse a loss that only an R-CNN can take."""
+    if loss is None or (loss.activation, loss.last_layer) == ("sigmoid", "linear"):
+        return
+    own = [f' ("{name}")' for name, kind in LOSSES.items() if kind is type(loss)]
+    possible = [
+        name
+        for name, kind in LOSSES.items()
+        if (kind.activation, kind.last_layer) == ("sigmoid", "linear")
+    ]
+    wrong = (
+        f"works on {loss.activation} scores, {detector} uses sigmoid"
+        if loss.activation != "sigmoid"
+        else f"needs a {loss.last_layer} last layer, {detector} ends in a convolution"
+    )
+    raise ValueError(
+        f"set_classification_loss(): {type(loss).__name__}{''.join(own)} {wrong}. A sigmoid loss is"
+        f" expected. Choose one of: {', '.join(possible)}; or a Faster, Mask or Keypoint R-CNN,"
+        " which take every loss."
+    )
 
 
 def _check_classes(loss: ClassificationLoss | None, classes: int) -> None:
@@ -187,33 +220,3 @@ def _check_classes(loss: ClassificationLoss | None, classes: int) -> None:
 def _beside(loss: ClassificationLoss | None, layer: nn.Module) -> ClassificationLoss | None:
     """The loss on the device of the layer that it judges."""
     return None if loss is None else loss.to(next(layer.parameters()).device)
-
-
-def _new_conv(old: nn.Conv2d, bias: Tensor, anchors: int) -> nn.Conv2d:
-    """A last layer of `anchors` times len(bias) channels, initialised as torchvision does it."""
-    new = nn.Conv2d(
-        old.in_channels,
-        anchors * len(bias),
-        kernel_size=3,
-        padding=1,
-        device=old.weight.device,
-        dtype=old.weight.dtype,
-    )
-    nn.init.normal_(new.weight, std=0.01)
-    with torch.no_grad():
-        assert new.bias is not None
-        new.bias.copy_(bias.repeat(anchors))
-    return new
-
-
-def _new_linear(old: nn.Linear, outputs: int, loss: ClassificationLoss | None) -> nn.Linear:
-    new = nn.Linear(old.in_features, outputs, device=old.weight.device, dtype=old.weight.dtype)
-    if loss is not None:
-        nn.init.normal_(new.weight, std=0.01)
-        with torch.no_grad():
-            new.bias.copy_(loss.initial_bias())
-    return new
-
-
-def _stock_bias(outputs: int) -> Tensor:
-    return torch.full((outputs,), -math.log((1 - STOCK_PRIOR) / STOCK_PRIOR))

@@ -5,24 +5,14 @@ The keyword-only arguments of `build_detector` are the keys of a configuration's
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 from torch import nn
-from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import (
-    FastRCNNConvFCHead,
-    FastRCNNPredictor,
-    TwoMLPHead,
-)
-from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.models.detection.rpn import RPNHead
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops.misc import Conv2dNormActivation
 
 from detbalance.detection.backbones import (
     MOBILENET,
@@ -30,21 +20,29 @@ from detbalance.detection.backbones import (
     Pyramid,
     build_body,
 )
+from detbalance.detection.head_layers import (
+    POOLED,
+    box_head,
+    fcos_head,
+    proposal_head,
+    retinanet_head,
+)
 from detbalance.detection.heads import set_classification_loss
-from detbalance.detection.plan import Norm, Plan, check_arguments, usual, usual_anchor_sizes
+from detbalance.detection.plan import (
+    Plan,
+    check_arguments,
+    usual,
+    usual_anchor_ratios,
+    usual_anchor_sizes,
+)
 from detbalance.detection.weights import load_default, load_file, load_offline
-
-POOLED = 7
-"""Height and width of a region's features in a Faster R-CNN."""
-HEAD_STD = 0.01
-"""Torchvision's initial spread of the weights in RetinaNet's heads."""
 
 
 def build_detector(
     num_classes: int,
     load_weights: bool = True,
     *,
-    detector: Literal["retinanet", "fasterrcnn"] = "retinanet",
+    detector: Literal["retinanet", "fcos", "fasterrcnn"] = "retinanet",
     backbone: str = "resnet50_fpn_v2",
     weights: str = "none",
     frozen_norm: bool | None = None,
@@ -64,7 +62,7 @@ def build_detector(
     detections_per_image: int = 300,
     topk_candidates: int = 1000,
 ) -> nn.Module:
-    """Build a RetinaNet or Faster R-CNN.
+    """Build a RetinaNet, FCOS or Faster R-CNN.
 
     With a backbone that torchvision has a builder for, and nothing else given, layers, anchors and
     `state_dict` keys are those of torchvision's model (`retinanet_resnet50_fpn_v2`, ...). The score
@@ -76,7 +74,8 @@ def build_detector(
         num_classes: K + 1, background included.
         load_weights: False builds the same model without fetching the weights, for a `state_dict`
             that follows.
-        detector: one stage and sigmoid scores, or two stages and softmax scores.
+        detector: RetinaNet and FCOS have one stage and sigmoid scores, Faster R-CNN two stages and
+            softmax scores. FCOS has one place to look from where RetinaNet has nine anchors.
         backbone: torchvision's (`resnet18_fpn`, `resnet50_fpn`, `resnet50_fpn_v2`,
             `mobilenet_v3_large_fpn`, `mobilenet_v3_large_320_fpn`, ...); the name of a timm model,
             which gets a feature pyramid; or `tiny`, to train from scratch on small images.
@@ -91,28 +90,31 @@ def build_detector(
         max_size: ... but the longer side never beyond this. By default 800 and 1333; 320 and 640
             with `mobilenet_v3_large_320_fpn`; 128 and 256 with `tiny`.
         strides: of the backbone's feature maps, ascending, in pixels. By default 8, 16, 32
-            (RetinaNet), 4, 8, 16, 32 (Faster R-CNN; two of 32 with a MobileNet), 8, 16 (`tiny`).
-        extra_levels: coarser maps put on top of the pyramid, 0-2. By default 2 (RetinaNet), 1
-            (Faster R-CNN), 0 (`tiny`).
+            (RetinaNet, FCOS), 4, 8, 16, 32 (Faster R-CNN; two of 32 with a MobileNet), 8, 16
+            (`tiny`).
+        extra_levels: coarser maps put on top of the pyramid, 0-2. By default 2 (RetinaNet,
+            FCOS), 1 (Faster R-CNN), 0 (`tiny`).
         fpn_channels: of the pyramid and the heads. By default 256, `tiny` 64.
-        head_convs: 3x3 convolutions before a RetinaNet's outputs, or in a Faster R-CNN's box head
-            (0 there: two linear layers). By default torchvision's for the backbone; `tiny` 1 and 0.
-        head_norm: after these convolutions. By default torchvision's; group in a RetinaNet on
-            `tiny` or a timm backbone.
+        head_convs: 3x3 convolutions before the outputs of a RetinaNet or FCOS, or in a Faster
+            R-CNN's box head (0 there: two linear layers). By default torchvision's for the
+            backbone; `tiny` 1 and 0.
+        head_norm: after these convolutions. By default torchvision's (of an FCOS always group);
+            group in a RetinaNet on `tiny` or a timm backbone.
         regions_per_image: Faster R-CNN: sampled in training, a quarter of them with objects at
             most. By default 512, `tiny` 32.
         anchor_sizes: one list per pyramid level, finest first, in pixels of the scaled image; lists
             of one length. By default three sizes from 4 strides on (RetinaNet; `tiny` from 2
             strides) or one of 8 strides (Faster R-CNN; `tiny` 3; with a MobileNet all sizes on all
-            levels).
-        anchor_ratios: height / width. By default 0.5, 1, 2.
+            levels). FCOS: one size per level, by default the stride; a level looks for objects that
+            reach 4 to 8 sizes from the place that finds them, the outer levels beyond.
+        anchor_ratios: height / width. By default 0.5, 1, 2; 1 for FCOS, which takes no other.
         score_threshold: detections below are dropped, 0-1.
         nms_threshold: of two boxes of a class with a higher IoU, the better stays, 0-1.
         detections_per_image: at most so many are kept.
-        topk_candidates: RetinaNet: at most so many per level go into the NMS.
+        topk_candidates: RetinaNet and FCOS: at most so many per level go into the NMS.
 
     Returns:
-        `torchvision.models.detection.RetinaNet` or `FasterRCNN`, in training mode.
+        `torchvision.models.detection.RetinaNet`, `FCOS` or `FasterRCNN`, in training mode.
 
     Raises:
         ValueError: if an argument is out of its range or does not fit the others, the backbone is
@@ -158,16 +160,17 @@ def build_detector(
         frozen_norm=(loads and not plan.second_recipe) if frozen_norm is None else frozen_norm,
         trainable_layers=3 if loads and trainable_layers is None else trainable_layers,
     )
+    one_stage = detector != "fasterrcnn"
     pyramid = Pyramid(
         body,
         plan.fpn_channels,
         plan.extra_levels,
-        from_body=plan.second_recipe and detector == "retinanet",
-        norm_layer=nn.BatchNorm2d if plan.second_recipe and detector == "fasterrcnn" else None,
+        from_body=plan.second_recipe and one_stage,
+        norm_layer=nn.BatchNorm2d if plan.second_recipe and not one_stage else None,
     )
     levels = body.strides + [body.strides[-1] * 2 ** (i + 1) for i in range(plan.extra_levels)]
     sizes = anchor_sizes or usual_anchor_sizes(plan, levels)
-    ratios = tuple(anchor_ratios or (0.5, 1.0, 2.0))
+    ratios = tuple(anchor_ratios or usual_anchor_ratios(detector))
     anchors = AnchorGenerator(tuple(tuple(level) for level in sizes), (ratios,) * len(sizes))
     image = {
         "min_size": plan.min_size,
@@ -175,12 +178,13 @@ def build_detector(
         "image_mean": list(body.mean),
         "image_std": list(body.std),
     }
-    if detector == "retinanet":
-        model: nn.Module = RetinaNet(
+    if one_stage:
+        kind, head = (RetinaNet, retinanet_head) if detector == "retinanet" else (FCOS, fcos_head)
+        model: nn.Module = kind(
             pyramid,
             num_classes,
             anchor_generator=anchors,
-            head=_retinanet_head(plan, num_classes, anchors),
+            head=head(plan, num_classes, anchors),
             score_thresh=score_threshold,
             nms_thresh=nms_threshold,
             detections_per_img=detections_per_image,
@@ -191,9 +195,9 @@ def build_detector(
         model = FasterRCNN(
             pyramid,
             rpn_anchor_generator=anchors,
-            rpn_head=_proposal_head(plan, anchors),
+            rpn_head=proposal_head(plan, anchors),
             box_roi_pool=MultiScaleRoIAlign(pyramid.names, output_size=POOLED, sampling_ratio=2),
-            box_head=_box_head(plan),
+            box_head=box_head(plan),
             box_predictor=FastRCNNPredictor(plan.representation, num_classes),
             box_batch_size_per_image=plan.regions_per_image,
             box_score_thresh=score_threshold,
@@ -220,51 +224,6 @@ def _completed(plan: Plan, **given: Any) -> Plan:
         usual_shape = plan.max_size / plan.min_size
         chosen["max_size"] = max(plan.max_size, round(chosen["min_size"] * usual_shape))
     return replace(plan, **chosen)
-
-
-def _norm_layer(norm: Norm, channels: int) -> Callable[..., nn.Module] | None:
-    if norm == "group":
-        return partial(nn.GroupNorm, math.gcd(32, channels))
-    return nn.BatchNorm2d if norm == "batch" else None
-
-
-def _retinanet_head(plan: Plan, num_classes: int, anchors: AnchorGenerator) -> RetinaNetHead:
-    channels = plan.fpn_channels
-    norm = _norm_layer(plan.head_norm, channels)
-    per_place = anchors.num_anchors_per_location()[0]
-    head = RetinaNetHead(channels, per_place, num_classes, norm_layer=norm)
-    for part in (head.classification_head, head.regression_head):
-        if plan.head_convs != len(part.conv):
-            layers = [
-                Conv2dNormActivation(channels, channels, norm_layer=norm)
-                for _ in range(plan.head_convs)
-            ]
-            for layer in layers:
-                nn.init.normal_(layer[0].weight, std=HEAD_STD)
-                if layer[0].bias is not None:
-                    nn.init.zeros_(layer[0].bias)
-            part.conv = nn.Sequential(*layers)
-    if plan.second_recipe:
-        # Torchvision's own v2 builder has no public way either.
-        head.regression_head._loss_type = "giou"
-    return head
-
-
-def _proposal_head(plan: Plan, anchors: AnchorGenerator) -> RPNHead:
-    per_place = anchors.num_anchors_per_location()[0]
-    return RPNHead(plan.fpn_channels, per_place, conv_depth=2 if plan.second_recipe else 1)
-
-
-def _box_head(plan: Plan) -> TwoMLPHead | FastRCNNConvFCHead:
-    channels = plan.fpn_channels
-    if plan.head_convs == 0:
-        return TwoMLPHead(channels * POOLED**2, plan.representation)
-    return FastRCNNConvFCHead(
-        (channels, POOLED, POOLED),
-        [channels] * plan.head_convs,
-        [plan.representation],
-        norm_layer=_norm_layer(plan.head_norm, channels),
-    )
 
 
 def _proposal_limits(backbone: str) -> dict[str, float]:

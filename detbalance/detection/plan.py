@@ -9,13 +9,13 @@ from typing import Any, Literal, get_args
 
 from detbalance.detection.backbones import MOBILENET, TINY, TORCHVISION_BACKBONES
 
-Detector = Literal["retinanet", "fasterrcnn"]
+Detector = Literal["retinanet", "fcos", "fasterrcnn"]
 Norm = Literal["none", "group", "batch"]
 
 OFFLINE_BACKBONE = "tf_efficientnet_lite0"
-ANCHOR_STRIDES = {"retinanet": 4.0, "fasterrcnn": 8.0}
+ANCHOR_STRIDES = {"retinanet": 4.0, "fcos": 1.0, "fasterrcnn": 8.0}
 """Torchvision's smallest anchor on a level, in strides of the level."""
-TINY_ANCHOR_STRIDES = {"retinanet": 2.0, "fasterrcnn": 3.0}
+TINY_ANCHOR_STRIDES = {"retinanet": 2.0, "fcos": 1.0, "fasterrcnn": 3.0}
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def usual(detector: Detector, backbone: str) -> Plan:
     """Give what torchvision does, and what suits the tiny backbone.
 
     Args:
-        detector: "retinanet" or "fasterrcnn".
+        detector: "retinanet", "fcos" or "fasterrcnn".
         backbone: the name of any backbone.
 
     Returns:
@@ -55,20 +55,20 @@ def usual(detector: Detector, backbone: str) -> Plan:
         >>> usual("retinanet", "resnet50_fpn_v2").head_norm
         'group'
     """
-    retina, tiny = detector == "retinanet", backbone == TINY
+    one_stage, tiny = detector != "fasterrcnn", backbone == TINY
     second = backbone.endswith("_fpn_v2")
     smallest, largest = {TINY: (128, 256), f"{MOBILENET}_320_fpn": (320, 640)}.get(
         backbone, (800, 1333)
     )
-    strides: tuple[int, ...] = (8, 16, 32) if retina else (4, 8, 16, 32)
+    strides: tuple[int, ...] = (8, 16, 32) if one_stage else (4, 8, 16, 32)
     if tiny:
         strides = (8, 16)
-    elif backbone.startswith(MOBILENET) and not retina:
+    elif backbone.startswith(MOBILENET) and not one_stage:
         strides = (32, 32)
     head_norm: Norm = "none"
     if second:
-        head_norm = "group" if retina else "batch"
-    elif tiny or (retina and backbone not in TORCHVISION_BACKBONES):
+        head_norm = "group" if one_stage else "batch"
+    elif tiny or detector == "fcos" or (one_stage and backbone not in TORCHVISION_BACKBONES):
         # Without it, four convolutions on a timm backbone reached AP50 .49 on blood cells in 300
         # iterations, with it .85.
         head_norm = "group"
@@ -79,9 +79,9 @@ def usual(detector: Detector, backbone: str) -> Plan:
         min_size=smallest,
         max_size=largest,
         strides=strides,
-        extra_levels=0 if tiny else 2 if retina else 1,
+        extra_levels=0 if tiny else 2 if one_stage else 1,
         fpn_channels=64 if tiny else 256,
-        head_convs=convolutions.get((retina, tiny), 0),
+        head_convs=convolutions.get((one_stage, tiny), 0),
         head_norm=head_norm,
         regions_per_image=32 if tiny else 512,
         representation=256 if tiny else 1024,
@@ -107,9 +107,18 @@ def usual_anchor_sizes(plan: Plan, strides: Sequence[int]) -> list[list[float]]:
         return [[32.0, 64.0, 128.0, 256.0, 512.0] for _ in strides]
     factors = TINY_ANCHOR_STRIDES if plan.backbone == TINY else ANCHOR_STRIDES
     bases = [int(stride * factors[plan.detector]) for stride in strides]
-    if plan.detector == "fasterrcnn":
+    if plan.detector != "retinanet":
         return [[base] for base in bases]
     return [[base, int(base * 2 ** (1 / 3)), int(base * 2 ** (2 / 3))] for base in bases]
+
+
+def usual_anchor_ratios(detector: Detector) -> tuple[float, ...]:
+    """Give the anchors' usual height / width.
+
+    Args:
+        detector: "retinanet", "fcos" or "fasterrcnn".
+    """
+    return (1.0,) if detector == "fcos" else (0.5, 1.0, 2.0)
 
 
 def check_arguments(plan: Plan, **given: Any) -> None:
@@ -123,7 +132,7 @@ def check_arguments(plan: Plan, **given: Any) -> None:
         ValueError: for the first wrong one.
     """
     if plan.detector not in get_args(Detector):
-        raise _wrong("detector", f'"{plan.detector}"', "retinanet or fasterrcnn")
+        raise _wrong("detector", f'"{plan.detector}"', "retinanet, fcos or fasterrcnn")
     if given["num_classes"] < 2:
         raise _wrong("num_classes", given["num_classes"], "At least 2 (background and one class)")
     if not 0 < plan.min_size <= plan.max_size:
@@ -150,6 +159,8 @@ def check_arguments(plan: Plan, **given: Any) -> None:
     ratios, sizes = given["anchor_ratios"], given["anchor_sizes"]
     if ratios is not None and (not ratios or min(ratios) <= 0):
         raise _wrong("anchor_ratios", ratios, "Numbers above 0 (height / width)")
+    if plan.detector == "fcos" and ratios not in (None, [1.0]):
+        raise _wrong("anchor_ratios", ratios, "[1.0], as FCOS has one square anchor per place,")
     if sizes is not None:
         levels = len(plan.strides) + plan.extra_levels
         if len(sizes) != levels or len({len(level) for level in sizes}) != 1:
@@ -158,6 +169,8 @@ def check_arguments(plan: Plan, **given: Any) -> None:
             )
         if not sizes[0] or min(min(level) for level in sizes) <= 0:
             raise _wrong("anchor_sizes", sizes, "Sizes above 0 in pixels")
+        if plan.detector == "fcos" and len(sizes[0]) > 1:
+            raise _wrong("anchor_sizes", sizes, "One size per level, as FCOS has one anchor,")
     _check_weights(plan, given["weights"], given["frozen_norm"], given["trainable_layers"])
 
 

@@ -5,7 +5,8 @@ Letters: R sampled regions of the batch, D outputs per region, K classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,28 +17,25 @@ from torchvision.models.detection.roi_heads import (
 )
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from detbalance.detection.adapter import Mixin, full_precision
+from detbalance.detection.adapter import full_precision
 from detbalance.detection.crowd import CROWD_LABEL, Target, covered
+from detbalance.detection.holder import LossHolder
 from detbalance.detection.normalizer import Normalizer, over_ranks
-
-if TYPE_CHECKING:
-    from detbalance.losses import ClassificationLoss
+from detbalance.detection.wanted import image_index, paired_iou, wanted
 
 IGNORED = -1
 """Torchvision's label of regions that are never sampled."""
 
 
-class BalancedRoIHeads(Mixin):
+class BalancedRoIHeads(LossHolder):
     """The second stage of Faster, Mask and Keypoint R-CNN.
 
     Attributes:
-        classification_loss: None for torchvision's own.
-        detector_classes: K + 1.
         normalizer: "batch" or "image"; used where a loss was set.
     """
 
-    classification_loss: ClassificationLoss | None
-    detector_classes: int
+    class_layer = "box_predictor.cls_score"
+
     normalizer: Normalizer
     box_roi_pool: nn.Module
     box_head: nn.Module
@@ -111,55 +109,84 @@ class BalancedRoIHeads(Mixin):
                     " expected. Convert them in the dataset."
                 )
         proposals, matched, labels, offsets = self.select_training_samples(proposals, targets)
+        targets = targets or []
         if not any(len(label) for label in labels):
-            return [], self._no_regions()
+            return [], self._no_regions(targets, labels)
         x = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
         logits, boxes = (full_precision(out) for out in self.box_predictor(x))
+
+        def quality() -> Tensor:
+            return self._quality(boxes, proposals, targets, matched, labels)
+
         with torch.autocast(logits.device.type, enabled=False):
-            losses = self._box_losses(logits, boxes, labels, offsets)
+            if self.classification_loss is None:
+                classes, regression = fastrcnn_loss(logits, boxes, labels, offsets)
+            else:
+                classes = self._classification(logits, targets, labels, quality)
+                # Torchvision's function does both; of all-equal logits its first part is worthless,
+                # but has no gradient. The second is the one to keep.
+                zeros = logits.new_zeros(len(logits), self.detector_classes)
+                regression = fastrcnn_loss(zeros, boxes, labels, offsets)[1]
+        losses = {"loss_classifier": classes, "loss_box_reg": regression}
         losses.update(
-            self._branch_losses(features, proposals, image_shapes, targets or [], matched, labels)
+            self._branch_losses(features, proposals, image_shapes, targets, matched, labels)
         )
         return [], losses
 
-    def _box_losses(
-        self, logits: Tensor, boxes: Tensor, labels: list[Tensor], offsets: list[Tensor]
-    ) -> dict[str, Tensor]:
-        if self.classification_loss is None:
-            classes, regression = fastrcnn_loss(logits, boxes, labels, offsets)
-            return {"loss_classifier": classes, "loss_box_reg": regression}
-        # Torchvision's function does both; of all-equal logits its first part is worthless, but
-        # has no gradient. The second is the one to keep.
-        zeros = logits.new_zeros(len(logits), self.detector_classes)
-        regression = fastrcnn_loss(zeros, boxes, labels, offsets)[1]
-        return {
-            "loss_classifier": self._classification(logits, labels),
-            "loss_box_reg": regression,
-        }
-
-    def _classification(self, logits: Tensor, labels: list[Tensor]) -> Tensor:
+    def _classification(
+        self,
+        logits: Tensor,
+        targets: list[Target],
+        labels: list[Tensor],
+        quality: Callable[[], Tensor],
+    ) -> Tensor:
         loss = self.classification_loss
         assert loss is not None
-        if loss.activation == "softmax":
-            if self.normalizer == "image":
-                return loss(logits, torch.cat(labels))  # type: ignore[no-any-return]
-            rows = over_ranks(logits.new_tensor(len(logits)))
-            return loss(logits, torch.cat(labels), normalizer=rows)  # type: ignore[no-any-return]
+        joined = torch.cat(labels)
+        normalizer: Tensor | None = None
         if self.normalizer == "batch":
-            joined = torch.cat(labels)
-            return loss(logits, joined, normalizer=over_ranks((joined > 0).sum()))  # type: ignore[no-any-return]
-        parts = zip(torch.split(logits, [len(label) for label in labels]), labels, strict=True)
-        return torch.stack(
-            [loss(part, label, normalizer=(label > 0).sum().clamp(min=1)) for part, label in parts]
-        ).mean()
+            normalizer = over_ranks(loss.counted_rows(joined))
+        elif loss.activation == "sigmoid":
+            counts = torch.stack([loss.counted_rows(label).clamp(min=1) for label in labels])
+            normalizer = (counts * len(labels)).to(logits.dtype)[image_index(labels)]
+        further = wanted(loss, targets, labels, quality)
+        return loss(logits, joined, normalizer=normalizer, **further)  # type: ignore[no-any-return]
 
-    def _no_regions(self) -> dict[str, Tensor]:
+    def _quality(
+        self,
+        offsets: Tensor,
+        proposals: list[Tensor],
+        targets: list[Target],
+        matched: list[Tensor],
+        labels: list[Tensor],
+    ) -> Tensor:
+        """IoU of each foreground region's predicted box with its object, else 0; float [R]."""
+        quality = offsets.new_zeros(len(offsets))
+        joined = torch.cat(labels)
+        found = torch.where(joined > 0)[0]
+        by_class = offsets.reshape(len(offsets), -1, 4)[found, joined[found]]
+        boxes = self.box_coder.decode_single(by_class, torch.cat(proposals)[found])
+        # An image without objects has no row to point at, and no foreground.
+        objects = [
+            target["boxes"][rows[label > 0]]
+            for target, rows, label in zip(targets, matched, labels, strict=True)
+        ]
+        quality[found] = paired_iou(boxes, torch.cat(objects).to(boxes))
+        return quality
+
+    def _no_regions(self, targets: list[Target], labels: list[Tensor]) -> dict[str, Tensor]:
         """Zero losses that reach every parameter, for a batch in which all is ignored."""
         zero = torch.stack([p.sum() * 0 for p in self.parameters() if p.requires_grad]).sum()
         names = ["loss_classifier", "loss_box_reg"]
         names += ["loss_mask"] if self.has_mask() else []
         names += ["loss_keypoint"] if self.has_keypoint() else []
-        return dict.fromkeys(names, zero)
+        losses = dict.fromkeys(names, zero)
+        if self.classification_loss is not None:
+            # Other processes may have regions, and wait for this one where counts are summed.
+            none = zero + zero.new_zeros(0, self.classification_loss.num_outputs)
+            classes = self._classification(none, targets, labels, lambda: none.new_zeros(0))
+            losses["loss_classifier"] = zero + classes
+        return losses
 
     def _branch_losses(
         self,

@@ -17,8 +17,12 @@ from detbalance.detection.plan import OFFLINE_BACKBONE
 
 logger = logging.getLogger(__name__)
 
+LAST_LAYERS = ("classification_head.cls_logits", "box_predictor.cls_score")
+"""Layers whose outputs a classification loss decides on."""
 CLASS_LAYERS = ("cls_logits", "cls_score", "bbox_pred")
 """Layers whose size follows from the class set."""
+LOSS = "classification_loss"
+"""A classification loss in a model; it has its own state."""
 
 
 def detector_weights_name(detector: str, backbone: str) -> str | None:
@@ -39,7 +43,7 @@ def load_default(model: nn.Module, detector: str, backbone: str, *, fetch: bool 
 
     Args:
         model: a detector built for the backbone.
-        detector: "retinanet" or "fasterrcnn".
+        detector: "retinanet", "fcos" or "fasterrcnn".
         backbone: one of `TORCHVISION_BACKBONES`.
         fetch: False only does what goes with the weights and is in no `state_dict`.
 
@@ -47,7 +51,7 @@ def load_default(model: nn.Module, detector: str, backbone: str, *, fetch: bool 
         ValueError: if the download fails, or the model's layers are not those of the weights.
     """
     name = detector_weights_name(detector, backbone)
-    if name is not None and backbone == "resnet50_fpn":
+    if name is not None and backbone == "resnet50_fpn" and detector != "fcos":
         # Torchvision trained these two before its frozen norms had an epsilon.
         for module in model.modules():
             if isinstance(module, FrozenBatchNorm2d):
@@ -101,7 +105,8 @@ def load_offline(model: nn.Module) -> None:
 def load_file(model: nn.Module, path: str) -> None:
     """Load a local file: the weights of a whole detector, or of a backbone.
 
-    A detector trained on other classes is fine: its last layers are left out, with a warning.
+    A detector trained on other classes or with a loss of this package is fine: its last layers are
+    left out, with a warning.
 
     Args:
         model: the detector.
@@ -137,7 +142,9 @@ def _read(path: str) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not state:
         raise ValueError(f"{path}: holds no weights. {remedy}")
     tensors = {str(k).removeprefix("module."): v for k, v in state.items()}
-    other = next((k for k, v in tensors.items() if not isinstance(v, Tensor)), None)
+    # What a loss saves may be no tensor.
+    weights = (k for k in tensors if not _is_part_of(k, (LOSS,)))
+    other = next((k for k in weights if not isinstance(tensors[k], Tensor)), None)
     if other is not None:
         raise ValueError(f'{path}: entry "{other}" is no tensor. {remedy}')
     return tensors
@@ -145,24 +152,29 @@ def _read(path: str) -> dict[str, Tensor]:
 
 def _load_detector(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     own = model.state_dict()
-    other_classes = [
+    kept = {name: value for name, value in state.items() if not _is_part_of(name, (LOSS,))}
+    # What the columns of a last layer mean is up to the loss, whatever their number.
+    other_loss = len(kept) < len(state)
+    untrained = [
         name
-        for name, tensor in state.items()
-        if _is_class_layer(name) and name in own and own[name].shape != tensor.shape
+        for name, value in own.items()
+        if (other_loss and _is_part_of(name, LAST_LAYERS))
+        or (_is_part_of(name, CLASS_LAYERS) and name in kept and kept[name].shape != value.shape)
     ]
-    if other_classes:
+    if untrained:
         logger.warning(
-            "%s: was trained on other classes; %d tensors start untrained (first: %s)",
+            "%s: was trained on other classes or with another loss; %d tensors start untrained"
+            " (first: %s)",
             source,
-            len(other_classes),
-            other_classes[0],
+            len(untrained),
+            untrained[0],
         )
-    kept = {name: tensor for name, tensor in state.items() if name not in other_classes}
-    _load(model, kept, source, untrained=set(other_classes))
+    kept = {name: value for name, value in kept.items() if name not in untrained}
+    _load(model, kept, source, untrained=untrained)
 
 
-def _is_class_layer(name: str) -> bool:
-    return any(part in CLASS_LAYERS for part in name.split("."))
+def _is_part_of(name: str, parts: Collection[str]) -> bool:
+    return any(f".{part}." in f".{name}." for part in parts)
 
 
 def _load_body(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -1,0 +1,46 @@
+"""The part of a head that holds the classification loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from detbalance.detection.adapter import Mixin
+
+if TYPE_CHECKING:
+    from detbalance.losses import ClassificationLoss
+
+
+class LossHolder(Mixin):
+    """A head that refuses the weights of a model with another loss, also where not strict.
+
+    A loss itself refuses the name of another one. Where only one side has a loss, torch would speak
+    of unexpected or missing keys and of shapes, or say nothing.
+
+    Attributes:
+        classification_loss: None for torchvision's own.
+        detector_classes: K + 1.
+    """
+
+    class_layer: ClassVar[str]
+    """Name of the last layer, below the head."""
+
+    classification_loss: ClassificationLoss | None
+    detector_classes: int
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *others: Any, **named: Any
+    ) -> None:
+        saved = state_dict.get(f"{prefix}classification_loss._extra_state")
+        own = self.classification_loss
+        # A part of a state_dict, without the last layer, says nothing of the loss.
+        has_layer = f"{prefix}{self.class_layer}.weight" in state_dict
+        if (saved is None) != (own is None) and (saved is not None or has_layer):
+            stock = "torchvision's own loss"
+            raise ValueError(
+                "load_state_dict(): the model was trained with"
+                f" {stock if saved is None else saved['loss']}, this one has"
+                f" {stock if own is None else type(own).__name__}. The same loss is expected."
+                " Before loading, call set_classification_loss() with the loss that it was trained"
+                " with, None for torchvision's own."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *others, **named)

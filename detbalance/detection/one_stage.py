@@ -1,0 +1,198 @@
+"""Heads of one-stage detectors that take any sigmoid loss and ignore crowd regions.
+
+Letters: N images in the batch, A anchors of an image, D outputs per anchor, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from detbalance.detection.adapter import Mixin, full_precision
+from detbalance.detection.crowd import Target, ignored_in_crowd
+from detbalance.detection.holder import LossHolder
+from detbalance.detection.normalizer import Normalizer, over_ranks
+from detbalance.detection.wanted import paired_iou, wanted
+
+IGNORED = -2
+"""Torchvision's mark in `matched_idxs` for anchors that are neither object nor background; -1 is
+background."""
+
+
+class BalancedOneStageHead(Mixin):
+    """All heads together: crowd regions, and the normalisation of the losses.
+
+    Attributes:
+        normalizer: "batch" or "image"; used where a loss was set.
+    """
+
+    normalizer: Normalizer
+    classification_head: BalancedClassificationHead
+
+    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
+        """Predict for all levels, in float32 also under autocast.
+
+        Args:
+            x: float [N, channels, H, W] of each level.
+
+        Returns:
+            `cls_logits` float [N, A, D] (K + 1 columns in eval mode), `bbox_regression` float
+            [N, A, 4] and, of FCOS, `bbox_ctrness` float [N, A, 1].
+        """
+        return {name: full_precision(out) for name, out in super().forward(x).items()}
+
+    def compute_loss(
+        self,
+        targets: list[Target],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """Compute all losses; the classification loss is called once for the whole batch.
+
+        Args:
+            targets: of each image, as `CrowdApart` gives them.
+            head_outputs: what `forward` gave.
+            anchors: float [A, 4] of each image.
+            matched_idxs: int64 [A] of each image, torchvision's matching.
+
+        Returns:
+            A scalar for each of the head's losses, by torchvision's names.
+        """
+        matched_idxs = [
+            ignored_in_crowd(target, boxes, matched, IGNORED)
+            for target, boxes, matched in zip(targets, anchors, matched_idxs, strict=True)
+        ]
+        loss = self.classification_head.classification_loss
+        if loss is None:
+            return self.stock_losses(targets, head_outputs, anchors, matched_idxs)
+        outputs = {name: full_precision(out) for name, out in head_outputs.items()}
+        logits = outputs["cls_logits"]
+        with torch.autocast(logits.device.type, enabled=False):
+            found = torch.stack([(matched >= 0).sum() for matched in matched_idxs])
+            at_least_one = found.clamp(min=1).to(logits.dtype)
+            if self.normalizer == "image":
+                normalizer = at_least_one * len(targets)
+                by_row = normalizer.repeat_interleave(logits.shape[1])
+            else:
+                normalizer = by_row = over_ranks(found.sum())
+            labels = [_labels(t, matched) for t, matched in zip(targets, matched_idxs, strict=True)]
+            further = wanted(
+                loss,
+                targets,
+                labels,
+                lambda: self._quality(targets, outputs["bbox_regression"], anchors, matched_idxs),
+            )
+            losses = {
+                "classification": loss(
+                    logits.flatten(0, 1), torch.cat(labels), normalizer=by_row, **further
+                )
+            }
+            # One image at a time: its sums over max(1, found), which is taken back here.
+            by_image = [
+                self.box_losses(
+                    targets[i],
+                    {name: out[i : i + 1] for name, out in outputs.items()},
+                    anchors[i],
+                    matched_idxs[i],
+                )
+                for i in range(len(targets))
+            ]
+            for name in by_image[0]:
+                values = torch.stack([image[name] for image in by_image])
+                losses[name] = (values * at_least_one / normalizer).sum()
+        return losses
+
+    def stock_losses(
+        self,
+        targets: list[Target],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """Compute torchvision's own losses; the arguments are those of `compute_loss`."""
+        return super().compute_loss(targets, head_outputs, anchors, matched_idxs)  # type: ignore[no-any-return]
+
+    def box_losses(
+        self, target: Target, head_outputs: dict[str, Tensor], anchors: Tensor, matched: Tensor
+    ) -> dict[str, Tensor]:
+        """Compute torchvision's losses of one image, save that for the classes.
+
+        Args:
+            target: of the image.
+            head_outputs: float [1, A, ...] each.
+            anchors: float [A, 4].
+            matched: int64 [A].
+
+        Returns:
+            Scalars by name, divided by max(1, anchors with an object).
+        """
+        raise NotImplementedError
+
+    def decoded(self, offsets: Tensor, anchors: Tensor) -> Tensor:
+        """Turn predicted offsets into boxes.
+
+        Args:
+            offsets: float [n, 4].
+            anchors: float [n, 4].
+
+        Returns:
+            float [n, 4], xyxy.
+        """
+        raise NotImplementedError
+
+    def _quality(
+        self,
+        targets: list[Target],
+        offsets: Tensor,
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> Tensor:
+        """IoU of each matched anchor's predicted box with its object, else 0; float [N * A]."""
+        quality = offsets.new_zeros(offsets.shape[:2])
+        for i, matched in enumerate(matched_idxs):
+            found = torch.where(matched >= 0)[0]
+            boxes = self.decoded(offsets[i, found], anchors[i][found])
+            quality[i, found] = paired_iou(boxes, targets[i]["boxes"][matched[found]])
+        return quality.flatten()
+
+
+class BalancedClassificationHead(LossHolder):
+    """The classification head: width by the loss, K + 1 columns at inference.
+
+    Attributes:
+        num_classes: D, the columns per anchor (torchvision's forward reads this).
+    """
+
+    class_layer = "cls_logits"
+
+    num_classes: int
+    num_anchors: int
+    cls_logits: nn.Conv2d
+
+    def forward(self, x: list[Tensor]) -> Tensor:
+        """Predict the logits of all levels.
+
+        Args:
+            x: float [N, channels, H, W] of each level.
+
+        Returns:
+            float [N, A, D] in training. In eval mode float [N, A, K + 1] whose sigmoid is the
+            loss's score, so that torchvision's postprocessing fits. The column of background is
+            -inf, as torchvision would detect it like a class.
+        """
+        logits: Tensor = super().forward(x)
+        if self.training or self.classification_loss is None:
+            return logits
+        scores = self.classification_loss.scores(full_precision(logits.flatten(0, 1)))
+        classes = torch.logit(scores)
+        classes[:, 0] = -torch.inf
+        return classes.view(*logits.shape[:2], -1)
+
+
+def _labels(target: Target, matched: Tensor) -> Tensor:
+    """The label of each anchor, int64 [A]: 0 background, 1..K, -1 ignored."""
+    labels = torch.where(matched == IGNORED, -1, 0)
+    found = matched >= 0
+    labels[found] = target["labels"][matched[found]]
+    return labels
