@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detbalance.losses.compiling import outside_graphs
 from detbalance.losses.counts import CountsLike
 from detbalance.losses.sigmoid import SigmoidLoss
 from detbalance.losses.weights import ClassWeights
@@ -134,7 +135,7 @@ class FederatedLoss(SigmoidLoss):
         )
         return sums.loss / normalizer
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @outside_graphs
     def class_set(self, labels: Tensor) -> Tensor:
         """Draw the classes that a call judges.
 

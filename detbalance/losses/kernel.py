@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detbalance.losses.compiling import outside_graphs
 from detbalance.losses.statistics import precise
 
 # Elements per chunk: few enough for the L2 cache of a CPU core, enough to keep a GPU busy.
@@ -133,11 +134,10 @@ def sigmoid_loss_sum(
     # Inside the function `requires_grad` says nothing about torch.no_grad(), so it is asked here.
     with_gradient = logits.requires_grad and torch.is_grad_enabled()
     terms = Terms(positive_weight, negative_weight, gamma, row_weights, groups, shift, quality)
-    sums: SigmoidSums = _apply(logits, labels, terms, with_gradient)
-    return sums
+    return _apply(logits, labels, terms, with_gradient)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@outside_graphs
 def _apply(logits: Tensor, labels: Tensor, terms: Terms, with_gradient: bool) -> SigmoidSums:
     return SigmoidSums(*_SigmoidLossSum.apply(logits, labels, terms, with_gradient))
 

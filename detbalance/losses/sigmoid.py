@@ -92,8 +92,12 @@ class SigmoidLoss(ClassificationLoss):
             logits: float [A, D].
             labels: int64 [A], -1..K; already checked.
             normalizer: as in `forward`.
-            positive_weight: this and the rest: see `sigmoid_loss_sum`; arrays may be of any
-                precision and device.
+            positive_weight: see `sigmoid_loss_sum`, as for the rest; of any precision and device.
+            negative_weight: the same.
+            gamma: the same.
+            groups: the same.
+            shift: the same.
+            quality: the same.
 
         Returns:
             The sums, and the number that they still have to be divided by (1 where the rows were
@@ -137,8 +141,10 @@ class SigmoidLoss(ClassificationLoss):
         Returns:
             int64 [A]. For a loss with an output for background in front it is labels + 1.
         """
-        return labels if self.num_outputs == self.num_classes - 1 else labels.add(1).masked_fill(
-            labels < 0, -1
+        return (
+            labels
+            if self.num_outputs == self.num_classes - 1
+            else labels.add(1).masked_fill(labels < 0, -1)
         )
 
 
@@ -205,9 +211,7 @@ class SigmoidFocalLoss(SigmoidLoss):
                 "weighting. A larger alpha weighs the positives of a class more."
             )
         if not bool(((gammas >= 0) & gammas.isfinite()).all()):
-            raise ValueError(
-                f"{name}: gamma is {gamma}. Expected finite numbers >= 0. Usual is 2."
-            )
+            raise ValueError(f"{name}: gamma is {gamma}. Expected finite numbers >= 0. Usual is 2.")
 
     def forward(
         self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None

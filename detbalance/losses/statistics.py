@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from detbalance.losses.compiling import outside_graphs
+
 
 def precise(device: torch.device) -> torch.dtype:
     """Tell the type for sums over many rows: float64, or float32 where a device has nothing better.
@@ -89,7 +91,7 @@ class GradientSums(Precise):
         self._pending: Tensor | None = None
         self._calls = 0
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @outside_graphs
     @torch.no_grad()
     def add(
         self,
