@@ -16,8 +16,6 @@ from torchvision.ops.misc import Conv2dNormActivation
 
 from detbalance.detection.plan import Norm, Plan
 
-POOLED = 7
-"""Height and width of a region's features in a Faster R-CNN."""
 HEAD_STD = 0.01
 """Torchvision's initial spread of the weights in RetinaNet's heads."""
 
@@ -90,9 +88,9 @@ def box_head(plan: Plan) -> TwoMLPHead | FastRCNNConvFCHead:
     """
     channels = plan.fpn_channels
     if plan.head_convs == 0:
-        return TwoMLPHead(channels * POOLED**2, plan.representation)
+        return TwoMLPHead(channels * plan.pooled**2, plan.representation)
     return FastRCNNConvFCHead(
-        (channels, POOLED, POOLED),
+        (channels, plan.pooled, plan.pooled),
         [channels] * plan.head_convs,
         [plan.representation],
         norm_layer=_norm_layer(plan.head_norm, channels),

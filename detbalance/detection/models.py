@@ -21,7 +21,6 @@ from detbalance.detection.backbones import (
     build_body,
 )
 from detbalance.detection.head_layers import (
-    POOLED,
     box_head,
     fcos_head,
     proposal_head,
@@ -196,7 +195,9 @@ def build_detector(
             pyramid,
             rpn_anchor_generator=anchors,
             rpn_head=proposal_head(plan, anchors),
-            box_roi_pool=MultiScaleRoIAlign(pyramid.names, output_size=POOLED, sampling_ratio=2),
+            box_roi_pool=MultiScaleRoIAlign(
+                pyramid.names, output_size=plan.pooled, sampling_ratio=2
+            ),
             box_head=box_head(plan),
             box_predictor=FastRCNNPredictor(plan.representation, num_classes),
             box_batch_size_per_image=plan.regions_per_image,

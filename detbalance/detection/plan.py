@@ -34,6 +34,8 @@ class Plan:
     regions_per_image: int = 512
     representation: int = 1024
     """Outputs of a Faster R-CNN's box head."""
+    pooled: int = 7
+    """Height and width of a region's features in a Faster R-CNN."""
 
     @property
     def second_recipe(self) -> bool:
@@ -85,6 +87,7 @@ def usual(detector: Detector, backbone: str) -> Plan:
         head_norm=head_norm,
         regions_per_image=32 if tiny else 512,
         representation=256 if tiny else 1024,
+        pooled=4 if tiny else 7,
     )
 
 
