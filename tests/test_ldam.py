@@ -164,6 +164,29 @@ def test_a_weighted_sum_is_divided_by_the_rows():
         assert value == pytest.approx((stock * share).item(), rel=1e-12)
 
 
+def test_weighted_cross_entropy_is_that_of_the_original_authors(shared):
+    # QUIRKS 22: the copy that is often cited takes binary cross-entropy of the softmax instead.
+    z = np.load(shared / "golden/class_balanced_tf.npz")
+    options = {"class_weights": "effective_number", "beta": 0.9999}
+    loss = SoftmaxCrossEntropyLoss(np.r_[0, z["counts"]], **options)
+    logits, labels = hidden_background(z["logits"]), z["labels"] + 1
+    value, gradient = run(loss, logits, labels, torch.float32)
+    assert value == pytest.approx(z["softmax__loss_f32"], rel=2e-5)
+    assert_gradient(gradient[:, 1:], z["softmax__grad_f32"], "f32")
+    z = np.load(shared / "golden/class_balanced.npz")
+    loss = SoftmaxCrossEntropyLoss(np.r_[0, z["counts"]], **options)
+    logits, labels = z["logits"].astype(np.float64), z["labels"]
+    value, _ = run(loss, hidden_background(logits), labels + 1)
+    p = torch.tensor(logits).softmax(1)
+    target = F.one_hot(torch.tensor(labels), 7).double()
+    weights = loss.label_weights[1:][labels][:, None].expand_as(p)
+    theirs = F.binary_cross_entropy(p, target, weight=weights)
+    assert z["softmax__loss_f64"] == pytest.approx(theirs.item(), rel=1e-6)
+    cost, _ = cross_entropy_twin(logits, labels)
+    assert value == pytest.approx((cost * weights[:, 0].numpy()).mean(), rel=1e-10)
+    assert value > 2 * theirs
+
+
 def steps_of(loss, calls, logits, labels):
     return [run(loss, logits, labels)[0] for _ in range(calls)]
 
