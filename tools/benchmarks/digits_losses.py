@@ -120,6 +120,6 @@ def table(figures: dict[str, Any]) -> str:
     heads = [f"{setting}: {name}" for setting in SETTINGS for name in columns]
     lines = ["| detector | loss | " + " | ".join(heads) + " |", "|---" * (len(heads) + 2) + "|"]
     for (detector, loss), by_setting in cells.items():
-        shown = sum((by_setting.get(s, ["-"] * len(columns)) for s in SETTINGS), [])
+        shown = [cell for s in SETTINGS for cell in by_setting.get(s, ["-"] * len(columns))]
         lines.append(f"| {detector} | {loss} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
