@@ -66,12 +66,17 @@ def quickstart_command(
 
 def finished_or_trained(config: Config) -> Report:
     """The report of a run of this very configuration: of the finished one, or of a new one."""
-    metrics = read_metrics(config.output) if (config.output / METRICS_FILE).exists() else []
-    done = any("val" in r and r["iteration"] == config.train.iterations for r in metrics)
-    saved = config.output / CONFIG_FILE
-    if done and saved.read_text(encoding="utf-8") == config.to_yaml():
+    if finished(config):
         logger.info("%s is there already; delete it to train again", config.output)
         return load_report(config.output / "report.json")
     report = run_training(config, overwrite=True)
     assert report is not None
     return report
+
+
+def finished(config: Config) -> bool:
+    """Whether the run of this very configuration is there, to its last iteration."""
+    metrics = read_metrics(config.output) if (config.output / METRICS_FILE).exists() else []
+    done = any("val" in r and r["iteration"] == config.train.iterations for r in metrics)
+    saved = config.output / CONFIG_FILE
+    return done and saved.read_text(encoding="utf-8") == config.to_yaml()

@@ -6,16 +6,18 @@ thread each. A run that is there already, in runs/benchmarks/digits_losses, is n
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from detbalance.cli.quickstart import PLAIN, finished_or_trained
+from detbalance.cli.quickstart import PLAIN, finished
 from detbalance.digits import make_digits
+from detbalance.evaluation import load_report
 from detbalance.training.config import load_config
 
 SEEDS = (0, 1, 2)
@@ -68,9 +70,7 @@ def main() -> dict[str, Any]:
     runs = list(_runs())
     for seed in SEEDS:
         make_digits(FOLDER / f"data-{seed}", seed=seed)
-    # Fresh processes: what is set here counts when they load torch.
-    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = dict(zip(runs, pool.map(one_run, runs), strict=True))
     iterations = {detector: number for detector, (_, number) in DETECTORS.items()}
     figures: dict[str, Any] = {"seeds": list(SEEDS), "iterations": iterations, "rows": []}
@@ -95,9 +95,13 @@ def one_run(run: Run) -> dict[str, float]:
     data = (FOLDER / f"data-{seed}").resolve()
     common = (f"seed={seed}", f"data.root={data}", f"output={folder}", "train.workers=0")
     path, iterations = DETECTORS[detector]
-    changes = (f"train.iterations={iterations}", *options, *SETTINGS[setting], *common)
-    config = load_config(path, [*named, *changes])
-    report = finished_or_trained(config)
+    changes = [*named, f"train.iterations={iterations}", *options, *SETTINGS[setting], *common]
+    if not finished(load_config(path, changes)):
+        command = [sys.executable, "tools/train.py", "--config", path, "--overwrite"]
+        command += [word for change in changes for word in ("--set", change)]
+        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run(command, check=True, env=one_thread, stdout=subprocess.DEVNULL)
+    report = load_report(folder / "report.json")
     return {f"AP50 {group}": float(report.groups[group].AP50) for group in GROUPS} | {
         f"recall {group}": float(report.groups[group].recall) for group in GROUPS
     }
