@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
+import typing
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from detbalance.annotations import Categories
 from detbalance.detection.heads import detector_classes
+from detbalance.detection.models import build_detector
+from detbalance.frequency import Frequency
+from detbalance.losses import LOSSES
 from detbalance.training.config import load_config
-from detbalance.training.setup import build_model, build_optimizer, loader_workers
+from detbalance.training.setup import (
+    build_model,
+    build_optimizer,
+    classification_loss,
+    loader_workers,
+)
 
+DETECTORS = typing.get_args(typing.get_type_hints(build_detector)["detector"])
 CONFIGS = sorted(Path(__file__).resolve().parents[1].glob("configs/**/*.yaml"))
 
 
@@ -88,12 +99,87 @@ def test_numbers_in_exponent_form_are_numbers(write):
         ("train.iterations", r'--set train\.iterations: has no "="'),
         ("output.x=1", r"--set output\.x=1: output holds .*not a section"),
         ("train.iterations=[", r"--set train\.iterations=\[: the value is not valid YAML"),
+        (
+            "loss.alpha=many",
+            r"loss\.alpha is 'many'\. Expected a number, a list of numbers or numbers by"
+            r" class name\. Change it in the file or with --set loss\.alpha=VALUE\.$",
+        ),
+        ("loss.alpha={crack: many, pit: 1}", r"loss\.alpha\.crack is 'many': .*number.*VALUE\.$"),
+        ("loss.alpha={a: x, b: y}", r"loss\.alpha\.a is 'x': .* \(1 more faults follow\.\)$"),
+        ("loss.alpha=[0.5, x]", r"loss\.alpha\.1 is 'x': .*number.*VALUE\.$"),
+        ("loss.alpha={3: 0.5}", r"loss\.alpha\.3: 3 is no text\..*Put quotes on\.$"),
+        (
+            "loss.class_weights=invers",
+            r'loss\.class_weights is "invers"\. Known: effective_number, .*none\. Did you mean'
+            r' "inverse"\? Or: numbers by class name\.$',
+        ),
+        ("loss.class_weights={crack: x}", r"loss\.class_weights\.crack is 'x': .*number"),
+        (
+            "loss.name=equalised_focal",
+            r'loss\.name is "equalised_focal"\. Known: .*Did you mean "equalized_focal"\?',
+        ),
+        ("train.push_limit=0.5", r"train\.push_limit is 0\.5: .*greater than 1"),
     ],
 )
 def test_faults_are_one_clear_line(write, override, message):
     with pytest.raises(ValueError, match=message) as error:
         load_config(write(), [override])
     assert "\n" not in str(error.value)
+
+
+def test_faults_of_other_values_are_counted_once(write):
+    overrides = ["loss.alpha=many", "loss.prior=high", "loss.class_weights=invers"]
+    with pytest.raises(ValueError, match=r"loss\.alpha is 'many'.*\(2 more faults follow\.\)$"):
+        load_config(write(), overrides)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].activation == "softmax"])
+@pytest.mark.parametrize("detector", [d for d in DETECTORS if d != "fasterrcnn"])
+def test_softmax_loss_is_refused_by_one_stage_before_data_are_looked_at(write, name, detector):
+    path = write()
+    overrides = [f"loss.name={name}", f"model.detector={detector}", "data.train=gone.json"]
+    with pytest.raises(ValueError, match=f'loss.name is "{name}", a softmax loss') as error:
+        load_config(path, overrides)
+    line = str(error.value)
+    assert f'model.detector is "{detector}"' in line
+    possible = line.split("Possible with it: ")[1].split(". ")[0].split(", ")
+    sigmoid = {name for name in LOSSES if LOSSES[name].activation == "sigmoid"}
+    assert set(possible) == sigmoid | {"torchvision"}
+    for other in possible:
+        load_config(path, [f"loss.name={other}", f"model.detector={detector}"])
+
+
+def frequency(*counts: int) -> Frequency:
+    """Classes "a", "b", ... with so many boxes, one an image."""
+    boxes = np.array([0, *counts])
+    ids = tuple(range(1, len(boxes)))
+    categories = Categories(ids, tuple("abcdef"[: len(counts)]))
+    return Frequency(categories, 2 * sum(counts), boxes, boxes, "train.json")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_is_a_section_and_is_built_with_names_and_images(write, name, tmp_path):
+    softmax = LOSSES[name].activation == "softmax"
+    detector = "fasterrcnn" if softmax else "retinanet"
+    raw = {"detector": detector, "backbone": "tiny"}
+    path = write(loss={"name": name, "class_weights": {"b": 3}}, model=raw)
+    config = load_config(path, ["train.accumulation=4"])
+    again = tmp_path / "again.yaml"
+    again.write_text(config.to_yaml())
+    assert load_config(again).to_dict() == config.to_dict()
+    counts = frequency(90, 10)
+    loss = classification_loss(build_model(config, counts.categories, counts, pretrained=False))
+    assert type(loss) is LOSSES[name]
+    assert loss.accumulation == 4
+    assert loss.label_weights.tolist() == [1, 1, 3]
+
+
+def test_values_by_class_name_reach_the_loss(write):
+    config = load_config(write(), ["loss.alpha={b: 0.75}", "loss.gamma=[1, 3]"])
+    counts = frequency(90, 10)
+    loss = classification_loss(build_model(config, counts.categories, counts, pretrained=False))
+    assert loss.alpha.tolist() == [0.25, 0.75]
+    assert loss.gamma.tolist() == [1, 3]
 
 
 def test_missing_section_is_named(write, tmp_path):
@@ -152,7 +238,8 @@ def test_shipped_configs_load_and_build(path, tmp_path):
         file.write_text("{}")
         (tmp_path / raw["data"][f"{key}_images"]).mkdir(parents=True, exist_ok=True)
     config = load_config(path, data_root=tmp_path)
-    model = build_model(config, Categories((1, 2), ("a", "b")), [0, 9, 1], pretrained=False)
+    counts = frequency(9, 1)
+    model = build_model(config, counts.categories, counts, pretrained=False)
     assert detector_classes(model) == 3
     assert len(build_optimizer(config.train, model).param_groups) >= 2
 

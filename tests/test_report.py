@@ -115,6 +115,29 @@ def test_report_survives_writing_and_reading(tmp_path: Path) -> None:
     assert again.settings == report.settings
 
 
+def test_share_of_the_gradient_is_set_beside_each_class(tmp_path: Path) -> None:
+    report, result, annotations = make_report(tmp_path)
+    assert all(math.isnan(row.positive_share) for row in report.classes)
+    shares = np.arange(7) / 10
+    shares[3] = math.nan
+    known = build_report(result, annotations, positive_share=shares)
+    for row in known.classes:
+        label = annotations.categories.names.index(row.name) + 1
+        assert row.positive_share == pytest.approx(shares[label], nan_ok=True)
+    again = load_report(write_report(known, tmp_path).json)
+    assert again.to_dict() == known.to_dict()
+    with pytest.raises(ValueError, match=r"positive_share has 6 entries, .* has 6 classes\."):
+        build_report(result, annotations, positive_share=shares[1:])
+
+
+def test_older_reports_have_no_share_of_the_gradient(tmp_path: Path) -> None:
+    report, _, _ = make_report(tmp_path)
+    content = report.to_dict()
+    for row in content["classes"]:
+        del row["positive_share"]
+    assert type(report).from_dict(content).to_dict() == report.to_dict()
+
+
 def test_newer_reports_may_have_more_keys(tmp_path: Path) -> None:
     report, _, _ = make_report(tmp_path)
     content = report.to_dict()

@@ -122,6 +122,34 @@ def test_console_shows_every_figure_and_what_it_is_of(tmp_path: Path) -> None:
         assert re.search(rf"\b{name} +{re.escape(three_decimals(value))}(\s|$)", text)
 
 
+def with_shares(report: Report) -> Report:
+    shares = [0.001, 0.25, math.nan, 0.5, 0.125, 1.0]
+    rows = (
+        dataclasses.replace(row, positive_share=share)
+        for row, share in zip(report.classes, shares, strict=True)
+    )
+    return dataclasses.replace(report, classes=tuple(rows))
+
+
+def test_share_of_the_gradient_is_shown_and_explained_where_it_is_known(tmp_path: Path) -> None:
+    report, _, _ = make_report(tmp_path)
+    assert "pos." not in printed(console_module.print_report, report)
+    known = with_shares(report)
+    lines = printed(console_module.print_report, known).splitlines()
+    for row in known.classes:
+        line = next(line for line in lines if line.startswith(row.name))
+        assert line.split()[-2:] == [
+            three_decimals(row.precision),
+            three_decimals(row.positive_share),
+        ]
+    (explained,) = [line for line in lines if line.startswith("pos. share: ")]
+    assert "pushed it down" in explained
+    narrow = printed(console_module.print_report, known, terminal=True)
+    plain = re.sub(r"\x1b\[[\d;]*m", "", narrow).splitlines()
+    assert max(map(len, plain)) <= 80
+    assert next(line for line in plain if line.startswith(known.classes[0].name)).endswith(".001")
+
+
 def test_columns_are_aligned(tmp_path: Path) -> None:
     report, _, _ = make_report(tmp_path)
     lines = printed(console_module.print_report, report).splitlines()
