@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar, cast
 
@@ -24,12 +25,17 @@ def outside_graphs(function: Callable[P, R]) -> Callable[P, R]:
     Returns:
         The function.
     """
+    disabled: list[Callable[P, R]] = []
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not torch.compiler.is_compiling():
+        if "torch._dynamo" not in sys.modules:
             return function(*args, **kwargs)
-        disable = cast("Callable[[Callable[P, R]], Callable[P, R]]", torch.compiler.disable)
-        return disable(function)(*args, **kwargs)
+        # Not only while this is compiled: after a break in the graph of the caller the compiler
+        # still looks at every function that is called.
+        if not disabled:
+            disable = cast("Callable[[Callable[P, R]], Callable[P, R]]", torch.compiler.disable)
+            disabled.append(disable(function))
+        return disabled[0](*args, **kwargs)
 
     return call
