@@ -21,11 +21,11 @@ from torch import Tensor
 from detbalance.losses.compiling import outside_graphs
 from detbalance.losses.statistics import precise
 
-# Elements per chunk: few enough for the L2 cache of a CPU core, enough to keep a GPU busy.
-CPU_CHUNK = 1 << 17
+# Elements per chunk and CPU core: few enough for its cache, enough that calls cost little.
+CPU_CHUNK = 1 << 18
 GPU_CHUNK = 1 << 21
-# At least so many chunks, where that leaves them large enough: a chunk needs about five tensors of
-# its size, and together they shall not be felt beside the gradient.
+# More cores get larger chunks, but at least so many: a chunk needs four or five tensors of its
+# size, and together they shall not be felt beside the gradient.
 CHUNKS = 64
 LOG2_E = 1.4426950408889634
 # Above this softplus(y) is y to the last bit of float64; exp(40) is far from overflow in float32.
@@ -75,6 +75,7 @@ class Terms:
         )
 
 
+@outside_graphs
 def sigmoid_loss_sum(
     logits: Tensor,
     labels: Tensor,
@@ -134,11 +135,6 @@ def sigmoid_loss_sum(
     # Inside the function `requires_grad` says nothing about torch.no_grad(), so it is asked here.
     with_gradient = logits.requires_grad and torch.is_grad_enabled()
     terms = Terms(positive_weight, negative_weight, gamma, row_weights, groups, shift, quality)
-    return _apply(logits, labels, terms, with_gradient)
-
-
-@outside_graphs
-def _apply(logits: Tensor, labels: Tensor, terms: Terms, with_gradient: bool) -> SigmoidSums:
     return SigmoidSums(*_SigmoidLossSum.apply(logits, labels, terms, with_gradient))
 
 
@@ -195,7 +191,7 @@ def run_pytorch(logits: Tensor, labels: Tensor, terms: Terms, with_gradient: boo
     gradient = logits.new_empty(logits.shape, dtype=dtype) if with_gradient else None
     # Sums over hundreds of thousands of rows, in the precision that running statistics keep.
     pushes = logits.new_zeros(2, columns, dtype=precise(logits.device))
-    step = _rows_per_chunk(logits)
+    step = rows_per_chunk(logits)
     sums = [logits.new_zeros((), dtype=dtype)]
     for start in range(0, logits.shape[0], step):
         rows = slice(start, start + step)
@@ -208,7 +204,15 @@ def run_pytorch(logits: Tensor, labels: Tensor, terms: Terms, with_gradient: boo
     return loss, gradient, pushes[0], pushes[1]
 
 
-def _rows_per_chunk(logits: Tensor) -> int:
+def rows_per_chunk(logits: Tensor) -> int:
+    """Choose how many rows go through the formula at once.
+
+    Args:
+        logits: [A, K].
+
+    Returns:
+        At least 1.
+    """
     if logits.device.type == "cpu":
         least, most = CPU_CHUNK, CPU_CHUNK * torch.get_num_threads()
     else:
@@ -278,7 +282,8 @@ def _weighted_sum(
     p: Tensor, cost: Tensor, modulated: Tensor, gamma: Factor, out: Tensor | None
 ) -> Tensor:
     """Sum of modulated * cost, its gradient to `out`; `p` and `cost` are overwritten."""
-    loss = torch.dot(modulated.view(-1), cost.view(-1))
+    # PyTorch's sum adds pairs of pairs; a dot product would lose small numbers beside a large one.
+    loss = (modulated * cost).sum()
     if out is not None:
         if isinstance(gamma, Tensor) or gamma != 0:
             # modulated * (gamma * (1 - p) * cost + p), where modulated holds p^gamma
