@@ -172,7 +172,9 @@ class ClassificationLoss(Precise, ABC):
             float64 for float64 logits, else float32.
         """
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        return torch.as_tensor(values).to(device=logits.device, dtype=dtype)
+        # The host need not wait for its own constant to arrive on the device.
+        constant = torch.as_tensor(values)
+        return constant.to(logits.device, dtype, non_blocking=logits.is_cuda)
 
     def check(self, logits: Tensor, labels: Tensor) -> None:
         """Refuse logits and labels that do not belong together.
