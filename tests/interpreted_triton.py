@@ -100,6 +100,13 @@ def test_triton_is_finite_for_every_finite_logit(gamma, dtype):
         assert_same(logits.clamp(-1e4, 1e4), labels, {"gamma": torch.full((len(steps) * 2,), 3.0)})
 
 
+def test_triton_takes_zero_to_the_power_of_zero_as_one():
+    logits, labels = torch.zeros(2, 2), torch.tensor([1, 2])
+    options = {"gamma": torch.tensor([0.0, 2.0]), "quality": torch.tensor([0.5, 0.5])}
+    assert triton_kernel.run(logits, labels, terms(**options), True)[0] > 0.69
+    assert_same(logits, labels, options)
+
+
 def test_triton_gives_equal_bits_for_equal_inputs(monkeypatch):
     monkeypatch.setattr(triton_kernel, "PROGRAMS", 7)
     logits, labels = torch.randn(400, 20), torch.randint(-1, 21, (400,))

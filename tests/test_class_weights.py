@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from focal import focal_twin, run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detbalance.losses import class_weights
+from detbalance.losses import ClassCounts, SigmoidFocalLoss, class_weights
 
 METHODS = ["none", "inverse", "inverse_sqrt", "effective_number"]
 some_counts = st.lists(st.integers(0, 10**6), min_size=2, max_size=20)
@@ -106,3 +107,72 @@ def test_class_weights_refuse_bad_options():
     for beta in (-0.1, 1.0, math.nan):
         with pytest.raises(ValueError, match=r"beta is .*Expected a number in \[0, 1\)"):
             class_weights([0, 1], "effective_number", beta=beta)
+
+
+# ---- by class name -------------------------------------------------------------------------------
+
+COUNTS = ClassCounts([0, 900, 30, 5], class_names=["bolt", "crack", "dent"])
+
+
+def test_class_weights_by_name_are_used_as_they_are():
+    loss = SigmoidFocalLoss(COUNTS, class_weights={"dent": 4.0, "bolt": 0.0})
+    assert loss.label_weights.tolist() == [1, 0, 1, 4]
+    assert SigmoidFocalLoss(COUNTS, class_weights={}).label_weights.tolist() == [1, 1, 1, 1]
+    assert SigmoidFocalLoss(COUNTS).label_weights is None
+
+
+def test_class_weights_by_name_multiply_the_rows_of_a_class():
+    logits = np.random.default_rng(0).normal(size=(4, 3))
+    labels = np.array([3, 1, 0, 2])
+    weights = np.array([4.0, 0.5, 1.0, 1.0])
+    value, gradient = run(
+        SigmoidFocalLoss(COUNTS, class_weights={"dent": 4.0, "bolt": 0.5}), logits, labels
+    )
+    expected, slope = focal_twin(logits, labels)
+    assert value == pytest.approx((expected.sum(1) * weights).sum() / 3, rel=1e-12)
+    np.testing.assert_allclose(gradient, slope * weights[:, None] / 3, rtol=1e-11)
+
+
+def test_alpha_and_gamma_by_name_leave_the_others_at_their_defaults():
+    loss = SigmoidFocalLoss(COUNTS, alpha={"dent": 0.9, "bolt": -1}, gamma={"crack": 0.5})
+    assert loss.alpha.tolist() == [-1, 0.25, 0.9]
+    assert loss.gamma.tolist() == [2, 0.5, 2]
+    logits, labels = np.random.default_rng(0).normal(size=(4, 3)), np.array([3, 1, 0, 2])
+    expected, slope = focal_twin(
+        logits, labels, positive=[1, 0.25, 0.9], negative=[1, 0.75, 0.1], gamma=[2, 0.5, 2]
+    )
+    value, gradient = run(loss, logits, labels)
+    assert value == pytest.approx(expected.sum() / 3, rel=1e-12)
+    np.testing.assert_allclose(gradient, slope / 3, rtol=1e-11)
+
+
+@pytest.mark.parametrize("option", ["alpha", "gamma", "class_weights"])
+def test_unknown_names_are_refused_with_the_nearest_known_one(option):
+    with pytest.raises(
+        ValueError,
+        match=rf'SigmoidFocalLoss: {option} names the class "crak". Known: bolt, crack, dent\. '
+        r'Use the names of the annotation file\. Did you mean "crack"\?',
+    ):
+        SigmoidFocalLoss(COUNTS, **{option: {"crak": 0.5}})
+    with pytest.raises(ValueError, match=r'"zzz"[^?]*$'):
+        SigmoidFocalLoss(COUNTS, **{option: {"zzz": 0.5}})
+    with pytest.raises(ValueError, match=rf'{option} names the class "bolt", but .*without names'):
+        SigmoidFocalLoss([0, 900, 30, 5], **{option: {"bolt": 0.5}})
+
+
+def test_bad_values_by_name_are_refused():
+    for weight in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=r"class_weights is .*Expected finite weights >= 0"):
+            SigmoidFocalLoss(COUNTS, class_weights={"dent": weight})
+    with pytest.raises(ValueError, match=r"alpha is \{'dent': 1.5\}"):
+        SigmoidFocalLoss(COUNTS, alpha={"dent": 1.5})
+    with pytest.raises(ValueError, match=r"gamma is \{'dent': -1\}"):
+        SigmoidFocalLoss(COUNTS, gamma={"dent": -1})
+
+
+@pytest.mark.parametrize("beta", [0.9, 0.999])
+def test_effective_number_weights_equal_their_numpy_twin(beta):
+    n = np.array([50085.0, 82, 79, 1, 60, 14, 1])
+    raw = (1 - beta) / (1 - beta**n)
+    weights = class_weights(np.r_[0, n], "effective_number", beta=beta)
+    assert weights[1:] == pytest.approx(raw / raw.mean(), rel=1e-10)

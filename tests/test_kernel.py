@@ -350,7 +350,15 @@ class Head(torch.nn.Module):
 @pytest.mark.parametrize(
     "backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 )
-def test_kernel_works_in_a_compiled_model(backend):
+def test_kernel_works_in_a_compiled_model(backend, monkeypatch):
+    traced, run_pytorch = [], kernel.run_pytorch
+
+    def spy(*arguments):
+        traced.append(torch.compiler.is_compiling())
+        return run_pytorch(*arguments)
+
+    monkeypatch.setattr(kernel, "run_pytorch", spy)
+    torch.compiler.reset()
     torch.manual_seed(0)
     model, x = Head(), torch.randn(5, 4)
     value, pushes = model(x)
@@ -364,6 +372,7 @@ def test_kernel_works_in_a_compiled_model(backend):
         torch.testing.assert_close(again, value)
         torch.testing.assert_close(pushed, pushes)
         torch.testing.assert_close([p.grad for p in model.parameters()], expected)
+    assert traced == [False] * 3
 
 
 def test_importing_the_losses_loads_no_compiler():
