@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
+INTEGERS = {"groups", "normalizer"}
+
 
 def focal_twin(logits, labels, *, positive=0.25, negative=0.75, gamma=2.0, weights=None):
     """Loss [A, K] and gradient [A, K] by the definition, in float64 NumPy."""
@@ -24,7 +26,10 @@ def focal_twin(logits, labels, *, positive=0.25, negative=0.75, gamma=2.0, weigh
 
 
 def kernel_twin(logits, labels, options):
-    """The same for all that the kernel can do, with |gradient| by class: [2, K]."""
+    """The same for all that the kernel can do, with |gradient| by class: [2, K].
+
+    Nothing is divided by the normalizer.
+    """
     x, options = np.array(logits, np.float64), dict(options)
     rows, shift, quality = (options.get(name) for name in ("row_weights", "shift", "quality"))
     groups, negative = options.get("groups"), options.get("negative_weight", 1.0)
@@ -73,6 +78,7 @@ def kernel_problems(draw):
     if draw(st.booleans()):
         options["shift"] = generator.normal(0, 2, (groups, classes))
     options["groups"] = generator.integers(0, groups, rows)
+    options["normalizer"] = draw(st.sampled_from([1.0, 3.5, np.array(7)]))
     return logits, labels, options
 
 
@@ -81,7 +87,7 @@ def as_tensors(options, dtype=torch.float64):
     return {
         name: value
         if isinstance(value, float)
-        else torch.as_tensor(value).to(torch.int64 if name == "groups" else dtype)
+        else torch.as_tensor(value).to(torch.int64 if name in INTEGERS else dtype)
         for name, value in options.items()
     }
 

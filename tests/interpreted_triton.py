@@ -19,8 +19,8 @@ assert os.environ.get("TRITON_INTERPRET") == "1"
 
 def terms(**options):
     names = ("row_weights", "groups", "shift", "quality")
-    numbers = {"positive_weight": 1.0, "negative_weight": 1.0, "gamma": 0.0}
-    return kernel.Terms(**{**numbers, **dict.fromkeys(names), **options})
+    numbers = dict.fromkeys(("positive_weight", "negative_weight", "normalizer"), 1.0)
+    return kernel.Terms(**{**numbers, "gamma": 0.0, **dict.fromkeys(names), **options})
 
 
 def assert_same(logits, labels, options, with_gradient=True):
@@ -44,6 +44,8 @@ def test_triton_equals_the_twin_and_the_pytorch_form(problem, dtype):
     assert_same(x, torch.tensor(labels), tensors)
     rounded = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in tensors.items()}
     expected, slope, pushes = kernel_twin(x.double().numpy(), labels, rounded)
+    slope, expected = slope / options["normalizer"], expected / options["normalizer"]
+    pushes = pushes / options["normalizer"]
     loss, gradient, *sums = triton_kernel.run(x, torch.tensor(labels), terms(**tensors), True)
     atol = 1e-30 + 1e-6 * np.abs(slope).max(initial=0)
     np.testing.assert_allclose(loss.item(), expected.sum(), rtol=2e-5, atol=1e-30)
@@ -98,6 +100,19 @@ def test_triton_is_finite_for_every_finite_logit(gamma, dtype):
     if dtype == torch.float32:
         assert_same(logits.clamp(-1e4, 1e4), labels, {"gamma": gamma})
         assert_same(logits.clamp(-1e4, 1e4), labels, {"gamma": torch.full((len(steps) * 2,), 3.0)})
+
+
+@pytest.mark.parametrize("programs", [1, 5])
+def test_triton_scales_in_place(monkeypatch, programs):
+    monkeypatch.setattr(triton_kernel, "PROGRAMS", programs)
+    for size in (0, 1, 1024, 5000):
+        values = torch.randn(size)
+        before = values.clone()
+        assert triton_kernel.scale(values, torch.tensor(1.0)) is values
+        assert torch.equal(values, before)
+        for factor in (torch.tensor(-0.5), torch.tensor(0.25, dtype=torch.float64)):
+            triton_kernel.scale(values, factor)
+        assert torch.equal(values, before * -0.125)
 
 
 def test_triton_takes_zero_to_the_power_of_zero_as_one():

@@ -50,8 +50,9 @@ def test_kernel_equals_its_numpy_twin(problem, chunk):
         patch.setattr(kernel, "CPU_CHUNK", chunk)
         sums = sigmoid_loss_sum(x, torch.tensor(labels), **as_tensors(options))
     sums.loss.backward()
-    assert sums.loss.item() == pytest.approx(expected.sum(), rel=1e-12)
-    np.testing.assert_allclose(x.grad, slope, rtol=1e-11, atol=1e-300)
+    normalizer = options["normalizer"]
+    assert sums.loss.item() == pytest.approx(expected.sum() / normalizer, rel=1e-12)
+    np.testing.assert_allclose(x.grad, slope / normalizer, rtol=1e-11, atol=1e-300)
     np.testing.assert_allclose(sums.positive, pushes[0], rtol=1e-11, atol=1e-300)
     np.testing.assert_allclose(sums.negative, pushes[1], rtol=1e-11, atol=1e-300)
 
@@ -67,11 +68,13 @@ def test_kernel_equals_its_numpy_twin_in_single_precision(problem, dtype):
     sums = sigmoid_loss_sum(x, torch.tensor(labels), **tensors)
     sums.loss.backward()
     assert sums.loss.dtype == torch.float32
+    expected, slope = expected / options["normalizer"], slope / options["normalizer"]
     assert sums.loss.item() == pytest.approx(expected.sum(), rel=2e-5, abs=1e-30)
-    atol = 1e-30 + 1e-6 * np.abs(slope).max(initial=0)
+    atol = 1e-30 + 1e-6 * np.abs(pushes).max(initial=0)
     for ours, twin in ((sums.positive, pushes[0]), (sums.negative, pushes[1])):
         assert ours.dtype == torch.float64
         np.testing.assert_allclose(ours, twin, rtol=2e-5, atol=atol)
+    atol = 1e-30 + 1e-6 * np.abs(slope).max(initial=0)
     digits = {torch.float32: 2e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
     smallest = 6e-8 if dtype == torch.float16 else 0.0
     np.testing.assert_allclose(x.grad.double(), slope, rtol=digits, atol=atol + smallest)
@@ -273,6 +276,19 @@ def test_kernel_chunks_stay_small_beside_the_logits_with_many_threads(monkeypatc
 
 
 # ---- autograd and compilation --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_kernel_divides_by_the_normalizer_and_multiplies_in_the_backward(factor):
+    logits, options = some_logits(), as_tensors(EVERYTHING)
+    value, slope = run(loss_sum, logits, LABELS, **options)
+    sums = sigmoid_loss_sum(logits, LABELS, normalizer=torch.tensor(4), **options)
+    (factor * sums.loss).backward()
+    assert sums.loss.item() == pytest.approx(value / 4, rel=1e-14)
+    np.testing.assert_allclose(logits.grad, slope * factor / 4, rtol=1e-14)
+    plain = sigmoid_loss_sum(logits, LABELS, **options)
+    torch.testing.assert_close(sums.positive, plain.positive, rtol=1e-14, atol=0)
+    torch.testing.assert_close(sums.negative, plain.negative, rtol=1e-14, atol=0)
 
 
 def test_kernel_sums_gradients_only_where_there_is_one():

@@ -46,10 +46,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from detbalance.losses import triton_kernel
 
-numbers = {"positive_weight": "fp32", "negative_weight": "fp32", "gamma": "fp32"}
+numbers = dict.fromkeys(["positive_weight", "negative_weight", "gamma", "factor"], "fp32")
 integers = ["num_rows", "num_columns", "blocks", "tiles_per_part", "row_stride", "column_stride"]
 optional = ["gradient", "positives", "negatives", "positive_weights", "negative_weights", "gammas",
-            "row_weights", "shift", "quality"]
+            "factors", "row_weights", "shift", "quality"]
 names = triton_kernel._tiles.arg_names
 for everything, dtype in itertools.product((False, True), ("fp32", "bf16")):
     signature = dict.fromkeys(names, "*fp32") | numbers | dict.fromkeys(integers, "i32")
@@ -122,6 +122,7 @@ def problem(rows, columns, dtype):
         "positive_weight": torch.rand(columns, generator=generator),
         "negative_weight": torch.rand(3, columns, generator=generator),
         "gamma": 1 + 3 * torch.rand(columns, generator=generator),
+        "normalizer": torch.tensor(7),
         "row_weights": torch.rand(rows, generator=generator),
         "groups": torch.randint(0, 3, (rows,), generator=generator),
         "shift": torch.randn(3, columns, generator=generator),
@@ -146,8 +147,8 @@ def test_triton_equals_the_pytorch_form_on_a_gpu(dtype, rows, columns, case):
     on_gpu = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
     assert triton_kernel.works(torch.device("cuda", torch.cuda.current_device()))
     names = ("row_weights", "groups", "shift", "quality")
-    numbers = {"positive_weight": 1.0, "negative_weight": 1.0, "gamma": 0.0}
-    terms = kernel.Terms(**{**numbers, **dict.fromkeys(names), **on_gpu})
+    numbers = dict.fromkeys(("positive_weight", "negative_weight", "normalizer"), 1.0)
+    terms = kernel.Terms(**{**numbers, "gamma": 0.0, **dict.fromkeys(names), **on_gpu})
     ours = triton_kernel.run(logits.cuda(), labels.cuda(), terms, True)
     expected = kernel.run_pytorch(logits.cuda(), labels.cuda(), terms, True)
     for value, other in zip(ours, expected, strict=True):
@@ -168,9 +169,13 @@ def test_kernel_uses_triton_on_a_gpu_and_float64_does_not(monkeypatch):
         logits = torch.randn(5, 3, device="cuda", dtype=dtype, requires_grad=True)
         triton_kernel.works(logits.device)
         calls.clear()
-        sigmoid_loss_sum(logits, LABELS.cuda(), **options).loss.backward()
-        assert len(calls) == used * triton_kernel.AVAILABLE
-        assert logits.grad.isfinite().all()
+        slopes = []
+        for factor in (1.0, 0.5):
+            logits.grad = None
+            (factor * sigmoid_loss_sum(logits, LABELS.cuda(), **options).loss).backward()
+            slopes.append(logits.grad)
+        assert len(calls) == 2 * used * triton_kernel.AVAILABLE
+        assert torch.equal(0.5 * slopes[0], slopes[1])
 
 
 @pytest.mark.gpu

@@ -84,7 +84,7 @@ class BalancedSigmoidLoss(SigmoidLoss):
             TypeError: if the labels are not int64.
         """
         self.check(logits, labels)
-        sums, normalizer = self.summed(
+        sums = self.summed(
             logits, labels, normalizer, groups=(labels > 0).long(), shift=self._shift
         )
-        return sums.loss / normalizer
+        return sums.loss

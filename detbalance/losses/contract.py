@@ -147,7 +147,7 @@ class ClassificationLoss(Precise, ABC):
         """
         if self.label_weights is None:
             return np.ones(self.num_classes)
-        return np.array(self.label_weights, dtype=np.float64)
+        return np.array(self.label_weights.numpy(), dtype=np.float64)
 
     def learns_from(self, logits: Tensor) -> bool:
         """Tell whether a call may change running statistics.

@@ -106,14 +106,14 @@ class EqualizationLoss(SigmoidLoss):
         """
         self.check(logits, labels)
         kept = (~self.is_rare).double()
-        sums, divisor = self.summed(
+        sums = self.summed(
             logits,
             labels,
             normalizer,
             negative_weight=torch.stack([torch.ones_like(kept), kept]),
             groups=(labels > 0).long(),
         )
-        return sums.loss / divisor
+        return sums.loss
 
 
 class EqualizationLossV2(SigmoidLoss):
@@ -244,7 +244,7 @@ class EqualizationLossV2(SigmoidLoss):
         """
         self.check(logits, labels)
         positive, negative = self._weights()
-        sums, divisor = self.summed(
+        sums = self.summed(
             logits, labels, normalizer, positive_weight=positive, negative_weight=negative
         )
         if self.learns_from(logits):
@@ -255,7 +255,7 @@ class EqualizationLossV2(SigmoidLoss):
                 normalizer=1.0 if by_row else None,
                 accumulation=self.accumulation,
             )
-        return sums.loss / divisor
+        return sums.loss
 
     def _weights(self) -> tuple[Tensor, Tensor]:
         """Weights of the positives and of the negatives, float64 [K + 1], 1 for background."""

@@ -141,7 +141,7 @@ class EqualizedFocalLoss(SigmoidLoss):
     ) -> Tensor:
         gammas = self.gammas()
         positive, negative = (share * (gammas / self.gamma) for share in shares(self.alpha))
-        sums, divisor = self.summed(
+        sums = self.summed(
             logits,
             labels,
             normalizer,
@@ -159,7 +159,7 @@ class EqualizedFocalLoss(SigmoidLoss):
                 normalizer=1.0 if by_row else self.counted_rows(labels),
                 accumulation=self.accumulation,
             )
-        return sums.loss / divisor
+        return sums.loss
 
 
 class EqualizedQualityFocalLoss(EqualizedFocalLoss):

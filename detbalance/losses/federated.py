@@ -130,10 +130,8 @@ class FederatedLoss(SigmoidLoss):
             listed = self._lists(labels, image_index, image_labels)[:, 1:].to(logits.device)
             negative = torch.where(listed == 0, negative, listed > 0)
         groups = None if image_index is None else image_index.to(logits.device)
-        sums, normalizer = self.summed(
-            logits, labels, normalizer, negative_weight=negative, groups=groups
-        )
-        return sums.loss / normalizer
+        sums = self.summed(logits, labels, normalizer, negative_weight=negative, groups=groups)
+        return sums.loss
 
     @outside_graphs
     def class_set(self, labels: Tensor) -> Tensor:

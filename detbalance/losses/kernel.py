@@ -40,7 +40,8 @@ class SigmoidSums(NamedTuple):
     Attributes:
         loss: scalar, float64 for float64 logits, else float32; can be differentiated once.
         positive: float64 [K], for each column the sum of |d loss / d logit| over the rows whose
-            label it is. Zeros where no gradient was asked for (no_grad, or constant logits).
+            label it is, before the normalizer. Zeros where no gradient was asked for (no_grad, or
+            constant logits).
         negative: float64 [K], the same over all other rows.
     """
 
@@ -56,6 +57,7 @@ class Terms:
     positive_weight: Factor
     negative_weight: Factor
     gamma: Factor
+    normalizer: Factor
     row_weights: Tensor | None
     groups: Tensor | None
     shift: Tensor | None
@@ -83,6 +85,7 @@ def sigmoid_loss_sum(
     positive_weight: Factor = 1.0,
     negative_weight: Factor = 1.0,
     gamma: Factor = 0.0,
+    normalizer: Factor = 1.0,
     row_weights: Tensor | None = None,
     groups: Tensor | None = None,
     shift: Tensor | None = None,
@@ -109,6 +112,8 @@ def sigmoid_loss_sum(
         positive_weight: one number or a float tensor [K].
         negative_weight: one number or a float tensor [K]; [G, K] with `groups`.
         gamma: one number or a float tensor [K], >= 0; with `quality` 0 or at least 1.
+        normalizer: one number or a tensor without axes, > 0, that the loss is divided by. Dividing
+            here and not afterwards saves a pass over the gradient.
         row_weights: float [A], the weight of each row; None for all ones.
         groups: int64 [A] in 0..G - 1, which row of `negative_weight` and `shift` is a row's.
         shift: float [G, K], added to the logits; with `groups`.
@@ -134,7 +139,8 @@ def sigmoid_loss_sum(
         )
     # Inside the function `requires_grad` says nothing about torch.no_grad(), so it is asked here.
     with_gradient = logits.requires_grad and torch.is_grad_enabled()
-    terms = Terms(positive_weight, negative_weight, gamma, row_weights, groups, shift, quality)
+    constants = (positive_weight, negative_weight, gamma, normalizer)
+    terms = Terms(*constants, row_weights, groups, shift, quality)
     return SigmoidSums(*_SigmoidLossSum.apply(logits, labels, terms, with_gradient))
 
 
@@ -149,6 +155,7 @@ class _SigmoidLossSum(torch.autograd.Function):
         ctx.gradient = gradient
         ctx.terms = terms
         ctx.save_for_backward(logits, labels)
+        positive, negative = positive * terms.normalizer, negative * terms.normalizer
         ctx.mark_non_differentiable(positive, negative)
         return loss, positive, negative
 
@@ -168,20 +175,41 @@ class _SigmoidLossSum(torch.autograd.Function):
         if gradient is None:
             gradient = _run(logits, labels, ctx.terms, True)[1]
             assert gradient is not None
-        return gradient.mul_(outer[0]).to(logits.dtype), None, None, None
+        return _scaled(gradient, outer[0]).to(logits.dtype), None, None, None
 
 
 _Result = tuple[Tensor, Tensor | None, Tensor, Tensor]
 
 
 def _run(logits: Tensor, labels: Tensor, terms: Terms, with_gradient: bool) -> _Result:
-    """The sum; when asked for, its gradient in the precision of the calculation; column sums."""
-    if logits.is_cuda and logits.dtype != torch.float64:
+    """The sum; when asked for, its gradient in the precision of the calculation; column sums.
+
+    All of them divided by the normalizer.
+    """
+    if logits.dtype != torch.float64 and _has_triton(logits):
         from detbalance.losses import triton_kernel
 
-        if triton_kernel.works(logits.device):
-            return triton_kernel.run(logits, labels, terms, with_gradient)
+        return triton_kernel.run(logits, labels, terms, with_gradient)
     return run_pytorch(logits, labels, terms, with_gradient)
+
+
+def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
+    """The gradient times a factor, in place; the usual factor 1 costs nothing."""
+    if gradient.dtype == torch.float32 and _has_triton(gradient):
+        from detbalance.losses import triton_kernel
+
+        return triton_kernel.scale(gradient, factor)
+    if gradient.device.type == "cpu" and factor == 1.0:
+        return gradient
+    return gradient.mul_(factor)
+
+
+def _has_triton(tensor: Tensor) -> bool:
+    if not tensor.is_cuda:
+        return False
+    from detbalance.losses import triton_kernel
+
+    return triton_kernel.works(tensor.device)
 
 
 def run_pytorch(logits: Tensor, labels: Tensor, terms: Terms, with_gradient: bool) -> _Result:
@@ -224,7 +252,7 @@ def _chunk(
     y: Tensor, labels: Tensor, terms: Terms, out: Tensor | None, pushes: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The sums over the negative and the positive entries; their gradient goes to `out`."""
-    row = (labels >= 0).to(y.dtype).unsqueeze(1)
+    row = ((labels >= 0).to(y.dtype) / terms.normalizer).unsqueeze(1)
     if terms.row_weights is not None:
         row = row * terms.row_weights.unsqueeze(1)
     # One entry per row: the positive one, or any in a row without one. Going through all rows

@@ -85,8 +85,8 @@ class SigmoidLoss(ClassificationLoss):
         groups: Tensor | None = None,
         shift: Tensor | None = None,
         quality: Tensor | None = None,
-    ) -> tuple[SigmoidSums, Tensor | float]:
-        """Run the kernel with the rows' weights.
+    ) -> SigmoidSums:
+        """Run the kernel with the rows' weights and the normalizer.
 
         Args:
             logits: float [A, D].
@@ -100,8 +100,7 @@ class SigmoidLoss(ClassificationLoss):
             quality: the same.
 
         Returns:
-            The sums, and the number that they still have to be divided by (1 where the rows were
-            divided one by one).
+            The sums; the loss is divided by the normalizer.
         """
         rows = None
         if self.label_weights is not None:
@@ -121,6 +120,7 @@ class SigmoidLoss(ClassificationLoss):
             positive_weight=cast(positive_weight),
             negative_weight=cast(negative_weight),
             gamma=cast(gamma),
+            normalizer=normalizer,
             row_weights=None if rows is None else self.constant(rows, logits),
             groups=groups,
             shift=None if shift is None else self.constant(shift, logits),
@@ -130,7 +130,7 @@ class SigmoidLoss(ClassificationLoss):
             # Of a loss with an output for background the gauge shows the classes only.
             classes = self.num_classes - 1
             self.gauge.add(sums.positive[-classes:], sums.negative[-classes:])
-        return sums, normalizer
+        return sums
 
     def columns(self, labels: Tensor) -> Tensor:
         """Say which column a row's label is: 1 is the first, 0 none, below 0 ignores the row.
@@ -233,7 +233,7 @@ class SigmoidFocalLoss(SigmoidLoss):
         """
         self.check(logits, labels)
         positive, negative = shares(self.alpha)
-        sums, normalizer = self.summed(
+        sums = self.summed(
             logits,
             labels,
             normalizer,
@@ -241,7 +241,7 @@ class SigmoidFocalLoss(SigmoidLoss):
             negative_weight=negative,
             gamma=self.gamma,
         )
-        return sums.loss / normalizer
+        return sums.loss
 
     def positive_weights(self) -> npt.NDArray[np.float64]:
         """Tell how much a box of each class counts as what it is: `class_weights` times alpha.

@@ -49,9 +49,11 @@ def works(device: torch.device) -> bool:
     if not AVAILABLE:
         return False
     try:
-        terms = Terms(1.0, 1.0, 0.0, None, None, None, None)
+        terms = Terms(1.0, 1.0, 0.0, 1.0, None, None, None, None)
         labels = torch.zeros(1, dtype=torch.int64, device=device)
-        run(torch.zeros(1, 1, device=device), labels, terms, True)
+        _, gradient, *_ = run(torch.zeros(1, 1, device=device), labels, terms, True)
+        assert gradient is not None
+        scale(gradient, gradient[0, 0])
     except Exception as error:
         _logger.warning(
             "Triton does not run on %s, losses use the slower PyTorch form there: %s: %s",
@@ -92,6 +94,7 @@ def run(
         weight, group_weight = _number_or_tensor(terms.negative_weight)
         positive_weight, positive_weights = _number_or_tensor(terms.positive_weight)
         gamma, gammas = _number_or_tensor(terms.gamma)
+        factor, factors = _number_or_tensor(1.0 / terms.normalizer)
         with torch.cuda.device(logits.get_device()):
             _tiles[(parts * blocks,)](
                 logits,
@@ -106,6 +109,8 @@ def run(
                 group_weight,
                 gamma,
                 gammas,
+                factor,
+                factors,
                 _contiguous(terms.row_weights),
                 _contiguous(terms.groups),
                 _contiguous(terms.shift),
@@ -129,6 +134,26 @@ def run(
     return loss, gradient, positive, negative
 
 
+def scale(values: Tensor, factor: Tensor) -> Tensor:
+    """Multiply by a factor in place; a factor of 1 is found on the device and costs nothing.
+
+    Args:
+        values: float32, contiguous.
+        factor: one number.
+
+    Returns:
+        The same tensor.
+    """
+    size = values.numel()
+    per_program = triton.cdiv(triton.cdiv(size, PROGRAMS), TILE) * TILE
+    if size:
+        with torch.cuda.device(values.get_device()):
+            _scale[(triton.cdiv(size, per_program),)](
+                values, factor, size, per_program, BLOCK=TILE, num_warps=WARPS
+            )
+    return values
+
+
 def _column_block(columns: int) -> int:
     """The width that wastes least: a block costs its columns, and about eight for being one."""
     widths = (128, 64, 32, 16, 8, 4)
@@ -148,17 +173,27 @@ def _jit(function: Any) -> Any:
 
 
 @_jit
-def _log1p(z):  # type: ignore[no-untyped-def]
-    """log(1 + z) for z in 0..1 to the last digits, as 2 artanh(z / (2 + z)): s is at most 1/3."""
-    s = z / (2.0 + z)
+def _log1p(s):  # type: ignore[no-untyped-def]
+    """log(1 + z) from s = z / (2 + z), as 2 artanh(s): to the last digits for z in 0..1."""
     t = s * s
-    series = 1.0 / 13.0 + t * (1.0 / 15.0)
-    series = 1.0 / 11.0 + t * series
+    series = 1.0 / 11.0 + t * (1.0 / 13.0)
     series = 1.0 / 9.0 + t * series
     series = 1.0 / 7.0 + t * series
     series = 1.0 / 5.0 + t * series
     series = 1.0 / 3.0 + t * series
     return 2.0 * (s + s * t * series)
+
+
+@_jit
+def _scale(values, factor, size, per_program, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """One program multiplies its part of the values."""
+    by = tl.load(factor).to(tl.float32)
+    if by != 1.0:
+        first = tl.program_id(0).to(tl.int64) * per_program
+        for start in range(0, per_program, BLOCK):
+            place = first + start + tl.arange(0, BLOCK)
+            value = tl.load(values + place, mask=place < size)
+            tl.store(values + place, value * by, mask=place < size)
 
 
 @_jit
@@ -175,6 +210,8 @@ def _tiles(  # type: ignore[no-untyped-def]
     negative_weights,
     gamma,
     gammas,
+    factor,
+    factors,
     row_weights,
     groups,
     shift,
@@ -199,14 +236,18 @@ def _tiles(  # type: ignore[no-untyped-def]
     # Offsets go beyond 2^31 elements.
     wide = column.to(tl.int64)
 
+    # Where there is no column there is no weight, so nothing has to be masked further down.
     if positive_weights is not None:
         positive_weight = tl.load(positive_weights + column, mask=in_columns, other=0.0)
-        positive_weight = positive_weight.to(tl.float32)[None, :]
-    if negative_weights is not None and not BY_GROUP:
-        negative_weight = tl.load(negative_weights + column, mask=in_columns, other=0.0)
-        negative_weight = negative_weight.to(tl.float32)[None, :]
+    positive_weight = tl.where(in_columns, positive_weight, 0.0).to(tl.float32)[None, :]
+    if not BY_GROUP:
+        if negative_weights is not None:
+            negative_weight = tl.load(negative_weights + column, mask=in_columns, other=0.0)
+        negative_weight = tl.where(in_columns, negative_weight, 0.0).to(tl.float32)[None, :]
     if gammas is not None:
         gamma = tl.load(gammas + column, mask=in_columns, other=0.0).to(tl.float32)[None, :]
+    if factors is not None:
+        factor = tl.load(factors).to(tl.float32)
 
     total = tl.zeros((TILE_ROWS, BLOCK), tl.float32)
     positive_sum = tl.zeros((TILE_ROWS, BLOCK), tl.float32)
@@ -217,7 +258,7 @@ def _tiles(  # type: ignore[no-untyped-def]
         in_rows = row < num_rows
         inside = in_rows[:, None] & in_columns[None, :]
         label = tl.load(labels + row, mask=in_rows, other=-1)
-        scale = tl.where(label >= 0, 1.0, 0.0)
+        scale = tl.where(label >= 0, factor, 0.0)
         if row_weights is not None:
             scale *= tl.load(row_weights + row, mask=in_rows, other=0.0).to(tl.float32)
         place = row[:, None] * row_stride + wide[None, :] * column_stride
@@ -236,12 +277,14 @@ def _tiles(  # type: ignore[no-untyped-def]
         weight = tl.where(positive, positive_weight, other_weight) * scale[:, None]
 
         # A positive is a negative in the mirror. One exponential gives both halves: `small` is the
-        # smaller of p and 1 - p, `log_large` the logarithm of the larger.
+        # smaller of p and 1 - p, `log_large` the logarithm of the larger. One division serves them.
         x = tl.where(positive, -y, y)
         z = tl.exp(-tl.abs(x))
-        large = 1.0 / (1.0 + z)
+        one, two = 1.0 + z, 2.0 + z
+        inverse = 1.0 / (one * two)
+        large = two * inverse
         small = z * large
-        log_large = -_log1p(z)
+        log_large = -_log1p(z * one * inverse)
         p = tl.where(x >= 0, large, small)
         rest = tl.where(x >= 0, small, large)
         cost = tl.maximum(x, 0.0) - log_large
@@ -282,9 +325,8 @@ def _tiles(  # type: ignore[no-untyped-def]
             entry = tl.where(positive, soft * soft_cost, entry)
             slope = tl.where(positive, soft_slope, slope)
 
-        total += tl.where(inside, entry, 0.0)
+        total += entry
         if gradient is not None:
-            slope = tl.where(inside, slope, 0.0)
             out = row[:, None] * num_columns + wide[None, :]
             tl.store(gradient + out, slope, mask=inside)
             positive_sum += tl.where(positive, tl.abs(slope), 0.0)
