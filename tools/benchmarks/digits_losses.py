@@ -48,18 +48,9 @@ SOFTMAX = (
     "seesaw",
     "group_softmax",
 )
-# Losses that divide by all rows are made for two-stage heads; focal, as the warning example.
-BOTH = ("focal", "equalization", "equalization_v2", "federated", "balanced_sigmoid")
-DETECTORS = {
-    "Faster R-CNN": ("configs/digits_fasterrcnn.yaml", 450),
-    "RetinaNet": ("configs/digits.yaml", 600),
-}
-LOSSES = {
-    ("loss alone", "Faster R-CNN"): SOFTMAX + BOTH,
-    ("loss alone", "RetinaNet"): SIGMOID,
-    ("with sampling and paste", "Faster R-CNN"): SOFTMAX,
-    ("with sampling and paste", "RetinaNet"): SIGMOID,
-}
+ITERATIONS = 450
+CONFIGS = {"Faster R-CNN": "configs/digits_fasterrcnn.yaml", "RetinaNet": "configs/digits.yaml"}
+LOSSES = {"Faster R-CNN": SOFTMAX, "RetinaNet": SIGMOID}
 GROUPS = ("frequent", "common", "rare")
 FOLDER = Path("runs/benchmarks/digits_losses")
 Run = tuple[str, str, str, int]
@@ -72,8 +63,7 @@ def main() -> dict[str, Any]:
         make_digits(FOLDER / f"data-{seed}", seed=seed)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = dict(zip(runs, pool.map(one_run, runs), strict=True))
-    iterations = {detector: number for detector, (_, number) in DETECTORS.items()}
-    figures: dict[str, Any] = {"seeds": list(SEEDS), "iterations": iterations, "rows": []}
+    figures: dict[str, Any] = {"seeds": list(SEEDS), "iterations": ITERATIONS, "rows": []}
     for setting, detector, loss in dict.fromkeys(run[:3] for run in runs):
         found = [results[setting, detector, loss, seed] for seed in SEEDS]
         row = {"setting": setting, "detector": detector, "loss": loss} | {
@@ -94,8 +84,8 @@ def one_run(run: Run) -> dict[str, float]:
     named = () if "," in loss else (f"loss.name={loss}",)
     data = (FOLDER / f"data-{seed}").resolve()
     common = (f"seed={seed}", f"data.root={data}", f"output={folder}", "train.workers=0")
-    path, iterations = DETECTORS[detector]
-    changes = [*named, f"train.iterations={iterations}", *options, *SETTINGS[setting], *common]
+    path = CONFIGS[detector]
+    changes = [*named, f"train.iterations={ITERATIONS}", *options, *SETTINGS[setting], *common]
     if not finished(load_config(path, changes)):
         command = [sys.executable, "tools/train.py", "--config", path, "--overwrite"]
         command += [word for change in changes for word in ("--set", change)]
@@ -108,10 +98,11 @@ def one_run(run: Run) -> dict[str, float]:
 
 
 def _runs() -> Iterator[Run]:
-    for (setting, detector), losses in LOSSES.items():
-        for loss in losses:
-            for seed in SEEDS:
-                yield setting, detector, loss, seed
+    for setting in SETTINGS:
+        for detector, losses in LOSSES.items():
+            for loss in losses:
+                for seed in SEEDS:
+                    yield setting, detector, loss, seed
 
 
 def table(figures: dict[str, Any]) -> str:
