@@ -136,4 +136,4 @@ def test_triton_logarithm_is_exact_to_the_last_digits():
     for column in range(0, 200, 9):
         y = logits[:, column : column + 1].contiguous()
         loss, *_ = triton_kernel.run(y, torch.tensor([0]), terms(), False)
-        assert loss.item() == pytest.approx(np.log1p(np.exp(y.double().item())), rel=5e-6)
+        assert loss.item() == pytest.approx(np.log1p(np.exp(y.double().item())), rel=5e-7)

@@ -45,11 +45,16 @@ def results(name: str) -> Path:
 
 
 def with_tables(text: str) -> str:
-    """A README's text with the table of every subject made anew between its two marks."""
+    """A README's text with the table of every subject made anew between its two marks.
+
+    A subject without marks is left out.
+    """
     for name in (name for name in SUBJECTS if results(name).exists()):
         begin, end = f"<!-- table: {name} -->\n", "<!-- end -->"
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
+        before, mark, rest = text.partition(begin)
+        _, ending, after = rest.partition(end)
+        if not (mark and ending):
+            continue
         table = subject(name).table(json.loads(results(name).read_text()))
         text = f"{before}{begin}{table}\n{end}{after}"
     return text
