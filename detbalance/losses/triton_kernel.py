@@ -110,7 +110,7 @@ def run(
                 gamma,
                 gammas,
                 factor,
-                factors,
+                None if factors is None else factors.to(logits.device),
                 _contiguous(terms.row_weights),
                 _contiguous(terms.groups),
                 _contiguous(terms.shift),
