@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# Read by pytest for doctests; it runs in a process of its own, see test_triton_kernel.py.
+collect_ignore = ["interpreted_triton.py"]
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
