@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from detectors import BUILDERS, COUNTS, ONE_STAGE, K, batch, detections_of, last_layer, rcnn
@@ -72,6 +73,19 @@ def test_cosines_do_not_depend_on_lengths_and_stay_in_range():
     layer(zero).sum().backward()
     assert zero.grad.isfinite().all()
     assert layer.weight.grad.isfinite().all()
+
+
+def test_cosines_are_weights_normalised_by_tau_1(shared):
+    # The reference gives NaN for a class whose weights are all zero (QUIRKS 31), this 0.
+    z = np.load(shared / "golden/tau_norm.npz")
+    features = torch.tensor(z["feat"], dtype=torch.float64)
+    layer = CosineLinear(features.shape[1], len(z["weight"])).double()
+    layer.load_state_dict({"weight": torch.tensor(z["weight"], dtype=torch.float64)})
+    logits = layer(features).detach() * features.norm(dim=1, keepdim=True)
+    np.testing.assert_allclose(logits, z["tau1.0__logits_f64"], rtol=1e-10, atol=1e-12)
+    assert np.isnan(z["zero__tau1_weight_f64"]).any()
+    layer.load_state_dict({"weight": torch.tensor(z["zero__weight"], dtype=torch.float64)})
+    assert layer(features).isfinite().all()
 
 
 def test_cosines_are_float32_under_autocast():

@@ -267,3 +267,36 @@ def test_bad_tau_is_refused(tau):
 def test_logits_of_another_number_of_classes_are_refused():
     with pytest.raises(ValueError, match=r"shape \(2, 4\). Expected \[rows, 5\] for 5 classes"):
         adjust_logits(torch.zeros(2, 4), COUNTS)
+
+
+# ---- NorCal, the same correction made of scores (QUIRKS 29) --------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("case", "tau"), [("exps_g05_renorm", 0.5), ("exps_g1_renorm", 1.0), ("probs_g05_renorm", 0.5)]
+)
+def test_the_classes_share_the_foreground_as_in_norcal(shared, case, tau):
+    # There the score of background is left as it is, here its frequency; the floor of 1e-12 under
+    # the class frequencies is logit adjustment's.
+    z = np.load(shared / "golden/norcal.npz")
+    own = "logits" if f"{case}__logits" not in z else f"{case}__logits"
+    background_first = np.roll(z[own].astype(np.float64), 1, axis=1)
+    counts = np.r_[0, z["image_counts"]]
+    adjusted = adjust_logits(torch.tensor(background_first), counts, tau=tau).softmax(1)[:, 1:]
+    recorded = z[f"{case}__scores_f64"][:, :-1]
+    np.testing.assert_allclose(
+        adjusted / adjusted.sum(1, keepdim=True),
+        recorded / recorded.sum(1, keepdims=True),
+        rtol=1e-7,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_large_logits_are_corrected_without_overflow_and_left_alone(dtype):
+    logits = torch.full((2, 5), 100.0, dtype=dtype)
+    logits[1] = -100.0
+    before = logits.clone()
+    scores = SoftmaxCrossEntropyLoss(COUNTS, posthoc_tau=0.5).scores(logits)
+    assert scores.isfinite().all()
+    torch.testing.assert_close(scores.sum(1), torch.ones_like(scores[:, 0]))
+    assert torch.equal(logits, before)
