@@ -21,7 +21,7 @@ RECORDED = ["fed_basic", "fed_extreme", "fed_allbg", "fed_oneclass", "fed_1203"]
 
 def with_set(loss, judged):
     """The loss with a fixed set of classes, bool [K], in place of the draw."""
-    mask = torch.tensor([False, *judged])
+    mask = torch.tensor(np.r_[False, judged])
     loss.class_set = lambda labels: mask
     return loss
 

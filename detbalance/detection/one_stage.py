@@ -13,6 +13,7 @@ from detbalance.detection.crowd import Target, ignored_in_crowd
 from detbalance.detection.holder import LossHolder
 from detbalance.detection.normalizer import Normalizer, over_ranks
 from detbalance.detection.wanted import paired_iou, wanted
+from detbalance.losses.compiling import outside_graphs
 
 IGNORED = -2
 """Torchvision's mark in `matched_idxs` for anchors that are neither object nor background; -1 is
@@ -41,6 +42,8 @@ class BalancedOneStageHead(Mixin):
         """
         return {name: full_precision(out) for name, out in super().forward(x).items()}
 
+    # Each batch has another number of matched anchors: a compiler gains nothing here.
+    @outside_graphs
     def compute_loss(
         self,
         targets: list[Target],
