@@ -305,7 +305,7 @@ def test_a_run_warns_once_and_keeps_the_factors(config_file, tmp_path, caplog):
 
     piled = ["loss.class_weights={green: 60}", "augmentation.paste.probability=1"]
     (line,) = warnings(*piled)
-    assert "1 classes count more than 100 times as much as one of red: green" in line
+    assert "1 class count more than 100 times as much as one of red: green" in line
     factors = read_metrics(tmp_path / "run")[0]
     assert factors["iteration"] == 0
     assert factors["loss_factor"] == {"red": 1, "green": 60}

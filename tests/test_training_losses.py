@@ -11,10 +11,11 @@ import torch
 
 from detbalance.digits import make_digits
 from detbalance.losses import LOSSES
-from detbalance.training.checkpoint import load_checkpoint
+from detbalance.training.checkpoint import load_checkpoint, load_detector
 from detbalance.training.config import Config, load_config
 from detbalance.training.loop import Step, train
 from detbalance.training.metrics import read_metrics
+from detbalance.training.setup import classification_loss
 
 pytest.importorskip("sklearn")
 
@@ -70,7 +71,8 @@ def assert_same_run(one: Config, other: Config) -> None:
     assert losses(one.output) == losses(other.output)
     states = [load_checkpoint(config.output / "last.pt") for config in (one, other)]
     first, second = (
-        leaves({key: state[key] for key in ("model", "optimizer", "push")}) for state in states
+        leaves({key: state[key] for key in ("model", "ema", "optimizer", "push")})
+        for state in states
     )
     assert first.keys() == second.keys()
     for path, value in first.items():
@@ -84,6 +86,7 @@ def test_every_loss_trains_and_resumes_to_the_bit(name, digits, tmp_path):
     changes = ["train.iterations=4", "train.checkpoint_every=2", "train.warmup=1"]
     changes += ["train.batch_size=4", "train.accumulation=2"]
     changes += ["model.min_size=64", "model.max_size=64", "model.fpn_channels=16"]
+    changes += ["train.ema_decay=0.9", "loss.class_weights={four: 2}"]
     whole = configured(name, digits, tmp_path / "whole", *changes)
     train(whole)
     assert len(losses(whole.output)) == 4
@@ -91,6 +94,24 @@ def test_every_loss_trains_and_resumes_to_the_bit(name, digits, tmp_path):
     killed = configured(name, digits, tmp_path / "killed", *changes)
     run_with_a_kill(killed, 3)
     assert_same_run(killed, whole)
+    assert_loads_again(whole)
+
+
+def assert_loads_again(config: Config) -> None:
+    """The averaged weights, and what the loss has counted as it is; with all that it was told."""
+    path = config.output / "last.pt"
+    state, model = load_checkpoint(path), load_detector(path)
+    loaded = model.state_dict()
+    assert loaded.keys() == state["ema"].keys() == state["model"].keys()
+    for key, value in loaded.items():
+        kept = state["model" if "classification_loss" in key else "ema"][key]
+        same = torch.equal(value, kept) if isinstance(value, torch.Tensor) else value == kept
+        assert same, key
+    loss = classification_loss(model)
+    assert loss.label_weights[list(model.class_names).index("four")] == 2
+    assert loss.counts.num_images == 120
+    with torch.inference_mode():
+        assert set(model([torch.rand(3, 64, 64)])[0]) == {"boxes", "labels", "scores"}
 
 
 @pytest.mark.slow

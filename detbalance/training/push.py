@@ -161,9 +161,9 @@ class SettingsPush:
             for c in worst[:_SHOWN].tolist()
         ]
         return (
-            f"train.push_limit: sampling x loss weights x paste make a box of {len(beyond)} classes"
-            f" count more than {limit:g} times as much as one of"
-            f" {categories.name(self.reference)}: {', '.join(named)}"
+            f"train.push_limit: sampling x loss weights x paste make a box of {len(beyond)}"
+            f" {'classes' if len(beyond) > 1 else 'class'} count more than {limit:g} times as much"
+            f" as one of {categories.name(self.reference)}: {', '.join(named)}"
             f"{', ...' if len(worst) > _SHOWN else ''}. Classes pushed that hard are found where"
             " they are not. Weaken one of the three, or raise train.push_limit."
         )
