@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar, cast
 
-import torch
+from torch._compile import _disable_dynamo
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,7 +25,8 @@ def outside_graphs(function: Callable[P, R]) -> Callable[P, R]:
     Returns:
         The function.
     """
-    disabled: list[Callable[P, R]] = []
+    # Torch's own lazy form: unlike what could be written here, no compiler looks into it.
+    disabled = cast("Callable[P, R]", _disable_dynamo(function))
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -33,9 +34,6 @@ def outside_graphs(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         # Not only while this is compiled: after a break in the graph of the caller the compiler
         # still looks at every function that is called.
-        if not disabled:
-            disable = cast("Callable[[Callable[P, R]], Callable[P, R]]", torch.compiler.disable)
-            disabled.append(disable(function))
-        return disabled[0](*args, **kwargs)
+        return disabled(*args, **kwargs)
 
     return call

@@ -314,8 +314,9 @@ def _tiles(  # type: ignore[no-untyped-def]
                 soft = weight
                 soft_slope = weight * difference
             else:
-                # |q - p|^(gamma - 1); a distance of 0 has no logarithm and takes no part
-                log_distance = tl.log(tl.maximum(distance, 1e-38))
+                # |q - p|^(gamma - 1); a distance of 0 has no logarithm and takes no part. A smaller
+                # number than this is a float64 to older versions of Triton.
+                log_distance = tl.log(tl.maximum(distance, 1.2e-38))
                 below = tl.where(distance > 0, tl.exp((gamma - 1.0) * log_distance), 0.0)
                 # 0^0 is 1
                 soft = weight * tl.where(gamma == 0, 1.0, below * distance)
