@@ -185,6 +185,7 @@ def test_loss_that_is_not_finite_names_the_images(config_file):
 def test_values_that_only_a_constructor_can_judge_leave_nothing_behind(config_file, tmp_path):
     for override, message in {
         "loss.alpha=3": "alpha",
+        "loss.alpha={gren: 0.5}": r'names the class "gren"\. Known: red, green.*mean "green"\?',
         "model.backbone=resnet18fpn": "resnet18_fpn",
         "augmentation.paste.margin=7": "margin",
     }.items():
