@@ -12,7 +12,7 @@ from focal import as_tensors, kernel_problems, kernel_twin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detbalance.losses import kernel, triton_kernel
+from detbalance.losses import kernel, pytorch_kernel, triton_kernel
 
 assert os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -26,7 +26,7 @@ def terms(**options):
 def assert_same(logits, labels, options, with_gradient=True):
     """Both forms give the same, in one precision."""
     arguments = logits, labels, terms(**options), with_gradient
-    ours, expected = triton_kernel.run(*arguments), kernel.run_pytorch(*arguments)
+    ours, expected = triton_kernel.run(*arguments), pytorch_kernel.run(*arguments)
     for value, other in zip(ours, expected, strict=True):
         if other is None:
             assert value is None

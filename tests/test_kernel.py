@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from detbalance.losses import kernel, sigmoid_loss_sum
+from detbalance.losses import pytorch_kernel, sigmoid_loss_sum
 
 LABELS = torch.tensor([0, 1, 3, -1, 2])
 EVERYTHING = {
@@ -47,7 +47,7 @@ def test_kernel_equals_its_numpy_twin(problem, chunk):
     expected, slope, pushes = kernel_twin(logits, labels, options)
     x = torch.tensor(logits, requires_grad=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "CPU_CHUNK", chunk)
+        patch.setattr(pytorch_kernel, "CPU_CHUNK", chunk)
         sums = sigmoid_loss_sum(x, torch.tensor(labels), **as_tensors(options))
     sums.loss.backward()
     normalizer = options["normalizer"]
@@ -239,7 +239,7 @@ class Sizes(TorchDispatchMode):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("case", ["plain", "by class", "by group", "quality"])
 def test_kernel_makes_one_tensor_of_the_size_of_the_logits(monkeypatch, dtype, case):
-    monkeypatch.setattr(kernel, "CPU_CHUNK", 400 // torch.get_num_threads())
+    monkeypatch.setattr(pytorch_kernel, "CPU_CHUNK", 400 // torch.get_num_threads())
     logits = torch.randn(1000, 8).to(dtype).requires_grad_()
     labels = torch.randint(-1, 9, (1000,))
     rows = torch.rand(1000)
@@ -270,9 +270,9 @@ def test_kernel_makes_one_tensor_of_the_size_of_the_logits(monkeypatch, dtype, c
 def test_kernel_chunks_stay_small_beside_the_logits_with_many_threads(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     logits = torch.empty(1, 1).expand(400_000, 80)
-    assert kernel.rows_per_chunk(logits) == 400_000 // 64
-    assert kernel.rows_per_chunk(logits[:30_000]) == kernel.CPU_CHUNK // 80
-    assert kernel.rows_per_chunk(torch.empty(1, kernel.CPU_CHUNK + 1)) == 1
+    assert pytorch_kernel.rows_per_chunk(logits) == 400_000 // 64
+    assert pytorch_kernel.rows_per_chunk(logits[:30_000]) == pytorch_kernel.CPU_CHUNK // 80
+    assert pytorch_kernel.rows_per_chunk(torch.empty(1, pytorch_kernel.CPU_CHUNK + 1)) == 1
 
 
 # ---- autograd and compilation --------------------------------------------------------------------
@@ -367,13 +367,13 @@ class Head(torch.nn.Module):
     "backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 )
 def test_kernel_works_in_a_compiled_model(backend, monkeypatch):
-    traced, run_pytorch = [], kernel.run_pytorch
+    traced, real = [], pytorch_kernel.run
 
     def spy(*arguments):
         traced.append(torch.compiler.is_compiling())
-        return run_pytorch(*arguments)
+        return real(*arguments)
 
-    monkeypatch.setattr(kernel, "run_pytorch", spy)
+    monkeypatch.setattr(pytorch_kernel, "run", spy)
     torch.compiler.reset()
     torch.manual_seed(0)
     model, x = Head(), torch.randn(5, 4)

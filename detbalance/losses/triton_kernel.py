@@ -68,7 +68,7 @@ def works(device: torch.device) -> bool:
 def run(
     logits: Tensor, labels: Tensor, terms: Terms, with_gradient: bool
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Do what `detbalance.losses.kernel.run_pytorch` does.
+    """Do what `detbalance.losses.pytorch_kernel.run` does.
 
     Args:
         logits: float32, float16 or bfloat16 [A, K], of any strides.
