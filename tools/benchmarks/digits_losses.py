@@ -72,7 +72,7 @@ def main() -> dict[str, Any]:
         }
         figures["rows"].append(row)
         shown = "  ".join(f"{n} {v['mean']:.2f} ± {v['sd']:.2f}" for n, v in list(row.items())[3:])
-        print(f"{setting:18}{detector:14}{loss:26}{shown}")
+        print(f"{setting:25}{detector:14}{loss:26}{shown}")
     return figures
 
 
