@@ -16,10 +16,12 @@ from detbalance.cli import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+CODE = [text for language, text in BLOCKS if language == "python"]
 COMMANDS = [
     line.partition("#")[0].strip()
-    for block in re.findall(r"```\n(.*?)```", README, re.DOTALL)
+    for language, block in BLOCKS
+    if not language
     for line in block.splitlines()
     if "tools/" in line
 ]
