@@ -1,0 +1,260 @@
+"""Which classes each image shows: what every factor function reads.
+
+Letters: M images, N boxes, P pairs of an image and a class that it shows, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from detbalance.annotations import Annotations
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+_Index = npt.NDArray[np.integer[Any]]
+
+# Labels above this would make arrays by class longer than the boxes are worth.
+_LARGEST_LABEL = 1 << 24
+_ARRAYS = ("image_index", "labels", "num_images", "is_crowd")
+_BOTH = "{where}: data and plain arrays given. Expected one of them. Leave out {names}."
+
+
+class ImageLabels:
+    """The labels of the boxes of each image, crowd boxes left out, in any of three forms.
+
+    Build it once to give it to several factor functions; each of them also takes the forms
+    themselves, with the same keywords.
+
+    Args:
+        data: annotations, or a list with the labels of each image: `[[1, 1, 2], [], [2]]`; None
+            for the plain arrays that follow.
+        image_index: int [N], 0..M-1, the image of each box, in any order.
+        labels: int [N], 1..K.
+        num_images: M, images without boxes included.
+        is_crowd: bool [N], boxes to leave out. Without it none is.
+
+    Attributes:
+        num_images: M.
+        num_classes: K + 1, from the annotations' categories, else one more than the largest label.
+        image_index: int [N], ascending.
+        labels: int [N], 1..K, in the order of image_index.
+
+    Raises:
+        ValueError: if arguments are missing, given twice or out of range.
+        TypeError: if image_index or labels are not integers, or an argument is unknown.
+
+    Example:
+        >>> held = ImageLabels([[1, 1, 2], [], [2]])
+        >>> held.image_counts, held.instance_counts
+        (array([0, 1, 2]), array([0, 2, 2]))
+    """
+
+    def __init__(
+        self,
+        data: Annotations | Sequence[Iterable[int]] | None = None,
+        **arrays: npt.ArrayLike,
+    ) -> None:
+        self._fill("ImageLabels", data, arrays)
+
+    @classmethod
+    def of(
+        cls, where: str, data: LabelsLike, arrays: Mapping[str, npt.ArrayLike] | None = None
+    ) -> ImageLabels:
+        """Take what a function was given; its errors begin with `where`."""
+        if isinstance(data, ImageLabels):
+            if arrays:
+                raise ValueError(_BOTH.format(where=f"{where}()", names=", ".join(arrays)))
+            return data
+        held = cls.__new__(cls)
+        held._fill(f"{where}()", data, arrays or {})
+        return held
+
+    def _fill(
+        self,
+        where: str,
+        data: Annotations | Sequence[Iterable[int]] | None,
+        arrays: Mapping[str, npt.ArrayLike],
+    ) -> None:
+        images, labels, self.num_images = _checked(where, data, arrays)
+        categories = getattr(data, "categories", None)
+        self.num_classes: int = (
+            int(labels.max(initial=0)) + 1 if categories is None else categories.num_classes
+        )
+        if (images[1:] < images[:-1]).any():
+            by_image = np.argsort(images, kind="stable")
+            images, labels = images[by_image], labels[by_image]
+        self.image_index, self.labels = images, labels
+
+    def __len__(self) -> int:
+        """M, the number of images."""
+        return self.num_images
+
+    @cached_property
+    def instance_counts(self) -> Int64:
+        """int64 [K + 1], boxes of each class."""
+        return np.bincount(self.labels, minlength=self.num_classes)
+
+    @cached_property
+    def image_counts(self) -> Int64:
+        """int64 [K + 1], images that show each class."""
+        # NumPy sorts 16-bit integers by radix: linear, and several times faster than 64-bit ones.
+        small = self.num_classes <= 1 << 16
+        by_class = np.argsort(
+            self.labels.astype(np.uint16) if small else self.labels, kind="stable"
+        )
+        # Stable: within a class the images ascend, so an image's further boxes follow its first.
+        # 32 bits hold the images of any set that fits into memory, and move twice as fast.
+        images = self.image_index.astype(np.int32)[by_class]
+        is_first = np.empty(len(images) + 1, dtype=np.bool_)
+        is_first[0] = False
+        np.not_equal(images[1:], images[:-1], out=is_first[2:])
+        counts = self.instance_counts
+        starts = np.cumsum(counts) - counts
+        is_first[1 + starts[counts > 0]] = True
+        before = np.cumsum(is_first, dtype=np.uint32)
+        image_counts: Int64 = (before[starts + counts] - before[starts]).astype(np.int64)
+        return image_counts
+
+    @cached_property
+    def shows_boxes(self) -> npt.NDArray[np.bool_]:
+        """Which images, bool [M], have a box."""
+        shown = np.zeros(self.num_images, dtype=np.bool_)
+        shown[self.image_index] = True
+        return shown
+
+    @cached_property
+    def pairs(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Float64]:
+        """Images [P], labels [P] and boxes [P] of each pair, by image and then by label.
+
+        The sparse matrix of boxes by image and class, as coordinates.
+        """
+        keys = self.image_index.astype(np.int64) * self.num_classes + self.labels
+        keys.sort()
+        first = np.ones(len(keys) + 1, dtype=np.bool_)
+        np.not_equal(keys[1:], keys[:-1], out=first[1:-1])
+        starts = np.flatnonzero(first)
+        images, labels = np.divmod(keys[starts[:-1]], self.num_classes)
+        return images.astype(np.int32), labels.astype(np.int32), np.diff(starts).astype(np.float64)
+
+    def largest(self, by_class: Float64, *, empty: float = 1.0) -> Float64:
+        """Give each image the largest value among its classes.
+
+        Args:
+            by_class: [K + 1].
+            empty: value of the images without boxes.
+
+        Returns:
+            float64 [M].
+        """
+        values = np.full(self.num_images, -np.inf)
+        np.maximum.at(values, self.image_index, by_class[self.labels])
+        values[~self.shows_boxes] = empty
+        return values
+
+
+LabelsLike: TypeAlias = "Annotations | ImageLabels | Sequence[Iterable[int]] | None"
+
+
+def _checked(
+    where: str,
+    data: Annotations | Sequence[Iterable[int]] | None,
+    arrays: Mapping[str, npt.ArrayLike],
+) -> tuple[_Index, _Index, int]:
+    """Images and labels of the boxes that count, and M."""
+    unknown = [name for name in arrays if name not in _ARRAYS]
+    if unknown:
+        raise TypeError(
+            f"{where}: does not know {unknown[0]}. Expected its own arguments, or "
+            f"{', '.join(_ARRAYS)}. Correct the name."
+        )
+    if data is not None:
+        if arrays:
+            raise ValueError(_BOTH.format(where=where, names=", ".join(arrays)))
+        arrays = _as_arrays(where, data)
+    if any(arrays.get(name) is None for name in _ARRAYS[:3]):
+        raise ValueError(
+            f"{where}: image_index, labels or num_images is missing. Expected annotations, a list "
+            "of the labels of each image, or all three. Images without boxes count too, so "
+            "num_images must be told."
+        )
+    images = _integers(where, "image_index", arrays["image_index"])
+    labels = _integers(where, "labels", arrays["labels"])
+    num_images = int(cast(Any, arrays["num_images"]))
+    crowd = arrays.get("is_crowd")
+    is_crowd = np.zeros(len(images), np.bool_) if crowd is None else np.asarray(crowd, np.bool_)
+    if not len(images) == len(labels) == len(is_crowd):
+        raise ValueError(
+            f"{where}: image_index has {len(images)} entries, labels {len(labels)}, is_crowd "
+            f"{len(is_crowd)}. Expected one of each per box. Pass arrays of one length."
+        )
+    if num_images < 1:
+        raise ValueError(
+            f"{where}: num_images is {num_images}. Expected at least 1. Count the images without "
+            "boxes too."
+        )
+    if len(images):
+        _in_range(where, "image_index", images, 0, num_images - 1)
+        _in_range(where, "labels", labels, 1, None)
+    if is_crowd.any():
+        images, labels = images[~is_crowd], labels[~is_crowd]
+    if labels.max(initial=0) >= _LARGEST_LABEL:
+        raise ValueError(
+            f"{where}: labels go up to {labels.max()}. Expected contiguous labels 1..K below "
+            f"{_LARGEST_LABEL}. Number the classes: np.unique(labels, return_inverse=True)[1] + 1."
+        )
+    return images, labels, num_images
+
+
+def _as_arrays(where: str, data: Annotations | Sequence[Iterable[int]]) -> dict[str, npt.ArrayLike]:
+    """The plain arrays of annotations, or of a list of labels per image."""
+    if hasattr(data, "image_index"):
+        return {name: getattr(data, name) for name in _ARRAYS}
+    if isinstance(data, (str, bytes)) or not isinstance(data, Sequence):
+        raise TypeError(
+            f"{where}: data is a {type(data).__name__}. Expected annotations or a list with the "
+            "labels of each image. Pass plain arrays as image_index=, labels=, num_images=."
+        )
+    held = [np.asarray(list(labels) if isinstance(labels, Iterable) else labels) for labels in data]
+    for image, labels in enumerate(held):
+        if labels.ndim != 1 or (labels.size and not np.issubdtype(labels.dtype, np.integer)):
+            raise TypeError(
+                f"{where}: data[{image}] is {data[image]!r}. Expected the labels of the boxes of "
+                f"image {image}, as integers. Pass [] for an image without boxes."
+            )
+    filled = [labels for labels in held if labels.size]
+    return {
+        "image_index": np.repeat(np.arange(len(held)), [len(labels) for labels in held]),
+        "labels": np.concatenate(filled) if filled else np.zeros(0, dtype=np.int64),
+        "num_images": len(held),
+    }
+
+
+def _integers(where: str, name: str, values: npt.ArrayLike) -> _Index:
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(
+            f"{where}: {name} has the shape {array.shape}. Expected one number per box. Flatten it."
+        )
+    if not len(array):
+        return array.astype(np.int64)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"{where}: {name} is {array.dtype}. Expected integers. Call astype(int).")
+    return array
+
+
+def _in_range(where: str, name: str, values: _Index, low: int, high: int | None) -> None:
+    """Raise for the first value outside; two passes without a copy when all is well."""
+    if values.min() >= low and (high is None or values.max() <= high):
+        return
+    outside = (values < low) | (values > (values.max() if high is None else high))
+    first = int(np.flatnonzero(outside)[0])
+    expected = f"{low}..{high}" if high is not None else f"{low} or more (0 is background)"
+    raise ValueError(
+        f"{where}: {int(outside.sum())} entries of {name} are out of range (first: {name}[{first}] "
+        f"is {values[first]}). Expected {expected}. Check the mapping."
+    )
