@@ -208,7 +208,7 @@ def scattered(tmp_path):
 
 
 def test_sampling_factor_is_what_draws_count(scattered):
-    factors = repeat_factors(scattered, epoch_length=58)
+    factors = repeat_factors(scattered, target_length=58)
     sampler = RepeatFactorSampler(factors, seed=0)
     draws = np.zeros(40)
     for epoch in range(500):
@@ -226,7 +226,7 @@ def test_sampling_factor_is_what_draws_count(scattered):
 
 
 def test_product_is_what_draws_and_pastes_count(scattered, tmp_path):
-    factors = repeat_factors(scattered, epoch_length=58)
+    factors = repeat_factors(scattered, target_length=58)
     bank = DonorBank(scattered, tmp_path, classes=["few", "one"], margin=0.0, min_size=4.0)
     paste = RarePaste(bank, probability=0.6, max_pastes=3, scale=(1.0, 1.0))
     dataset = DetectionDataset(scattered, tmp_path, augmentation=paste)

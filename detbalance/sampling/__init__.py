@@ -1,16 +1,25 @@
 """Which image is drawn next: factors per image, and a sampler that draws by them.
 
-`repeat_factors` needs NumPy only; torch is imported when `RepeatFactorSampler` is first asked for.
+The factors need NumPy only; torch is imported when `RepeatFactorSampler` is first asked for.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from detbalance.sampling.factors import repeat_factors, threshold_for_epoch_length
+from detbalance.sampling.exposure import class_exposure, exposure_ratio
+from detbalance.sampling.factors import repeat_factors, threshold_for_target_length
+from detbalance.sampling.labels import ImageLabels
 
 if TYPE_CHECKING:
     from detbalance.sampling.samplers import RepeatFactorSampler
 
-__all__ = ["RepeatFactorSampler", "repeat_factors", "threshold_for_epoch_length"]
+__all__ = [
+    "ImageLabels",
+    "RepeatFactorSampler",
+    "class_exposure",
+    "exposure_ratio",
+    "repeat_factors",
+    "threshold_for_target_length",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""How often each image should be drawn in an epoch.
+"""How often each image should be drawn in an epoch: repeat the images that hold rare classes.
 
 A sampling method is a function from the boxes of a training set to one factor per image: the
 expected number of times that the image is drawn. Above 1 draws it more often, below 1 less often,
@@ -9,271 +9,207 @@ Letters: M images, N boxes, K classes.
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from detbalance.annotations import Annotations
-
-_Array = npt.NDArray[np.float64]
-_Index = npt.NDArray[np.integer]
+from detbalance.sampling.labels import Float64, ImageLabels, LabelsLike
 
 
 def repeat_factors(
-    annotations: Annotations | None = None,
+    data: LabelsLike = None,
     *,
-    image_index: npt.ArrayLike | None = None,
-    labels: npt.ArrayLike | None = None,
-    num_images: int | None = None,
-    is_crowd: npt.ArrayLike | None = None,
     threshold: float | None = None,
-    epoch_length: float | None = None,
-) -> _Array:
+    target_length: float | None = None,
+    power: float = 0.5,
+    cap: float | None = None,
+    **arrays: npt.ArrayLike,
+) -> Float64:
     """Repeat the images that hold rare classes.
 
-    A class that is in the share f of all images gets r = max(1, sqrt(threshold / f)); an image gets
-    the largest r of its classes. "All images" are all M, those without boxes included, so the same
-    threshold means less on a set that was filtered. Crowd boxes do not count. Images without
+    A class that is in the share f of all images gets r = max(1, (threshold / f) ** power); an image
+    gets the largest r of its classes. "All images" are all M, those without boxes included, so the
+    same threshold means less on a set that was filtered. Crowd boxes do not count. Images without
     boxes, or with crowd boxes only, get 1.
 
-    Halving f multiplies r by 1.41, not by 2::
+    With the power of the paper, halving f multiplies r by 1.41, not by 2; power 1 makes it 2::
 
-        f / threshold     1     1/2    1/4    1/16   1/100
-        r                 1    1.41      2       4      10
-
-    Pass either annotations or plain arrays, and either `threshold` or `epoch_length`.
+        f / threshold        1     1/2    1/4    1/16   1/100
+        r, power 0.5         1    1.41      2       4      10
+        r, power 1           1       2      4      16     100
 
     Args:
-        annotations: anything with `image_index`, `labels`, `is_crowd` and `num_images`.
-        image_index: int [N], 0..M-1, the image of each box, in any order.
-        labels: int [N], 1..K.
-        num_images: M.
-        is_crowd: bool [N]; None where there are no crowd boxes.
+        data: annotations, `ImageLabels`, or a list with the labels of each image.
         threshold: share of the images, in (0, 1]; classes in fewer images are repeated. The LVIS
             recipes use 0.001; a small data set needs more.
-        epoch_length: expected images per epoch, from which the threshold is found; see
-            `threshold_for_epoch_length`.
+        target_length: instead of the threshold: expected images per epoch, from which it is found;
+            see `threshold_for_target_length`.
+        power: above 0; how strongly rarity counts.
+        cap: 1 or more, the largest factor that an image can get. None for no limit.
+        **arrays: instead of data: image_index, labels, num_images, is_crowd as of `ImageLabels`.
 
     Returns:
         float64 [M], >= 1, in the order of the images.
 
     Raises:
         ValueError: if arguments are missing, given twice or out of range, or if no threshold gives
-            the epoch length.
-        TypeError: if image_index or labels are not integers.
+            the target length.
+        TypeError: if labels are not integers.
 
     Example:
-        >>> repeat_factors(
-        ...     image_index=[0, 0, 1], labels=[1, 2, 1], num_images=3, threshold=0.5
-        ... ).round(2)
+        >>> repeat_factors([[1, 2], [1], []], threshold=0.5).round(2)
         array([1.22, 1.  , 1.  ])
+        >>> repeat_factors([[1, 2], [1], []], target_length=3.5).round(2)
+        array([1.46, 1.04, 1.  ])
 
     Source: Gupta et al., LVIS, 2019, arXiv:1908.03195, app. B.2. Differs: images without boxes,
-    which the paper leaves open, get 1.
+    which the paper leaves open, get 1; power and cap are 0.5 and none in the paper.
     """
-    share = _rarest_share(annotations, image_index, labels, num_images, is_crowd)
-    if (threshold is None) == (epoch_length is None):
-        given = "neither" if threshold is None else "both"
-        raise ValueError(
-            f"repeat_factors(): {given} of threshold and epoch_length given. Expected exactly one. "
-            "Pass threshold=0.001 (LVIS), or the epoch_length you want."
-        )
-    if epoch_length is not None:
-        threshold = _solve(share, epoch_length)
-    assert threshold is not None
-    if not 0.0 < threshold <= 1.0:
-        raise ValueError(
-            f"repeat_factors(): threshold is {threshold}. Expected a share of the images in "
-            "(0, 1]. Use 0.001 for LVIS, or pass epoch_length."
-        )
-    return _factors(share, threshold)
+    held = ImageLabels.of("repeat_factors", data, arrays)
+    shape = _power_shape("repeat_factors", power, cap)
+    return _factors("repeat_factors", held, _image_share(held), shape, threshold, target_length)
 
 
-def threshold_for_epoch_length(
-    annotations: Annotations | None = None,
+def threshold_for_target_length(
+    data: LabelsLike = None,
     *,
-    image_index: npt.ArrayLike | None = None,
-    labels: npt.ArrayLike | None = None,
-    num_images: int | None = None,
-    is_crowd: npt.ArrayLike | None = None,
-    epoch_length: float,
+    target_length: float,
+    power: float = 0.5,
+    cap: float | None = None,
+    **arrays: npt.ArrayLike,
 ) -> float:
-    """Find the threshold at which the repeat factors sum to an epoch length.
+    """Find the threshold at which the repeat factors sum to a length of the epoch.
 
     The sum grows with the threshold, from M (nothing repeated) to its value at threshold 1.
 
     Args:
-        annotations: as for `repeat_factors`.
-        image_index: as for `repeat_factors`.
-        labels: as for `repeat_factors`.
-        num_images: as for `repeat_factors`.
-        is_crowd: as for `repeat_factors`.
-        epoch_length: expected images per epoch, >= M.
+        data: as for `repeat_factors`.
+        target_length: expected images per epoch, >= M.
+        power: as for `repeat_factors`.
+        cap: as for `repeat_factors`.
+        **arrays: as for `repeat_factors`.
 
     Returns:
-        The threshold, in (0, 1]. For `epoch_length` = M it is the largest that repeats nothing.
+        The threshold, in (0, 1]. Where several give the length, the largest of them: for
+        `target_length` = M the largest that repeats nothing.
 
     Raises:
         ValueError: if no threshold gives the length; the message says which lengths can be had.
-        TypeError: if image_index or labels are not integers.
+        TypeError: if labels are not integers.
 
     Example:
-        >>> threshold = threshold_for_epoch_length(
-        ...     image_index=[0, 0, 1], labels=[1, 2, 1], num_images=3, epoch_length=3.2
-        ... )
-        >>> round(threshold, 4)
+        >>> round(threshold_for_target_length([[1, 2], [1], []], target_length=3.2), 4)
         0.48
     """
-    share = _rarest_share(annotations, image_index, labels, num_images, is_crowd)
-    return _solve(share, epoch_length)
+    where = "threshold_for_target_length"
+    held = ImageLabels.of(where, data, arrays)
+    shape = _power_shape(where, power, cap)
+    return _solved(where, _rarest_share(held, _image_share(held)), shape, target_length)
 
 
-def _factors(share: _Array, threshold: float) -> _Array:
-    """The factor of each image from the share of its rarest class: rarer is larger."""
-    return np.maximum(1.0, np.sqrt(threshold / share))
+_Shape = Callable[[Float64], Float64]
 
 
-def _solve(share: _Array, epoch_length: float) -> float:
-    """The threshold whose factors sum to the length, without search.
+def _image_share(held: ImageLabels) -> Float64:
+    """The share of all M images that show each class, [K + 1]."""
+    return held.image_counts / held.num_images
 
-    With the images sorted by share, a threshold t repeats the first k of them, and the length is
-    sqrt(t) * sum_k(1 / sqrt(share)) + (M - k): a straight line in sqrt(t) between two shares.
-    """
-    lowest, highest = float(len(share)), float(_factors(share, 1.0).sum())
-    tolerance = 1e-9 * highest
-    if not lowest - tolerance <= epoch_length <= highest + tolerance:
+
+def _rarest_share(held: ImageLabels, share: Float64) -> Float64:
+    """For each image the share of its rarest class, [M]; infinity without boxes."""
+    return -held.largest(-share, empty=-np.inf)
+
+
+def _power_shape(where: str, power: float, cap: float | None) -> _Shape:
+    """The factor by how many times rarer than the threshold a class is."""
+    _positive(where, "power", power, "0.5 is the paper's")
+    limit = _limit(where, cap)
+
+    def shape(rarer: Float64) -> Float64:
+        # sqrt is exact to the last bit where a general power is not.
+        raised = np.sqrt(rarer) if power == 0.5 else rarer**power
+        return np.clip(raised, 1.0, limit)
+
+    return shape
+
+
+def _factors(
+    where: str,
+    held: ImageLabels,
+    share: Float64,
+    shape: _Shape,
+    threshold: float | None,
+    target_length: float | None,
+) -> Float64:
+    """Factors of the images from the share of each class, [M]."""
+    if (threshold is None) == (target_length is None):
+        given = "neither" if threshold is None else "both"
         raise ValueError(
-            f"repeat_factors(): epoch_length is {epoch_length}. Expected {lowest:.0f} (nothing "
-            f"repeated) to {highest:.1f} (threshold 1) for these images. Choose one in between."
+            f"{where}(): {given} of threshold and target_length given. Expected exactly one. "
+            "Pass threshold=0.001 (LVIS), or the target_length you want."
         )
-    shares, images = np.unique(share[np.isfinite(share)], return_counts=True)
-    if not len(shares):
+    rarest = _rarest_share(held, share)
+    if target_length is not None:
+        threshold = _solved(where, rarest, shape, target_length)
+    assert threshold is not None
+    if not 0.0 < threshold <= 1.0:
+        raise ValueError(
+            f"{where}(): threshold is {threshold}. Expected a share in (0, 1]. Use 0.001 for LVIS, "
+            "or pass target_length."
+        )
+    with np.errstate(over="ignore"):
+        factors = shape(threshold / rarest)
+    if not np.isfinite(factors).all():
+        raise ValueError(
+            f"{where}(): {int(np.isinf(factors).sum())} factors are too large for a number at "
+            f"threshold {threshold}. Expected finite factors. Pass cap=10, or a lower threshold."
+        )
+    return factors
+
+
+def _solved(where: str, rarest: Float64, shape: _Shape, target_length: float) -> float:
+    """The largest threshold in (0, 1] whose factors sum to the target length at most."""
+    shares, images = np.unique(rarest, return_counts=True)
+
+    def extra(threshold: float) -> float:
+        with np.errstate(over="ignore"):
+            return float(images @ (shape(threshold / shares) - 1.0))
+
+    lowest, longest = len(rarest), extra(1.0)
+    wanted = max(target_length - lowest, 0.0)
+    # NaN is refused too.
+    if not (target_length >= lowest * (1 - 1e-9) and wanted <= longest + 1e-9 * lowest):
+        raise ValueError(
+            f"{where}(): target_length is {target_length}. Expected {lowest} (nothing repeated) to "
+            f"{lowest + longest:.1f} (threshold 1) for these images. Choose one in between."
+        )
+    if wanted >= longest:
         return 1.0
-    if epoch_length <= lowest:
-        return float(shares[0])
-    slope = np.cumsum(images / np.sqrt(shares))
-    rest = len(share) - np.cumsum(images)
-    # The length when the threshold arrives at each share; the first is M.
-    at_share = np.sqrt(shares) * slope + rest
-    k = max(int(np.searchsorted(at_share, epoch_length, side="right")) - 1, 0)
-    root = max((epoch_length - rest[k]) / slope[k], math.sqrt(shares[k]))
-    return float(min(root * root, 1.0))
+    # Halving until no number lies in between: some 60 sums over the different shares, K at most.
+    below, above = 0.0, 1.0
+    while below < (middle := (below + above) / 2) < above:
+        if extra(middle) <= wanted:
+            below = middle
+        else:
+            above = middle
+    return below
 
 
-def _rarest_share(
-    annotations: Annotations | None,
-    image_index: npt.ArrayLike | None,
-    labels: npt.ArrayLike | None,
-    num_images: int | None,
-    is_crowd: npt.ArrayLike | None,
-) -> _Array:
-    """For each image the share of images that hold its rarest class; infinity without boxes."""
-    images, classes, num_images = _checked(annotations, image_index, labels, num_images, is_crowd)
-    rarest = np.full(num_images, np.inf)
-    if not len(images):
-        return rarest
-    if (images[1:] < images[:-1]).any():
-        by_image = np.argsort(images, kind="stable")
-        images, classes = images[by_image], classes[by_image]
-    if classes.max() >= 1 << 24:
-        # Sparse numbers would make the arrays by class very long.
-        classes = np.unique(classes, return_inverse=True)[1]
-    share = _image_counts(images, classes) / num_images
-    np.minimum.at(rarest, images, share[classes])
-    return rarest
-
-
-def _image_counts(images: _Index, classes: _Index) -> _Index:
-    """The number of images that hold each class; the boxes are sorted by image.
-
-    32 bits hold the images and boxes of any set that fits into memory, and move twice as fast.
-    """
-    box_counts = np.bincount(classes)
-    # NumPy sorts 16-bit integers by radix: linear, and several times faster than 64-bit ones.
-    narrow = classes.astype(np.uint16) if len(box_counts) <= 1 << 16 else classes
-    by_class = np.argsort(narrow, kind="stable")
-    # Stable: within a class the images ascend, so an image's further boxes follow its first.
-    sorted_images = images.astype(np.int32)[by_class]
-    is_first = np.empty(len(images) + 1, dtype=bool)
-    is_first[0] = False
-    np.not_equal(sorted_images[1:], sorted_images[:-1], out=is_first[2:])
-    starts = np.cumsum(box_counts) - box_counts
-    is_first[1 + starts[box_counts > 0]] = True
-    before = np.cumsum(is_first, dtype=np.uint32)
-    image_counts: _Index = before[starts + box_counts] - before[starts]
-    return image_counts
-
-
-def _checked(
-    annotations: Annotations | None,
-    image_index: npt.ArrayLike | None,
-    labels: npt.ArrayLike | None,
-    num_images: int | None,
-    is_crowd: npt.ArrayLike | None,
-) -> tuple[_Index, _Index, int]:
-    """Images and labels of the boxes that count, and M."""
-    arrays = (image_index, labels, num_images, is_crowd)
-    if annotations is not None:
-        if any(value is not None for value in arrays):
-            raise ValueError(
-                "repeat_factors(): annotations and plain arrays given. Expected one of them. "
-                "Leave out image_index, labels, num_images and is_crowd."
-            )
-        image_index, labels = annotations.image_index, annotations.labels
-        num_images, is_crowd = annotations.num_images, annotations.is_crowd
-    if image_index is None or labels is None or num_images is None:
+def _positive(where: str, name: str, value: float, advice: str) -> None:
+    if not 0.0 < value < np.inf:
         raise ValueError(
-            "repeat_factors(): image_index, labels or num_images is missing. Expected annotations, "
-            "or all three. Images without boxes count too, so num_images must be told."
+            f"{where}(): {name} is {value}. Expected a finite number above 0. {advice}."
         )
-    images, classes = _integers("image_index", image_index), _integers("labels", labels)
-    crowd = np.zeros(len(images), dtype=bool) if is_crowd is None else np.asarray(is_crowd)
-    if not len(images) == len(classes) == len(crowd):
+
+
+def _limit(where: str, cap: float | None) -> float:
+    """The largest factor; infinity for none."""
+    if cap is None:
+        return np.inf
+    if not cap >= 1.0:
         raise ValueError(
-            f"repeat_factors(): image_index has {len(images)} entries, labels {len(classes)}, "
-            f"is_crowd {len(crowd)}. Expected one of each per box. Pass arrays of one length."
+            f"{where}(): cap is {cap}. Expected 1 or more, or None for no limit. An image's factor "
+            "is 1 at least."
         )
-    if num_images < 1:
-        raise ValueError(
-            f"repeat_factors(): num_images is {num_images}. Expected at least 1. "
-            "Count the images without boxes too."
-        )
-    if len(images):
-        _in_range("image_index", images, 0, num_images - 1)
-        _in_range("labels", classes, 1, None)
-    keep = ~crowd.astype(bool)
-    if not keep.all():
-        images, classes = images[keep], classes[keep]
-    return images, classes, num_images
-
-
-def _integers(name: str, values: npt.ArrayLike) -> _Index:
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(
-            f"repeat_factors(): {name} has the shape {array.shape}. Expected one number per box. "
-            "Flatten it."
-        )
-    if not len(array):
-        return array.astype(np.int64)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(
-            f"repeat_factors(): {name} is {array.dtype}. Expected integers. Call astype(int)."
-        )
-    return array
-
-
-def _in_range(name: str, values: _Index, low: int, high: int | None) -> None:
-    """Raise for the first value outside; two passes without a copy when all is well."""
-    if values.min() >= low and (high is None or values.max() <= high):
-        return
-    outside = (values < low) | (values > (values.max() if high is None else high))
-    first = int(np.flatnonzero(outside)[0])
-    expected = f"{low}..{high}" if high is not None else f"{low} or more (0 is background)"
-    raise ValueError(
-        f"repeat_factors(): {int(outside.sum())} entries of {name} are out of range "
-        f"(first: {name}[{first}] is {values[first]}). Expected {expected}. Check the mapping."
-    )
+    return cap

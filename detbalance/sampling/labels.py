@@ -157,7 +157,7 @@ class ImageLabels:
         return values
 
 
-LabelsLike: TypeAlias = "Annotations | ImageLabels | Sequence[Iterable[int]] | None"
+LabelsLike: TypeAlias = Annotations | ImageLabels | Sequence[Iterable[int]] | None
 
 
 def _checked(

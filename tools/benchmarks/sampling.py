@@ -62,7 +62,7 @@ def measure(num_images: int, num_classes: int, boxes: int, threshold: float) -> 
     factors, ours_ms = timed(lambda: repeat_factors(**arrays, threshold=threshold), 10)
     assert (factors.astype(np.float32) == by_loop.numpy()).all()
     length = float(factors.sum())
-    _, solve_ms = timed(lambda: repeat_factors(**arrays, epoch_length=length), 10)
+    _, solve_ms = timed(lambda: repeat_factors(**arrays, target_length=length), 10)
 
     generator = torch.Generator().manual_seed(0)
     _, loop_epoch_ms = timed(lambda: epoch_by_loop(by_loop, generator), 3)
