@@ -19,14 +19,26 @@ ROOMS: dict[str, set[str]] = {
     "annotations": set(),
     "predictions": {"annotations"},
     "frequency": {"annotations"},
+    "intervals": set(),
+    "splitting": {"annotations"},
+    "duplicates": {"annotations", "images"},
     "digits": {"annotations"},
     "sampling": {"annotations", "frequency"},
+    "integrations": {"sampling"},
+    "planning": {
+        "annotations",
+        "frequency",
+        "intervals",
+        "images",
+        "duplicates",
+        "sampling",
+    },
     "losses": set(),
     "images": {"annotations"},
     "augmentation": {"annotations", "frequency", "images"},
     "detection": {"annotations", "predictions", "images", "losses", "augmentation"},
     "evaluation": {"annotations", "predictions", "frequency"},
-    "reporting": {"annotations", "predictions", "images", "evaluation"},
+    "reporting": {"annotations", "predictions", "images", "evaluation", "planning"},
     "training": {
         "annotations",
         "predictions",
@@ -42,7 +54,18 @@ ROOMS["cli"] = set(ROOMS)
 
 TRAINING_STACK = ["torchvision", "albumentations", "accelerate", "sklearn"]
 WITHOUT_TRAINING_STACK = ["annotations", "frequency", "sampling", "losses", "evaluation"]
-WITHOUT_TORCH = ["annotations", "predictions", "frequency", "images", "evaluation", "reporting"]
+WITHOUT_TORCH = [
+    "annotations",
+    "predictions",
+    "frequency",
+    "intervals",
+    "images",
+    "splitting",
+    "duplicates",
+    "planning",
+    "evaluation",
+    "reporting",
+]
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "base", "misc"}
 
 

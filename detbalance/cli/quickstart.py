@@ -23,12 +23,7 @@ from detbalance.training.metrics import METRICS_FILE, read_metrics
 logger = logging.getLogger(__name__)
 
 # What makes a run plain: every image once an epoch, nothing pasted. All else is equal.
-PLAIN = (
-    "sampling.method=none",
-    "sampling.threshold=null",
-    "sampling.epoch_length=null",
-    "augmentation.paste=null",
-)
+PLAIN = ("sampling={method: none}", "augmentation.paste=null")
 
 
 def digits_command(*, output: Path, seed: int) -> None:

@@ -1,18 +1,23 @@
-"""Which image is drawn next: factors per image, and a sampler that draws by them.
+"""Which image is drawn next: factors per image, and samplers that draw by them.
 
-The factors need NumPy only; torch is imported when `RepeatFactorSampler` is first asked for.
+The factors need NumPy only; torch is imported when a sampler is first asked for. To add a method,
+write a function from labels to factors and add it to `FACTORS`: its keyword-only arguments are its
+configuration keys.
 """
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from detbalance.sampling.exposure import class_exposure, exposure_ratio
 from detbalance.sampling.factors import repeat_factors, threshold_for_target_length
-from detbalance.sampling.labels import ImageLabels
+from detbalance.sampling.labels import Float64, ImageLabels
 
 if TYPE_CHECKING:
     from detbalance.sampling.samplers import RepeatFactorSampler
 
 __all__ = [
+    "FACTORS",
     "ImageLabels",
     "RepeatFactorSampler",
     "class_exposure",
@@ -21,17 +26,22 @@ __all__ = [
     "threshold_for_target_length",
 ]
 
+FACTORS: dict[str, Callable[..., Float64]] = {
+    "repeat_factor": repeat_factors,
+}
+
+# What needs torch, and the file that it is in.
+_SAMPLERS = {"RepeatFactorSampler": "samplers"}
+
 
 def __getattr__(name: str) -> Any:
-    if name != "RepeatFactorSampler":
+    if name not in _SAMPLERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from detbalance.sampling.samplers import RepeatFactorSampler
+        return getattr(import_module(f"{__name__}.{_SAMPLERS[name]}"), name)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "torch":
             raise
         raise ImportError(
-            "detbalance.sampling.RepeatFactorSampler needs torch. "
-            'Install it with: pip install "detbalance[sampling]"'
+            f'{__name__}.{name} needs torch. Install it with: pip install "detbalance[sampling]"'
         ) from error
-    return RepeatFactorSampler

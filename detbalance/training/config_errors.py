@@ -20,7 +20,7 @@ def first_fault(error: ValidationError, model: type[BaseModel], raw: Mapping[str
     """
     faults: dict[tuple[str, ...], list[_Problem]] = {}
     for details in error.errors():
-        problem = _located(details, model, raw)
+        problem = _located(details, raw)
         faults.setdefault(problem.field, []).append(problem)
     field, problems = next(iter(faults.items()))
     # Of a value that may be of several kinds pydantic says why it is none of them. What is wrong
@@ -46,25 +46,26 @@ class _Problem(NamedTuple):
     kind: str | None
 
 
-def _located(details: Any, model: type[BaseModel], raw: Mapping[str, Any]) -> _Problem:
-    """Find the user's keys: pydantic puts the name of the loss and kinds of values between them."""
-    location = list(details["loc"])
-    if len(location) > 1 and location[0] == "loss" and location[1] in _tags(model):
-        del location[1]
+def _located(details: Any, raw: Mapping[str, Any]) -> _Problem:
+    """Find the user's keys: pydantic puts names of losses and kinds of values between them."""
     keys: list[str] = []
     field: tuple[str, ...] | None = None
     kind: str | None = None
     value: Any = raw
-    for part in location:
+    for part in details["loc"]:
         entries = dict(enumerate(value)) if isinstance(value, (list, tuple)) else value
         if isinstance(entries, Mapping) and (part in entries or details["type"] == "missing"):
             keys.append(str(part))
             value = entries.get(part)
+        elif isinstance(entries, Mapping) and part in (entries.get(tag) for tag in _TAGS):
+            continue
         elif field is None:
             field, kind = tuple(keys), str(part)
     return _Problem(details, tuple(keys), tuple(keys) if field is None else field, kind)
 
 
+# The keys whose value decides which other keys a section has.
+_TAGS = ("name", "method")
 _KINDS = {
     "float": "a number",
     "list[float]": "a list of numbers",
@@ -104,13 +105,15 @@ def _described(problem: _Problem, model: type[BaseModel], raw: Mapping[str, Any]
         return f"{name} is missing. It has no default. {remedy}"
     if details["loc"][-1] == "[key]":
         return f"{name}: {keys[-1]} is no text. The name of a class is expected. Put quotes on."
+    tag = details.get("ctx", {}).get("discriminator", "").strip("'")
     if options := _options(details):
         value = details["input"]
         if kind == "union_tag_invalid":
-            name, value = f"{name}.name", value["name"]
+            name, value = f"{name}.{tag}", value[tag]
         return f'{name} is "{value}".{_nearest(str(value), options)}'
     if kind == "union_tag_not_found":
-        return f"{name}.name is missing. Known: {', '.join(_tags(model))}. Add it."
+        known = sorted(word for s in _sections(keys, model, raw) for word in _words(s, tag))
+        return f"{name}.{tag} is missing. Known: {', '.join(known)}. Add it."
     message = details["msg"].removeprefix("Value error, ").rstrip(".")
     shown = "" if kind == "value_error" else f" is {details['input']!r}"
     return f"{name}{shown}: {message}. Change it in the file or with --set {name}=VALUE."
@@ -122,22 +125,43 @@ def _nearest(word: str, known: Sequence[str]) -> str:
     return f" Known: {', '.join(sorted(known))}.{guess}"
 
 
-def _tags(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """The loss names, and the section of each."""
-    return {
-        typing.get_args(section.model_fields["name"].annotation)[0]: section
-        for section in typing.get_args(model.model_fields["loss"].annotation)
-    }
-
-
 def _known_keys(keys: Sequence[str], model: type[BaseModel], raw: Mapping[str, Any]) -> list[str]:
     """The keys that the section around an unknown key has."""
-    section = model
+    value: Any = raw
     for key in keys[:-1]:
-        if key == "loss":
-            section = _tags(model)[raw["loss"]["name"]]
-            continue
-        annotation = section.model_fields[key].annotation
-        options = (annotation, *typing.get_args(annotation))
-        section = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
-    return list(section.model_fields)
+        value = value[int(key)] if isinstance(value, (list, tuple)) else value[key]
+    sections = _sections(keys[:-1], model, raw)
+    chosen = [s for s in sections if any(value.get(tag) in _words(s, tag) for tag in _TAGS)]
+    return list((chosen or sections)[0].model_fields)
+
+
+def _sections(
+    keys: Sequence[str], model: type[BaseModel], raw: Mapping[str, Any]
+) -> list[type[BaseModel]]:
+    """The sections that a value may be."""
+    if not keys:
+        return [model]
+    if keys[-1].isdigit():
+        return _sections(keys[:-1], model, raw)
+    around = _sections(keys[:-1], model, raw)
+    return list(
+        dict.fromkeys(
+            section
+            for outer in around
+            if keys[-1] in outer.model_fields
+            for section in _models(outer.model_fields[keys[-1]].annotation)
+        )
+    )
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The sections inside a type, however deep."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in typing.get_args(annotation) for model in _models(part)]
+
+
+def _words(section: type[BaseModel], tag: str) -> tuple[str, ...]:
+    """The values that choose a section."""
+    field = section.model_fields.get(tag)
+    return () if field is None else typing.get_args(field.annotation)

@@ -19,6 +19,7 @@ from detbalance.frequency import class_frequency
 from detbalance.losses import ClassificationLoss
 from detbalance.losses.sigmoid import SigmoidLoss
 from detbalance.losses.statistics import precise, sum_over_ranks
+from detbalance.sampling.exposure import class_exposure
 
 Float64 = npt.NDArray[np.float64]
 
@@ -184,10 +185,8 @@ def settings_push(
         loss: None for one without weights.
         paste: None where nothing is pasted.
     """
-    counted = ~annotations.is_crowd
-    labels, images = annotations.labels[counted], annotations.image_index[counted]
     boxes = class_frequency(annotations).instance_counts.astype(np.float64)
-    shown = np.bincount(labels, weights=factors[images], minlength=len(boxes))
+    shown = class_exposure(annotations, factors)
     pasted = np.zeros(len(boxes))
     if paste is not None:
         per_image = paste.probability * (paste.max_pastes + 1) / 2 if paste.max_pastes else 0.0

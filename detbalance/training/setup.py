@@ -21,8 +21,8 @@ from detbalance.detection.models import build_detector
 from detbalance.frequency import Frequency, class_frequency
 from detbalance.images import usable_images
 from detbalance.losses import LOSSES, ClassificationLoss
-from detbalance.sampling import repeat_factors
 from detbalance.training.config import Config, TrainSection
+from detbalance.training.sampling import image_factors
 
 if TYPE_CHECKING:
     from detbalance.losses.counts import CountsLike
@@ -74,7 +74,9 @@ def load_data(config: Config) -> Data:
         seed=config.seed,
     )
     val_dataset = DetectionDataset(val, config.data.path("val_images"))
-    return Data(train, val, frequency, image_factors(config, train), dataset, val_dataset, paste)
+    return Data(
+        train, val, frequency, image_factors(config.sampling, train), dataset, val_dataset, paste
+    )
 
 
 def _load(config: Config, part: str) -> Annotations:
@@ -82,14 +84,6 @@ def _load(config: Config, part: str) -> Annotations:
     annotations = load_annotations(config.data.path(part), drop_invalid=config.data.drop_invalid)
     folder = config.data.path(f"{part}_images")
     return usable_images(annotations, folder, skip=config.data.skip_missing)
-
-
-def image_factors(config: Config, train: Annotations) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """How often each training image is drawn in an epoch, in expectation."""
-    sampling = config.sampling
-    if sampling.method == "none":
-        return np.ones(train.num_images)
-    return repeat_factors(train, threshold=sampling.threshold, epoch_length=sampling.epoch_length)
 
 
 def build_paste(config: Config, train: Annotations) -> RarePaste | None:

@@ -1,0 +1,85 @@
+"""Trainings on the digits, as the subjects about them share it: many runs, seeds, mean and spread.
+
+One run per core at a time, one thread each. A run that is there already is not trained again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, TypeVar
+
+from detbalance.cli.quickstart import finished
+from detbalance.digits import make_digits
+from detbalance.evaluation import load_report
+from detbalance.training.config import load_config
+
+SEEDS = (0, 1, 2)
+GROUPS = ("frequent", "common", "rare")
+COLUMNS = [f"{figure} {group}" for figure in ("AP50", "recall") for group in GROUPS]
+Row = TypeVar("Row")
+
+
+def train_all(
+    folder: Path, cases: Mapping[Row, tuple[str, Sequence[str]]], iterations: int
+) -> dict[Row, dict[str, dict[str, float]]]:
+    """Train each case on every seed with equal iterations.
+
+    A seed changes data, first weights and draws.
+
+    Args:
+        folder: of the data and the runs.
+        cases: configuration file and overrides of each row.
+        iterations: of every run.
+
+    Returns:
+        For each row and each of `COLUMNS`, `mean` and `sd` over the seeds.
+    """
+    for seed in SEEDS:
+        make_digits(folder / f"data-{seed}", seed=seed)
+    runs = [(row, seed) for row in cases for seed in SEEDS]
+
+    def train(run: tuple[Row, int]) -> dict[str, float]:
+        row, seed = run
+        name = "-".join(row) if isinstance(row, tuple) else str(row)
+        data = (folder / f"data-{seed}").resolve()
+        output = folder / name.replace(" ", "_").replace(",", "") / str(seed)
+        config, changes = cases[row]
+        common = (f"seed={seed}", f"data.root={data}", f"output={output}", "train.workers=0")
+        return one_run(config, [*changes, f"train.iterations={iterations}", *common])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = dict(zip(runs, pool.map(train, runs), strict=True))
+    figures = {}
+    for row in cases:
+        found = [results[row, seed] for seed in SEEDS]
+        figures[row] = {
+            c: {"mean": mean(f[c] for f in found), "sd": stdev(f[c] for f in found)}
+            for c in COLUMNS
+        }
+        print(f"{row}: " + "  ".join(f"{c} {shown(figures[row][c])}" for c in COLUMNS))
+    return figures
+
+
+def one_run(config: str, changes: Sequence[str]) -> dict[str, float]:
+    """Train one detector, or read its report; AP50 and recall of the three groups."""
+    run = load_config(config, changes)
+    if not finished(run):
+        command = [sys.executable, "tools/train.py", "--config", config, "--overwrite"]
+        command += [word for change in changes for word in ("--set", change)]
+        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run(command, check=True, env=one_thread, stdout=subprocess.DEVNULL)
+    groups = load_report(run.output / "report.json").groups
+    return {f"AP50 {group}": float(groups[group].AP50) for group in GROUPS} | {
+        f"recall {group}": float(groups[group].recall) for group in GROUPS
+    }
+
+
+def shown(figure: Mapping[str, Any]) -> str:
+    """A mean and its spread."""
+    return f"{figure['mean']:.2f} ± {figure['sd']:.2f}"
