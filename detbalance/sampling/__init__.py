@@ -9,9 +9,20 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from detbalance.sampling.balance import (
+    class_aware_factors,
+    oversampling_factors,
+    undersampling_factors,
+)
 from detbalance.sampling.exposure import class_exposure, exposure_ratio
-from detbalance.sampling.factors import repeat_factors, threshold_for_target_length
+from detbalance.sampling.factors import (
+    exponential_factors,
+    instance_aware_factors,
+    repeat_factors,
+    threshold_for_target_length,
+)
 from detbalance.sampling.labels import Float64, ImageLabels
+from detbalance.sampling.shares import background_factors, dataset_factors
 
 if TYPE_CHECKING:
     from detbalance.sampling.samplers import RepeatFactorSampler
@@ -20,14 +31,27 @@ __all__ = [
     "FACTORS",
     "ImageLabels",
     "RepeatFactorSampler",
+    "background_factors",
+    "class_aware_factors",
     "class_exposure",
+    "dataset_factors",
+    "exponential_factors",
     "exposure_ratio",
+    "instance_aware_factors",
+    "oversampling_factors",
     "repeat_factors",
     "threshold_for_target_length",
+    "undersampling_factors",
 ]
 
 FACTORS: dict[str, Callable[..., Float64]] = {
     "repeat_factor": repeat_factors,
+    "instance_aware": instance_aware_factors,
+    "exponential": exponential_factors,
+    "class_aware": class_aware_factors,
+    "oversampling": oversampling_factors,
+    "undersampling": undersampling_factors,
+    "background": background_factors,
 }
 
 # What needs torch, and the file that it is in.

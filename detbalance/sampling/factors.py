@@ -9,12 +9,22 @@ Letters: M images, N boxes, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from detbalance.sampling.labels import Float64, ImageLabels, LabelsLike
+from detbalance.sampling.thresholds import (
+    check_positive,
+    factors_by_share,
+    image_share,
+    limit_of,
+    power_shape,
+    threshold_of_length,
+)
+
+Mean = Literal["geometric", "harmonic", "arithmetic", "quadratic"]
 
 
 def repeat_factors(
@@ -43,8 +53,8 @@ def repeat_factors(
         data: annotations, `ImageLabels`, or a list with the labels of each image.
         threshold: share of the images, in (0, 1]; classes in fewer images are repeated. The LVIS
             recipes use 0.001; a small data set needs more.
-        target_length: instead of the threshold: expected images per epoch, from which it is found;
-            see `threshold_for_target_length`.
+        target_length: instead of the threshold: expected images per epoch, >= M, from which it is
+            found; see `threshold_for_target_length`.
         power: above 0; how strongly rarity counts.
         cap: 1 or more, the largest factor that an image can get. None for no limit.
         **arrays: instead of data: image_index, labels, num_images, is_crowd as of `ImageLabels`.
@@ -64,11 +74,12 @@ def repeat_factors(
         array([1.46, 1.04, 1.  ])
 
     Source: Gupta et al., LVIS, 2019, arXiv:1908.03195, app. B.2. Differs: images without boxes,
-    which the paper leaves open, get 1; power and cap are 0.5 and none in the paper.
+    which the paper leaves open, get 1; power (0.5 there) and cap (none) are options.
     """
-    held = ImageLabels.of("repeat_factors", data, arrays)
-    shape = _power_shape("repeat_factors", power, cap)
-    return _factors("repeat_factors", held, _image_share(held), shape, threshold, target_length)
+    where = "repeat_factors"
+    held = ImageLabels.of(where, data, arrays)
+    shape = power_shape(where, power, cap)
+    return factors_by_share(where, held, image_share(held), shape, threshold, target_length)
 
 
 def threshold_for_target_length(
@@ -104,112 +115,132 @@ def threshold_for_target_length(
     """
     where = "threshold_for_target_length"
     held = ImageLabels.of(where, data, arrays)
-    shape = _power_shape(where, power, cap)
-    return _solved(where, _rarest_share(held, _image_share(held)), shape, target_length)
+    shape = power_shape(where, power, cap)
+    return threshold_of_length(where, held, image_share(held), shape, target_length)
 
 
-_Shape = Callable[[Float64], Float64]
+def instance_aware_factors(
+    data: LabelsLike = None,
+    *,
+    threshold: float | None = None,
+    target_length: float | None = None,
+    power: float = 0.5,
+    cap: float | None = None,
+    mean: Mean = "geometric",
+    **arrays: npt.ArrayLike,
+) -> Float64:
+    """Repeat the images that hold classes with few images or few boxes (IRFS).
+
+    `repeat_factors` with another f: the mean of the share of all M images that show the class and
+    of its share of all boxes. A class with few boxes in its images then counts as rarer than one
+    that comes in crowds. Shares of boxes are small numbers where there are many classes, so the
+    same threshold repeats more than in `repeat_factors`.
+
+    Args:
+        data: annotations, `ImageLabels`, or a list with the labels of each image.
+        threshold: mean share, in (0, 1]; rarer classes are repeated.
+        target_length: instead of the threshold: expected images per epoch, >= M.
+        power: above 0; how strongly rarity counts.
+        cap: 1 or more, the largest factor that an image can get. None for no limit.
+        mean: of both shares. The smaller share counts most in "harmonic", then "geometric",
+            "arithmetic", "quadratic".
+        **arrays: instead of data: image_index, labels, num_images, is_crowd as of `ImageLabels`.
+
+    Returns:
+        float64 [M], >= 1; 1 for images without boxes.
+
+    Raises:
+        ValueError: as `repeat_factors`, or if the mean is not one of the four.
+        TypeError: if labels are not integers.
+
+    Example:
+        >>> instance_aware_factors([[1, 1, 1, 2], [1], []], threshold=0.5).round(2)
+        array([1.39, 1.  , 1.  ])
+
+    Source: Yaman et al., 2023, arXiv:2305.08069, section 3. Differs: images without boxes, which
+    the paper leaves open, get 1 and count among all images; power (0.5 there) and cap (none) are
+    options.
+    """
+    where = "instance_aware_factors"
+    held = ImageLabels.of(where, data, arrays)
+    shape = power_shape(where, power, cap)
+    share = _mean_share(where, held, mean)
+    return factors_by_share(where, held, share, shape, threshold, target_length)
 
 
-def _image_share(held: ImageLabels) -> Float64:
-    """The share of all M images that show each class, [K + 1]."""
-    return held.image_counts / held.num_images
+def exponential_factors(
+    data: LabelsLike = None,
+    *,
+    threshold: float | None = None,
+    target_length: float | None = None,
+    alpha: float = 2.0,
+    cap: float | None = None,
+    **arrays: npt.ArrayLike,
+) -> Float64:
+    """Repeat images exponentially in the rarity of their classes (E-IRFS).
 
+    A class gets r = exp(alpha * sqrt(threshold / f)) with the geometric f of
+    `instance_aware_factors`; an image gets the largest r of its classes. Frequent classes are
+    repeated a little too, and rare ones soon very much::
 
-def _rarest_share(held: ImageLabels, share: Float64) -> Float64:
-    """For each image the share of its rarest class, [M]; infinity without boxes."""
-    return -held.largest(-share, empty=-np.inf)
+        f / threshold       100       4      1    1/4    1/16
+        r, alpha 2         1.22    2.72   7.39   54.6    2981
 
+    so either the threshold is far below the rare shares (the paper has 0.0001) or a cap is needed.
 
-def _power_shape(where: str, power: float, cap: float | None) -> _Shape:
-    """The factor by how many times rarer than the threshold a class is."""
-    _positive(where, "power", power, "0.5 is the paper's")
-    limit = _limit(where, cap)
+    Args:
+        data: annotations, `ImageLabels`, or a list with the labels of each image.
+        threshold: mean share, in (0, 1], at which the factor is exp(alpha).
+        target_length: instead of the threshold: expected images per epoch, >= M.
+        alpha: above 0; how strongly rarity counts.
+        cap: 1 or more, the largest factor that an image can get. None for no limit.
+        **arrays: instead of data: image_index, labels, num_images, is_crowd as of `ImageLabels`.
+
+    Returns:
+        float64 [M], >= 1; 1 for images without boxes, all others are above. The paper draws M
+        images with probabilities in proportion to r: multiply by M / factors.sum() for that.
+
+    Raises:
+        ValueError: as `repeat_factors`, or if a factor is too large for a number.
+        TypeError: if labels are not integers.
+
+    Example:
+        >>> exponential_factors([[1, 1, 1, 2], [1], []], threshold=0.01).round(2)
+        array([1.48, 1.26, 1.  ])
+
+    Source: Ahmed et al., 2025, arXiv:2503.21893, eq. 3. Differs: images without boxes, which the
+    paper leaves open, get 1, and cap is an option. The authors' published code differs from the
+    paper and from this: it divides the image counts by their sum over the classes instead of by
+    the number of images, starts the box counts at 1, gives a class without images the share 1, and
+    draws with replacement.
+    """
+    where = "exponential_factors"
+    held = ImageLabels.of(where, data, arrays)
+    check_positive(where, "alpha", alpha, "The paper has 2.")
+    limit = limit_of(where, cap)
 
     def shape(rarer: Float64) -> Float64:
-        # sqrt is exact to the last bit where a general power is not.
-        raised = np.sqrt(rarer) if power == 0.5 else rarer**power
-        return np.clip(raised, 1.0, limit)
+        return np.minimum(np.exp(alpha * np.sqrt(rarer)), limit)
 
-    return shape
+    share = _mean_share(where, held, "geometric")
+    return factors_by_share(where, held, share, shape, threshold, target_length)
 
 
-def _factors(
-    where: str,
-    held: ImageLabels,
-    share: Float64,
-    shape: _Shape,
-    threshold: float | None,
-    target_length: float | None,
-) -> Float64:
-    """Factors of the images from the share of each class, [M]."""
-    if (threshold is None) == (target_length is None):
-        given = "neither" if threshold is None else "both"
+def _mean_share(where: str, held: ImageLabels, mean: Mean) -> Float64:
+    """The mean of the share of images and of the share of boxes of each class, [K + 1]."""
+    images: Float64 = image_share(held)
+    boxes: Float64 = held.instance_counts / max(len(held.labels), 1)
+    if mean == "geometric":
+        return np.sqrt(images * boxes)
+    if mean == "harmonic":
+        # A class without boxes has the share 0, not 0 / 0.
+        total: Float64 = np.maximum(images + boxes, np.finfo(np.float64).tiny)
+        return 2.0 * images * boxes / total
+    if mean == "arithmetic":
+        return (images + boxes) / 2.0
+    if mean != "quadratic":
         raise ValueError(
-            f"{where}(): {given} of threshold and target_length given. Expected exactly one. "
-            "Pass threshold=0.001 (LVIS), or the target_length you want."
+            f'{where}(): mean is "{mean}". Expected geometric, harmonic, arithmetic or quadratic. '
+            "The paper has geometric."
         )
-    rarest = _rarest_share(held, share)
-    if target_length is not None:
-        threshold = _solved(where, rarest, shape, target_length)
-    assert threshold is not None
-    if not 0.0 < threshold <= 1.0:
-        raise ValueError(
-            f"{where}(): threshold is {threshold}. Expected a share in (0, 1]. Use 0.001 for LVIS, "
-            "or pass target_length."
-        )
-    with np.errstate(over="ignore"):
-        factors = shape(threshold / rarest)
-    if not np.isfinite(factors).all():
-        raise ValueError(
-            f"{where}(): {int(np.isinf(factors).sum())} factors are too large for a number at "
-            f"threshold {threshold}. Expected finite factors. Pass cap=10, or a lower threshold."
-        )
-    return factors
-
-
-def _solved(where: str, rarest: Float64, shape: _Shape, target_length: float) -> float:
-    """The largest threshold in (0, 1] whose factors sum to the target length at most."""
-    shares, images = np.unique(rarest, return_counts=True)
-
-    def extra(threshold: float) -> float:
-        with np.errstate(over="ignore"):
-            return float(images @ (shape(threshold / shares) - 1.0))
-
-    lowest, longest = len(rarest), extra(1.0)
-    wanted = max(target_length - lowest, 0.0)
-    # NaN is refused too.
-    if not (target_length >= lowest * (1 - 1e-9) and wanted <= longest + 1e-9 * lowest):
-        raise ValueError(
-            f"{where}(): target_length is {target_length}. Expected {lowest} (nothing repeated) to "
-            f"{lowest + longest:.1f} (threshold 1) for these images. Choose one in between."
-        )
-    if wanted >= longest:
-        return 1.0
-    # Halving until no number lies in between: some 60 sums over the different shares, K at most.
-    below, above = 0.0, 1.0
-    while below < (middle := (below + above) / 2) < above:
-        if extra(middle) <= wanted:
-            below = middle
-        else:
-            above = middle
-    return below
-
-
-def _positive(where: str, name: str, value: float, advice: str) -> None:
-    if not 0.0 < value < np.inf:
-        raise ValueError(
-            f"{where}(): {name} is {value}. Expected a finite number above 0. {advice}."
-        )
-
-
-def _limit(where: str, cap: float | None) -> float:
-    """The largest factor; infinity for none."""
-    if cap is None:
-        return np.inf
-    if not cap >= 1.0:
-        raise ValueError(
-            f"{where}(): cap is {cap}. Expected 1 or more, or None for no limit. An image's factor "
-            "is 1 at least."
-        )
-    return cap
+    return np.sqrt((images**2 + boxes**2) / 2.0)

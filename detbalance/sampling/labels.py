@@ -74,6 +74,50 @@ class ImageLabels:
         held._fill(f"{where}()", data, arrays or {})
         return held
 
+    @classmethod
+    def concatenate(
+        cls, parts: Sequence[Annotations | ImageLabels | Sequence[Iterable[int]]]
+    ) -> ImageLabels:
+        """Put several data sets one after the other, as `torch.utils.data.ConcatDataset` does.
+
+        Rarity is then that in all of them together.
+
+        Args:
+            parts: annotations, `ImageLabels` or lists of labels. A label must mean the same class
+                in all.
+
+        Returns:
+            The labels of the images of all parts.
+
+        Raises:
+            ValueError: if there is no part, or annotations differ in their categories.
+
+        Example:
+            >>> ImageLabels.concatenate([[[1], [1, 2]], [[2], []]]).image_counts
+            array([0, 2, 2])
+        """
+        where = "ImageLabels.concatenate"
+        if not parts:
+            raise ValueError(f"{where}(): no data set given. Expected at least one. Pass a list.")
+        mappings = [part.categories for part in parts if hasattr(part, "categories")]
+        for other in mappings[1:]:
+            if (other.ids, other.names) != (mappings[0].ids, mappings[0].names):
+                raise ValueError(
+                    f"{where}(): the data sets have different categories. Expected labels that "
+                    'mean the same classes. Write the same "categories" into all files.'
+                )
+        held = [cls.of(where, part) for part in parts]
+        starts = np.cumsum([0, *map(len, held)])
+        joined = cls(
+            image_index=np.concatenate(
+                [part.image_index + start for part, start in zip(held, starts, strict=False)]
+            ),
+            labels=np.concatenate([part.labels for part in held]),
+            num_images=int(starts[-1]),
+        )
+        joined.num_classes = max(part.num_classes for part in held)
+        return joined
+
     def _fill(
         self,
         where: str,
