@@ -51,17 +51,17 @@ def factors_by_share(
             f"{where}(): {given} of threshold and target_length given. Expected exactly one. "
             "Pass the threshold, or the target_length you want."
         )
+    rarest = _rarest_share(held, share)
     if target_length is not None:
-        threshold = threshold_of_length(where, held, share, shape, target_length)
+        threshold = _solved(where, held, rarest, shape, target_length)
     assert threshold is not None
     if not 0.0 < threshold <= 1.0:
         raise ValueError(
             f"{where}(): threshold is {threshold}. Expected a share in (0, 1]. Try 0.001 for a set "
             "like LVIS, more for a small one, or pass target_length."
         )
-    factors = _rarest_share(held, share)
     with np.errstate(over="ignore"):
-        factors = shape(np.divide(threshold, factors, out=factors))
+        factors = shape(np.divide(threshold, rarest, out=rarest))
     if not np.isfinite(factors.max()):
         raise ValueError(
             f"{where}(): {int(np.isinf(factors).sum())} factors are too large for a number at "
@@ -89,35 +89,7 @@ def threshold_of_length(
     Raises:
         ValueError: if no threshold gives the length.
     """
-    rarest = _rarest_share(held, share)
-    shares, images = np.unique(rarest[held.shows_boxes], return_counts=True)
-
-    def extra(threshold: float) -> float:
-        """What the factors add to one draw of each image, or take away."""
-        with np.errstate(over="ignore"):
-            return float(images @ (shape(threshold / shares) - 1.0))
-
-    least, most = extra(_SMALLEST), extra(1.0)
-    wanted = target_length - held.num_images
-    tolerance = 1e-9 * held.num_images
-    # NaN is refused too.
-    if not least - tolerance <= wanted <= most + tolerance:
-        raise ValueError(
-            f"{where}(): target_length is {target_length}. Expected {held.num_images + least:.1f} "
-            f"(threshold near 0) to {held.num_images + most:.1f} (threshold 1) for these images. "
-            "Choose one in between."
-        )
-    if wanted >= most:
-        return 1.0
-    wanted = max(wanted, least)
-    # Halving until no number lies in between: some 60 sums over the different shares, K at most.
-    below, above = _SMALLEST, 1.0
-    while below < (middle := (below + above) / 2) < above:
-        if extra(middle) <= wanted:
-            below = middle
-        else:
-            above = middle
-    return below
+    return _solved(where, held, _rarest_share(held, share), shape, target_length)
 
 
 def image_share(held: ImageLabels) -> Float64:
@@ -179,3 +151,37 @@ def _rarest_share(held: ImageLabels, share: Float64) -> Float64:
     """For each image the share of its rarest class, [M]; infinity without boxes."""
     rarest = held.largest(-share, empty=-np.inf)
     return np.negative(rarest, out=rarest)
+
+
+def _solved(
+    where: str, held: ImageLabels, rarest: Float64, shape: Shape, target_length: float
+) -> float:
+    """`threshold_of_length` from the share of the rarest class of each image, [M]."""
+    shares, images = np.unique(rarest[held.shows_boxes], return_counts=True)
+
+    def extra(threshold: float) -> float:
+        """What the factors add to one draw of each image, or take away."""
+        with np.errstate(over="ignore"):
+            return float(images @ (shape(threshold / shares) - 1.0))
+
+    least, most = extra(_SMALLEST), extra(1.0)
+    wanted = target_length - held.num_images
+    tolerance = 1e-9 * held.num_images
+    # NaN is refused too.
+    if not least - tolerance <= wanted <= most + tolerance:
+        raise ValueError(
+            f"{where}(): target_length is {target_length}. Expected {held.num_images + least:.1f} "
+            f"(threshold near 0) to {held.num_images + most:.1f} (threshold 1) for these images. "
+            "Choose one in between."
+        )
+    if wanted >= most:
+        return 1.0
+    wanted = max(wanted, least)
+    # Halving until no number lies in between: some 60 sums over the different shares, K at most.
+    below, above = _SMALLEST, 1.0
+    while below < (middle := (below + above) / 2) < above:
+        if extra(middle) <= wanted:
+            below = middle
+        else:
+            above = middle
+    return below
