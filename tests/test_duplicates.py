@@ -130,6 +130,17 @@ def test_copies_within_one_set_are_each_paired_with_an_earlier_one(tmp_path):
     assert (grey.second, grey.kind) == ("e.png", "near")
 
 
+def test_identical_comes_before_near_and_repeats_within_val_are_no_leak(tmp_path):
+    image = photo(1)
+    train = annotated(tmp_path, {"grey.png": image.convert("L"), "same.png": image})
+    shutil.copy(tmp_path / "same.png", tmp_path / "copy.png")
+    annotated(tmp_path, {"new.png": photo(2)})
+    shutil.copy(tmp_path / "new.png", tmp_path / "new again.png")
+    val = listed(tmp_path, ["copy.png", "new.png", "new again.png"], "val")
+    found = find_duplicates(train, tmp_path, val)
+    assert found.pairs == (DuplicatePair("same.png", "copy.png", "identical", 0),)
+
+
 def test_only_files_of_equal_size_are_read_for_bytes(tmp_path, monkeypatch):
     images = {f"{i}.png": photo(i, (40 + i, 30)) for i in range(6)}
     train = annotated(tmp_path, images)
@@ -220,6 +231,8 @@ def test_files_that_cannot_be_read_are_counted_and_the_rest_compared(tmp_path):
     assert found.unreadable == (*bad[:4], "image 5", "folder.png")
     assert found.num_compared == 2
     assert progress == [(i, 8) for i in range(1, 9)]
+    by_bytes = find_duplicates(listed(tmp_path, ["a.jpg", *bad]), tmp_path, near=None)
+    assert by_bytes.unreadable == ("gone.png", "image 5", "folder.png")
 
 
 def test_sets_without_images_have_no_duplicates(tmp_path):

@@ -1,0 +1,116 @@
+"""`detbalance split`: one annotation file into a training and a validation file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rich.box import HORIZONTALS
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from detbalance.annotations import load_annotations
+from detbalance.splitting import ClassShare, Split, check_paths, split_annotations, write_split
+
+_LISTED = 60
+_WIDE = 200  # a pipe has no width, and a class name shall not be cut for it
+
+
+def split_command(
+    *,
+    annotations: Path,
+    output: Path,
+    val_share: float,
+    group_key: str | None,
+    group_regex: str | None,
+    seed: int,
+    drop_invalid: bool,
+    overwrite: bool,
+) -> None:
+    """Read, split, write both parts, and print the share of each class."""
+    if group_key is not None and group_regex is not None:
+        raise ValueError(
+            "--group-key, --group-regex: both are given. One way to group is expected. Leave one"
+            " out."
+        )
+    check_paths(annotations, output, overwrite=overwrite)
+    split = split_annotations(
+        load_annotations(annotations, drop_invalid=drop_invalid),
+        val_share=val_share,
+        group_by=group_key if group_regex is None else _pattern(group_regex),
+        seed=seed,
+    )
+    train_path, val_path = write_split(split, output, overwrite=overwrite)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDE)
+    console.print(_table(split))
+    by_group = f", in {split.num_groups} groups" if group_key or group_regex else ""
+    lines = [
+        *(f"Note: {note}" for note in split.notes),
+        f"Written: {train_path} ({split.train.num_images} images), {val_path}"
+        f" ({split.val.num_images} images){by_group}",
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _pattern(regex: str) -> re.Pattern[str]:
+    try:
+        return re.compile(regex)
+    except re.error as error:
+        raise ValueError(
+            f'--group-regex: "{regex}" is no regular expression ({error}). Its first group is to'
+            r' be the same for images that belong together, as in "(.+)_\d+\.jpg". Correct it.'
+        ) from None
+
+
+def _table(split: Split) -> Table:
+    """The shares of each class, the rarest first."""
+    classes = sorted(split.classes, key=lambda c: (c.train_images + c.val_images, c.name))
+    table = Table(box=HORIZONTALS, show_edge=False, padding=0, header_style="bold")
+    table.add_column("class", no_wrap=True, min_width=8)
+    for title in (
+        "groups",
+        "train\nimages",
+        "val\nimages",
+        "val\nshare",
+        "train\nboxes",
+        "val\nboxes",
+        "val\nshare",
+    ):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in classes[:_LISTED]:
+        table.add_row(Text(row.name, overflow="ellipsis"), *_cells(row))
+    if len(classes) > _LISTED:
+        table.add_row(Text(f"{len(classes) - _LISTED} more frequent classes", style="dim"))
+    table.add_section()
+    images = split.is_val
+    boxes = [sum(getattr(row, f"{side}_boxes") for row in classes) for side in ("train", "val")]
+    table.add_row(
+        Text("all", style="bold"),
+        str(split.num_groups),
+        str(int((~images).sum())),
+        str(int(images.sum())),
+        _share(float(images.mean())),
+        *(str(count) for count in boxes),
+        _share(boxes[1] / sum(boxes) if sum(boxes) else float("nan")),
+    )
+    return table
+
+
+def _cells(row: ClassShare) -> list[str]:
+    return [
+        str(row.num_groups),
+        str(row.train_images),
+        str(row.val_images),
+        _share(row.image_share),
+        str(row.train_boxes),
+        str(row.val_boxes),
+        _share(row.box_share),
+    ]
+
+
+def _share(value: float) -> str:
+    return "-" if value != value else f"{value:.1%}"

@@ -1,0 +1,111 @@
+"""Which images belong together: one source photo, one video, one patient."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from detbalance.annotations import Annotations
+from detbalance.annotations.files import open_file, parse_json
+
+Int64 = npt.NDArray[np.int64]
+
+
+class _Images(msgspec.Struct, gc=False):
+    images: list[dict[str, Any]]
+
+
+def image_groups(
+    annotations: Annotations, group_by: str | re.Pattern[str] | None
+) -> tuple[Int64, list[str]]:
+    """Find the group of each image.
+
+    Args:
+        annotations: whose images to group.
+        group_by: a key of the image entries, read again from the file that the annotations came
+            from; or a compiled regular expression to find in file names, whose first group (the
+            whole match if it has none) names the group; or None: each image is a group of its own.
+
+    Returns:
+        int64 [M], the group of each image, numbered in order of appearance; and a name for each.
+
+    Raises:
+        ValueError: if an image has no such key, or its name does not match; or the file cannot be
+            read again.
+
+    Example:
+        >>> import re
+        >>> from tempfile import TemporaryDirectory
+        >>> from pathlib import Path
+        >>> from detbalance.annotations import load_annotations
+        >>> names = ["a_1.png", "b_1.png", "a_2.png"]
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "all.json"
+        ...     entries = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+        ...     categories = [{"id": 1, "name": "cell"}]
+        ...     document = {"images": entries, "categories": categories, "annotations": []}
+        ...     _ = path.write_bytes(msgspec.json.encode(document))
+        ...     image_groups(load_annotations(path), re.compile("(.*)_"))
+        (array([0, 1, 0]), ['a', 'b'])
+    """
+    if group_by is None:
+        names = [_image_name(annotations, i) for i in range(annotations.num_images)]
+        return np.arange(annotations.num_images), names
+    if isinstance(group_by, str):
+        return _numbered(annotations, _by_key(annotations, group_by), f'no "{group_by}"')
+    keys = [_match(group_by, annotations.file_name(i)) for i in range(annotations.num_images)]
+    return _numbered(
+        annotations, keys, f'a file_name that the regular expression "{group_by.pattern}" misses'
+    )
+
+
+def _by_key(annotations: Annotations, key: str) -> list[str | None]:
+    """The JSON text of a key's value for each image, as names of groups."""
+    data = open_file(annotations.source)
+    try:
+        entries = msgspec.json.decode(data, type=_Images).images
+    except msgspec.DecodeError:  # NaN tokens and the like, which the loader accepts as well
+        document: Any = parse_json(data, annotations.source)
+        entries = [entry for entry in document["images"] if isinstance(entry, dict)]
+    values: dict[Any, Any] = {}
+    for entry in entries:
+        image_id = entry.get("id")
+        if isinstance(image_id, (int, float)):
+            values.setdefault(image_id, entry.get(key))
+    found = (values.get(image_id) for image_id in annotations.image_ids.tolist())
+    return [None if value is None else _text(value) for value in found]
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _match(pattern: re.Pattern[str], file_name: str) -> str | None:
+    match = pattern.search(file_name)
+    if match is None:
+        return None
+    return match[1] if pattern.groups else match[0]
+
+
+def _numbered(
+    annotations: Annotations, keys: list[str | None], lacking: str
+) -> tuple[Int64, list[str]]:
+    missing = [i for i, key in enumerate(keys) if key is None]
+    if missing:
+        have = "image has" if len(missing) == 1 else "images have"
+        raise ValueError(
+            f"{annotations.source}: {len(missing)} of {len(keys)} {have} {lacking} (first: "
+            f"{_image_name(annotations, missing[0])}). Every image must belong to a group. Complete"
+            " the file, or group by something that all images have."
+        )
+    number: dict[str | None, int] = {}
+    groups = np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
+    return groups, [str(key) for key in number]
+
+
+def _image_name(annotations: Annotations, image: int) -> str:
+    return annotations.file_name(image) or f"image {annotations.image_ids[image]}"
