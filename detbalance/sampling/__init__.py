@@ -25,12 +25,17 @@ from detbalance.sampling.labels import Float64, ImageLabels
 from detbalance.sampling.shares import background_factors, dataset_factors
 
 if TYPE_CHECKING:
+    from detbalance.sampling.batches import BalancedBatchSampler, aspect_ratio_groups
+    from detbalance.sampling.class_aware import ClassAwareSampler
     from detbalance.sampling.samplers import RepeatFactorSampler
 
 __all__ = [
     "FACTORS",
+    "BalancedBatchSampler",
+    "ClassAwareSampler",
     "ImageLabels",
     "RepeatFactorSampler",
+    "aspect_ratio_groups",
     "background_factors",
     "class_aware_factors",
     "class_exposure",
@@ -55,7 +60,12 @@ FACTORS: dict[str, Callable[..., Float64]] = {
 }
 
 # What needs torch, and the file that it is in.
-_SAMPLERS = {"RepeatFactorSampler": "samplers"}
+_SAMPLERS = {
+    "BalancedBatchSampler": "batches",
+    "ClassAwareSampler": "class_aware",
+    "RepeatFactorSampler": "samplers",
+    "aspect_ratio_groups": "batches",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -84,6 +84,7 @@ class Run:
             seed=config.seed,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
+            infinite=True,
         )
         self.stream = BatchStream(sampler, batch_size)
         self.iteration = 0
