@@ -27,6 +27,16 @@ _SCORE_FLOOR = click.option(
     help="Recall and precision count detections with at least this score.",
 )
 _SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+_RARE = click.option(
+    "--rare",
+    type=click.IntRange(1),
+    help="Classes in at most this many training images are rare.",
+)
+_COMMON = click.option(
+    "--common",
+    type=click.IntRange(1),
+    help="Classes in at most this many training images are common.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -105,18 +115,8 @@ def _evaluate(**options: object) -> None:
     "--output", type=_FILE, help="Folder for report.json and report.csv. Default: print only."
 )
 @_SCORE_FLOOR
-@click.option(
-    "--rare",
-    "rare",
-    type=click.IntRange(1),
-    help="Classes in at most this many training images are rare.",
-)
-@click.option(
-    "--common",
-    "common",
-    type=click.IntRange(1),
-    help="Classes in at most this many training images are common.",
-)
+@_RARE
+@_COMMON
 @_DROP_INVALID
 @click.option("--overwrite", is_flag=True, help="Replace a report that the folder holds.")
 def _report(**options: object) -> None:
@@ -124,6 +124,70 @@ def _report(**options: object) -> None:
     from detbalance.cli.report import report_command
 
     report_command(**options)  # type: ignore[arg-type]
+
+
+@cli.command("plan")
+@click.argument("train_file", metavar="TRAIN.JSON", type=_FILE)
+@click.option("--val", "val_file", type=_FILE, help="COCO file of the validation data.")
+@click.option(
+    "--images", type=_FILE, help="Folder of the training images, to find images that occur twice."
+)
+@click.option(
+    "--val-images", type=_FILE, help="Folder of the validation images, to find those in training."
+)
+@click.option(
+    "--output",
+    type=_FILE,
+    help="Folder for plan.json, plan.csv, plan.png and plan.svg. Default: print only.",
+)
+@click.option(
+    "--target-length",
+    type=click.IntRange(1),
+    help="Images per epoch to compare settings at. Default: chosen from the data.",
+)
+@click.option(
+    "--images-per-second",
+    type=click.FloatRange(0, min_open=True),
+    help="Speed of your training, to show how long an epoch takes.",
+)
+@_RARE
+@_COMMON
+@click.option("--overwrite", is_flag=True, help="Replace a plan that the folder holds.")
+def _plan(**options: object) -> None:
+    """Say how imbalanced a training set is, what to do about it, and what that costs."""
+    from detbalance.cli.plan import plan_command
+
+    plan_command(**options)  # type: ignore[arg-type]
+
+
+@cli.command("split")
+@click.argument("annotations", type=_FILE)
+@click.option("--output", required=True, type=_FILE, help="Folder for train.json and val.json.")
+@click.option(
+    "--val-share",
+    default=0.2,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of the images and boxes for validation.",
+)
+@click.option(
+    "--group-key",
+    metavar="KEY",
+    help="Key of the image entries whose value images of one source share: they stay together.",
+)
+@click.option(
+    "--group-regex",
+    metavar="REGEX",
+    help="The same, as a regular expression on file names; its first group names the source.",
+)
+@_SEED
+@_DROP_INVALID
+@click.option("--overwrite", is_flag=True, help="Replace files that the folder holds.")
+def _split(**options: object) -> None:
+    """Split one annotation file so that both parts show every class and share no source."""
+    from detbalance.cli.split import split_command
+
+    split_command(**options)  # type: ignore[arg-type]
 
 
 @cli.command("digits")
@@ -176,7 +240,13 @@ class _StderrHandler(logging.Handler):
 
 
 # Which extra brings the libraries of a command.
-_EXTRA = {"train": "train", "evaluate": "train", "report": "report"}
+_EXTRA = {
+    "train": "train",
+    "evaluate": "train",
+    "report": "report",
+    "plan": "plan",
+    "split": "report",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

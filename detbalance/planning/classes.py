@@ -1,0 +1,203 @@
+"""What the files say about each class: how much, how large, beside what, and how measurable.
+
+Arrays by class have length C = K + 1; index 0 is background.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from detbalance.annotations import Annotations
+from detbalance.annotations.packed import offsets_of, take_slices
+from detbalance.frequency import Groups, class_frequency
+from detbalance.intervals import boxes_for_half_width, wilson_half_width
+from detbalance.planning.plan import ClassPlan, FileSummary
+from detbalance.sampling import ImageLabels
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+# COCO's limits between small, medium and large, square pixels.
+AREA_LIMITS = (32.0**2, 96.0**2)
+# Recall is known well enough for most uses to +-0.10; to +-0.20 with 20 boxes, and a class with
+# fewer can be compared between two models only where the difference is plain to see anyway.
+WANTED_HALF_WIDTH = 0.10
+FEW_VAL_BOXES = 20
+
+
+def summarize(annotations: Annotations, held: ImageLabels) -> FileSummary:
+    """Count what a file holds; images with crowd regions only are background."""
+    background = int((~held.shows_boxes).sum())
+    return FileSummary(
+        source=annotations.source,
+        images=annotations.num_images,
+        boxes=len(held.labels),
+        crowd_boxes=int(annotations.is_crowd.sum()),
+        background_images=background,
+        background_share=background / annotations.num_images,
+        categories=annotations.categories.num_categories,
+    )
+
+
+def class_rows(
+    train: Annotations, held: ImageLabels, groups: Groups, val: Annotations | None
+) -> tuple[list[int], tuple[ClassPlan, ...]]:
+    """Describe every class of the training file.
+
+    Args:
+        train: the training file.
+        held: its labels.
+        groups: of its classes.
+        val: the validation file; its classes are found by name.
+
+    Returns:
+        The labels, rarest first, and the description of each; what ranks equal is in the order of
+        the labels.
+    """
+    categories = train.categories
+    sizes = box_sizes(train)
+    beside = companions(held)
+    reference_boxes = boxes_beside(held, _reference(held))
+    val_counts = _counts_by_name(val)
+    rows = []
+    for label in range(1, categories.num_classes):
+        name = categories.name(label)
+        val_images, val_boxes = (None, None) if val is None else val_counts.get(name, (0, 0))
+        small, medium, large = sizes.shares[label].tolist()
+        companion = int(beside.labels[label])
+        rows.append(
+            ClassPlan(
+                name=name,
+                category_id=categories.ids[label - 1],
+                group=groups.group(label) or "",
+                images=int(held.image_counts[label]),
+                boxes=int(held.instance_counts[label]),
+                median_size=float(sizes.median[label]),
+                small=small,
+                medium=medium,
+                large=large,
+                companion=categories.name(companion) if companion else None,
+                companion_images=int(beside.images[label]),
+                reference_boxes=float(reference_boxes[label]),
+                val_images=val_images,
+                val_boxes=val_boxes,
+                half_width=math.nan if not val_boxes else wilson_half_width(val_boxes),
+                val_boxes_missing=None if val_boxes is None else _missing(val_boxes),
+            )
+        )
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].boxes, rows[i].images))
+    return [i + 1 for i in order], tuple(rows[i] for i in order)
+
+
+def _reference(held: ImageLabels) -> int:
+    """The class that ranks last: most boxes, then most images, then the highest label."""
+    return int(np.lexsort((held.image_counts, held.instance_counts))[-1])
+
+
+def _counts_by_name(val: Annotations | None) -> dict[str, tuple[int, int]]:
+    if val is None:
+        return {}
+    frequency = class_frequency(val)
+    counts = zip(
+        frequency.image_counts[1:].tolist(), frequency.instance_counts[1:].tolist(), strict=True
+    )
+    return dict(zip(val.categories.names, counts, strict=True))
+
+
+def _missing(val_boxes: int) -> int:
+    return max(0, boxes_for_half_width(WANTED_HALF_WIDTH) - val_boxes)
+
+
+@dataclass(frozen=True)
+class BoxSizes:
+    """Sizes of the boxes of each class; NaN for classes without one.
+
+    Attributes:
+        median: float64 [C], median of sqrt(width x height) in pixels.
+        shares: float64 [C, 3], small, medium and large by annotated area.
+    """
+
+    median: Float64
+    shares: Float64
+
+
+def box_sizes(annotations: Annotations) -> BoxSizes:
+    """Measure the boxes of each class, crowd regions left out."""
+    num_classes = annotations.categories.num_classes
+    counted = ~annotations.is_crowd
+    labels = annotations.labels[counted]
+    counts = np.bincount(labels, minlength=num_classes)
+    size = np.sqrt(annotations.bbox[counted, 2] * annotations.bbox[counted, 3])
+    sorted_size = size[np.lexsort((size, labels))]
+    starts = np.cumsum(counts) - counts
+    present = counts > 0
+    median = np.full(num_classes, np.nan)
+    lower, upper = ((starts + half)[present] for half in ((counts - 1) // 2, counts // 2))
+    median[present] = (sorted_size[lower] + sorted_size[upper]) / 2
+    # A box of just 32^2 is medium and one of just 96^2 still is.
+    area = annotations.areas[counted]
+    of_box = (area >= AREA_LIMITS[0]).astype(np.int64) + (area > AREA_LIMITS[1])
+    by_class = np.bincount(labels * 3 + of_box, minlength=3 * num_classes).reshape(-1, 3)
+    with np.errstate(invalid="ignore"):
+        return BoxSizes(median, by_class / counts[:, None])
+
+
+@dataclass(frozen=True)
+class Companions:
+    """The other class that shares most images with each class.
+
+    Attributes:
+        labels: int64 [C], 0 where a class is alone in all its images; the lower label of equals.
+        images: int64 [C], how many images the two share.
+    """
+
+    labels: Int64
+    images: Int64
+
+
+def companions(held: ImageLabels) -> Companions:
+    """Find the class that each class is most often seen with.
+
+    One class after the other: a table of all pairs of classes would take gigabytes for large
+    vocabularies.
+
+    Example:
+        >>> beside = companions(ImageLabels([[1, 1, 2], [1, 2], [1, 3], [1]]))
+        >>> beside.labels, beside.images
+        (array([0, 2, 1, 1]), array([0, 2, 2, 1]))
+    """
+    images, labels, _ = held.pairs
+    offsets = offsets_of(np.bincount(images, minlength=held.num_images))
+    images_of_class = images[np.argsort(labels, kind="stable")]
+    ends = np.cumsum(held.image_counts)
+    best = np.zeros(held.num_classes, dtype=np.int64)
+    shared = np.zeros(held.num_classes, dtype=np.int64)
+    for label in range(1, held.num_classes):
+        rows = images_of_class[ends[label - 1] : ends[label]]
+        positions, _ = take_slices(offsets, rows)
+        counts = np.bincount(labels[positions], minlength=held.num_classes)
+        counts[label] = 0
+        shared[label] = counts.max()
+        best[label] = counts.argmax() if shared[label] else 0
+    return Companions(best, shared)
+
+
+def boxes_beside(held: ImageLabels, label: int) -> Float64:
+    """Count the boxes of one class that an image of each class holds on average.
+
+    Returns:
+        float64 [C], NaN for classes without an image.
+
+    Example:
+        >>> boxes_beside(ImageLabels([[1, 1, 2], [1]]), 1)
+        array([nan, 1.5, 2. ])
+    """
+    per_image = np.bincount(held.image_index[held.labels == label], minlength=held.num_images)
+    images, labels, _ = held.pairs
+    total = np.bincount(labels, weights=per_image[images], minlength=held.num_classes)
+    with np.errstate(invalid="ignore"):
+        return total / held.image_counts

@@ -1,0 +1,67 @@
+"""Write a plan to disk: plan.json for programs, plan.csv for spreadsheets and pandas.
+
+plan.csv has one line per class, rarest first: its fields in plan.json, then `exposure: NAME` for
+each compared setting, boxes per epoch. A cell is empty where a number is undefined.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from detbalance.annotations.files import replace_file
+from detbalance.planning import ClassPlan, Plan
+
+
+class PlanFiles(NamedTuple):
+    """Where a plan was written."""
+
+    json: Path
+    csv: Path
+
+
+def write_plan(plan: Plan, folder: str | Path) -> PlanFiles:
+    """Write plan.json and plan.csv into a folder, which is made if need be.
+
+    Each file appears whole or not at all: what was there before stays until the new one is ready.
+
+    Args:
+        plan: what `detbalance.planning.make_plan` gave.
+        folder: where the two files go.
+
+    Returns:
+        The paths of the two files.
+
+    Raises:
+        ValueError: if the folder cannot be made or written to.
+    """
+    folder = Path(folder)
+    content = json.dumps(plan.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    files = PlanFiles(folder / "plan.json", folder / "plan.csv")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in zip(files, (content, _csv_text(plan)), strict=True):
+            with replace_file(path) as file:
+                file.write(text.encode())
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: the plan cannot be written ({error.strerror}). "
+            "Expected a folder to write into. Choose another."
+        ) from error
+    return files
+
+
+def _csv_text(plan: Plan) -> str:
+    content = plan.to_dict()
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    fields = [field.name for field in dataclasses.fields(ClassPlan)]
+    writer.writerow([*fields, *(f"exposure: {setting.name}" for setting in plan.settings)])
+    for i, row in enumerate(content["classes"]):
+        shown = (setting["exposure"][i] for setting in content["settings"])
+        writer.writerow([*(row[field] for field in fields), *shown])
+    return buffer.getvalue()
