@@ -23,6 +23,7 @@ from detbalance.sampling.factors import (
 )
 from detbalance.sampling.labels import Float64, ImageLabels
 from detbalance.sampling.shares import background_factors, dataset_factors
+from detbalance.sampling.solve import solve_factors
 
 if TYPE_CHECKING:
     from detbalance.sampling.batches import BalancedBatchSampler, aspect_ratio_groups
@@ -45,6 +46,7 @@ __all__ = [
     "instance_aware_factors",
     "oversampling_factors",
     "repeat_factors",
+    "solve_factors",
     "threshold_for_target_length",
     "undersampling_factors",
 ]
@@ -57,6 +59,7 @@ FACTORS: dict[str, Callable[..., Float64]] = {
     "oversampling": oversampling_factors,
     "undersampling": undersampling_factors,
     "background": background_factors,
+    "solve": solve_factors,
 }
 
 # What needs torch, and the file that it is in.

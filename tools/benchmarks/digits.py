@@ -1,4 +1,4 @@
-"""The quickstart's comparison over seeds: sampling methods, alone and with rare boxes pasted."""
+"""The quickstart's comparison over seeds: plain, repeat factors, and repeat factors with paste."""
 
 from __future__ import annotations
 
@@ -7,19 +7,13 @@ from typing import Any
 
 from _digits_runs import COLUMNS, SEEDS, shown, train_all
 
+from detbalance.cli.quickstart import PLAIN
+
 CONFIG = "configs/digits.yaml"
-NO_PASTE = "augmentation.paste=null"
-# Thresholds as in the configuration; all are trained for equal iterations, so that the length of an
-# epoch does not matter.
 METHODS = {
-    "plain": ("sampling={method: none}", NO_PASTE),
-    "repeat factors": (NO_PASTE,),
-    "instance-aware": ("sampling.method=instance_aware", NO_PASTE),
-    "class-aware": ("sampling={method: class_aware}", NO_PASTE),
-    "solve": ("sampling={method: solve}", NO_PASTE),
-    "paste alone": ("sampling={method: none}",),
+    "plain": PLAIN,
+    "repeat factors": ("augmentation.paste=null",),
     "repeat factors + paste": (),
-    "solve + paste": ("sampling={method: solve}",),
 }
 ITERATIONS = 900
 FOLDER = Path("runs/benchmarks/digits")

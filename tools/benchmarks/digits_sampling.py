@@ -1,0 +1,43 @@
+"""Sampling methods on the digits over seeds, alone and with rare boxes pasted.
+
+Equal iterations, half of the quickstart's, so that the length of an epoch does not matter.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from _digits_runs import COLUMNS, SEEDS, shown, train_all
+
+CONFIG = "configs/digits.yaml"
+NO_PASTE = "augmentation.paste=null"
+# Repeat factors by the configuration's threshold; instance-aware ones for an epoch of that length.
+SAMPLING = {
+    "plain": ("sampling={method: none}",),
+    "repeat factors": (),
+    "instance-aware": ("sampling={method: instance_aware, target_length: 1518}",),
+    "class-aware": ("sampling={method: class_aware}",),
+    "solve, half way": ("sampling={method: solve, strength: 0.5}",),
+    "solve": ("sampling={method: solve}",),
+}
+METHODS = {name: (*changes, NO_PASTE) for name, changes in SAMPLING.items()} | {
+    f"{name} + paste": SAMPLING[name] for name in ("plain", "repeat factors", "solve")
+}
+ITERATIONS = 450
+FOLDER = Path("runs/benchmarks/digits_sampling")
+
+
+def main() -> dict[str, Any]:
+    """Train all that is missing, print a line a method, give mean and deviation over the seeds."""
+    cases = {method: (CONFIG, changes) for method, changes in METHODS.items()}
+    methods = train_all(FOLDER, cases, ITERATIONS)
+    return {"seeds": list(SEEDS), "iterations": ITERATIONS, "methods": methods}
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Rows: methods. Columns: AP50 and recall of the three groups."""
+    lines = ["| | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for method, row in figures["methods"].items():
+        lines.append(f"| {method} | " + " | ".join(shown(row[c]) for c in COLUMNS) + " |")
+    return "\n".join(lines)
