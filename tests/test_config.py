@@ -95,7 +95,7 @@ def test_numbers_in_exponent_form_are_numbers(write):
         ("sampling={method: none, cap: 2}", r"sampling\.cap is not a known key\. Known: method"),
         ("sampling={method: solv}", r'sampling\.method is "solv"\..*Did you mean "solve"\?'),
         (
-            "sampling={method: solve, also: [{method: background, shar: 0.1}]}",
+            "sampling={method: solve, also: [{method: background, share: 0, shar: 0}]}",
             r'sampling\.also\.0\.shar is not a known key\..*Did you mean "share"\?',
         ),
         (
