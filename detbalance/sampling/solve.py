@@ -120,17 +120,14 @@ def _solved(
             f" {num_shown} images with boxes, each drawn {floor:g} (floor) to {cap:g} (cap) times. "
             "Choose a length in between, or other limits."
         )
-    mean = float(np.clip(total / num_shown, floor, cap))
-    start = np.full(num_shown, mean)
-    classes = np.flatnonzero(held.instance_counts)
-    if len(classes) == 1 or total - least <= tolerance or most - total <= tolerance:
-        return start
+    total = float(np.clip(total, least, most))
+    mean = total / num_shown
     images, labels, boxes = held.pairs
     # Numbers without gaps, for images and for classes.
     row = np.cumsum(held.shows_boxes) - 1
     column = np.cumsum(held.instance_counts > 0) - 1
-    exposure = Exposure(row[images], column[labels], boxes / target[labels], len(classes))
-    return descend(exposure, start, total=total, floor=max(floor, _LEAST * mean), cap=cap)
+    exposure = Exposure(row[images], column[labels], boxes / target[labels], column[-1] + 1)
+    return descend(exposure, total, floor=max(floor, _LEAST * mean), cap=cap)
 
 
 def _target(where: str, held: ImageLabels, strength: float, target: list[float] | None) -> Float64:
