@@ -53,22 +53,21 @@ def loaded(path: Path) -> ImageLabels:
 def measure(name: str, held: ImageLabels) -> Row:
     """All methods on one set."""
     length = LENGTH * len(held)
-    irfs = at_length(instance_aware_factors, held, length)
-    cap = float(irfs.max())
-    repeated = scaled(oversampling_factors(held), length)
+    irfs_cap = float(at_length(instance_aware_factors, held, length).max())
+    repeated_cap = float(scaled(oversampling_factors(held), length).max())
     methods: dict[str, Callable[[], Any]] = {
         "as it is": lambda: np.full(len(held), LENGTH),
         "RFS": lambda: at_length(repeat_factors, held, length),
-        "IRFS": lambda: irfs,
+        "IRFS": lambda: at_length(instance_aware_factors, held, length),
         "E-IRFS": lambda: at_length(exponential_factors, held, length),
         "class-aware": lambda: class_aware_factors(held, target_length=length),
-        "over-sampling": lambda: repeated,
+        "over-sampling": lambda: scaled(oversampling_factors(held), length),
         "solve, IRFS's cap, floor 1": lambda: solve_factors(
-            held, target_length=length, cap=cap, floor=1.0
+            held, target_length=length, cap=irfs_cap, floor=1.0
         ),
-        "solve, IRFS's cap": lambda: solve_factors(held, target_length=length, cap=cap),
+        "solve, IRFS's cap": lambda: solve_factors(held, target_length=length, cap=irfs_cap),
         "solve, over-sampling's cap": lambda: solve_factors(
-            held, target_length=length, cap=float(repeated.max())
+            held, target_length=length, cap=repeated_cap
         ),
         "solve": lambda: solve_factors(held, target_length=length),
     }
