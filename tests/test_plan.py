@@ -15,7 +15,7 @@ from plans import coco, load, long_tail
 
 from detbalance.planning import Plan, load_plan, make_plan
 from detbalance.planning.classes import boxes_beside, companions
-from detbalance.planning.recommendation import CHOICES, ENOUGH_BOXES, KEPT_VARIETY, WORTH
+from detbalance.planning.recommendation import CHOICES, ENOUGH_BOXES, WORTH, recommend
 from detbalance.planning.settings import FITTED, LARGEST_REPEAT, LVIS_DEFAULT
 from detbalance.sampling import FACTORS, ImageLabels, class_exposure, exposure_ratio
 
@@ -63,12 +63,20 @@ def test_sizes_are_medians_and_shares_by_the_limits_of_coco(tmp_path):
         annotation["bbox"][2:] = [side, side]
         annotation["area"] = side * side
     document["annotations"][6]["area"] = 96 * 96 + 1  # a mask in a larger box
+    crowd = {"id": 99, "category_id": 1, "bbox": [0, 0, 600, 600], "area": 9, "iscrowd": 1}
+    document["annotations"].append({**crowd, "image_id": 1})
     plan = make_plan(load(tmp_path / "train.json", document))
     a, b, c = (row(plan, name) for name in "abc")
     assert (a.median_size, a.small, a.medium, a.large) == (31.5, 0.5, 0.5, 0)
     assert (b.median_size, b.small, b.medium) == (30, pytest.approx(2 / 3), 0)
     assert b.large == pytest.approx(1 / 3)
     assert all(math.isnan(value) for value in (c.median_size, c.small, c.medium, c.large))
+
+
+def test_a_class_with_fewer_boxes_in_more_images_is_rarer(tmp_path):
+    plan = planned(tmp_path, [["p", "p", "p"], ["q"], ["q"]])
+    assert [row.name for row in plan.classes] == ["q", "p"]
+    assert (plan.box_ratio, plan.image_ratio) == (1.5, 2)
 
 
 def test_groups_come_from_the_training_file_by_the_limits_given(tmp_path):
@@ -205,9 +213,9 @@ def test_fitted_settings_are_equally_long(tail):
     np.testing.assert_allclose(lengths, 500, rtol=0.02)
 
 
-def test_epochs_stay_short_where_the_tail_is_long(tmp_path):
-    plan = planned(tmp_path, [["rare"]] * 200 + [["road"]] * 4 + [["x"]])
-    assert plan.target_length <= 2 * plan.train.images
+def test_epochs_stay_short_where_most_classes_are_rare(tmp_path):
+    plan = planned(tmp_path, [["road"]] * 50 + [[f"rare {i // 5}"] for i in range(500)])
+    assert plan.target_length == 2 * plan.train.images
 
 
 def test_the_default_of_lvis_is_said_to_do_nothing_where_it_does_nothing(tail, tmp_path):
@@ -261,16 +269,34 @@ def test_a_long_tail_is_balanced_and_few_boxes_are_pasted(tail):
     }
 
 
-def test_the_simplest_setting_within_reach_of_the_best_is_taken(tail):
+@pytest.mark.parametrize(
+    ("least", "chosen"),
+    [
+        ((80, 85, 100, 90), "repeat_factor"),
+        ((79, 85, 100, 90), "instance_aware"),
+        ((79, 79, 80, 100), "solve (half)"),
+        ((79, 79, 79, 100), "solve"),
+    ],
+)
+def test_the_simplest_setting_within_reach_of_the_best_is_taken(tail, least, chosen):
     _, plan = tail
-    allowed = [
-        setting
-        for setting in (plan.setting(name) for name in CHOICES)
-        if setting.effective_images >= KEPT_VARIETY * plan.train.images
+    figures = dict(zip(CHOICES, least, strict=True))
+    settings = [
+        dataclasses.replace(s, least_boxes=figures.get(s.name, 10), effective_images=200.0)
+        for s in plan.settings
     ]
-    best = max(setting.least_boxes for setting in allowed)
-    simplest = next(setting for setting in allowed if setting.least_boxes * WORTH >= best)
-    assert plan.recommendation.setting == simplest.name
+    assert recommend(plan.train, plan.classes, settings, set()).setting == chosen
+
+
+@pytest.mark.parametrize("fault", [{"effective_images": 100.0}, {"largest_repeat": 10.2}])
+def test_what_would_be_learnt_by_heart_is_not_chosen(tail, fault):
+    _, plan = tail
+    settings = [
+        dataclasses.replace(s, **fault) if s.name in ("solve (half)", "solve") else s
+        for s in plan.settings
+    ]
+    advice = recommend(plan.train, plan.classes, settings, set())
+    assert advice.setting in ("repeat_factor", "instance_aware")
 
 
 def test_showing_every_class_less_is_no_balance(tmp_path):
@@ -294,6 +320,14 @@ def test_enough_boxes_are_not_pasted(tmp_path):
 def test_boxes_too_small_to_paste_are_not_pasted(tmp_path):
     train = load(tmp_path / "train.json", coco(long_tail(), side=7))
     assert "augmentation" not in make_plan(train).recommendation.config
+
+
+def test_classes_are_named_where_paste_would_take_others_by_default(tmp_path):
+    # By images, "p" is the most frequent class: paste's own choice is "q" and "r" only.
+    images = [["p"]] * 20 + [["q"] * 60] * 5 + [["r"] * 70] * 6
+    for options in ({}, {"limits": (100, 200)}):
+        plan = planned(tmp_path, images, **options)
+        assert plan.recommendation.config["augmentation"]["paste"]["classes"] == ["p"]
 
 
 def test_nothing_is_rare_is_said_plainly(tmp_path):
@@ -373,6 +407,16 @@ def test_equal_file_names_are_a_finding_until_the_files_are_compared(tmp_path):
     assert (finding.kind, finding.count, finding.is_fault) == ("same file name", 4, True)
     assert "0.png, 1.png, 2.png, ..." in finding.text
     assert make_plan(train, val=val, duplicates=[]).findings == ()
+
+
+def test_images_without_a_name_are_not_the_same(tmp_path):
+    sets = []
+    for name in ("train", "val"):
+        document = coco(long_tail())
+        for image in document["images"]:
+            del image["file_name"]
+        sets.append(load(tmp_path / f"{name}.json", document))
+    assert make_plan(sets[0], val=sets[1]).findings == ()
 
 
 def test_lists_of_lvis_are_mentioned(tmp_path):

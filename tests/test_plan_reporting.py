@@ -272,7 +272,7 @@ def test_picture_marks_the_recommended_setting_and_only_that(plan, tmp_path):
     drawn = figure_module.draw_plan(plain, tmp_path / "b.png")
     assert count_color(drawn, figure_module.AFTER_COLOR) == 0
     text = svg_text(figure_module.draw_plan(plain, tmp_path / "b.svg"))
-    assert "60.6 : 1 without sampling: nothing is rare" in text
+    assert "60.6 : 1 without sampling (nothing is rare)" in text
 
 
 def test_picture_of_many_classes_has_ranks_in_place_of_names(large, tmp_path):

@@ -53,7 +53,8 @@ def make_plan(
         >>> print(plan.recommendation.lines)  # doctest: +SKIP
         sampling:
           method: solve
-          target_length: 1531
+          strength: 0.5
+          target_length: 1534
           cap: 10.0
     """
     _check_numbers(target_length, images_per_second)

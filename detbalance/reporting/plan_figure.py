@@ -171,9 +171,9 @@ def _title(plan: Plan) -> str:
     if plan.reference is None:
         return f"No class of {Path(plan.train.source).name} has a box"
     before, after = plan.settings[0], plan.recommended
-    ratio = f"most : least shown {_ratio(before.max_min)} without sampling"
+    ratio = f"most to least shown: {_ratio(before.max_min)} without sampling"
     if after.name == before.name:
-        return f"{head}\n{ratio}: {plan.recommendation.verdict}"
+        return f"{head}\n{ratio} ({plan.recommendation.verdict})"
     return f"{head}\n{ratio}, {_ratio(after.max_min)} with {after.name}"
 
 
