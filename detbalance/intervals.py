@@ -68,9 +68,9 @@ def wilson_interval(
     z = _quantile("wilson_interval", confidence)
     with np.errstate(invalid="ignore"):  # 0 of 0 is NaN
         center, half = _center_and_half(found / total, total, z)
-    # At the ends, rounding would leave 1e-17 in place of the bound that the share itself sets.
-    low = np.where(found == 0, np.where(total > 0, 0.0, np.nan), np.maximum(center - half, 0.0))
-    high = np.where(found == total, np.where(total > 0, 1.0, np.nan), np.minimum(center + half, 1))
+    low = np.maximum(center - half, 0.0)
+    # Rounding would leave a little less than the bound that finding all sets.
+    high = np.where(found == total, np.where(total > 0, 1.0, np.nan), center + half)
     return low[()], high[()]
 
 

@@ -132,13 +132,12 @@ def test_copies_within_one_set_are_each_paired_with_an_earlier_one(tmp_path):
 
 def test_identical_comes_before_near_and_repeats_within_val_are_no_leak(tmp_path):
     image = photo(1)
-    train = annotated(tmp_path, {"grey.png": image.convert("L"), "same.png": image})
-    shutil.copy(tmp_path / "same.png", tmp_path / "copy.png")
-    annotated(tmp_path, {"new.png": photo(2)})
-    shutil.copy(tmp_path / "new.png", tmp_path / "new again.png")
-    val = listed(tmp_path, ["copy.png", "new.png", "new again.png"], "val")
+    train = annotated(tmp_path, {"grey.png": image.convert("L"), "same.bmp": image})
+    shutil.copy(tmp_path / "same.bmp", tmp_path / "copy.bmp")
+    val = annotated(tmp_path, {"new.bmp": photo(2), "again.bmp": photo(2)}, "val")
+    val = listed(tmp_path, ["copy.bmp", "new.bmp", "again.bmp"], "val")
     found = find_duplicates(train, tmp_path, val)
-    assert found.pairs == (DuplicatePair("same.png", "copy.png", "identical", 0),)
+    assert found.pairs == (DuplicatePair("same.bmp", "copy.bmp", "identical", 0),)
 
 
 def test_only_files_of_equal_size_are_read_for_bytes(tmp_path, monkeypatch):

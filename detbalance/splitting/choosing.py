@@ -97,7 +97,7 @@ class _Choice:
     def repair(self) -> None:
         """Show on both sides what can be (step 3); keeps the best of all tried."""
         best, fewest = self.is_val.copy(), int(self._missing().sum())
-        steps = 100 + 20 * fewest
+        steps = 100 + 50 * fewest
         while fewest and steps:
             steps -= 1
             column = self.rng.choice(np.flatnonzero(self._missing()))
