@@ -70,7 +70,7 @@ def wilson_interval(
         center, half = _center_and_half(found / total, total, z)
     low = np.maximum(center - half, 0.0)
     # Rounding would leave a little less than the bound that finding all sets.
-    high = np.where(found == total, np.where(total > 0, 1.0, np.nan), center + half)
+    high = np.where(found == total, np.where(total > 0, 1.0, np.nan), np.minimum(center + half, 1))
     return low[()], high[()]
 
 
