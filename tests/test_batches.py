@@ -75,6 +75,14 @@ def test_no_other_way_has_fewer_meetings(counts, size, seed):
     assert meetings(batches_of(counts, size, seed=seed)) == expected
 
 
+@pytest.mark.parametrize("counts", [[9, 2], [6, 6, 2], [8, 1, 2]])
+def test_of_few_images_the_most_frequent_fill_the_last_batch(counts):
+    size = len(counts) + 2
+    rooms = [size] * (sum(counts) // size) + [sum(counts) % size]
+    expected = fewest_meetings(tuple(sorted(counts)), tuple(sorted(rooms)))
+    assert {meetings(batches_of(counts, size, seed=seed)) for seed in range(40)} == {expected}
+
+
 @given(COUNTS, st.integers(1, 9))
 def test_copies_are_in_as_many_batches_as_there_are(counts, size):
     batches = batches_of(counts, size)
@@ -168,6 +176,15 @@ def test_batches_are_shuffled_evenly():
         assert all(abs(counts[image] - 600 * share) < 4.5 * deviation for image in range(8))
 
 
+def test_repeated_images_have_no_place_of_their_own_in_a_batch():
+    places = Counter()
+    for epoch in range(300):
+        batches = batches_of([4] + [1] * 12, 4, epoch=epoch)
+        places.update(batch.index(0) for batch in batches)
+    deviation = math.sqrt(1200 * 1 / 4 * 3 / 4)
+    assert all(abs(places[place] - 300) < 4.5 * deviation for place in range(4))
+
+
 def test_copies_are_not_in_batches_next_to_each_other_only():
     gaps = Counter()
     for epoch in range(300):
@@ -191,6 +208,25 @@ def test_epoch_may_be_set_on_the_sampler_as_frameworks_do():
     assert batches.state_dict() == expected.state_dict()
     assert list(batches) == list(expected)
     assert (batches.batch_size, batches.drop_last) == (3, False)
+
+
+def test_endless_batches_stay_where_they_were_restored():
+    """Accelerate sets the sampler's epoch to its own count before each iterator."""
+
+    def build():
+        return BalancedBatchSampler(RepeatFactorSampler([1.5] * 8, seed=2, infinite=True), 3)
+
+    whole = list(itertools.islice(build(), 20))
+    old = build()
+    list(itertools.islice(old, 9))
+    resumed = build()
+    resumed.load_state_dict(old.state_dict())
+    resumed.set_epoch(0)
+    resumed.sampler.set_epoch(0)
+    assert list(itertools.islice(resumed, 6)) == whole[9:15]
+    again = build()
+    again.load_state_dict(resumed.state_dict())
+    assert list(itertools.islice(again, 5)) == whole[15:]
 
 
 def test_states_of_other_batches_are_refused():

@@ -90,6 +90,8 @@ def test_every_cycle_has_a_new_order():
     orders = Counter(tuple(cycle) for cycle in drawn.reshape(-1, 3).tolist())
     assert len(orders) == 6
     assert max(orders.values()) < 40  # 16.7 expected
+    begun = epochs_of(ClassAwareSampler([[1], [2], [3]], target_length=2), 40)
+    assert len(set(map(tuple, begun.tolist()))) == 6
 
 
 def test_further_turns_go_round():
@@ -154,12 +156,13 @@ def test_all_forms_of_the_data_give_the_same_draws():
 
 
 def test_states_of_other_draws_are_refused():
-    state = ClassAwareSampler(LABELS).state_dict()
+    fixed = {"target_length": 12, "background": 0.25}
+    state = ClassAwareSampler(LABELS, **fixed).state_dict()
     for other in (
-        ClassAwareSampler(LABELS[::-1]),
-        ClassAwareSampler(LABELS, target_length=11),
-        ClassAwareSampler(LABELS, background=0.0),
-        ClassAwareSampler([*LABELS, []]),
+        ClassAwareSampler(LABELS[::-1], **fixed),
+        ClassAwareSampler([*LABELS, []], **fixed),
+        ClassAwareSampler(LABELS, **{**fixed, "target_length": 11}),
+        ClassAwareSampler(LABELS, **{**fixed, "background": 0.0}),
     ):
         with pytest.raises(ValueError, match=r"other labels\. Expected the same annotations, targ"):
             other.load_state_dict(state)

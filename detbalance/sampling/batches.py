@@ -211,7 +211,7 @@ def _deal(
     whole = len(left) // size * size
     batches = np.concatenate([batches, left[:whole].reshape(-1, size)], dtype=np.int32)
     batches = generator.permuted(generator.permutation(batches), axis=1)
-    return np.concatenate([batches.ravel(), generator.permutation(left[whole:])], dtype=np.int32)
+    return np.concatenate([batches.ravel(), left[whole:]], dtype=np.int32)
 
 
 def _copies(stream: Int64) -> tuple[_Small, _Small, _Small]:
