@@ -133,6 +133,9 @@ def test_target_length_is_met_by_the_factors(arrays, portion):
 def test_target_length_of_all_images_repeats_nothing():
     assert repeat_factors(**ARRAYS, target_length=5).tolist() == [1] * 5
     assert threshold_for_target_length(**ARRAYS, target_length=5) == pytest.approx(0.2)
+    # A length that is short of M by a rounding error is M.
+    rounded = threshold_for_target_length(**ARRAYS, target_length=5 * (1 - 1e-12))
+    assert rounded == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("length", [4.9, 9.0, math.nan, math.inf])
