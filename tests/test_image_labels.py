@@ -35,6 +35,20 @@ def test_counts_and_pairs_equal_a_plain_loop(images, random):
         assert held.largest(values, empty=7.0).tolist() == smallest
 
 
+@pytest.mark.parametrize("num_classes", [2, 1203, 8191, 8192, 70_000])
+def test_counts_of_many_images_equal_those_of_sorted_pairs(num_classes):
+    generator = np.random.default_rng(num_classes)
+    arrays = {
+        "image_index": generator.integers(0, 3000, 9000),
+        # A few classes are in most images, many times.
+        "labels": (generator.random(9000) ** 6 * num_classes).astype(np.int64) + 1,
+        "num_images": 3500,
+    }
+    pairs = np.unique(np.column_stack([arrays["image_index"], arrays["labels"]]), axis=0)
+    held = ImageLabels(**arrays)
+    assert (held.image_counts == np.bincount(pairs[:, 1], minlength=held.num_classes)).all()
+
+
 @given(st.lists(label_lists(), min_size=1, max_size=4), st.data())
 def test_concatenated_sets_are_the_joined_lists(parts, data):
     joined = [held for part in parts for held in part]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +18,11 @@ from detbalance.sampling.checked_labels import GIVEN_TWICE, checked_labels
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
+
+# Cells of a table by image and class that fits into the cache of one processor core.
+_CELLS = 1 << 19
+# With more classes too few images fit into that table.
+_MANY_CLASSES = 1 << 13
 
 
 class ImageLabels:
@@ -144,23 +150,28 @@ class ImageLabels:
     @cached_property
     def image_counts(self) -> Int64:
         """int64 [K + 1], images that show each class."""
-        # NumPy sorts 16-bit integers by radix: linear, and several times faster than 64-bit ones.
-        small = self.num_classes <= 1 << 16
-        by_class = np.argsort(
-            self.labels.astype(np.uint16) if small else self.labels, kind="stable"
-        )
-        # Stable: within a class the images ascend, so an image's further boxes follow its first.
-        # 32 bits hold the images of any set that fits into memory, and move twice as fast.
-        images = self.image_index.astype(np.int32)[by_class]
-        is_first = np.empty(len(images) + 1, dtype=np.bool_)
-        is_first[0] = False
-        np.not_equal(images[1:], images[:-1], out=is_first[2:])
-        counts = self.instance_counts
-        starts = np.cumsum(counts) - counts
-        is_first[1 + starts[counts > 0]] = True
-        before = np.cumsum(is_first, dtype=np.uint32)
-        image_counts: Int64 = (before[starts + counts] - before[starts]).astype(np.int64)
-        return image_counts
+        if self.num_classes > _MANY_CLASSES:
+            return np.bincount(self.pairs[1], minlength=self.num_classes)
+        return np.bincount(self.labels[self._one_of_each_pair()], minlength=self.num_classes)
+
+    def _one_of_each_pair(self) -> npt.NDArray[np.bool_]:
+        """Mark one box of each image and class, bool [N].
+
+        Every box leaves its number in the cell of its image and class; the one that is still
+        there afterwards is marked. No sorting, and a table of few images at a time stays in the
+        processor's cache: twice as fast as the quickest sort.
+        """
+        step = _CELLS // self.num_classes
+        table = np.empty(step * self.num_classes, dtype=np.int32)
+        marked = np.empty(len(self.labels), dtype=np.bool_)
+        bounds = np.searchsorted(self.image_index, np.arange(0, self.num_images + step, step))
+        for block, (start, end) in enumerate(pairwise(bounds.tolist())):
+            rows = self.image_index[start:end].astype(np.int64) - block * step
+            cells = rows * self.num_classes + self.labels[start:end]
+            numbers = np.arange(end - start, dtype=np.int32)
+            table[cells] = numbers
+            np.equal(table[cells], numbers, out=marked[start:end])
+        return marked
 
     @cached_property
     def shows_boxes(self) -> npt.NDArray[np.bool_]:
