@@ -272,15 +272,15 @@ def test_a_long_tail_is_balanced_and_few_boxes_are_pasted(tail):
 @pytest.mark.parametrize(
     ("least", "chosen"),
     [
-        ((80, 85, 100, 90), "repeat_factor"),
-        ((79, 85, 100, 90), "instance_aware"),
-        ((79, 79, 80, 100), "solve (half)"),
-        ((79, 79, 79, 100), "solve"),
+        ((80, 85, 100), "repeat_factor"),
+        ((79, 85, 100), "instance_aware"),
+        ((79, 79, 100), "solve (half)"),
     ],
 )
 def test_the_simplest_setting_within_reach_of_the_best_is_taken(tail, least, chosen):
     _, plan = tail
-    figures = dict(zip(CHOICES, least, strict=True))
+    # Equal classes may show more still: they cost the frequent ones too much.
+    figures = {**dict(zip(CHOICES, least, strict=True)), "solve": 1000}
     settings = [
         dataclasses.replace(s, least_boxes=figures.get(s.name, 10), effective_images=200.0)
         for s in plan.settings
@@ -292,8 +292,7 @@ def test_the_simplest_setting_within_reach_of_the_best_is_taken(tail, least, cho
 def test_what_would_be_learnt_by_heart_is_not_chosen(tail, fault):
     _, plan = tail
     settings = [
-        dataclasses.replace(s, **fault) if s.name in ("solve (half)", "solve") else s
-        for s in plan.settings
+        dataclasses.replace(s, **fault) if s.name == "solve (half)" else s for s in plan.settings
     ]
     advice = recommend(plan.train, plan.classes, settings, set())
     assert advice.setting in ("repeat_factor", "instance_aware")

@@ -13,17 +13,19 @@ The rule, in the order of its questions:
    shows `WORTH` times as much as plain training, every image of a rare class holds others or there
    are too few: train without sampling.
 4. Otherwise take the simplest of them that shows the least shown class as often as the best one
-   does, less `WORTH`: repeat factors, then instance-aware ones, then solved ones, to the square
-   root of the imbalance and to equal classes. Class-aware sampling is compared but not chosen: it
-   repeats the few images of a rare class without a limit.
+   does, less `WORTH`: repeat factors, then instance-aware ones, then ones solved for the square
+   root of the imbalance. Compared but not chosen: class-aware sampling, which repeats the few
+   images of a rare class without a limit, and factors solved for equal classes, which cost the
+   frequent classes of our digits more than they brought the rare ones.
 5. Where a rare or common class has fewer than `ENOUGH_BOXES` boxes, paste as well.
 
 Known: on LVIS repeat factors take mask AP of rare classes from 0.0 to 11.5 (Mask R-CNN), and
 instance-aware ones beat them in their authors' paper; class-aware sampling takes AP50 on OpenImages
-from 51.6 to 60.0; on our digits (README) repeat factors help rare classes, and paste on top of them
-most of all. Not known: how much more AP a rare class gets from being shown more. It is what can be
-computed before training, and the limits here are judgement, not measurement. Repeat factors lowered
-box AP of a Cascade R-CNN with Seesaw loss from 33.1 to 30.0: compare what is recommended with none.
+from 51.6 to 60.0; on our digits (README) class-aware sampling and the square root help rare classes
+as much as repeat factors or more, equal classes less, and paste on top of sampling most of all. Not
+known: how much more AP a rare class gets from being shown more. It is what can be computed before
+training, and the limits here are judgement, not measurement. Repeat factors lowered box AP of a
+Cascade R-CNN with Seesaw loss from 33.1 to 30.0: compare what is recommended with none.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ ENOUGH_BOXES = 50
 WORTH = 1.25
 KEPT_VARIETY = 1 / 3
 # In the order of preference.
-CHOICES = ("repeat_factor", "instance_aware", SOLVE_HALF, "solve")
+CHOICES = ("repeat_factor", "instance_aware", SOLVE_HALF)
 # Paste leaves out boxes that are smaller, and this is its own default.
 SMALLEST_DONOR = 8.0
 PASTE_PROBABILITY = 0.5

@@ -45,7 +45,7 @@ def print_report(report: Report, *, console: Console | None = None, max_classes:
         console: where to print; standard output if not given.
         max_classes: with more classes than this only the rarest 40 are listed.
     """
-    _print(report_table(report, max_classes=max_classes), console)
+    print_content(report_table(report, max_classes=max_classes), console)
 
 
 def print_comparison(
@@ -61,7 +61,7 @@ def print_comparison(
     Raises:
         ValueError: if the reports cannot be compared.
     """
-    _print(comparison_table(reports, max_classes=max_classes), console)
+    print_content(comparison_table(reports, max_classes=max_classes), console)
 
 
 def report_table(report: Report, *, max_classes: int = 60) -> Group:
@@ -74,7 +74,7 @@ def report_table(report: Report, *, max_classes: int = 60) -> Group:
     Returns:
         Something that a rich console prints.
     """
-    table = _table("class", "group", "train\nimages", "train\nboxes", "val\nboxes")
+    table = numbers_table("class", "group", "train\nimages", "train\nboxes", "val\nboxes")
     for title in _FIGURES.values():
         table.add_column(title, justify="right", no_wrap=True)
     # Only the report of a run knows the gradient, and only sigmoid losses tell it.
@@ -135,7 +135,7 @@ def comparison_table(reports: Mapping[str, Report], *, max_classes: int = 60) ->
     """
     check_comparable(reports)
     (first_name, first), (second_name, second) = reports.items()
-    table = _table("class", "group", "train\nboxes", "val\nboxes")
+    table = numbers_table("class", "group", "train\nboxes", "val\nboxes")
     for figure in _COMPARED:
         for title in (f"{figure}\n{first_name}", f"\n{second_name}", "\n+/-"):
             table.add_column(title, justify="right", no_wrap=True)
@@ -167,7 +167,13 @@ def comparison_table(reports: Mapping[str, Report], *, max_classes: int = 60) ->
     )
 
 
-def _print(content: Group, console: Console | None) -> None:
+def print_content(content: Group, console: Console | None) -> None:
+    """Print tables and lines; into a pipe or a file at the width that they need.
+
+    Args:
+        content: what to print.
+        console: where to; None for standard output.
+    """
     console = Console() if console is None else console
     if console.is_terminal or console.is_jupyter:
         console.print(content)
@@ -185,7 +191,7 @@ def _print(content: Group, console: Console | None) -> None:
     console.out(*(line.rstrip() for line in captured.get().splitlines()), sep="\n", highlight=False)
 
 
-def _table(*titles: str) -> Table:
+def numbers_table(*titles: str) -> Table:
     """A table whose first two columns are text; only the first gives way when room is short."""
     table = Table(box=HORIZONTALS, show_edge=False, padding=0, header_style="bold")
     for i, title in enumerate(titles):

@@ -18,7 +18,7 @@ except ImportError as error:
 
 from detbalance.planning import ClassPlan, FileSummary, Plan
 from detbalance.planning.settings import LARGEST_REPEAT
-from detbalance.reporting.console import GROUP_STYLES, _print, _table
+from detbalance.reporting.console import GROUP_STYLES, numbers_table, print_content
 
 _CHOSEN = "bold green"
 # Rows of a table that does not show all classes: the rarest, and the most frequent.
@@ -51,7 +51,7 @@ def print_plan(
             listed.
         has_csv: whether plan.csv is written too, so that the text can point to it.
     """
-    _print(plan_content(plan, max_classes=max_classes, has_csv=has_csv), console)
+    print_content(plan_content(plan, max_classes=max_classes, has_csv=has_csv), console)
 
 
 def plan_content(plan: Plan, *, max_classes: int = 40, has_csv: bool = False) -> Group:
@@ -139,7 +139,9 @@ def _findings(plan: Plan) -> list[RenderableType]:
 
 def _classes(plan: Plan, rows: Sequence[int], most: int, where: str) -> Table:
     titles = ["class", "group", "train\nimages", "\nboxes", "size", "small/mid\n/large %"]
-    table = _table(*titles, *(["val\nimages", "\nboxes", "+-"] if plan.val is not None else []))
+    table = numbers_table(
+        *titles, *(["val\nimages", "\nboxes", "+-"] if plan.val is not None else [])
+    )
 
     def cells(row: ClassPlan) -> list[Text]:
         shares = (row.small, row.medium, row.large)
@@ -160,7 +162,7 @@ def _classes(plan: Plan, rows: Sequence[int], most: int, where: str) -> Table:
 
 
 def _beside(plan: Plan, rows: Sequence[int], where: str) -> Table:
-    table = _table(
+    table = numbers_table(
         "class", "most often beside", "in images", f"boxes of {plan.reference}\nper image"
     )
 
@@ -180,7 +182,7 @@ def _beside(plan: Plan, rows: Sequence[int], where: str) -> Table:
 def _shown(plan: Plan, rows: Sequence[int], most: int, where: str) -> Table:
     """The exposure by every setting, for equally many drawn images."""
     titles = [setting.name.replace("_", "\n").replace(" ", "\n") for setting in plan.settings]
-    table = _table("class", "group", *titles)
+    table = numbers_table("class", "group", *titles)
     chosen = plan.recommendation.setting
     scale = {s.name: plan.train.images / s.epoch_length for s in plan.settings if s.epoch_length}
     place = {row.name: i for i, row in enumerate(plan.classes)}
@@ -207,7 +209,7 @@ def _shown(plan: Plan, rows: Sequence[int], most: int, where: str) -> Table:
 def _settings(plan: Plan) -> Table:
     timed = any(not math.isnan(setting.seconds) for setting in plan.settings)
     titles = ["images", "max/min", "least", "rare/com.\n/freq. %", "most", "seldom", "variety"]
-    table = _table("setting", *titles)
+    table = numbers_table("setting", *titles)
     table.columns[1].justify = "right"
     if timed:
         table.add_column("time", justify="right", no_wrap=True)
