@@ -104,7 +104,7 @@ def draw_predictions(
             names = [annotations.categories.name(label) for label in labels.tolist()]
             _draw_boxes(axes, boxes, labels, names, scores, highlight)
     _legend(figure, bool(highlight), score_threshold)
-    _save(figure, path)
+    save_figure(figure, path)
     return path
 
 
@@ -245,7 +245,12 @@ def _legend(figure: Any, highlighted: bool, score_threshold: float) -> None:
     )
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure; the file appears whole or not at all.
+
+    Raises:
+        ValueError: if the path cannot be written or its suffix is no picture's.
+    """
     buffer = io.BytesIO()
     try:
         with warnings.catch_warnings():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -65,17 +66,31 @@ def write_report(report: Report, folder: str | Path) -> ReportFiles:
     content = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     table = _csv_text(values)
     files = ReportFiles(folder / "report.json", folder / "report.csv")
+    write_texts("report", folder, dict(zip(files, (content, table), strict=True)))
+    return files
+
+
+def write_texts(what: str, folder: Path, texts: Mapping[Path, str]) -> None:
+    """Write files into a folder, which is made if need be; each appears whole or not at all.
+
+    Args:
+        what: they are, for the error.
+        folder: of the files.
+        texts: by path.
+
+    Raises:
+        ValueError: if the folder cannot be made or written to.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, text in zip(files, (content, table), strict=True):
+        for path, text in texts.items():
             with replace_file(path) as file:
                 file.write(text.encode())
     except OSError as exc:
         raise ValueError(
-            f"{folder}: the report cannot be written ({exc.strerror}). "
+            f"{folder}: the {what} cannot be written ({exc.strerror}). "
             "Expected a folder to write into. Choose another."
         ) from exc
-    return files
 
 
 def _csv_text(content: dict[str, Any]) -> str:

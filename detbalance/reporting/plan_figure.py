@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detbalance.annotations.files import replace_file
 from detbalance.planning import Plan, Setting
+from detbalance.reporting.figures import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +59,7 @@ def draw_plan(plan: Plan, path: str | Path) -> Path:
     _draw(axes, plan, named)
     axes.set_title(_title(plan), fontsize=11, loc="left", parse_math=False)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
     return path
 
 
@@ -179,20 +177,3 @@ def _title(plan: Plan) -> str:
 
 def _ratio(value: float) -> str:
     return f"{value:,.1f} : 1" if value < 100 else f"{value:,.0f} : 1"
-
-
-def _save(figure: Any, path: Path) -> None:
-    buffer = io.BytesIO()
-    try:
-        with warnings.catch_warnings():
-            # A class name in a script that the font lacks is drawn as boxes; that is all.
-            warnings.filterwarnings("ignore", message="Glyph .* missing")
-            figure.savefig(buffer, format=path.suffix[1:])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replace_file(path) as file:
-            file.write(buffer.getvalue())
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path}: the picture cannot be written ({error}). "
-            "Expected a path that ends in .png, .pdf or .svg. Choose another."
-        ) from error

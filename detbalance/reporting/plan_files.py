@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from detbalance.annotations.files import replace_file
 from detbalance.planning import ClassPlan, Plan
+from detbalance.reporting.files import write_texts
 
 
 class PlanFiles(NamedTuple):
@@ -42,16 +42,7 @@ def write_plan(plan: Plan, folder: str | Path) -> PlanFiles:
     folder = Path(folder)
     content = json.dumps(plan.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     files = PlanFiles(folder / "plan.json", folder / "plan.csv")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, text in zip(files, (content, _csv_text(plan)), strict=True):
-            with replace_file(path) as file:
-                file.write(text.encode())
-    except OSError as error:
-        raise ValueError(
-            f"{folder}: the plan cannot be written ({error.strerror}). "
-            "Expected a folder to write into. Choose another."
-        ) from error
+    write_texts("plan", folder, dict(zip(files, (content, _csv_text(plan)), strict=True)))
     return files
 
 

@@ -80,6 +80,23 @@ def one_run(config: str, changes: Sequence[str]) -> dict[str, float]:
     }
 
 
+def methods_figures(
+    folder: Path, config: str, methods: Mapping[str, Sequence[str]], iterations: int
+) -> dict[str, Any]:
+    """Train all that is missing of some methods of one configuration; what a subject returns."""
+    cases = {method: (config, changes) for method, changes in methods.items()}
+    found = train_all(folder, cases, iterations)
+    return {"seeds": list(SEEDS), "iterations": iterations, "methods": found}
+
+
+def methods_table(figures: Mapping[str, Any]) -> str:
+    """Rows: methods. Columns: AP50 and recall of the three groups."""
+    lines = ["| | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for method, row in figures["methods"].items():
+        lines.append(f"| {method} | " + " | ".join(shown(row[c]) for c in COLUMNS) + " |")
+    return "\n".join(lines)
+
+
 def shown(figure: Mapping[str, Any]) -> str:
     """A mean and its spread."""
     return f"{figure['mean']:.2f} ± {figure['sd']:.2f}"

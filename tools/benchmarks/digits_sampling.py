@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from _digits_runs import COLUMNS, SEEDS, shown, train_all
+from _digits_runs import methods_figures, methods_table
 
 CONFIG = "configs/digits.yaml"
 NO_PASTE = "augmentation.paste=null"
@@ -30,14 +30,7 @@ FOLDER = Path("runs/benchmarks/digits_sampling")
 
 def main() -> dict[str, Any]:
     """Train all that is missing, print a line a method, give mean and deviation over the seeds."""
-    cases = {method: (CONFIG, changes) for method, changes in METHODS.items()}
-    methods = train_all(FOLDER, cases, ITERATIONS)
-    return {"seeds": list(SEEDS), "iterations": ITERATIONS, "methods": methods}
+    return methods_figures(FOLDER, CONFIG, METHODS, ITERATIONS)
 
 
-def table(figures: dict[str, Any]) -> str:
-    """Rows: methods. Columns: AP50 and recall of the three groups."""
-    lines = ["| | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for method, row in figures["methods"].items():
-        lines.append(f"| {method} | " + " | ".join(shown(row[c]) for c in COLUMNS) + " |")
-    return "\n".join(lines)
+table = methods_table
