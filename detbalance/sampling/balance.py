@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.sampling.labels import Float64, ImageLabels, LabelsLike
-from detbalance.sampling.shares import check_background
+from detbalance.sampling.shares import background_share
 from detbalance.sampling.thresholds import (
     check_positive,
     factors_by_share,
@@ -63,10 +63,7 @@ def class_aware_factors(
     check_positive(where, "target_length", length, "Leave it out for one draw per image.")
     without = ~held.shows_boxes
     num_without = int(without.sum())
-    share = num_without / len(held)
-    if background is not None:
-        check_background(where, "background", background, num_without, len(held) - num_without)
-        share = background
+    share = background_share(where, held, background)
     counts = held.image_counts
     num_shown = max(int(np.count_nonzero(counts)), 1)
     draws = length * (1.0 - share) / num_shown / np.maximum(counts, 1).astype(np.float64)

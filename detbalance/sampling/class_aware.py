@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.sampling.labels import ImageLabels, LabelsLike
-from detbalance.sampling.shares import check_background
+from detbalance.sampling.shares import background_share
 from detbalance.sampling.streams import (
     DRAWING,
     WALKING,
@@ -98,12 +98,7 @@ class ClassAwareSampler(StreamSampler):
             advice = "Leave it out for one draw per image."
             length = checked_integer(_NAME, "target_length", target_length, 1, advice=advice)
         self._empty = np.flatnonzero(~held.shows_boxes).astype(np.int32)
-        share = len(self._empty) / held.num_images
-        if background is not None:
-            shown = held.num_images - len(self._empty)
-            check_background(_NAME, "background", background, len(self._empty), shown)
-            share = background
-        self._empty_draws = share * length
+        self._empty_draws = background_share(_NAME, held, background) * length
         images, labels, _ = held.pairs
         by_class = np.argsort(labels, kind="stable")
         ends = np.cumsum(held.image_counts[held.image_counts > 0])

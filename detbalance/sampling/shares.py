@@ -129,6 +129,28 @@ def dataset_factors(
     )
 
 
+def background_share(where: str, held: ImageLabels, asked: float | None) -> float:
+    """Give the share of the draws that images without boxes get.
+
+    Args:
+        where: the function that the errors are of.
+        held: the labels of the images.
+        asked: in [0, 1); None for their share of the images.
+
+    Returns:
+        The share.
+
+    Raises:
+        ValueError: if the share is out of range or cannot be had.
+    """
+    shown = int(np.count_nonzero(held.shows_boxes))
+    without = len(held) - shown
+    if asked is None:
+        return without / len(held)
+    check_background(where, "background", asked, without, shown)
+    return asked
+
+
 def check_background(where: str, name: str, share: float, without: float, shown: float) -> None:
     """Check that images without boxes can have the share; both kinds by number or by draws."""
     if not 0.0 <= share < 1.0:

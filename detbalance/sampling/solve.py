@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from detbalance.sampling.descent import Exposure, descend
 from detbalance.sampling.labels import Float64, ImageLabels, LabelsLike
-from detbalance.sampling.shares import check_background
+from detbalance.sampling.shares import background_share
 from detbalance.sampling.thresholds import check_positive
 
 # Updates multiply, so 0 would be for ever: floor 0 stands for this share of the mean factor.
@@ -87,10 +87,7 @@ def solve_factors(
     _check_limits(where, cap, floor)
     without = ~held.shows_boxes
     num_without = int(without.sum())
-    share = num_without / len(held)
-    if background is not None:
-        check_background(where, "background", background, num_without, len(held) - num_without)
-        share = background
+    share = background_share(where, held, background)
     factors = np.full(len(held), length * share / max(num_without, 1))
     relative_target = _target(where, held, strength, target)
     if num_without == len(held):
