@@ -17,7 +17,8 @@ from scenes import Found, Truth, load, make_scene
 
 from detbalance.annotations import load_annotations
 from detbalance.evaluation import Evaluation, build_report, compute_curves, evaluate, match_boxes
-from detbalance.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, MAX_DETECTIONS
+from detbalance.evaluation.grid import MAX_DETECTIONS
+from detbalance.evaluation.rules import AREA_RANGES, IOU_THRESHOLDS
 from detbalance.predictions import load_predictions
 
 BACKENDS = [

@@ -5,7 +5,7 @@
 
 from detbalance.evaluation.backends import Backend
 from detbalance.evaluation.build import build_report
-from detbalance.evaluation.matching import Curves, Matches, compute_curves, match_boxes
+from detbalance.evaluation.grid import Curves, Matches, compute_curves, match_boxes
 from detbalance.evaluation.per_class import Evaluation, EvaluationSettings, evaluate
 from detbalance.evaluation.report import (
     ClassRow,

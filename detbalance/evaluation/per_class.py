@@ -10,14 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.evaluation.backends import Backend, BackendName
-from detbalance.evaluation.matching import (
-    AREA_RANGES,
-    IOU_THRESHOLDS,
-    MAX_DETECTIONS,
-    Curves,
-    compute_curves,
-    match_boxes,
-)
+from detbalance.evaluation.grid import MAX_DETECTIONS, Curves, compute_curves, match_boxes
+from detbalance.evaluation.rules import AREA_RANGES, IOU_THRESHOLDS
 
 if TYPE_CHECKING:
     from detbalance.annotations import Annotations

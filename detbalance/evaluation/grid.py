@@ -20,20 +20,13 @@ from detbalance.evaluation.backends import (
     build_evaluator,
     choose_backend,
 )
+from detbalance.evaluation.rules import AREA_RANGES
 
 if TYPE_CHECKING:
     from detbalance.annotations import Annotations
     from detbalance.predictions import Predictions
 
-# pycocotools writes its grids with linspace; arange would give other last bits.
-IOU_THRESHOLDS: tuple[float, ...] = tuple(np.linspace(0.5, 0.95, 10).tolist())
 MAX_DETECTIONS = (1, 10, 100)
-AREA_RANGES: dict[str, tuple[float, float]] = {
-    "all": (0.0, 1e10),
-    "small": (0.0, 32.0**2),
-    "medium": (32.0**2, 96.0**2),
-    "large": (96.0**2, 1e10),
-}
 
 
 @dataclass(frozen=True, eq=False)
