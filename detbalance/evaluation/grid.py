@@ -20,6 +20,7 @@ from detbalance.evaluation.backends import (
     build_evaluator,
     choose_backend,
 )
+from detbalance.evaluation.participants import check_predictions
 from detbalance.evaluation.rules import AREA_RANGES
 
 if TYPE_CHECKING:
@@ -153,34 +154,3 @@ def match_boxes(
     low, high = AREA_RANGES["all"]
     positive = ~annotations.is_crowd & (annotations.areas >= low) & (annotations.areas <= high)
     return Matches(annotation, counted, positive)
-
-
-def check_predictions(annotations: Annotations, predictions: Predictions) -> None:
-    """Check that detections can belong to these annotations, before an evaluator sees them.
-
-    Args:
-        annotations: the ground truth.
-        predictions: the detections to check.
-
-    Raises:
-        ValueError: naming the first offender and how many there are, if a label is not one of
-            1..K, an image row does not exist, or a box or a score is not finite.
-    """
-    num_images, num_categories = annotations.num_images, annotations.categories.num_categories
-    rows = predictions.image_index
-    labels = predictions.labels
-    checks = (
-        ((rows < 0) | (rows >= num_images), "image_index", rows, f"rows 0 to {num_images - 1}"),
-        ((labels < 1) | (labels > num_categories), "labels", labels, f"1 to {num_categories}"),
-        (~np.isfinite(predictions.scores), "scores", predictions.scores, "finite numbers"),
-        (~np.isfinite(predictions.bbox).all(axis=1), "bbox", predictions.bbox, "finite numbers"),
-    )
-    for wrong, field, values, expected in checks:
-        if wrong.any():
-            first = int(np.argmax(wrong))
-            raise ValueError(
-                f"predictions: {int(wrong.sum())} detections have an impossible {field} "
-                f"(first: detection {first}, {values[first].tolist()}). "
-                f"Expected {expected} of {annotations.source}. "
-                "Make the predictions on the images and classes of that file."
-            )

@@ -1,0 +1,131 @@
+"""Average precision and recall of every class, counted from matches.
+
+Letters: T IoU thresholds, R recall levels, K categories, D detections, P of them that take part.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from detbalance.evaluation.matching import Matches
+
+Bool = npt.NDArray[np.bool_]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+# The evaluators' grid, as pycocotools writes it.
+RECALL_LEVELS: Float64 = np.linspace(0.0, 1.0, 101)
+_TINY = np.spacing(1)
+
+
+def average_precision(matches: Matches) -> Float64:
+    """Average precision of every class at every IoU threshold.
+
+    Args:
+        matches: of `match`.
+
+    Returns:
+        float64 [T, K + 1], NaN for background and for classes without boxes to find.
+
+    Source: Lin et al., Microsoft COCO, 2014, arXiv:1405.0312: the mean of the interpolated
+    precision at 101 recall levels.
+    """
+    return np.asarray(interpolated_precision(matches).mean(axis=1))
+
+
+def interpolated_precision(matches: Matches) -> Float64:
+    """Precision at 101 levels of recall, as the evaluators' grid has it over boxes of all sizes.
+
+    Args:
+        matches: of `match`.
+
+    Returns:
+        float64 [T, R, K + 1], the highest precision at this recall or more, 0 where a recall is
+        not reached; NaN for background and for classes without boxes to find.
+    """
+    order = matches.order
+    return precision_at_levels(
+        matches.is_true_positive[order],
+        matches.is_false_positive[order],
+        matches.offsets,
+        matches.num_positive,
+    )
+
+
+def precision_at_levels(
+    right: Bool, wrong: Bool, offsets: Int64, num_positive: npt.NDArray[np.number]
+) -> Float64:
+    """Interpolated precision of right and wrong detections that are in order already.
+
+    Args:
+        right: bool [P, T], detections that found a box, by class and from the highest score down.
+        wrong: bool [P, T], those that found none; what is neither does not count.
+        offsets: int64 [K + 2], where each class begins.
+        num_positive: [K + 1], boxes to find.
+
+    Returns:
+        float64 [T, R, K + 1], as `interpolated_precision`.
+    """
+    num_thresholds, num_classes = right.shape[1], len(num_positive)
+    result = np.full((num_thresholds, len(RECALL_LEVELS), num_classes), np.nan)
+    for label in np.flatnonzero(num_positive[1:]) + 1:
+        part = slice(offsets[label], offsets[label + 1])
+        found = np.cumsum(right[part].T, axis=1, dtype=np.float64)
+        precision = found / (np.cumsum(wrong[part].T, axis=1, dtype=np.float64) + found + _TINY)
+        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        recall = found / num_positive[label]
+        for t in range(num_thresholds):
+            at = np.searchsorted(recall[t], RECALL_LEVELS, side="left")
+            result[t, :, label] = np.append(precision[t], 0.0)[at]
+    return result
+
+
+def recall(matches: Matches) -> Float64:
+    """Share of the boxes found at every IoU threshold, by detections of any score.
+
+    Args:
+        matches: of `match`.
+
+    Returns:
+        float64 [T, K + 1], NaN for background and for classes without boxes to find. Its mean over
+        T is AR.
+    """
+    total = matches.num_positive
+    labels = matches.predictions.labels
+    found = np.stack(
+        [np.bincount(labels[column], minlength=len(total)) for column in matches.is_true_positive.T]
+    )
+    result = np.full(found.shape, np.nan)
+    np.divide(found, total, out=result, where=total > 0)
+    return result
+
+
+def precision_recall(
+    matches: Matches, label: int, *, iou: float = 0.5
+) -> tuple[Float64, Float64, Float64]:
+    """The curve of one class, a point for each detection that counts.
+
+    Args:
+        matches: of `match`.
+        label: of the class, 1..K.
+        iou: overlap that a match needs; one of the thresholds of the rules.
+
+    Returns:
+        Recall, precision and score after each detection, from the highest score down; precision
+        is not interpolated. Recall is NaN for a class without boxes to find.
+
+    Raises:
+        ValueError: if the label or the threshold is unknown.
+    """
+    num_categories = matches.annotations.categories.num_categories
+    if not 1 <= label <= num_categories:
+        raise ValueError(
+            f"precision_recall(): label is {label}. Expected 1 to {num_categories}. Choose one."
+        )
+    t = matches.at(iou)
+    rows = matches.order[matches.offsets[label] : matches.offsets[label + 1]]
+    rows = rows[~matches.is_ignored[rows, t]]
+    found = np.cumsum(matches.is_true_positive[rows, t], dtype=np.float64)
+    total = int(matches.num_positive[label])
+    reached = found / total if total else np.full(len(found), np.nan)
+    return reached, found / np.arange(1, len(rows) + 1), matches.predictions.scores[rows]

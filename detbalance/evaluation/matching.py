@@ -1,0 +1,245 @@
+"""The one matching pass: which annotation each detection found, at every IoU threshold.
+
+Everything but the COCO grid is counted from its result: recall and precision at any score, AP,
+error kinds, bootstrap draws, comparisons.
+
+Letters: T IoU thresholds, K categories, M images, N annotations, D detections, P of them that take
+part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from detbalance.annotations.packed import offsets_of, take_slices
+from detbalance.evaluation.overlaps import Overlaps, overlaps
+from detbalance.evaluation.participants import (
+    check_predictions,
+    checked_classes,
+    image_ranks,
+    places_in_group,
+    within_cap,
+)
+from detbalance.evaluation.rules import AREA_RANGES, Rules, RulesChoice, choose_rules
+
+if TYPE_CHECKING:
+    from detbalance.annotations import Annotations
+    from detbalance.predictions import Predictions
+
+Bool = npt.NDArray[np.bool_]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Which annotation each detection found.
+
+    Attributes:
+        annotations: the ground truth.
+        predictions: the detections.
+        rules: what they were matched by.
+        annotation: int32 [D, T], row of the annotation found, -1 where there is none. A detection
+            on an ignored region has the row of that region.
+        is_ignored: bool [D, T], detections that are neither right nor wrong: on a region that is
+            ignored, of a class that is not marked everywhere in its image, or without a part.
+        takes_part: bool [D], False beyond the cap, and for classes that nobody looked for in the
+            image.
+        positive: bool [N], annotations that should be found.
+        order: int64 [P], detections that take part: by label, then from the highest score down;
+            equal scores by image id, then by place in the file, as the evaluators order them.
+        offsets: int64 [K + 2], order[offsets[c] : offsets[c + 1]] has label c.
+        image_rank: int64 [M], place of each image in the order of image ids.
+    """
+
+    annotations: Annotations
+    predictions: Predictions
+    rules: Rules
+    annotation: Int32
+    is_ignored: Bool
+    takes_part: Bool
+    positive: Bool
+    order: Int64
+    offsets: Int64
+    image_rank: Int64
+
+    @cached_property
+    def is_true_positive(self) -> Bool:
+        """Bool [D, T], detections that count and found an annotation."""
+        return (self.annotation >= 0) & ~self.is_ignored
+
+    @cached_property
+    def is_false_positive(self) -> Bool:
+        """Bool [D, T], detections that count and found nothing."""
+        return (self.annotation < 0) & ~self.is_ignored
+
+    @cached_property
+    def num_positive(self) -> Int64:
+        """int64 [K + 1], boxes to find of each class."""
+        labels = self.annotations.labels[self.positive]
+        return np.bincount(labels, minlength=self.annotations.categories.num_classes)
+
+    def at(self, iou: float) -> int:
+        """Return the index of an IoU threshold.
+
+        Raises:
+            ValueError: if the boxes were not matched at that threshold.
+        """
+        thresholds = np.asarray(self.rules.iou_thresholds)
+        index = int(np.argmin(np.abs(thresholds - iou)))
+        if abs(thresholds[index] - iou) > 1e-9:
+            raise ValueError(
+                f"iou: {iou:g} is none of the thresholds that boxes were matched at. Expected one "
+                f"of {', '.join(f'{t:g}' for t in thresholds)}. Choose one, or match at it."
+            )
+        return index
+
+
+def match(
+    annotations: Annotations,
+    predictions: Predictions,
+    *,
+    rules: RulesChoice | Rules = "auto",
+    pairs: Overlaps | None = None,
+) -> Matches:
+    """Match detections to annotations of their class, as the COCO and LVIS evaluators do.
+
+    In each image and class the detection with the highest score chooses first. It takes the free
+    annotation that it overlaps most, from the threshold on; an ignored one only if there is no
+    other. A crowd region can be taken any number of times.
+
+    Args:
+        annotations: the ground truth.
+        predictions: detections on the same images; none at all is fine.
+        rules: "coco", "lvis", "auto" for what the file asks for, or rules of your own.
+        pairs: what `overlaps` gave for the same inputs, from the lowest threshold or below; found
+            here if not given.
+
+    Returns:
+        The matches at every threshold of the rules, over boxes of all sizes.
+
+    Raises:
+        ValueError: if a detection has a label, an image row, a box or a score that cannot be, or
+            LVIS's rules are asked for and the file is not LVIS's.
+
+    Source: Lin et al., Microsoft COCO, 2014, arXiv:1405.0312; Gupta et al., LVIS, 2019,
+    arXiv:1908.03195; matches are those of pycocotools and lvis-api, one by one.
+    Differs: all thresholds in one pass; annotation id 0 is an ordinary id.
+    """
+    check_predictions(annotations, predictions)
+    chosen = choose_rules(annotations, rules)
+    num_classes = annotations.categories.num_classes
+    rank = image_ranks(annotations)
+    takes_part = within_cap(predictions, chosen)
+    exhaustive = None
+    if chosen.name == "lvis":
+        checked, exhaustive = checked_classes(annotations, predictions)
+        takes_part &= checked
+    order = _evaluation_order(predictions, rank, np.flatnonzero(takes_part))
+    offsets = offsets_of(np.bincount(predictions.labels[order], minlength=num_classes))
+    ignored, reusable = _ignored(annotations, chosen)
+    if pairs is None:
+        floor = chosen.iou_thresholds[0]
+        pairs = overlaps(annotations, predictions, floor=floor, same_class=True)
+    annotation = _greedy(annotations, predictions, pairs, chosen, order, ignored, reusable)
+    size = predictions.bbox[:, 2] * predictions.bbox[:, 3]
+    low, high = AREA_RANGES["all"]
+    excused = (size < low) | (size > high)
+    if exhaustive is not None:
+        excused |= ~exhaustive
+    missing = annotation < 0
+    is_ignored = np.where(missing, excused[:, None], np.append(ignored, False)[annotation])
+    is_ignored |= ~takes_part[:, None]
+    return Matches(
+        annotations,
+        predictions,
+        chosen,
+        annotation,
+        is_ignored,
+        takes_part,
+        ~ignored,
+        order,
+        offsets,
+        rank,
+    )
+
+
+def _ignored(annotations: Annotations, rules: Rules) -> tuple[Bool, Bool]:
+    """Annotations that need not be found; those of them that can be taken again and again."""
+    low, high = AREA_RANGES["all"]
+    ignored = (annotations.areas < low) | (annotations.areas > high)
+    marked = getattr(annotations, "is_ignored", None)
+    if rules.name == "coco":
+        return ignored | annotations.is_crowd, annotations.is_crowd
+    if marked is not None:
+        ignored = ignored | marked
+    return ignored, np.zeros(len(ignored), dtype=np.bool_)
+
+
+def _evaluation_order(predictions: Predictions, image_rank: Int64, rows: Int64) -> Int64:
+    """Rows by label, then score from the highest, then image id, then place in the file."""
+    by_image = rows[np.argsort(image_rank[predictions.image_index[rows]], kind="stable")]
+    by_score = by_image[np.argsort(-predictions.scores[by_image], kind="stable")]
+    labels = predictions.labels[by_score]
+    if len(labels) and labels.max() < 1 << 16:
+        labels = labels.astype(np.uint16)  # sorted by counting, not by comparing
+    return by_score[np.argsort(labels, kind="stable")]
+
+
+def _greedy(
+    annotations: Annotations,
+    predictions: Predictions,
+    pairs: Overlaps,
+    rules: Rules,
+    order: Int64,
+    ignored: Bool,
+    reusable: Bool,
+) -> Int32:
+    """int32 [D, T] the annotation that each detection takes.
+
+    In round r the detections that are r-th of their image and class choose, all at once: they
+    cannot be in each other's way. Only detections that overlap something have a round.
+    """
+    thresholds = np.minimum(rules.iou_thresholds, 1 - 1e-10)
+    taken = np.zeros((len(ignored), len(thresholds)), dtype=np.bool_)
+    result = np.full((len(predictions.scores), len(thresholds)), -1, dtype=np.int32)
+    place = np.full(len(predictions.scores), -1, dtype=np.int64)
+    place[order] = np.arange(len(order))
+    kept = pairs.iou >= thresholds[0]
+    kept &= predictions.labels[pairs.detection] == annotations.labels[pairs.annotation]
+    kept &= place[pairs.detection] >= 0
+    detection, annotation, iou = (
+        values[kept] for values in (pairs.detection, pairs.annotation, pairs.iou)
+    )
+    # A detection's wishes, the dearest first; the evaluators keep the last of equal overlaps.
+    wishes = np.lexsort((-annotation, -iou, ignored[annotation], place[detection]))
+    detection, annotation, iou = detection[wishes], annotation[wishes], iou[wishes]
+    starts = np.flatnonzero(np.diff(detection, prepend=-1))
+    bounds = np.append(starts, len(detection))
+    chooser = detection[starts]
+    turns = places_in_group(
+        predictions.image_index[chooser] * annotations.categories.num_classes
+        + predictions.labels[chooser]
+    )
+    by_turn = np.argsort(turns, kind="stable")
+    turn_ends = np.cumsum(np.bincount(turns))
+    start = 0
+    for end in turn_ends.tolist():
+        choosing = by_turn[start:end]
+        start = end
+        options, segments = take_slices(bounds, choosing)
+        wanted = annotation[options]
+        free = iou[options, None] >= thresholds
+        free &= ~taken[wanted] | reusable[wanted, None]
+        rows = np.where(free, np.arange(len(options))[:, None], len(options))
+        first = np.minimum.reduceat(rows, segments[:-1], axis=0)
+        who, where = np.nonzero(first < len(options))
+        got = wanted[first[who, where]]
+        taken[got, where] = True
+        result[chooser[choosing[who]], where] = got
+    return result
