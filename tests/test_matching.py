@@ -94,6 +94,18 @@ def test_a_cap_of_coco_holds_for_each_class(cap: int | None) -> None:
     assert_is_twin(match(annotations, predictions, rules=Rules(max_detections=cap)))
 
 
+def test_equal_overlaps_go_to_the_last_annotation_as_the_evaluators_have_it() -> None:
+    truth, found = make_scene(7)
+    for annotation in list(truth["annotations"]):
+        truth["annotations"].append({**annotation, "id": annotation["id"] + 1})
+    with tempfile.TemporaryDirectory() as folder:
+        matches = match(*load(Path(folder), truth, found * 2))
+    assert_is_twin(matches)
+    rows = np.flatnonzero(matches.is_true_positive[:, 0])
+    ids = matches.annotations.annotation_ids[matches.annotation[rows, 0]]
+    assert (ids % 3 == 1).any()  # the copies
+
+
 def test_matches_of_lvis_images_equal_the_loops(shared: Path) -> None:
     folder = shared / "eval" / "lvis_val_100"
     annotations = load_annotations(folder / "lvis_val_100.json")
