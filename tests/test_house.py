@@ -37,8 +37,20 @@ ROOMS: dict[str, set[str]] = {
     "images": {"annotations"},
     "augmentation": {"annotations", "frequency", "images"},
     "detection": {"annotations", "predictions", "images", "losses", "augmentation"},
-    "evaluation": {"annotations", "predictions", "frequency"},
-    "reporting": {"annotations", "predictions", "images", "evaluation", "planning"},
+    "evaluation": {"annotations", "predictions", "frequency", "intervals"},
+    "comparison": {"annotations", "predictions", "frequency", "intervals", "evaluation"},
+    "operating": {"annotations", "predictions", "frequency", "intervals", "evaluation"},
+    "reporting": {
+        "annotations",
+        "predictions",
+        "frequency",
+        "intervals",
+        "images",
+        "planning",
+        "evaluation",
+        "comparison",
+        "operating",
+    },
     "training": {
         "annotations",
         "predictions",
@@ -64,6 +76,8 @@ WITHOUT_TORCH = [
     "duplicates",
     "planning",
     "evaluation",
+    "comparison",
+    "operating",
     "reporting",
 ]
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "base", "misc"}
