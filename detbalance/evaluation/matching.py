@@ -105,6 +105,7 @@ def match(
     predictions: Predictions,
     *,
     rules: RulesChoice | Rules = "auto",
+    area_range: tuple[float, float] = AREA_RANGES["all"],
     pairs: Overlaps | None = None,
 ) -> Matches:
     """Match detections to annotations of their class, as the COCO and LVIS evaluators do.
@@ -117,11 +118,13 @@ def match(
         annotations: the ground truth.
         predictions: detections on the same images; none at all is fine.
         rules: "coco", "lvis", "auto" for what the file asks for, or rules of your own.
+        area_range: smallest and largest area in square pixels of the boxes to find; others, and
+            detections of other sizes that find nothing, are ignored.
         pairs: what `overlaps` gave for the same inputs, from the lowest threshold or below; found
             here if not given.
 
     Returns:
-        The matches at every threshold of the rules, over boxes of all sizes.
+        The matches at every threshold of the rules.
 
     Raises:
         ValueError: if a detection has a label, an image row, a box or a score that cannot be, or
@@ -142,14 +145,13 @@ def match(
         takes_part &= checked
     order = _evaluation_order(predictions, rank, np.flatnonzero(takes_part))
     offsets = offsets_of(np.bincount(predictions.labels[order], minlength=num_classes))
-    ignored, reusable = _ignored(annotations, chosen)
+    ignored, reusable = _ignored(annotations, chosen, area_range)
     if pairs is None:
         floor = chosen.iou_thresholds[0]
         pairs = overlaps(annotations, predictions, floor=floor, same_class=True)
     annotation = _greedy(annotations, predictions, pairs, chosen, order, ignored, reusable)
     size = predictions.bbox[:, 2] * predictions.bbox[:, 3]
-    low, high = AREA_RANGES["all"]
-    excused = (size < low) | (size > high)
+    excused = (size < area_range[0]) | (size > area_range[1])
     if exhaustive is not None:
         excused |= ~exhaustive
     missing = annotation < 0
@@ -169,10 +171,11 @@ def match(
     )
 
 
-def _ignored(annotations: Annotations, rules: Rules) -> tuple[Bool, Bool]:
+def _ignored(
+    annotations: Annotations, rules: Rules, area_range: tuple[float, float]
+) -> tuple[Bool, Bool]:
     """Annotations that need not be found; those of them that can be taken again and again."""
-    low, high = AREA_RANGES["all"]
-    ignored = (annotations.areas < low) | (annotations.areas > high)
+    ignored = (annotations.areas < area_range[0]) | (annotations.areas > area_range[1])
     marked = getattr(annotations, "is_ignored", None)
     if rules.name == "coco":
         return ignored | annotations.is_crowd, annotations.is_crowd
