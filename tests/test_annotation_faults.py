@@ -97,6 +97,10 @@ FAULTS = {
         document([box(3), box(4, iscrowd=2)]),
         r"1 annotation has an iscrowd that is not 0 or 1 \(first: annotation 4, iscrowd 2\)",
     ),
+    "ignore": (
+        document([box(3), box(4, ignore="1")]),
+        r"1 annotation has an ignore that is not 0 or 1 \(first: annotation 4, ignore \"1\"\)",
+    ),
     "image id": (
         document([box(3)], images=[{"id": 1}, {"id": "2"}, {}]),
         r'2 images have no id that is a whole number \(first: images\[1\], id "2"\)',
@@ -194,6 +198,7 @@ def test_annotations_of_a_category_left_out_are_counted_apart(load):
     [
         ({"area": -1.0}, "1 annotation has an area that is not a number >= 0"),
         ({"iscrowd": -1}, "1 annotation has an iscrowd that is not 0 or 1"),
+        ({"ignore": 2}, "1 annotation has an ignore that is not 0 or 1"),
         ({"bbox": [1e308, 5, 1e308, 5]}, "1 annotation has a bbox with NaN or infinity"),
     ],
 )

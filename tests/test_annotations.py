@@ -75,6 +75,7 @@ def assert_equal(a: Annotations, b: Annotations) -> None:
         if one is not None:
             np.testing.assert_array_equal(one.labels, other.labels)
             np.testing.assert_array_equal(one.offsets, other.offsets)
+    np.testing.assert_array_equal(a.is_ignored, b.is_ignored)
     if a.segmentations is not None and b.segmentations is not None:
         for n in range(a.num_annotations):
             assert a.segmentation(n) == b.segmentation(n)
@@ -122,6 +123,7 @@ def sound_documents(draw):
                     optional={
                         "area": st.floats(0, 1e6),
                         "iscrowd": st.sampled_from([0, 1, True, False, None]),
+                        "ignore": st.sampled_from([0, 1, True, False, None]),
                         "segmentation": st.one_of(polygon, rle),
                         "attributes": st.just([{"k": 1}, {"k": 2}]),
                     },
@@ -153,6 +155,11 @@ def test_load_gives_what_the_file_says(tmp_path_factory, file, indent):
         assert loaded.annotation_ids[part].tolist() == [a["id"] for a in wanted]
         assert loaded.bbox[part].tolist() == [a["bbox"] for a in wanted]
         assert loaded.is_crowd[part].tolist() == [bool(a.get("iscrowd")) for a in wanted]
+        ignored = [bool(a.get("ignore")) for a in wanted]
+        assert any(ignored) <= (loaded.is_ignored is not None)
+        if loaded.is_ignored is not None:
+            assert loaded.is_ignored.any()
+            assert loaded.is_ignored[part].tolist() == ignored
         ids = loaded.categories.category_ids(loaded.labels[part])
         assert ids.tolist() == [a["category_id"] for a in wanted]
         areas = [a.get("area", a["bbox"][2] * a["bbox"][3]) for a in wanted]
@@ -324,6 +331,16 @@ def test_select_keeps_images_and_relabels(load):
     assert owls.offsets.tolist() == [0, 1, 2]
     assert owls.segmentation(0) == [[1.5]]
     assert_equal(loaded.select(["owl", "cat"]), loaded)
+
+
+def test_marks_of_ignored_annotations_follow_them(load):
+    notes = [box(1, ignore=1), box(2, category_id=9), box(3, image_id=2, category_id=9, ignore=1)]
+    loaded = load(document(notes))
+    assert loaded.is_ignored.tolist() == [True, False, True]
+    assert loaded.select(["owl"]).is_ignored.tolist() == [False, True]
+    assert loaded.subset([1, 0]).is_ignored.tolist() == [True, True, False]
+    assert not loaded.is_ignored.flags.writeable
+    assert load(document([box(1, ignore=0), box(2)])).is_ignored is None
 
 
 def test_select_refuses_unknown_and_empty(load):

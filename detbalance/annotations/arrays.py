@@ -54,6 +54,8 @@ class Annotations(ReadOnlyArrays):
         segmentations: the JSON text of each segmentation, where it was asked for.
         neg_labels: LVIS `neg_category_ids` of each image as labels, where the file has them.
         not_exhaustive_labels: LVIS `not_exhaustive_category_ids` likewise.
+        is_ignored: bool [N], annotations that the file marks with `ignore`, None where it marks
+            none. LVIS's evaluator leaves them out of the count; COCO's does not look at the mark.
         faults: what was left out or clipped on loading.
     """
 
@@ -73,6 +75,7 @@ class Annotations(ReadOnlyArrays):
     segmentations: PackedBytes | None = None
     neg_labels: PackedLabels | None = None
     not_exhaustive_labels: PackedLabels | None = None
+    is_ignored: npt.NDArray[np.bool_] | None = None
     faults: tuple[Fault, ...] = ()
 
     @property
@@ -211,6 +214,7 @@ class Annotations(ReadOnlyArrays):
             bbox=self.bbox[rows],
             boxes=self.boxes[rows],
             segmentations=None if self.segmentations is None else self.segmentations.take(rows),
+            is_ignored=None if self.is_ignored is None else self.is_ignored[rows],
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -272,6 +276,8 @@ class Annotations(ReadOnlyArrays):
             "area": float(self.areas[n]),
             "iscrowd": int(self.is_crowd[n]),
         }
+        if self.is_ignored is not None:
+            entry["ignore"] = int(self.is_ignored[n])
         if self.segmentations is not None and (text := self.segmentations[n]) != b"null":
             entry["segmentation"] = msgspec.Raw(text)
         return entry

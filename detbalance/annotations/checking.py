@@ -62,6 +62,7 @@ class Check:
         bbox = columns.bbox[rows]
         areas = columns.areas[rows]
         texts = columns.segmentations
+        is_ignored = columns.is_ignored[rows]
         return Annotations(
             source=self.source,
             categories=categories,
@@ -79,6 +80,7 @@ class Check:
             segmentations=None if texts is None else texts.take(rows),
             neg_labels=neg and neg.take(images),
             not_exhaustive_labels=not_exhaustive and not_exhaustive.take(images),
+            is_ignored=is_ignored if is_ignored.any() else None,
             faults=self.ledger.faults(),
         )
 

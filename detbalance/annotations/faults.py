@@ -43,6 +43,7 @@ PHRASES = {
     "bbox outside": ("annotation", "has a bbox wholly outside its image"),
     "area": ("annotation", "has an area that is not a number >= 0"),
     "iscrowd": ("annotation", "has an iscrowd that is not 0 or 1"),
+    "ignore": ("annotation", "has an ignore that is not 0 or 1"),
     "segmentation": ("annotation", "has a segmentation with NaN or infinity"),
     "image left out": ("annotation", "is left out with its image"),
     "category left out": ("annotation", "is left out with its category"),

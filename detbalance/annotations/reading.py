@@ -40,6 +40,7 @@ class Columns:
     bbox: npt.NDArray[np.float64]
     areas: npt.NDArray[np.float64]  # NaN where the file has none
     is_crowd: npt.NDArray[np.bool_]
+    is_ignored: npt.NDArray[np.bool_]
     segmentations: PackedBytes | None
     # Ids of entries that were read but could not be used, so that what refers to them is not
     # called a dangling reference.
@@ -87,8 +88,10 @@ def read_fast(data: FileContent, *, segmentations: bool) -> Columns | None:
 
 
 def _columns(file: _File, notes: dict[str, Any]) -> Columns | None:
-    images, categories, crowd = file.images, file.categories, notes["iscrowd"]
-    if ((crowd != 0) & (crowd != 1)).any() or (notes["area"] < 0).any():
+    images, categories = file.images, file.categories
+    crowd, ignored = notes["iscrowd"], notes["ignore"]
+    flags_are_sound = all(((flag == 0) | (flag == 1)).all() for flag in (crowd, ignored))
+    if not flags_are_sound or (notes["area"] < 0).any():
         return None
     return Columns(
         image_ids=column((i.id for i in images), len(images), np.int64),
@@ -109,6 +112,7 @@ def _columns(file: _File, notes: dict[str, Any]) -> Columns | None:
         bbox=notes["bbox"],
         areas=notes["area"],
         is_crowd=crowd.astype(np.bool_),
+        is_ignored=ignored.astype(np.bool_),
         segmentations=notes["segmentation"],
     )
 

@@ -38,6 +38,7 @@ class _Annotation(msgspec.Struct, gc=False):
     bbox: tuple[float, float, float, float]
     area: float | None = None
     iscrowd: int | bool | None = 0
+    ignore: int | bool | None = 0
 
 
 class _AnnotationWithSegmentation(_Annotation, gc=False):
@@ -52,7 +53,8 @@ class Rows:
         entry = _AnnotationWithSegmentation if segmentations else _Annotation
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[entry])  # type: ignore[valid-type]
         self._id, self._image_id, self._category_id = array("q"), array("q"), array("q")
-        self._iscrowd, self._area, self._bbox = array("q"), array("d"), array("d")
+        self._iscrowd, self._ignore = array("b"), array("b")
+        self._area, self._bbox = array("d"), array("d")
         self._lengths = array("q")
         self._texts: list[bytes] = []
 
@@ -61,13 +63,14 @@ class Rows:
 
         Raises:
             msgspec.DecodeError: if it is not a list of sound entries; nothing is added then.
-            OverflowError: if an id is beyond int64.
+            OverflowError: if an id is beyond int64, or a flag beyond int8.
         """
         notes = self._decoder.decode(text)
         self._id.fromlist([a.id for a in notes])
         self._image_id.fromlist([a.image_id for a in notes])
         self._category_id.fromlist([a.category_id for a in notes])
         self._iscrowd.fromlist([a.iscrowd or 0 for a in notes])
+        self._ignore.fromlist([a.ignore or 0 for a in notes])
         self._area.fromlist([np.nan if a.area is None else a.area for a in notes])
         self._bbox.fromlist([value for a in notes for value in a.bbox])
         if self._segmentations:
@@ -120,12 +123,13 @@ class Rows:
         return None
 
     def columns(self) -> dict[str, Any]:
-        """Return one array per key; `iscrowd` as int64, `area` NaN where the file has none."""
+        """Return one array per key; flags as int8, `area` NaN where the file has none."""
         return {
             "id": _array(self._id, np.int64),
             "image_id": _array(self._image_id, np.int64),
             "category_id": _array(self._category_id, np.int64),
-            "iscrowd": _array(self._iscrowd, np.int64),
+            "iscrowd": _array(self._iscrowd, np.int8),
+            "ignore": _array(self._ignore, np.int8),
             "area": _array(self._area, np.float64),
             "bbox": _array(self._bbox, np.float64).reshape(-1, 4),
             "segmentation": self._packed() if self._segmentations else None,

@@ -54,6 +54,7 @@ def read_tolerant(document: object, source: str, ledger: Ledger, *, segmentation
         bbox=np.array(bbox, dtype=np.float64).reshape(-1, 4),
         areas=column((a["area"] for a in notes), len(notes), np.float64),
         is_crowd=column((a["iscrowd"] for a in notes), len(notes), np.bool_),
+        is_ignored=column((a["ignore"] for a in notes), len(notes), np.bool_),
         segmentations=PackedBytes.from_items([a["segmentation"] for a in notes])
         if segmentations
         else None,
@@ -192,6 +193,7 @@ def _annotations(
             "bbox": four_numbers(entry["bbox"]),
             "area": math.nan if area is None else number(area),
             "iscrowd": bool(entry.get("iscrowd")),
+            "ignore": bool(entry.get("ignore")),
             "segmentation": json.dumps(entry.get("segmentation")).encode()
             if segmentations
             else NO_SEGMENTATION,
@@ -213,9 +215,10 @@ def _annotation_faults(entry: dict[str, Any], segmentations: bool) -> Iterator[t
         area = number(entry["area"])
         if area is None or not 0 <= area < math.inf:
             yield "area", f"area {show(entry['area'])}"
-    crowd = entry.get("iscrowd")
-    if crowd is not None and not (isinstance(crowd, (bool, int, float)) and crowd in (0, 1)):
-        yield "iscrowd", f"iscrowd {show(crowd)}"
+    for key in ("iscrowd", "ignore"):
+        flag = entry.get(key)
+        if flag is not None and not (isinstance(flag, (bool, int, float)) and flag in (0, 1)):
+            yield key, f"{key} {show(flag)}"
     if segmentations:
         try:
             json.dumps(entry.get("segmentation"), allow_nan=False)
