@@ -24,7 +24,7 @@ def twin_match(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Row of the annotation of each detection [D, T] (-1: none), and whether it is ignored."""
     lvis = rules.name == "lvis"
-    marked = getattr(annotations, "is_ignored", None)
+    marked = annotations.is_ignored
     if marked is None:
         marked = np.zeros(annotations.num_annotations, bool)
     ignored = marked if lvis else annotations.is_crowd

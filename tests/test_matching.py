@@ -37,6 +37,7 @@ def lvis_scene(seed: int) -> tuple[Annotations, Predictions]:
         image["not_exhaustive_category_ids"] = rng.choice(ids, rng.integers(0, 3), False).tolist()
     for annotation in truth["annotations"]:
         annotation["iscrowd"] = 0
+        annotation["ignore"] = int(rng.random() < 0.1)
     with tempfile.TemporaryDirectory() as folder:
         return load(Path(folder), truth, found)
 

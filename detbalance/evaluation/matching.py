@@ -176,11 +176,10 @@ def _ignored(
 ) -> tuple[Bool, Bool]:
     """Annotations that need not be found; those of them that can be taken again and again."""
     ignored = (annotations.areas < area_range[0]) | (annotations.areas > area_range[1])
-    marked = getattr(annotations, "is_ignored", None)
     if rules.name == "coco":
         return ignored | annotations.is_crowd, annotations.is_crowd
-    if marked is not None:
-        ignored = ignored | marked
+    if annotations.is_ignored is not None:
+        ignored = ignored | annotations.is_ignored
     return ignored, np.zeros(len(ignored), dtype=np.bool_)
 
 
