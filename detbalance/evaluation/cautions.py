@@ -1,0 +1,119 @@
+"""What makes the figures of a results file doubtful: the usual slips of exporting detections.
+
+Each of them gives low figures without an error, and looks like a bad detector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from detbalance.evaluation.matching import Matches
+from detbalance.evaluation.overlaps import Overlaps
+
+# Detectors are exported with a floor of 0.001 or none; 0.05 is torchvision's default.
+_HIGHEST_FLOOR = 0.02
+# Nobody cuts results at fewer detections an image.
+_FEWEST_OF_A_CUT = 10
+# With fewer detections than this a share says nothing.
+_ENOUGH = 50
+
+
+def cautions(matches: Matches, pairs: Overlaps) -> tuple[str, ...]:
+    """Say what looks wrong with a results file, each in one sentence or two.
+
+    Args:
+        matches: of `match`.
+        pairs: of `overlaps` for the same inputs, over all classes.
+
+    Returns:
+        Sentences for the reader of a report; none where nothing looks wrong.
+    """
+    if not matches.predictions.num_predictions:
+        return ("The results hold no detection at all.",)
+    return tuple(
+        [
+            *_images_left_out(matches),
+            *_cut_by_score(matches),
+            *_cut_by_number(matches),
+            *_boxes_of_another_kind(matches),
+            *_other_class_numbers(matches, pairs),
+        ]
+    )
+
+
+def _images_left_out(matches: Matches) -> Iterator[str]:
+    annotations = matches.annotations
+    shows_boxes = np.bincount(
+        annotations.image_index[matches.positive], minlength=annotations.num_images
+    )
+    found = np.bincount(matches.predictions.image_index, minlength=annotations.num_images)
+    wanted = int((shows_boxes > 0).sum())
+    empty = int(((shows_boxes > 0) & (found == 0)).sum())
+    if empty >= max(2, wanted / 4):
+        yield (
+            f"{empty} of the {wanted} images with boxes have no detection: all their boxes count as"
+            " missed. If the detector was not run on them, evaluate on the others only."
+        )
+
+
+def _cut_by_score(matches: Matches) -> Iterator[str]:
+    lowest = float(matches.predictions.scores.min())
+    if lowest >= _HIGHEST_FLOOR:
+        yield (
+            f"No detection has a score below {lowest:.2g}: the results were cut there, which lowers"
+            " AP and AR, most for classes that are found with low scores. Export them with a floor"
+            " of 0.001 or less."
+        )
+
+
+def _cut_by_number(matches: Matches) -> Iterator[str]:
+    predictions = matches.predictions
+    counts = np.bincount(predictions.image_index, minlength=matches.annotations.num_images)
+    most, usual = int(counts.max()), 300 if matches.rules.name == "lvis" else 100
+    full = int((counts == most).sum())
+    if _FEWEST_OF_A_CUT <= most < usual and full >= max(3, len(counts) / 10):
+        yield (
+            f"{full} images have exactly {most} detections: the results were cut at that number,"
+            f" and the rules count up to {usual}"
+            f"{'' if matches.rules.name == 'lvis' else ' of each class'}. Export more of them."
+        )
+
+
+def _boxes_of_another_kind(matches: Matches) -> Iterator[str]:
+    annotations, predictions = matches.annotations, matches.predictions
+    if predictions.num_predictions < _ENOUGH:
+        return
+    right_and_bottom = predictions.bbox[:, :2] + predictions.bbox[:, 2:]
+    if len(annotations.bbox) and right_and_bottom.max() <= 2 < annotations.bbox[:, 2:].max():
+        yield (
+            "All detections lie within 2 pixels of the corner: their boxes look like shares of the"
+            " image's size. COCO results are in pixels."
+        )
+        return
+    sizes = annotations.sizes[predictions.image_index]
+    beyond = (right_and_bottom > 1.02 * sizes + 2).any(axis=1) & (sizes > 0).all(axis=1)
+    share = float(beyond.mean())
+    if share > 1 / 3:
+        yield (
+            f"{share:.0%} of the detections reach beyond their image: their boxes look like"
+            " [x1, y1, x2, y2]. COCO results are [x, y, width, height]."
+        )
+
+
+def _other_class_numbers(matches: Matches, pairs: Overlaps) -> Iterator[str]:
+    labels = matches.annotations.labels[pairs.annotation]
+    close = pairs.iou >= 0.5
+    on_box = np.unique(pairs.detection[close])
+    agree = close & (labels == matches.predictions.labels[pairs.detection])
+    same = np.unique(pairs.detection[agree])
+    present = np.unique(matches.annotations.labels)
+    # By chance alone one in K agrees; a detector that has learnt anything agrees far more often.
+    if len(on_box) < _ENOUGH or len(present) < 3 or len(same) > len(on_box) / len(present) / 2:
+        return
+    yield (
+        f"Of {len(on_box):,} detections that lie on a box only {len(same):,} have its class, fewer"
+        " than by chance: category_id in the results may be numbered otherwise than in the"
+        " annotations, for example from 0."
+    )
