@@ -455,25 +455,3 @@ def test_an_unknown_backend_is_refused(tmp_path: Path) -> None:
     data = load(tmp_path, *make_scene(0))
     with pytest.raises(ValueError, match=r'"cocoapi"\. Known: auto, hotcoco, pycocotools'):
         evaluate(*data, backend="cocoapi")  # type: ignore[arg-type]
-
-
-def test_a_missing_evaluator_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = load(tmp_path, *make_scene(0))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'pip install "detbalance\[report\]"'):
-        evaluate(*data)
-    with pytest.raises(ImportError, match=r'needs hotcoco.*pip install "detbalance\[fast\]"'):
-        evaluate(*data, backend="hotcoco")
-
-
-def test_pycocotools_is_used_where_hotcoco_is_not_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = load(tmp_path, *make_scene(0))
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "hotcoco" else found(name)
-    )
-    assert evaluate(*data).settings.backend == "pycocotools"

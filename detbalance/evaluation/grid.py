@@ -1,4 +1,4 @@
-"""Run a COCO evaluator on flat arrays, and give back flat arrays.
+"""COCO's and LVIS's grid of precision and recall: everything that AP and AR are averaged from.
 
 Letters: T IoU thresholds, R recall levels, K categories, A area ranges, M detection caps,
 N annotations, D detections.
@@ -20,14 +20,109 @@ from detbalance.evaluation.backends import (
     build_evaluator,
     choose_backend,
 )
-from detbalance.evaluation.participants import check_predictions
-from detbalance.evaluation.rules import AREA_RANGES
+from detbalance.evaluation.numpy_grid import numpy_grid
+from detbalance.evaluation.participants import check_predictions, within_cap
+from detbalance.evaluation.rules import AREA_RANGES, Rules, RulesChoice, choose_rules
 
 if TYPE_CHECKING:
     from detbalance.annotations import Annotations
     from detbalance.predictions import Predictions
 
+Float64 = npt.NDArray[np.float64]
 MAX_DETECTIONS = (1, 10, 100)
+_SMALLER_CAPS = (1, 10)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Precision, recall and scores over the standard grid; NaN where there is nothing to find.
+
+    Attributes:
+        precision: float64 [T, R, K, A, M], the highest precision at this recall or more, 0 where
+            the recall is not reached; entry k of the K axis is label k + 1.
+        recall: float64 [T, K, A, M].
+        scores: float64 [T, R, K, A, M], score of the detection with which the recall is reached.
+        max_detections: the caps of the M axis. Each holds for an image and class, and by LVIS's
+            rules the largest holds for all classes of an image together.
+        backend: the evaluator that did the work.
+        rules: what it matched by. The A axis is `AREA_RANGES`.
+    """
+
+    precision: Float64
+    recall: Float64
+    scores: Float64
+    max_detections: tuple[int, ...]
+    backend: BackendName
+    rules: Rules
+
+
+def compute_grid(
+    annotations: Annotations,
+    predictions: Predictions,
+    *,
+    rules: RulesChoice | Rules = "auto",
+    backend: Backend = "auto",
+) -> Grid:
+    """Compute the arrays of the COCO and LVIS evaluators.
+
+    Args:
+        annotations: the ground truth.
+        predictions: detections on the same images; none at all is fine.
+        rules: "coco", "lvis", "auto" for what the file asks for, or rules of your own.
+        backend: which evaluator runs; the figures do not depend on it.
+
+    Returns:
+        The grid over the IoU thresholds of the rules, 101 recall levels, 4 area ranges and the
+        caps 1, 10 and the one of the rules.
+
+    Raises:
+        ValueError: if a detection has a label, an image row, a box or a score that cannot be, the
+            file does not allow the rules, or the evaluator does not know them.
+        ImportError: if the evaluator asked for is not installed.
+
+    Source: Lin et al., Microsoft COCO, 2014, arXiv:1405.0312, and pycocotools; Gupta et al., LVIS,
+    2019, arXiv:1908.03195, and lvis-api. Differs: undefined entries are NaN instead of -1,
+    annotation id 0 is an ordinary id, and LVIS's grid has the caps 1 and 10 too.
+    """
+    check_predictions(annotations, predictions)
+    chosen = choose_rules(annotations, rules)
+    name = choose_backend(backend, chosen)
+    largest = chosen.max_detections
+    if largest is None:
+        largest = max(len(predictions.scores), 1)
+    caps = (*(cap for cap in _SMALLER_CAPS if cap < largest), largest)
+    if name == "numpy":
+        arrays = numpy_grid(annotations, predictions, chosen, caps)
+    else:
+        arrays = _run(name, annotations, predictions, chosen, caps)
+    return Grid(*arrays, max_detections=caps, backend=name, rules=chosen)
+
+
+def _run(
+    name: BackendName,
+    annotations: Annotations,
+    predictions: Predictions,
+    rules: Rules,
+    caps: tuple[int, ...],
+) -> tuple[Float64, Float64, Float64]:
+    """Precision, recall and scores as an evaluator of others has them, NaN for undefined."""
+    rows = np.flatnonzero(within_cap(predictions, rules))
+    evaluator = build_evaluator(name, annotations, predictions, rows, rules)
+    evaluator.params.iouThrs = np.array(rules.iou_thresholds)
+    evaluator.params.maxDets = list(caps)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print
+        evaluator.evaluate()
+        evaluator.accumulate()
+    result = evaluator.eval
+    precision, recall, scores = (
+        np.array(result[key], dtype=np.float64) for key in ("precision", "recall", "scores")
+    )
+    # Scores may be negative, so what is undefined shows in the precision only.
+    undefined = precision < 0
+    precision[undefined] = np.nan
+    scores[undefined] = np.nan
+    recall[recall < 0] = np.nan
+    return precision, recall, scores
 
 
 @dataclass(frozen=True, eq=False)

@@ -120,8 +120,8 @@ def match(
         rules: "coco", "lvis", "auto" for what the file asks for, or rules of your own.
         area_range: smallest and largest area in square pixels of the boxes to find; others, and
             detections of other sizes that find nothing, are ignored.
-        pairs: what `overlaps` gave for the same inputs, from the lowest threshold or below; found
-            here if not given.
+        pairs: what `overlaps` gave for the same inputs and rules, from the lowest threshold or
+            below; found here if not given.
 
     Returns:
         The matches at every threshold of the rules.
@@ -148,7 +148,7 @@ def match(
     ignored, reusable = _ignored(annotations, chosen, area_range)
     if pairs is None:
         floor = chosen.iou_thresholds[0]
-        pairs = overlaps(annotations, predictions, floor=floor, same_class=True)
+        pairs = overlaps(annotations, predictions, floor=floor, same_class=True, rules=chosen)
     annotation = _greedy(annotations, predictions, pairs, chosen, order, ignored, reusable)
     size = predictions.bbox[:, 2] * predictions.bbox[:, 3]
     excused = (size < area_range[0]) | (size > area_range[1])

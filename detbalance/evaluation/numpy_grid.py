@@ -50,7 +50,8 @@ def numpy_grid(
     precision = np.full((num_thresholds, len(RECALL_LEVELS), *sizes), np.nan)
     scores = np.full_like(precision, np.nan)
     recall = np.full((num_thresholds, *sizes), np.nan)
-    pairs = overlaps(annotations, predictions, floor=rules.iou_thresholds[0], same_class=True)
+    floor = rules.iou_thresholds[0]
+    pairs = overlaps(annotations, predictions, floor=floor, same_class=True, rules=rules)
     for a, area_range in enumerate(AREA_RANGES.values()):
         matches = match(annotations, predictions, rules=rules, area_range=area_range, pairs=pairs)
         places = _places(matches)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from detbalance.evaluation.rules import Rules, RulesChoice, choose_rules
+
 if TYPE_CHECKING:
     from detbalance.annotations import Annotations
     from detbalance.predictions import Predictions
@@ -41,6 +43,7 @@ def overlaps(
     floor: float = 0.1,
     rows: Int64 | None = None,
     same_class: bool = False,
+    rules: RulesChoice | Rules = "auto",
 ) -> Overlaps:
     """Find all pairs of a detection and an annotation that overlap by at least `floor`.
 
@@ -50,12 +53,14 @@ def overlaps(
         floor: smallest overlap to list, in (0, 1].
         rows: int64, ascending, the detections to take; None for all.
         same_class: list pairs of one class only.
+        rules: COCO's know crowd regions; by LVIS's they are boxes like others.
 
     Returns:
         The pairs, by detection row, then by annotation row.
 
     Raises:
-        ValueError: if the floor is not in (0, 1].
+        ValueError: if the floor is not in (0, 1], or LVIS's rules are asked for and the file is
+            not LVIS's.
 
     Source: the rule of pycocotools, to the last bit: widths and heights without the extra pixel.
     """
@@ -63,7 +68,8 @@ def overlaps(
         raise ValueError(f"overlaps(): floor is {floor}. A number in (0, 1] is expected. Pass one.")
     if rows is None:
         rows = np.arange(len(predictions.scores))
-    found = list(_chunks(annotations, predictions, rows, floor, same_class))
+    with_crowds = choose_rules(annotations, rules).name == "coco"
+    found = list(_chunks(annotations, predictions, rows, floor, same_class, with_crowds))
     if not found:
         return Overlaps(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
     return Overlaps(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
@@ -75,6 +81,7 @@ def _chunks(
     rows: Int64,
     floor: float,
     same_class: bool,
+    with_crowds: bool,
 ) -> Iterator[tuple[Int64, Int64, Float64]]:
     """The pairs of some detections at a time."""
     truth, found = _Sides(annotations.bbox), _Sides(predictions.bbox)
@@ -104,7 +111,7 @@ def _chunks(
         detection, annotation = detection[near], annotation[near]
         shared = width[near] * height[near]
         own = found.area[detection]
-        crowd = annotations.is_crowd[annotation]
+        crowd = annotations.is_crowd[annotation] & with_crowds
         union = np.where(crowd, own, own + truth.area[annotation] - shared)
         iou = shared / union
         kept = np.flatnonzero(iou >= floor)
