@@ -5,7 +5,15 @@
 
 from detbalance.evaluation.backends import Backend
 from detbalance.evaluation.build import build_report
-from detbalance.evaluation.grid import Curves, Matches, compute_curves, match_boxes
+from detbalance.evaluation.grid import (
+    Curves,
+    Grid,
+    Matches,
+    compute_curves,
+    compute_grid,
+    match_boxes,
+)
+from detbalance.evaluation.inputs import from_arrays, from_tensors
 from detbalance.evaluation.per_class import Evaluation, EvaluationSettings, evaluate
 from detbalance.evaluation.report import (
     ClassRow,
@@ -22,6 +30,7 @@ __all__ = [
     "Curves",
     "Evaluation",
     "EvaluationSettings",
+    "Grid",
     "GroupRow",
     "Matches",
     "Report",
@@ -29,7 +38,10 @@ __all__ = [
     "build_report",
     "check_comparable",
     "compute_curves",
+    "compute_grid",
     "evaluate",
+    "from_arrays",
+    "from_tensors",
     "load_report",
     "match_boxes",
 ]
