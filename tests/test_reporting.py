@@ -69,8 +69,13 @@ def test_csv_has_every_class_and_group_with_exact_figures(tmp_path: Path) -> Non
     sides = [*zip(classes, report.classes, strict=True)]
     sides += zip(groups, report.groups.values(), strict=True)
     for row, known in sides:
-        for name, value in dataclasses.asdict(known).items():
-            undefined = isinstance(value, float) and math.isnan(value)
+        cells = dataclasses.asdict(known)
+        for figure, (low, high) in cells.pop("intervals").items():
+            cells |= {f"{figure}_low": low, f"{figure}_high": high}
+        for kind, error in cells.pop("errors").items():
+            cells |= {f"{kind}_{field}": value for field, value in error.items()}
+        for name, value in cells.items():
+            undefined = value is None or (isinstance(value, float) and math.isnan(value))
             assert row[name] == ("" if undefined else str(value))
 
 

@@ -16,13 +16,12 @@ from detbalance.evaluation.grid import (
 from detbalance.evaluation.inputs import from_arrays, from_tensors
 from detbalance.evaluation.per_class import Evaluation, EvaluationSettings, evaluate
 from detbalance.evaluation.report import (
-    ClassRow,
-    GroupRow,
     Report,
     ReportSettings,
     check_comparable,
     load_report,
 )
+from detbalance.evaluation.rows import ClassRow, GroupRow
 
 __all__ = [
     "Backend",

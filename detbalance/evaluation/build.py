@@ -5,20 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from detbalance.evaluation.per_class import Evaluation, EvaluationSettings
-from detbalance.evaluation.report import (
-    FIGURES,
-    GROUP_NAMES,
-    ClassRow,
-    GroupRow,
-    Report,
-    ReportSettings,
-)
+from detbalance.evaluation.report import Report, ReportSettings
+from detbalance.evaluation.rows import FIGURES, GROUP_NAMES, ClassRow, GroupRow
 from detbalance.frequency import frequency_groups
 
 if TYPE_CHECKING:
@@ -183,7 +177,7 @@ def _counts_by_name(frequency: Frequency, groups: Groups) -> dict[str, _Counts]:
 
 def _group_row(rows: list[ClassRow]) -> GroupRow:
     boxes = [row.train_boxes for row in rows if row.train_boxes is not None]
-    means = {}
+    means: dict[str, Any] = {}
     for figure in FIGURES:
         values = [getattr(row, figure) for row in rows]
         defined = [value for value in values if not math.isnan(value)]

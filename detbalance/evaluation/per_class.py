@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from detbalance.evaluation.backends import Backend, BackendName
 from detbalance.evaluation.grid import MAX_DETECTIONS, Curves, compute_curves, match_boxes
-from detbalance.evaluation.rules import AREA_RANGES, IOU_THRESHOLDS
+from detbalance.evaluation.rules import AREA_RANGES, IOU_THRESHOLDS, RulesName
 
 if TYPE_CHECKING:
     from detbalance.annotations import Annotations
@@ -47,6 +47,12 @@ class EvaluationSettings:
         score_floor: smallest score that recall and precision count; AP and AR count every score.
         max_detections: caps per image and class of AR1, AR10 and AR100; the last is AP's.
         area_ranges: smallest and largest area, in square pixels, of the size ranges.
+        rules: whose rules the boxes were matched by.
+        confidence: of the intervals.
+        replicates: draws of images behind the intervals of AP and AR; 0 for none.
+        beta: weight of recall in F-beta.
+        min_precision: precision that recall_at_precision holds.
+        max_fppi: false positives of a class per image that recall_at_fppi allows.
     """
 
     annotations: str
@@ -57,6 +63,12 @@ class EvaluationSettings:
     score_floor: float
     max_detections: tuple[int, ...]
     area_ranges: dict[str, tuple[float, float]]
+    rules: RulesName = "coco"
+    confidence: float = 0.95
+    replicates: int = 0
+    beta: float = 1.0
+    min_precision: float = 0.9
+    max_fppi: float = 0.1
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,28 +11,54 @@ Undefined numbers are null.
         train_images, train_boxes    images with the class, and boxes of it, in the training file
                                      (crowd regions excluded); null without a training file
         val_boxes                    boxes to find in the evaluated file (crowd regions excluded)
-        AP, AP50, AR                 over IoU .50:.95, at .50, recall over .50:.95; all scores
+        val_images                   images of the evaluated file with such boxes
+        AP, AP50, AP75, AR           over IoU .50:.95, at .50, at .75, recall over .50:.95; all
+                                     scores; the largest number of detections per image
+        APs APm APl, ARs ARm ARl     AP and AR of boxes of a size; see settings.area_ranges
+        AR1, AR10                    AR with so many detections per image and class
+        fixed_AP                     AP with the detections cut per class over the whole file
+                                     instead of per image (arXiv:2102.01066)
         recall, precision            at IoU .50, of detections at or above score_floor
-        true_positives, false_positives   the counts behind the two
+        recall75, precision75        the same at IoU .75
+        true_positives, false_positives   the counts behind recall and precision
+        f_score                      F-beta of recall and precision; settings.beta
+        recall_at_precision, score_at_precision   highest recall at IoU .50 with a precision of at
+                                     least settings.min_precision, and the score floor of it
+        recall_at_fppi, score_at_fppi   the same with at most settings.max_fppi false positives of
+                                     the class per image
+        best_f, best_f_score         highest F-beta at IoU .50, and the score floor of it
+        intervals                    object, [low, high] of figures at settings.confidence: recall
+                                     and precision by Wilson, AP, AP50 and AR by bootstrap over
+                                     images where settings.replicates is not 0
+        design_effect                how many times the variance of recall is as large as if each
+                                     box were in an image of its own
+        more_boxes                   boxes that val lacks to know recall to +-.05
+        errors                       object by kind (classification, localisation, both, duplicate,
+                                     background, missed): count, shown (at or above score_floor),
+                                     cost (AP50 that the class would gain without them)
         positive_share               positive over all gradient at the class's outputs in training;
                                      null unless the report is of a run with a sigmoid loss
     groups    object with "rare", "common", "frequent", "all"; each entry:
         num_categories               classes of the group
         num_evaluated                those of them with boxes to find
         train_boxes, val_boxes       sums; images are not summed, they hold several classes
-        AP, AP50, AR, recall, precision   means over the classes where the figure is defined
+        AP, ...                      means over the classes where the figure is defined, of all
+                                     figures above but the scores; intervals of the means; errors
+                                     summed, their cost a mean
     summary   the 12 COCO numbers: AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl
+    details   object or null; by class name: curves (precision and scores at IoU .50 over recall
+              0, .01, ... 1), histograms (20 bins of scores: right, wrong); confusion (list of
+              true, found, count; null is background)
     settings  annotations, predictions (files; null: from memory), backend, iou_thresholds,
               recall_iou_threshold, score_floor, max_detections, area_ranges,
-              frequency_source (file that the groups come from, or null), group_rule (words or null)
+              frequency_source (file that the groups come from, or null), group_rule (words or
+              null), rules ("coco", "lvis"), confidence, replicates, beta, min_precision, max_fppi
     notes     list of sentences about what a reader could not see from the figures
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,49 +67,15 @@ from typing import Any
 import msgspec
 
 from detbalance.annotations.files import open_file, parse_json
+from detbalance.evaluation.details import Details
 from detbalance.evaluation.per_class import EvaluationSettings
+from detbalance.evaluation.rows import GROUP_NAMES, ClassRow, GroupRow
+from detbalance.evaluation.undefined import nan_to_null, null_to_nan
 
 SCHEMA = "detbalance.report/1"
-GROUP_NAMES = ("rare", "common", "frequent")
-FIGURES = ("AP", "AP50", "AR", "recall", "precision")
 
 
-@dataclass(frozen=True)
-class ClassRow:
-    """One class of the report; the fields are those of the file format, NaN for undefined."""
-
-    name: str
-    category_id: int
-    group: str | None
-    train_images: int | None
-    train_boxes: int | None
-    val_boxes: int
-    AP: float
-    AP50: float
-    AR: float
-    recall: float
-    precision: float
-    true_positives: int
-    false_positives: int
-    positive_share: float = math.nan
-
-
-@dataclass(frozen=True)
-class GroupRow:
-    """One group of classes; figures are means over the classes where they are defined."""
-
-    num_categories: int
-    num_evaluated: int
-    train_boxes: int | None
-    val_boxes: int
-    AP: float
-    AP50: float
-    AR: float
-    recall: float
-    precision: float
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReportSettings(EvaluationSettings):
     """The evaluation's settings, and where the groups come from."""
 
@@ -101,6 +93,7 @@ class Report:
         summary: the twelve COCO numbers.
         settings: thresholds, caps, files and the group rule.
         notes: sentences for the reader, such as classes that the training file lacks.
+        details: curves, histograms and confused classes; None in files of earlier versions.
     """
 
     classes: tuple[ClassRow, ...]
@@ -108,11 +101,11 @@ class Report:
     summary: dict[str, float]
     settings: ReportSettings
     notes: tuple[str, ...] = ()
+    details: Details | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give the content of report.json: plain JSON values, None for undefined."""
-        content: dict[str, Any] = _swap(dataclasses.asdict(self), _nan_to_none)
-        return {"schema": SCHEMA, **content}
+        return {"schema": SCHEMA, **nan_to_null(self)}
 
     @classmethod
     def from_dict(cls, content: Any, *, where: str = "report") -> Report:
@@ -136,7 +129,7 @@ class Report:
                 "Write one with tools/report.py of this version."
             )
         try:
-            report = msgspec.convert(_restore_nan(content), cls)
+            report = msgspec.convert(null_to_nan(content, cls), cls)
         except msgspec.ValidationError as exc:
             raise ValueError(
                 f"{where}: not a valid {SCHEMA} report: {exc}. "
@@ -194,35 +187,3 @@ def check_comparable(reports: Mapping[str, Report]) -> None:
                 f'comparison: "{first_name}" and "{second_name}" differ in {fact}{values}. '
                 "Expected reports of the same annotations and settings. Evaluate both again alike."
             )
-
-
-def _swap(value: Any, change: Any) -> Any:
-    """The same nested value with `change` applied to every leaf, tuples as lists."""
-    if isinstance(value, dict):
-        return {key: _swap(item, change) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_swap(item, change) for item in value]
-    return change(value)
-
-
-def _nan_to_none(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _restore_nan(content: dict[str, Any]) -> dict[str, Any]:
-    """The decoded file with NaN for null, where the field is a figure."""
-
-    def restore(entry: Any, keys: tuple[str, ...]) -> Any:
-        if not isinstance(entry, dict):
-            return entry
-        return {k: math.nan if v is None and k in keys else v for k, v in entry.items()}
-
-    restored = dict(content)
-    summary, groups, classes = (content.get(key) for key in ("summary", "groups", "classes"))
-    if isinstance(summary, dict):
-        restored["summary"] = restore(summary, tuple(summary))
-    if isinstance(groups, dict):
-        restored["groups"] = {name: restore(entry, FIGURES) for name, entry in groups.items()}
-    if isinstance(classes, list):
-        restored["classes"] = [restore(entry, (*FIGURES, "positive_share")) for entry in classes]
-    return restored

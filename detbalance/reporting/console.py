@@ -25,7 +25,7 @@ except ImportError as exc:
 from detbalance.evaluation.report import check_comparable
 
 if TYPE_CHECKING:
-    from detbalance.evaluation.report import ClassRow, GroupRow, Report
+    from detbalance.evaluation import ClassRow, GroupRow, Report
 
 GROUP_STYLES = {"rare": "bold magenta", "common": "cyan", "frequent": "blue"}
 _COMPARED = ("AP50", "recall")

@@ -2,6 +2,8 @@
 
 report.csv has one line per row of the report: first the classes (kind "class"), rarest first, then
 the groups (kind "group"). A cell is empty where a number is undefined or belongs to the other kind.
+Intervals take two columns (recall_low, recall_high), errors three (missed_count, missed_shown,
+missed_cost).
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detbalance.annotations.files import replace_file
+from detbalance.evaluation.rows import COUNTED, DRAWN, ERROR_KINDS, FIGURES
 
 if TYPE_CHECKING:
     from detbalance.evaluation import Report
 
+_INTERVALS = (*DRAWN, *COUNTED)
+_ERROR_FIELDS = ("count", "shown", "cost")
 COLUMNS = (
     "kind",
     "name",
@@ -25,14 +30,18 @@ COLUMNS = (
     "category_id",
     "train_images",
     "train_boxes",
+    "val_images",
     "val_boxes",
-    "AP",
-    "AP50",
-    "AR",
-    "recall",
-    "precision",
+    *FIGURES,
+    *(f"{figure}_{end}" for figure in _INTERVALS for end in ("low", "high")),
     "true_positives",
     "false_positives",
+    "score_at_precision",
+    "score_at_fppi",
+    "best_f_score",
+    "design_effect",
+    "more_boxes",
+    *(f"{kind}_{field}" for kind in ERROR_KINDS for field in _ERROR_FIELDS),
     "positive_share",
     "num_categories",
     "num_evaluated",
@@ -94,12 +103,22 @@ def write_texts(what: str, folder: Path, texts: Mapping[Path, str]) -> None:
 
 
 def _csv_text(content: dict[str, Any]) -> str:
-    rows = [{"kind": "class", **row} for row in content["classes"]]
+    rows = [{"kind": "class", **_flat(row)} for row in content["classes"]]
     for name, row in content["groups"].items():
         group = "" if name == "all" else name
-        rows.append({"kind": "group", "name": name, "group": group, **row})
+        rows.append({"kind": "group", "name": name, "group": group, **_flat(row)})
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of report.json with a column for each end of an interval and each field of an error."""
+    flat = {key: value for key, value in row.items() if key not in ("intervals", "errors")}
+    for figure, ends in row["intervals"].items():
+        flat |= {f"{figure}_low": ends[0], f"{figure}_high": ends[1]}
+    for kind, error in row["errors"].items():
+        flat |= {f"{kind}_{field}": value for field, value in error.items()}
+    return flat
