@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import signal
+import subprocess
+import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,7 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detbalance.annotations import load_annotations
-from detbalance.predictions import Predictions, load_predictions, save_predictions
+from detbalance.predictions import (
+    Predictions,
+    load_predictions,
+    results_file,
+    save_predictions,
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +84,118 @@ def test_load_and_save_change_nothing(tmp_path_factory, annotations, results, to
     assert json.loads((folder / "b.json").read_text()) == results
 
 
+extras = st.fixed_dictionaries(
+    {},
+    optional={
+        "attributes": st.just([{"k": 1}, {"k": [{"l": 2}, {"l": 3}]}]),
+        "note": st.sampled_from(["}, {", "]", '"}, {"', "\\", "é}, {\n"]),
+    },
+)
+
+
+@given(entries, st.lists(extras, min_size=20, max_size=20), st.sampled_from([None, 1]))
+@settings(max_examples=60, deadline=None)
+def test_any_length_of_the_parts_gives_the_same(
+    tmp_path_factory, annotations, results, more, indent
+):
+    """Other keys may hold what looks like the end of a detection."""
+    path = tmp_path_factory.mktemp("parts") / "a.json"
+    longer = [{**r, **extra} for r, extra in zip(results, more, strict=False)]
+    path.write_text(json.dumps(longer, indent=indent))
+    whole = load_predictions(path, annotations)
+    assert whole.bbox.tolist() == [r["bbox"] for r in results]
+    for part in (1, 60, 300):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(results_file, "_PART", part)
+            again = load_predictions(path, annotations)
+        for field in ("image_index", "labels", "bbox", "scores"):
+            np.testing.assert_array_equal(getattr(again, field), getattr(whole, field))
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_file_that_is_cut_off_is_refused_in_one_line(tmp_path_factory, annotations, data):
+    text = json.dumps([entry(score=i / 10) for i in range(8)], indent=1).encode()
+    end = data.draw(st.integers(1, len(text) - 1))
+    path = tmp_path_factory.mktemp("cut") / "a.json"
+    path.write_bytes(text[:end])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results_file, "_PART", data.draw(st.sampled_from([1, 100, 10**6])))
+        with pytest.raises(ValueError, match=r"a.json: not JSON \(.* at line") as caught:
+            load_predictions(path, annotations)
+    # A number may be cut in two, and its first half is read as one.
+    in_value = text[end - 1 : end] in b".-"
+    assert in_value or str(caught.value).count("where the text ends") == 1
+    lines = {part.count(b"\n") + 1 for part in (text[:end], text[:end].rstrip())}
+    assert any(f"at line {line}, column" in str(caught.value) for line in lines)
+
+
+def test_a_fault_is_placed_in_the_whole_file(tmp_path, annotations, monkeypatch):
+    monkeypatch.setattr(results_file, "_PART", 150)
+    path = tmp_path / "a.json"
+    sound = [json.dumps(entry()) for _ in range(9)]
+    wrong = json.dumps(entry(score="high"))
+    path.write_text("[" + ",\n".join([*sound, wrong, *sound, wrong]) + "]")
+    with pytest.raises(ValueError, match=r"2 of 20 detections have a score .*first: detection 9,"):
+        load_predictions(path, annotations)
+    path.write_text("[" + ",\n".join([*sound, "{oops}", *sound]) + "]")
+    with pytest.raises(ValueError, match=r"not JSON .* at line 10, column 2"):
+        load_predictions(path, annotations)
+    monkeypatch.setattr(results_file, "_LONGEST_PART", 200)
+    path.write_text("[" + ",\n".join([*sound, '{"a": [{"k": 1}', *sound]) + "]")
+    with pytest.raises(ValueError, match=r"not JSON .* at line 1"):
+        load_predictions(path, annotations)
+
+
+def test_reading_stops_when_faults_are_many(tmp_path, annotations, monkeypatch):
+    monkeypatch.setattr(results_file, "_PART", 100)
+    monkeypatch.setattr(results_file, "_ENOUGH_FAULTS", 5)
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([entry(score=None)] * 1000))
+    with pytest.raises(ValueError, match=r"[5-7] of the first [5-7] detections have a score that"):
+        load_predictions(path, annotations)
+
+
+def test_a_list_in_another_encoding(load):
+    assert load(json.dumps([entry()]).encode("utf-16")).num_predictions == 1
+    assert load(b"\xef\xbb\xbf" + json.dumps([entry()]).encode()).num_predictions == 1
+
+
+def test_memory_is_little_more_than_the_arrays(tmp_path, annotations):
+    count = 30_000
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([entry(score=i / count) for i in range(count)]))
+    tracemalloc.start()
+    loaded = load_predictions(path, annotations)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert loaded.num_predictions == count
+    assert held < 80 * count  # eight numbers, and what arrays grow ahead
+    assert peak < 110 * count + 2**20
+
+
+def test_reading_can_be_interrupted(tmp_path, annotations):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([entry()] * 100_000))
+    annotations.save(tmp_path / "val.json")
+    script = (
+        "import sys; from detbalance.annotations import load_annotations as a;"
+        "from detbalance.predictions import load_predictions as p; truth = a(sys.argv[1]);"
+        "print(flush=True)\nwhile True: p(sys.argv[2], truth)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path / "val.json", path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as reading:
+        reading.stdout.readline()
+        reading.send_signal(signal.SIGINT)
+        _, errors = reading.communicate(timeout=20)
+    assert b"KeyboardInterrupt" in errors
+
+
 def test_saving_in_parts_gives_one_list(tmp_path, annotations, monkeypatch):
-    monkeypatch.setattr("detbalance.predictions._CHUNK", 2)
+    monkeypatch.setattr("detbalance.predictions.saving._CHUNK", 2)
     many = Predictions([0, 1, 2, 0, 1], [1] * 5, np.ones((5, 4)), np.arange(5))
     save_predictions(tmp_path / "many.json", many, annotations)
     assert [r["score"] for r in json.loads((tmp_path / "many.json").read_text())] == [*range(5)]
@@ -119,6 +239,19 @@ def test_saving_in_parts_gives_one_list(tmp_path, annotations, monkeypatch):
         ("text", 'the file holds "text"'),
         (b"[{]", "not JSON .*line 1, column 3"),
         (b"", "the file is empty"),
+        (
+            gzip.compress(b"[]"),
+            r"the file is compressed \(gzip\)\. Expected JSON\. Unpack it first",
+        ),
+        (b'{"images": [1, ', "the file is a JSON object. Expected a list"),
+        (b"[]]", "not JSON .Extra data at line 1, column 3"),
+        (b"[1, \xff]", "not JSON .byte 4 is not utf-8"),
+        (b"[" * 100_000, "not JSON .nested too deeply"),
+        (b"[" + b"9" * 5000 + b"]", "not JSON .Exceeds the limit"),
+        (
+            b'[{"image_id": 10,\n "category_id": 4, "bbox": [1, 2, 3, 4, "score": 0.5}]',
+            r"not JSON .Expecting ',' delimiter at line 2, column 48\)",
+        ),
     ],
 )
 def test_wrong_results_are_refused_in_one_line(load, content, message):

@@ -11,6 +11,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 FileContent = bytes | mmap.mmap
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+}
 
 
 def open_file(path: str | os.PathLike[str], error: type[ValueError] = ValueError) -> FileContent:
@@ -19,7 +26,8 @@ def open_file(path: str | os.PathLike[str], error: type[ValueError] = ValueError
     It is mapped where the system can: a large file then costs no memory and no copy.
 
     Raises:
-        ValueError: (as the class `error`) if it is missing, a folder, empty or unreadable.
+        ValueError: (as the class `error`) if it is missing, a folder, empty, compressed or
+            unreadable.
     """
     try:
         with Path(path).open("rb") as file:
@@ -39,6 +47,9 @@ def open_file(path: str | os.PathLike[str], error: type[ValueError] = ValueError
         ) from None
     if not data[:4096].strip(b"\xef\xbb\xbf \t\r\n\0") and len(data) <= 4096:
         raise error(f"{path}: the file is empty. Expected JSON. Write or download the file again.")
+    for start, name in _COMPRESSED.items():
+        if data[: len(start)] == start:
+            raise error(f"{path}: the file is compressed ({name}). Expected JSON. Unpack it first.")
     return data
 
 
