@@ -48,6 +48,7 @@ class Matches:
             on an ignored region has the row of that region.
         is_ignored: bool [D, T], detections that are neither right nor wrong: on a region that is
             ignored, of a class that is not marked everywhere in its image, or without a part.
+        within_cap: bool [D], False beyond the cap of detections per image.
         takes_part: bool [D], False beyond the cap, and for classes that nobody looked for in the
             image.
         positive: bool [N], annotations that should be found.
@@ -62,6 +63,7 @@ class Matches:
     rules: Rules
     annotation: Int32
     is_ignored: Bool
+    within_cap: Bool
     takes_part: Bool
     positive: Bool
     order: Int64
@@ -138,11 +140,11 @@ def match(
     chosen = choose_rules(annotations, rules)
     num_classes = annotations.categories.num_classes
     rank = image_ranks(annotations)
-    takes_part = within_cap(predictions, chosen)
+    inside = takes_part = within_cap(predictions, chosen)
     exhaustive = None
     if chosen.name == "lvis":
         checked, exhaustive = checked_classes(annotations, predictions)
-        takes_part &= checked
+        takes_part = inside & checked
     order = _evaluation_order(predictions, rank, np.flatnonzero(takes_part))
     offsets = offsets_of(np.bincount(predictions.labels[order], minlength=num_classes))
     ignored, reusable = _ignored(annotations, chosen, area_range)
@@ -163,6 +165,7 @@ def match(
         chosen,
         annotation,
         is_ignored,
+        inside,
         takes_part,
         ~ignored,
         order,

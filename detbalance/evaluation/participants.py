@@ -77,6 +77,37 @@ def places_in_group(groups: Int64) -> Int64:
     return places
 
 
+def images_checked(annotations: Annotations, rules: Rules) -> Int64:
+    """Count the images in which a detection of each class can be wrong.
+
+    Args:
+        annotations: the ground truth.
+        rules: by LVIS's, the images where a class is annotated or was looked for in vain count;
+            by COCO's, all.
+
+    Returns:
+        int64 [K + 1].
+    """
+    num_classes = annotations.categories.num_classes
+    if rules.name == "coco":
+        return np.full(num_classes, annotations.num_images)
+    return np.bincount(_looked_for(annotations) % num_classes, minlength=num_classes)
+
+
+def _listed(lists: PackedLabels, num_classes: int) -> Int64:
+    """A number for each image and class of LVIS's lists."""
+    images = np.repeat(np.arange(len(lists)), np.diff(lists.offsets))
+    return images * num_classes + lists.labels
+
+
+def _looked_for(annotations: Annotations) -> Int64:
+    """A number for each image and class that is annotated there or was looked for in vain."""
+    assert annotations.neg_labels is not None
+    num_classes = annotations.categories.num_classes
+    present = annotations.image_index * num_classes + annotations.labels
+    return np.unique(np.concatenate([present, _listed(annotations.neg_labels, num_classes)]))
+
+
 def checked_classes(annotations: Annotations, predictions: Predictions) -> tuple[Bool, Bool]:
     """Say which detections an LVIS file can judge.
 
@@ -90,19 +121,11 @@ def checked_classes(annotations: Annotations, predictions: Predictions) -> tuple
 
     Source: Gupta et al., LVIS, 2019, arXiv:1908.03195, section 2.4.
     """
-    assert annotations.neg_labels is not None
     assert annotations.not_exhaustive_labels is not None
     num_classes = annotations.categories.num_classes
-
-    def listed(lists: PackedLabels) -> Int64:
-        images = np.repeat(np.arange(annotations.num_images), np.diff(lists.offsets))
-        return images * num_classes + lists.labels
-
-    present = annotations.image_index * num_classes + annotations.labels
     own = predictions.image_index * num_classes + predictions.labels
-    looked_for = np.concatenate([present, listed(annotations.neg_labels)])
-    checked = np.isin(own, looked_for)
-    exhaustive = ~np.isin(own, listed(annotations.not_exhaustive_labels))
+    checked = np.isin(own, _looked_for(annotations))
+    exhaustive = ~np.isin(own, _listed(annotations.not_exhaustive_labels, num_classes))
     return checked, exhaustive
 
 

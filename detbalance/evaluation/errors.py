@@ -1,0 +1,200 @@
+"""What kind each error is, and what each kind costs in AP50.
+
+Every false positive has one kind, by what it overlaps most; a box that no detection is near enough
+to blame is missed. The cost of a kind is the AP50 that a class would gain if that kind alone were
+repaired.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from detbalance.evaluation.average_precision import precision_at_levels
+from detbalance.evaluation.matching import Matches
+from detbalance.evaluation.overlaps import Overlaps
+from detbalance.evaluation.rows import ERROR_KINDS
+
+Bool = npt.NDArray[np.bool_]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorCounts:
+    """One kind of error, by class; arrays of length K + 1.
+
+    Attributes:
+        count: int64, detections of any score of the class, or its boxes for "missed".
+        shown: int64, those of them at or above the score floor; for "missed" the boxes that no
+            detection at or above the floor found.
+        cost: float64, AP50 gained by repairing this kind in all classes; NaN without boxes.
+    """
+
+    count: Int64
+    shown: Int64
+    cost: Float64
+
+
+def error_kinds(
+    matches: Matches,
+    pairs: Overlaps,
+    *,
+    iou: float = 0.5,
+    background_iou: float = 0.1,
+    score_floor: float = 0.3,
+) -> dict[str, ErrorCounts]:
+    """Sort all errors by kind, and say what each kind costs every class.
+
+    - "localisation": overlaps a box of its class, by less than `iou`.
+    - "classification": overlaps a box of another class by at least `iou`.
+    - "duplicate": overlaps a box of its class by at least `iou` that a better detection found.
+    - "background": overlaps no box by at least `background_iou`.
+    - "both": what is left: overlaps a box of another class, by less than `iou`.
+    - "missed": a box that was not found, and to which no localisation or classification error
+      belongs.
+
+    Repairing gives a localisation or classification error the box that it overlaps most, if no
+    better detection has it, and drops it otherwise; it drops detections of other kinds, and missed
+    boxes need not be found any more.
+
+    Args:
+        matches: of `match`.
+        pairs: of `overlaps` for the same inputs, over all classes, from `background_iou` or below.
+        iou: overlap that a match needs; one of the thresholds of the rules.
+        background_iou: overlap below which a detection is on background.
+        score_floor: for the counts of errors that a user would see.
+
+    Returns:
+        Counts and costs by kind, in the order of `ERROR_KINDS`.
+
+    Source: Bolya et al., TIDE, 2020, arXiv:2008.08115, sections 2.2 and 2.3. Differs: counts and
+    costs are per class, a class all of whose boxes are missed would gain the rest of its AP, and
+    what crowd regions and LVIS's lists excuse is no error.
+    """
+    t = matches.at(iou)
+    predictions, labels = matches.predictions, matches.annotations.labels
+    num_classes = len(matches.num_positive)
+    wrong = matches.is_false_positive[:, t]
+    found = np.zeros(len(labels), dtype=np.bool_)
+    found[matches.annotation[matches.is_true_positive[:, t], t]] = True
+
+    kept = wrong[pairs.detection] & matches.positive[pairs.annotation]
+    kept &= pairs.iou >= background_iou
+    near = Overlaps(pairs.detection[kept], pairs.annotation[kept], pairs.iou[kept])
+    own = labels[near.annotation] == predictions.labels[near.detection]
+    own_iou, own_box = _nearest(near, own, len(wrong))
+    other_iou, other_box = _nearest(near, ~own, len(wrong))
+    localisation = wrong & (own_iou > 0) & (own_iou < iou)
+    classification = wrong & ~localisation & (other_iou >= iou)
+    duplicate = wrong & ~localisation & ~classification & (own_iou >= iou)
+    background = wrong & (own_iou == 0) & (other_iou == 0)
+    both = wrong & ~localisation & ~classification & ~duplicate & ~background
+    missed = matches.positive & ~found
+    missed[own_box[localisation]] = False
+    missed[other_box[classification]] = False
+
+    def count(values: Int64) -> Int64:
+        return np.bincount(values, minlength=num_classes)
+
+    repair = _Repair(matches, t)
+    shown = predictions.scores >= score_floor
+    kinds = {
+        "localisation": (localisation, repair.cost(localisation, own_box, found)),
+        "classification": (classification, repair.cost(classification, other_box, found)),
+        "both": (both, repair.cost(both)),
+        "duplicate": (duplicate, repair.cost(duplicate)),
+        "background": (background, repair.cost(background)),
+    }
+    result = {
+        kind: ErrorCounts(
+            count(predictions.labels[is_kind]), count(predictions.labels[is_kind & shown]), cost
+        )
+        for kind, (is_kind, cost) in kinds.items()
+    }
+    found_and_shown = np.zeros(len(labels), dtype=np.bool_)
+    found_and_shown[matches.annotation[matches.is_true_positive[:, t] & shown, t]] = True
+    result["missed"] = ErrorCounts(
+        count(labels[missed]),
+        count(labels[matches.positive & ~found_and_shown]),
+        repair.cost_of_missed(count(labels[missed])),
+    )
+    return {kind: result[kind] for kind in ERROR_KINDS}
+
+
+def _nearest(pairs: Overlaps, chosen: Bool, num_detections: int) -> tuple[Float64, Int64]:
+    """Overlap with, and row of, the annotation that each detection overlaps most; 0, -1 for none.
+
+    The first in the file where several are equal.
+    """
+    detection, annotation, iou = (
+        values[chosen] for values in (pairs.detection, pairs.annotation, pairs.iou)
+    )
+    best = np.zeros(num_detections)
+    row = np.full(num_detections, -1, dtype=np.int64)
+    if len(detection):
+        starts = np.flatnonzero(np.diff(detection, prepend=-1))
+        best[detection[starts]] = np.maximum.reduceat(iou, starts)
+        is_best = np.flatnonzero(iou == best[detection])
+        first = is_best[np.flatnonzero(np.diff(detection[is_best], prepend=-1))]
+        row[detection[first]] = annotation[first]
+    return best, row
+
+
+class _Repair:
+    """AP50 before and after one kind of error is repaired."""
+
+    def __init__(self, matches: Matches, t: int) -> None:
+        self.matches = matches
+        self.right = matches.is_true_positive[:, t]
+        self.wrong = matches.is_false_positive[:, t]
+        self.before = self._average_precision(
+            matches.order, matches.offsets, self.right, self.wrong, matches.num_positive
+        )
+
+    def cost(self, is_kind: Bool, box: Int64 | None = None, found: Bool | None = None) -> Float64:
+        """float64 [K + 1], gained when errors get the boxes of `box` that are free, or are dropped.
+
+        Args:
+            is_kind: bool [D], the errors.
+            box: int64 [D], annotation to give to each; None to drop all of them.
+            found: bool [N], annotations that are taken already.
+        """
+        matches = self.matches
+        right, wrong = self.right, self.wrong & ~is_kind
+        order, offsets = matches.order, matches.offsets
+        if box is not None and found is not None:
+            # The best detection of each free box gets it, in the order of the evaluation.
+            scores = matches.predictions.scores
+            rows = order[is_kind[order]]
+            rows = rows[np.argsort(-scores[rows], kind="stable")]
+            rows = rows[~found[box[rows]]]
+            rows = rows[np.unique(box[rows], return_index=True)[1]]
+            right = right.copy()
+            right[rows] = True
+            labels = matches.predictions.labels.copy()
+            labels[rows] = matches.annotations.labels[box[rows]]
+            if (labels != matches.predictions.labels).any():
+                order = order[np.lexsort((-scores[order], labels[order]))]
+                sizes = np.bincount(labels[order], minlength=len(matches.num_positive))
+                offsets = np.concatenate([[0], np.cumsum(sizes)])
+        after = self._average_precision(order, offsets, right, wrong, matches.num_positive)
+        return after - self.before
+
+    def cost_of_missed(self, missed: Int64) -> Float64:
+        """float64 [K + 1], gained when so many boxes of each class need not be found."""
+        matches = self.matches
+        left = matches.num_positive - missed
+        after = self._average_precision(
+            matches.order, matches.offsets, self.right, self.wrong, left
+        )
+        after[(left == 0) & (matches.num_positive > 0)] = 1.0
+        return after - self.before
+
+    def _average_precision(
+        self, order: Int64, offsets: Int64, right: Bool, wrong: Bool, num_positive: Int64
+    ) -> Float64:
+        levels = precision_at_levels(right[order, None], wrong[order, None], offsets, num_positive)
+        return np.asarray(levels[0].mean(axis=0))
