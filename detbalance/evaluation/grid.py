@@ -114,8 +114,9 @@ def _run(
         evaluator.evaluate()
         evaluator.accumulate()
     result = evaluator.eval
+    # Written into without a copy: nobody else has the evaluator.
     precision, recall, scores = (
-        np.array(result[key], dtype=np.float64) for key in ("precision", "recall", "scores")
+        np.asarray(result[key], dtype=np.float64) for key in ("precision", "recall", "scores")
     )
     # Scores may be negative, so what is undefined shows in the precision only.
     undefined = precision < 0
