@@ -141,7 +141,8 @@ def test_thresholds_and_caps_of_your_own(
     grid = compute_grid(annotations, predictions, rules=rules, backend=backend)
     expected = compute_grid(annotations, predictions, rules=rules, backend="numpy")
     assert_equal(grid, tuple(getattr(expected, name) for name in NAMES))
-    assert grid.max_detections[-1] == rules.max_detections
+    largest = rules.max_detections
+    assert grid.max_detections == (*(cap for cap in (1, 10) if cap < largest), largest)
     assert grid.precision.shape[0] == len(rules.iou_thresholds)
 
 
@@ -152,6 +153,7 @@ def test_no_cap_counts_every_detection(tmp_path: Path) -> None:
         for cap in (None, len(predictions.scores))
         for backend in BACKENDS
     ]
+    assert grids[0].max_detections == (1, 10, len(predictions.scores))
     for grid in grids[1:]:
         assert_equal(grid, tuple(getattr(grids[0], name) for name in NAMES))
 

@@ -155,7 +155,6 @@ def _hotcoco_evaluator(
         truth.image_ids,
         truth.category_ids,
         truth.bbox,
-        ids=np.arange(1, len(truth.areas) + 1),
         area=truth.areas,
         iscrowd=truth.is_crowd,
     )
