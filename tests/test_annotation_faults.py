@@ -261,6 +261,7 @@ def test_tolerance_out_of_range(load, tolerance):
         (b" \n", "the file is empty"),
         (b'{"images": [],\n "x" 1}', r"not JSON \(Expecting ':' delimiter at line 2, column 6\)"),
         (b"\x89PNG\r\n\x1a\n", "not JSON"),
+        (b"\x1f\x8b\x08\0{}", r"compressed \(gzip\). Expected JSON. Unpack it first"),
         (b"{" + b'"a":[' * 100_000, "not JSON"),
         (b"[]", "the file is a list. Expected a COCO annotation file"),
         (b'[{"image_id": 1, "score": 0.5}]', "looks like a results file"),
