@@ -64,7 +64,7 @@ def parse_json(
     try:
         return json.loads(data[:])
     except json.JSONDecodeError as problem:
-        what = f"{problem.msg} at line {problem.lineno}, column {problem.colno}"
+        what = f"{problem.msg.removesuffix(' at')} at line {problem.lineno}, column {problem.colno}"
     except UnicodeDecodeError as problem:
         what = f"byte {problem.start} is not {problem.encoding}"
     except RecursionError:

@@ -161,7 +161,8 @@ class Results:
                 if b"\n" in text:
                     newline = block + text.rindex(b"\n")
             end = ", where the text ends" if at_end else ""
-            what = f"{problem.msg} at line {line}, column {place - newline}{end}"
+            message = problem.msg.removesuffix(" at")
+            what = f"{message} at line {line}, column {place - newline}{end}"
         elif isinstance(problem, UnicodeDecodeError):
             what = f"byte {start + problem.start - 1} is not {problem.encoding}"
         elif isinstance(problem, RecursionError):
