@@ -66,7 +66,10 @@ def main(scale: float = 1.0) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name, size in SIZES.items():
         with tempfile.TemporaryDirectory() as folder:
-            files = write_set(Path(folder), size, scale)
+            # In its own process: Linux counts the peak of the parent as that of its children.
+            command = [sys.executable, __file__, str(scale), folder, name]
+            subprocess.run(command, check=True)
+            files = [Path(folder) / file for file in ("val.json", "results.json")]
             runs: dict[str, list[dict[str, float]]] = {who: [] for who in size.evaluators}
             for turn in range(3):
                 for who in size.evaluators:
@@ -155,8 +158,8 @@ def run(who: str, annotations: Path, results: Path, style: str) -> dict[str, flo
     return {**figures, "peak_mb": usage.ru_maxrss / 1024}
 
 
-def write_set(folder: Path, size: Size, scale: float) -> tuple[Path, Path]:
-    """Write annotations and results; return their files."""
+def write_set(folder: Path, size: Size, scale: float) -> None:
+    """Write annotations and results."""
     rng = np.random.default_rng(0)
     images, detections = int(size.images * scale), int(size.detections * scale)
     share = 1 / np.arange(1, size.classes + 1)
@@ -213,8 +216,11 @@ def write_set(folder: Path, size: Size, scale: float) -> tuple[Path, Path]:
             image["neg_category_ids"] = np.setdiff1d(looked_for, here).tolist()
             image["not_exhaustive_category_ids"] = np.unique(here[:2]).tolist()
     (folder / "val.json").write_text(json.dumps(truth))
-    return folder / "val.json", folder / "results.json"
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0)
+    share_of_full_size = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
+    if len(sys.argv) == 4:
+        write_set(Path(sys.argv[2]), SIZES[sys.argv[3]], share_of_full_size)
+    else:
+        main(share_of_full_size)
