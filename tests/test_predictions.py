@@ -179,8 +179,10 @@ def test_reading_can_be_interrupted(tmp_path, annotations):
     path.write_text(json.dumps([entry()] * 100_000))
     annotations.save(tmp_path / "val.json")
     script = (
-        "import sys; from detbalance.annotations import load_annotations as a;"
+        "import signal, sys; from detbalance.annotations import load_annotations as a;"
         "from detbalance.predictions import load_predictions as p; truth = a(sys.argv[1]);"
+        # Ignored where the tests run in the background of a shell.
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
         "print(flush=True)\nwhile True: p(sys.argv[2], truth)"
     )
     with subprocess.Popen(
@@ -190,7 +192,10 @@ def test_reading_can_be_interrupted(tmp_path, annotations):
     ) as reading:
         reading.stdout.readline()
         reading.send_signal(signal.SIGINT)
-        _, errors = reading.communicate(timeout=20)
+        try:
+            _, errors = reading.communicate(timeout=20)
+        finally:
+            reading.kill()
     assert b"KeyboardInterrupt" in errors
 
 
