@@ -223,6 +223,7 @@ def test_saving_in_parts_gives_one_list(tmp_path, annotations, monkeypatch):
             "have a score that is not finite .first: detection 0, score nan",
         ),
         ([entry(bbox=[0, 0, -1, 5])], "bbox that is not finite or has a negative size"),
+        ([entry(bbox=[0, 0, 5, -1])], "bbox that is not finite or has a negative size"),
         ([entry(bbox=[0, 0, float("inf"), 5])], "bbox that is not finite or has a negative size"),
         (
             [entry(bbox=[0, 0, 5])],
@@ -269,6 +270,15 @@ def test_wrong_results_are_refused_in_one_line(load, content, message):
 def test_all_kinds_are_named_at_once(load):
     with pytest.raises(ValueError, match=r"image_id 5\); .*category_id 1\)\. Expected results"):
         load([entry(image_id=5), entry(category_id=1)])
+
+
+def test_ids_are_looked_up_in_blocks(load, monkeypatch):
+    monkeypatch.setattr("detbalance.predictions.loading._BLOCK", 2)
+    sound = [entry(image_id=i) for i in (30, 0, 10, 30, 0)]
+    assert load(sound).image_index.tolist() == [0, 2, 1, 0, 2]
+    message = r"3 of 8 detections have an image_id .*first: detection 5, image_id 77\)"
+    with pytest.raises(ValueError, match=message):
+        load([*sound, *(entry(image_id=i) for i in (77, 78, 79))])
 
 
 def test_missing_file(tmp_path, annotations):
