@@ -13,20 +13,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from coco_sets import as_arrays, evaluation_sets
+from coco_twin import twin_grid
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from matching_twin import twin_match
 from scenes import Found, Truth, load, make_scene
 
-from detbalance.annotations import load_annotations
-from detbalance.evaluation import Evaluation, build_report, compute_curves, evaluate, match_boxes
-from detbalance.evaluation.grid import MAX_DETECTIONS
-from detbalance.evaluation.rules import AREA_RANGES, IOU_THRESHOLDS
-from detbalance.predictions import load_predictions
+from detbalance.annotations import Annotations, load_annotations
+from detbalance.evaluation import Evaluation, build_report, compute_grid, evaluate
+from detbalance.evaluation.rows import COUNTED, FIGURES, GROUP_NAMES
+from detbalance.evaluation.rules import COCO, LVIS
+from detbalance.predictions import Predictions, load_predictions
 
 BACKENDS = [
-    name for name in ("hotcoco", "pycocotools") if importlib.util.find_spec(name) is not None
+    name
+    for name in ("hotcoco", "pycocotools", "numpy")
+    if name == "numpy" or importlib.util.find_spec(name) is not None
 ]
-both_backends = pytest.mark.parametrize("backend", BACKENDS)
-ARRAYS = ("AP", "AP50", "AR", "recall", "precision")
-COUNTS = ("true_positives", "false_positives", "val_boxes")
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+COUNTS = ("true_positives", "false_positives", "val_boxes", "val_images")
 
 CAT = {
     "id": 0,
@@ -50,80 +56,6 @@ def one_class_each(annotations: Found) -> Truth:
     }
 
 
-def overlap(box: list[float], other: list[float], other_is_crowd: bool) -> float:
-    x1, y1 = max(box[0], other[0]), max(box[1], other[1])
-    x2, y2 = min(box[0] + box[2], other[0] + other[2]), min(box[1] + box[3], other[1] + other[3])
-    if x2 <= x1 or y2 <= y1:
-        return 0.0
-    shared, area = (x2 - x1) * (y2 - y1), box[2] * box[3]
-    return shared / (area if other_is_crowd else area + other[2] * other[3] - shared)
-
-
-def twin_verdicts(truth: Found, found: Found, iou: float, low: float, high: float) -> list[Any]:
-    """One image and class: (score, verdict) per detection, best first; None is "ignored"."""
-    wanted = [a for a in truth if not a["iscrowd"] and low <= a["area"] <= high]
-    ignored = [a for a in truth if a["iscrowd"] or not low <= a["area"] <= high]
-    taken: list[int] = []
-    verdicts: list[Any] = []
-    for detection in sorted(found, key=lambda d: -d["score"])[: MAX_DETECTIONS[-1]]:
-        area = detection["bbox"][2] * detection["bbox"][3]
-        verdict: bool | None = False if low <= area <= high else None
-        for group, outcome in ((wanted, True), (ignored, None)):
-            overlaps = [
-                (overlap(detection["bbox"], a["bbox"], bool(a["iscrowd"])), k, a)
-                for k, a in enumerate(group)
-                if id(a) not in taken or a["iscrowd"]
-            ]
-            good = [entry for entry in overlaps if entry[0] >= iou]
-            if good:
-                # Of equal overlaps the later annotation wins, as in the reference.
-                best = max(good, key=lambda entry: (entry[0], entry[1]))[2]
-                taken.append(id(best))
-                verdict = outcome
-                break
-        verdicts.append((detection["score"], verdict))
-    return verdicts
-
-
-def twin_curves(truth: Truth, found: Found) -> tuple[np.ndarray, np.ndarray]:
-    """COCO's precision [T, R, K, A, M] and recall [T, K, A, M] in plain loops, float64."""
-    categories = sorted(c["id"] for c in truth["categories"])
-    images = sorted(i["id"] for i in truth["images"])
-    shape = (len(IOU_THRESHOLDS), len(categories), len(AREA_RANGES), len(MAX_DETECTIONS))
-    recall = np.full(shape, np.nan)
-    precision = np.full((shape[0], 101, *shape[1:]), np.nan)
-    for k, category in enumerate(categories):
-        for a, (low, high) in enumerate(AREA_RANGES.values()):
-            of_class = [x for x in truth["annotations"] if x["category_id"] == category]
-            total = sum(not x["iscrowd"] and low <= x["area"] <= high for x in of_class)
-            if not total:
-                continue
-            for t, iou in enumerate(IOU_THRESHOLDS):
-                per_image = [
-                    twin_verdicts(
-                        [x for x in of_class if x["image_id"] == i],
-                        [d for d in found if d["image_id"] == i and d["category_id"] == category],
-                        iou,
-                        low,
-                        high,
-                    )
-                    for i in images
-                ]
-                for m, cap in enumerate(MAX_DETECTIONS):
-                    ranked = sorted(
-                        (v for image in per_image for v in image[:cap]), key=lambda v: -v[0]
-                    )
-                    hits = np.array([v for _, v in ranked if v is not None], dtype=float)
-                    right = np.cumsum(hits)
-                    recall[t, k, a, m] = right[-1] / total if len(hits) else 0.0
-                    levels = right / total
-                    exact = right / np.arange(1, len(hits) + 1)
-                    for r, level in enumerate(np.linspace(0, 1, 101)):
-                        reached = exact[levels >= level]
-                        precision[t, r, k, a, m] = reached.max() if len(reached) else 0.0
-    return precision, recall
-
-
 def reference_summary(truth: Truth, found: Found) -> list[float]:
     """The twelve numbers of pycocotools itself, in its own order."""
     coco = pytest.importorskip("pycocotools.coco")
@@ -142,7 +74,7 @@ def reference_summary(truth: Truth, found: Found) -> list[float]:
 
 
 def assert_same(one: Evaluation, other: Evaluation) -> None:
-    for name in (*ARRAYS, *COUNTS):
+    for name in (*FIGURES, *COUNTS):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
     assert list(one.summary) == list(other.summary)
     np.testing.assert_array_equal(list(one.summary.values()), list(other.summary.values()))
@@ -151,59 +83,85 @@ def assert_same(one: Evaluation, other: Evaluation) -> None:
 # Properties and oracles
 
 
-@both_backends
-@pytest.mark.parametrize("seed", range(4))
-def test_curves_equal_a_twin_in_plain_loops(tmp_path: Path, backend: Any, seed: int) -> None:
-    truth, found = make_scene(seed, crowded=seed == 3)
-    curves = compute_curves(*load(tmp_path, truth, found), backend=backend)
-    precision, recall = twin_curves(truth, found)
-    np.testing.assert_allclose(curves.recall, recall, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(curves.precision, precision, rtol=0, atol=1e-12)
-    assert np.nanmax(recall) > 0
-
-
-@both_backends
-@pytest.mark.parametrize("seed", range(4))
-def test_class_figures_equal_means_and_counts_of_the_twin(
-    tmp_path: Path, backend: Any, seed: int
+@given(data=evaluation_sets(), floor=st.sampled_from([0.0, 0.3, 0.5]))
+@settings(max_examples=25, deadline=None)
+def test_figures_of_classes_are_those_of_plain_loops(
+    data: tuple[dict[str, Any], list[Any]], floor: float
 ) -> None:
-    crowded = seed == 3  # with more detections above the floor than the cap lets through
-    floor = 0.0 if crowded else 0.4
-    truth, found = make_scene(seed, crowded=crowded)
-    result = evaluate(*load(tmp_path, truth, found), score_floor=floor, backend=backend)
-    precision, recall = twin_curves(truth, found)
-    low, high = AREA_RANGES["all"]
-    for k, category in enumerate(sorted(c["id"] for c in truth["categories"])):
-        if np.isnan(recall[0, k, 0, -1]):
-            assert np.isnan([result.AP[k + 1], result.AP50[k + 1], result.AR[k + 1]]).all()
-        else:
-            assert result.AP[k + 1] == pytest.approx(precision[:, :, k, 0, -1].mean(), abs=1e-12)
-            assert result.AP50[k + 1] == pytest.approx(precision[0, :, k, 0, -1].mean(), abs=1e-12)
-            assert result.AR[k + 1] == pytest.approx(recall[:, k, 0, -1].mean(), abs=1e-12)
-        of_class = [a for a in truth["annotations"] if a["category_id"] == category]
-        verdicts = [
-            verdict
-            for image in truth["images"]
-            for score, verdict in twin_verdicts(
-                [a for a in of_class if a["image_id"] == image["id"]],
-                [d for d in found if (d["image_id"], d["category_id"]) == (image["id"], category)],
-                0.5,
-                low,
-                high,
+    annotations, predictions = as_arrays(*data)
+    assume(bool((annotations.areas <= 1e10).all()))  # `twin_match` knows no area ranges
+    check_against_loops(data, annotations, predictions, floor, lvis=False)
+
+
+@given(data=evaluation_sets(lvis=True), floor=st.sampled_from([0.0, 0.3, 0.5]))
+@settings(max_examples=25, deadline=None)
+def test_figures_by_lvis_rules_are_those_of_plain_loops(
+    data: tuple[dict[str, Any], list[Any]], floor: float
+) -> None:
+    annotations, predictions = as_arrays(*data)
+    assume(bool((annotations.areas <= 1e10).all()))  # `twin_match` knows no area ranges
+    check_against_loops(data, annotations, predictions, floor, lvis=True)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_figures_of_larger_scenes_are_those_of_plain_loops(tmp_path: Path, seed: int) -> None:
+    data = make_scene(seed, crowded=seed == 1)
+    check_against_loops(data, *load(tmp_path, *data), 0.0 if seed else 0.4, lvis=False)
+
+
+def check_against_loops(
+    data: tuple[dict[str, Any], list[Any]],
+    annotations: Annotations,
+    predictions: Predictions,
+    floor: float,
+    *,
+    lvis: bool,
+) -> None:
+    """All figures of a class against loops over the JSON and over the arrays."""
+    result = evaluate(annotations, predictions, score_floor=floor)
+    rules = LVIS if lvis else COCO
+    assert result.settings.rules == rules.name
+    caps = (1, 10, 300 if lvis else 100)
+    assert result.settings.max_detections == caps
+    precision, recall, _ = twin_grid(*data, lvis=lvis, caps=caps)
+    means = {
+        **{"AP": precision[..., 0, -1], "AP50": precision[:1, ..., 0, -1]},
+        **{"AP75": precision[5:6, ..., 0, -1], "APs": precision[..., 1, -1]},
+        **{"APm": precision[..., 2, -1], "APl": precision[..., 3, -1]},
+        **{"AR": recall[..., 0, -1], "AR1": recall[..., 0, 0], "AR10": recall[..., 0, 1]},
+        **{"ARs": recall[..., 1, -1], "ARm": recall[..., 2, -1], "ARl": recall[..., 3, -1]},
+    }
+    for name, values in means.items():
+        expected = values.mean(axis=tuple(range(values.ndim - 1)))
+        np.testing.assert_allclose(getattr(result, name)[1:], expected, atol=1e-12, err_msg=name)
+        assert math.isnan(getattr(result, name)[0])
+    annotation, is_ignored = twin_match(annotations, predictions, rules)
+    marked = annotations.is_crowd
+    if lvis:
+        marked = np.zeros(len(marked), bool)
+        if annotations.is_ignored is not None:
+            marked = annotations.is_ignored
+    wanted = ~marked
+    shown = predictions.scores >= floor
+    for label in range(1, annotations.categories.num_classes):
+        rows = shown & (predictions.labels == label)
+        boxes = np.flatnonzero(wanted & (annotations.labels == label))
+        assert result.val_boxes[label] == len(boxes)
+        assert result.val_images[label] == len(set(annotations.image_index[boxes].tolist()))
+        for t, suffix in ((0, ""), (5, "75")):
+            right = int((rows & ~is_ignored[:, t] & (annotation[:, t] >= 0)).sum())
+            wrong = int((rows & ~is_ignored[:, t] & (annotation[:, t] < 0)).sum())
+            expected_pair = (
+                right / len(boxes) if len(boxes) else math.nan,
+                right / (right + wrong) if right + wrong else math.nan,
             )
-            if score >= floor
-        ]
-        right, wrong = verdicts.count(True), verdicts.count(False)
-        wanted = sum(not a["iscrowd"] for a in of_class)
-        assert result.val_boxes[k + 1] == wanted
-        assert (result.true_positives[k + 1], result.false_positives[k + 1]) == (right, wrong)
-        expected = (
-            right / wanted if wanted else math.nan,
-            right / (right + wrong) if right + wrong else math.nan,
-        )
-        assert (result.recall[k + 1], result.precision[k + 1]) == pytest.approx(
-            expected, nan_ok=True
-        )
+            pair = tuple(getattr(result, f"{name}{suffix}")[label] for name in COUNTED)
+            assert pair == pytest.approx(expected_pair, nan_ok=True)
+            if t == 0:
+                assert (result.true_positives[label], result.false_positives[label]) == (
+                    right,
+                    wrong,
+                )
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -226,16 +184,9 @@ def test_both_evaluators_give_the_same_figures_bit_for_bit(tmp_path: Path, seed:
         for backend in ("hotcoco", "pycocotools")
     )
     assert_same(one, other)
-    for floor in (0.0, 0.5):
-        first, second = (
-            match_boxes(annotations, predictions, score_floor=floor, backend=backend)
-            for backend in ("hotcoco", "pycocotools")
-        )
-        np.testing.assert_array_equal(first.annotation, second.annotation)
-        np.testing.assert_array_equal(first.counted, second.counted)
 
 
-@both_backends
+@every_backend
 def test_figures_do_not_depend_on_annotation_ids(tmp_path: Path, backend: Any) -> None:
     results = []
     for first_id in (0, 1, 5000):
@@ -245,37 +196,10 @@ def test_figures_do_not_depend_on_annotation_ids(tmp_path: Path, backend: Any) -
     assert_same(results[0], results[2])
 
 
-@both_backends
-@pytest.mark.parametrize("seed", range(3))
-def test_a_score_floor_only_leaves_out_what_is_below(
-    tmp_path: Path, backend: Any, seed: int
-) -> None:
-    annotations, predictions = load(tmp_path, *make_scene(seed, crowded=seed == 0))
-    every = match_boxes(annotations, predictions, backend=backend)
-    some = match_boxes(annotations, predictions, score_floor=0.5, backend=backend)
-    kept = predictions.scores >= 0.5
-    np.testing.assert_array_equal(some.annotation[kept], every.annotation[kept])
-    np.testing.assert_array_equal(some.counted[kept], every.counted[kept])
-    assert not some.counted[~kept].any()
-    assert (some.annotation[~kept] == -1).all()
-
-
-def test_matched_annotations_have_the_same_image_and_class(tmp_path: Path) -> None:
-    annotations, predictions = load(tmp_path, *make_scene(2))
-    matches = match_boxes(annotations, predictions)
-    right = np.flatnonzero(matches.is_true_positive)
-    rows = matches.annotation[right]
-    assert len(right) > 3
-    assert len(np.unique(rows)) == len(rows)
-    np.testing.assert_array_equal(annotations.image_index[rows], predictions.image_index[right])
-    np.testing.assert_array_equal(annotations.labels[rows], predictions.labels[right])
-    assert matches.positive[rows].all()
-
-
 # Edges
 
 
-@both_backends
+@every_backend
 def test_no_detections_is_zero_recall_and_no_precision(tmp_path: Path, backend: Any) -> None:
     result = evaluate(*load(tmp_path, one_class_each([CAT]), []), backend=backend)
     assert (result.AP[1], result.AP50[1], result.AR[1], result.recall[1]) == (0, 0, 0, 0)
@@ -285,7 +209,7 @@ def test_no_detections_is_zero_recall_and_no_precision(tmp_path: Path, backend: 
     assert math.isnan(result.summary["APl"])
 
 
-@both_backends
+@every_backend
 def test_false_positives_of_an_absent_class_do_not_vanish(tmp_path: Path, backend: Any) -> None:
     detection = {"image_id": 4, "category_id": 7, "bbox": [1, 1, 5, 5], "score": 0.9}
     result = evaluate(*load(tmp_path, one_class_each([CAT]), [detection]), backend=backend)
@@ -294,7 +218,7 @@ def test_false_positives_of_an_absent_class_do_not_vanish(tmp_path: Path, backen
     assert np.isnan([result.AP[2], result.recall[2], result.precision[3]]).all()
 
 
-@both_backends
+@every_backend
 def test_a_crowd_region_is_neither_found_nor_missed(tmp_path: Path, backend: Any) -> None:
     crowd = {**CAT, "id": 5, "image_id": 4, "bbox": [0, 0, 100, 100], "area": 10000, "iscrowd": 1}
     inside = {"image_id": 4, "category_id": 2, "bbox": [10, 10, 20, 20], "score": 0.9}
@@ -304,7 +228,7 @@ def test_a_crowd_region_is_neither_found_nor_missed(tmp_path: Path, backend: Any
     assert (result.recall[1], result.precision[1], result.AP[1]) == pytest.approx((1, 1, 1))
 
 
-@both_backends
+@every_backend
 def test_the_score_floor_is_inclusive_and_spares_ap(tmp_path: Path, backend: Any) -> None:
     found = [{"image_id": 9, "category_id": 2, "bbox": [10, 10, 20, 20], "score": 0.3}]
     annotations, predictions = load(tmp_path, one_class_each([CAT]), found)
@@ -315,7 +239,7 @@ def test_the_score_floor_is_inclusive_and_spares_ap(tmp_path: Path, backend: Any
     assert at.settings.score_floor == 0.3
 
 
-@both_backends
+@every_backend
 def test_files_without_any_box_give_undefined_figures(tmp_path: Path, backend: Any) -> None:
     annotations, predictions = load(tmp_path, one_class_each([CAT]), [])
     none = annotations.subset([1])
@@ -342,7 +266,7 @@ def undefined_as_nan(value: float) -> float:
     return math.nan if value == -1 else value
 
 
-@both_backends
+@every_backend
 def test_published_coco_numbers(shared: Path, backend: Any) -> None:
     folder = shared / "eval/coco_fakebbox100"
     expected = read(folder / "expected_pycocotools.json")
@@ -363,7 +287,7 @@ def test_published_coco_numbers(shared: Path, backend: Any) -> None:
         assert figures == pytest.approx(values, abs=1e-12, nan_ok=True)
 
 
-@both_backends
+@every_backend
 def test_recorded_small_set_with_a_class_only_in_detections(shared: Path, backend: Any) -> None:
     folder = shared / "eval/torchmetrics_small"
     expected = read(folder / "expected_pycocotools.json")
@@ -378,13 +302,13 @@ def test_recorded_small_set_with_a_class_only_in_detections(shared: Path, backen
         assert [result.AP[label], result.AR[label]] == pytest.approx(values, abs=1e-12, nan_ok=True)
 
 
-@both_backends
+@every_backend
 def test_recorded_curves_of_pycocotools(shared: Path, backend: Any) -> None:
     golden = np.load(shared / "golden/coco_eval.npz")
     annotations = load_annotations(shared / "golden/coco_gt.json")
     predictions = load_predictions(shared / "golden/coco_dt.json", annotations)
     result = evaluate(annotations, predictions, backend=backend)
-    curves = compute_curves(annotations, predictions, backend=backend)
+    curves = compute_grid(annotations, predictions, backend=backend)
 
     def defined(name: str) -> np.ndarray:
         return np.where(golden[name] < 0, np.nan, golden[name])
@@ -406,11 +330,11 @@ def test_string_image_ids_are_refused(shared: Path) -> None:
     assert "\n" not in str(info.value)
 
 
-def test_lvis_file_is_evaluated_by_coco_rules_and_says_so(shared: Path) -> None:
+def test_an_lvis_file_can_be_evaluated_by_coco_rules_which_is_said(shared: Path) -> None:
     folder = shared / "eval/lvis_val_100"
     annotations = load_annotations(folder / "lvis_val_100.json")
     predictions = load_predictions(folder / "made_results_100.json", annotations)
-    result = evaluate(annotations, predictions)
+    result = evaluate(annotations, predictions, rules="coco")
     expected = reference_summary(
         read(folder / "lvis_val_100.json"), read(folder / "made_results_100.json")
     )
@@ -418,8 +342,36 @@ def test_lvis_file_is_evaluated_by_coco_rules_and_says_so(shared: Path) -> None:
     report = build_report(result, annotations)
     evaluated = [report.groups[name].num_evaluated for name in ("rare", "common", "frequent")]
     assert evaluated == [1, 30, 159]
-    assert "not LVIS AP" in report.notes[0]
+    assert any("not LVIS AP" in note for note in report.notes)
     assert "LVIS" in str(report.settings.frequency_source)
+
+
+def test_recorded_figures_of_lvis_api_by_class_and_group(shared: Path) -> None:
+    folder = shared / "eval/lvis_val_100"
+    annotations = load_annotations(folder / "lvis_val_100.json")
+    predictions = load_predictions(folder / "made_results_100.json", annotations)
+    marks = tuple(read(folder / "frequency_retag.json")[str(i)] for i in annotations.categories.ids)
+    marked = dataclasses.replace(annotations.categories, frequency=marks)
+    for truth, file in (
+        (annotations, "expected_made_results_lvis053.json"),
+        (
+            dataclasses.replace(annotations, categories=marked),
+            "expected_made_results_retagged_lvis053.json",
+        ),
+    ):
+        recorded = read(folder / file)
+        report = build_report(evaluate(truth, predictions), truth)
+        known = {name.replace("AR@", "AR"): v for name, v in recorded["results"].items()}
+        for size in "sml":
+            known[f"AR{size}"] = known.pop(f"AR{size}@300")
+        groups = {f"AP{name[0]}": report.groups[name].AP for name in GROUP_NAMES}
+        figures = {**report.summary, **groups}
+        assert {name: figures[name] for name in known} == pytest.approx(known, abs=1e-14)
+        assert set(figures) - set(known) == {"AR1", "AR10"}
+        assert not any("LVIS" in note for note in report.notes)
+        rows = {row.category_id: row for row in report.classes}
+        for category, expected in recorded.get("per_class", {}).items():
+            assert pytest.approx(expected["AP"], abs=1e-14) == rows[int(category)].AP
 
 
 # Wrong input

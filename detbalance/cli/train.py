@@ -106,7 +106,8 @@ def evaluate_run(config: Config, model: nn.Module, data: Data, positive_share: F
 
 def headline(report: Report) -> dict[str, float | None]:
     """The figures of a report that are logged during training."""
-    figures = {name: report.summary[name] for name in ("AP", "AP50", "AP75", "AR100")}
+    figures = {name: report.summary[name] for name in ("AP", "AP50", "AP75")}
+    figures["AR100"] = report.groups["all"].AR  # its name here by LVIS's rules, too
     for group in ("rare", "common", "frequent"):
         figures[f"AP50_{group}"] = report.groups[group].AP50
     return {name: None if math.isnan(value) else value for name, value in figures.items()}

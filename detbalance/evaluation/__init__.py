@@ -5,16 +5,10 @@
 
 from detbalance.evaluation.backends import Backend
 from detbalance.evaluation.build import build_report
-from detbalance.evaluation.grid import (
-    Curves,
-    Grid,
-    Matches,
-    compute_curves,
-    compute_grid,
-    match_boxes,
-)
+from detbalance.evaluation.grid import Grid, compute_grid
 from detbalance.evaluation.inputs import from_arrays, from_tensors
-from detbalance.evaluation.per_class import Evaluation, EvaluationSettings, evaluate
+from detbalance.evaluation.matching import Matches, match
+from detbalance.evaluation.per_class import Evaluation, evaluate, with_replicates
 from detbalance.evaluation.report import (
     Report,
     ReportSettings,
@@ -22,11 +16,12 @@ from detbalance.evaluation.report import (
     load_report,
 )
 from detbalance.evaluation.rows import ClassRow, GroupRow
+from detbalance.evaluation.rules import Rules
+from detbalance.evaluation.settings import EvaluationSettings
 
 __all__ = [
     "Backend",
     "ClassRow",
-    "Curves",
     "Evaluation",
     "EvaluationSettings",
     "Grid",
@@ -34,13 +29,14 @@ __all__ = [
     "Matches",
     "Report",
     "ReportSettings",
+    "Rules",
     "build_report",
     "check_comparable",
-    "compute_curves",
     "compute_grid",
     "evaluate",
     "from_arrays",
     "from_tensors",
     "load_report",
-    "match_boxes",
+    "match",
+    "with_replicates",
 ]

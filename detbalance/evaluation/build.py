@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.evaluation.per_class import Evaluation, EvaluationSettings
+from detbalance.evaluation.details import NUM_BINS, Details, Histogram, PRCurve
+from detbalance.evaluation.grid_figures import mean_of_defined
+from detbalance.evaluation.matching import Matches
+from detbalance.evaluation.per_class import RECALL_IOU_THRESHOLD, Evaluation
 from detbalance.evaluation.report import Report, ReportSettings
-from detbalance.evaluation.rows import FIGURES, GROUP_NAMES, ClassRow, GroupRow
-from detbalance.frequency import frequency_groups
+from detbalance.evaluation.rows import (
+    COUNTED,
+    DRAWN,
+    ERROR_KINDS,
+    FIGURES,
+    GROUP_NAMES,
+    ClassRow,
+    ErrorKind,
+    GroupRow,
+)
+from detbalance.evaluation.settings import EvaluationSettings
+from detbalance.evaluation.training_side import training_side
 
 if TYPE_CHECKING:
     from detbalance.annotations import Annotations
     from detbalance.frequency import Frequency, Groups
 
-_LVIS_GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
-_LVIS_RULE = "rare, common, frequent as marked in the annotation file (LVIS train images)"
-_LVIS_NOTE = "COCO's rules were applied to LVIS annotations: the figures are not LVIS AP."
-_NO_TRAIN_NOTE = "No training file was given (--train): there are no train counts and no groups."
-# Group, train images, train boxes of one class; None where no training data is known.
-_Counts: TypeAlias = "tuple[str | None, int | None, int | None]"
+# Figures of one class that have no mean over classes: scores, and counts.
+_CLASS_SCORES = ("score_at_precision", "score_at_fppi", "best_f_score")
+_CLASS_COUNTS = ("val_boxes", "val_images", "true_positives", "false_positives")
+# Digits of the curves, which are drawn, not read.
+_CURVE_DIGITS = 4
 
 
 def build_report(
@@ -69,14 +81,14 @@ def build_report(
             "Groups are those of the training file's classes. Pass its frequency too."
         )
     if positive_share is None:
-        positive_share = np.full(categories.num_classes, math.nan)
+        positive_share = np.full(categories.num_classes, np.nan)
     if len(positive_share) != categories.num_classes:
         raise ValueError(
             f"build_report(): positive_share has {len(positive_share)} entries, "
             f"{annotations.source} has {categories.num_categories} classes. "
             "Expected one per class with background in front. Order them as the annotations do."
         )
-    training = _training_side(annotations, train_frequency, groups)
+    training = training_side(annotations, evaluation.settings.rules, train_frequency, groups)
     rows = [
         ClassRow(
             name=categories.name(label),
@@ -84,23 +96,24 @@ def build_report(
             group=group,
             train_images=images,
             train_boxes=boxes,
-            val_boxes=int(evaluation.val_boxes[label]),
-            AP=float(evaluation.AP[label]),
-            AP50=float(evaluation.AP50[label]),
-            AR=float(evaluation.AR[label]),
-            recall=float(evaluation.recall[label]),
-            precision=float(evaluation.precision[label]),
-            true_positives=int(evaluation.true_positives[label]),
-            false_positives=int(evaluation.false_positives[label]),
             positive_share=float(positive_share[label]),
+            **_class_values(evaluation, label),
         )
         for label, (group, images, boxes) in enumerate(training.counts, start=1)
     ]
+    group_of_class = [None, *(row.group for row in rows)]
     rows.sort(key=lambda row: (row.train_boxes or 0, row.train_images or 0, row.val_boxes))
-    by_group = {name: _group_row([r for r in rows if r.group == name]) for name in GROUP_NAMES}
+    by_group = {
+        name: _group_row(
+            [row for row in rows if row.group == name],
+            _group_intervals(evaluation, [group == name for group in group_of_class]),
+        )
+        for name in GROUP_NAMES
+    }
+    every = _group_intervals(evaluation, [False, *[True] * len(rows)])
     return Report(
         classes=tuple(rows),
-        groups={**by_group, "all": _group_row(rows)},
+        groups={**by_group, "all": _group_row(rows, every)},
         summary=dict(evaluation.summary),
         settings=ReportSettings(
             **{
@@ -110,82 +123,93 @@ def build_report(
             frequency_source=training.source,
             group_rule=training.rule,
         ),
-        notes=training.notes,
+        notes=(*evaluation.cautions, *training.notes),
+        details=_details(evaluation, categories.names),
     )
 
 
-@dataclass(frozen=True)
-class _TrainingSide:
-    """What training data says of the evaluated classes.
-
-    Attributes:
-        counts: group, train images and train boxes of each label from 1.
-        source: the file that this comes from.
-        rule: the rule of the groups, in words.
-        notes: what the reader should know about it.
-    """
-
-    counts: list[_Counts]
-    source: str | None = None
-    rule: str | None = None
-    notes: tuple[str, ...] = ()
-
-
-def _training_side(
-    annotations: Annotations, frequency: Frequency | None, groups: Groups | None
-) -> _TrainingSide:
-    """Take counts and groups from the training file, else from LVIS marks, else from nowhere."""
-    categories = annotations.categories
-    marks = categories.frequency
-    notes = [] if marks is None else [_LVIS_NOTE]
-    if frequency is not None:
-        groups = frequency_groups(frequency) if groups is None else groups
-        known = _counts_by_name(frequency, groups)
-        missing = [name for name in categories.names if name not in known]
-        if missing:
-            notes.append(
-                f"{len(missing)} of the classes are not in {frequency.source} "
-                f'(first: "{missing[0]}"): shown as rare, with 0 train boxes.'
-            )
-        absent: _Counts = ("rare", 0, 0)
-        counts = [known.get(name, absent) for name in categories.names]
-        return _TrainingSide(counts, str(frequency.source), groups.rule, tuple(notes))
-    if marks is not None:
-        source = f"{annotations.source} (its LVIS frequency marks)"
-        counts = [(_LVIS_GROUPS.get(mark), None, None) for mark in marks]
-        return _TrainingSide(counts, source, _LVIS_RULE, tuple(notes))
-    return _TrainingSide([(None, None, None)] * categories.num_categories, notes=(_NO_TRAIN_NOTE,))
-
-
-def _counts_by_name(frequency: Frequency, groups: Groups) -> dict[str, _Counts]:
-    categories = frequency.categories
-    if len(groups.of_class) != categories.num_classes:
-        raise ValueError(
-            f"build_report(): groups are of {len(groups.of_class) - 1} classes, "
-            f"{frequency.source} has {categories.num_categories}. "
-            "Expected one group per class. Make them with frequency_groups() of that frequency."
-        )
+def _class_values(evaluation: Evaluation, label: int) -> dict[str, Any]:
+    """What the evaluation has of one class, by the names of the row's fields."""
+    ends = {
+        figure: (float(low[label]), float(high[label]))
+        for figure, (low, high) in evaluation.intervals.items()
+    }
     return {
-        categories.name(label): (
-            groups.group(label),
-            int(frequency.image_counts[label]),
-            int(frequency.instance_counts[label]),
-        )
-        for label in range(1, categories.num_classes)
+        **{name: float(getattr(evaluation, name)[label]) for name in (*FIGURES, *_CLASS_SCORES)},
+        **{name: int(getattr(evaluation, name)[label]) for name in _CLASS_COUNTS},
+        "intervals": {figure: pair for figure, pair in ends.items() if not math.isnan(pair[0])},
+        "errors": {
+            kind: ErrorKind(int(e.count[label]), int(e.shown[label]), float(e.cost[label]))
+            for kind, e in evaluation.errors.items()
+        },
     }
 
 
-def _group_row(rows: list[ClassRow]) -> GroupRow:
+def _group_intervals(
+    evaluation: Evaluation, is_member: Sequence[bool]
+) -> dict[str, tuple[float, float]]:
+    """Intervals of a group's means, where images were drawn; `is_member` has length K + 1."""
+    if evaluation.replicates is None or not any(is_member):
+        return {}
+    members = np.where(is_member, 0, -1)
+    intervals = {}
+    for figure in (*DRAWN, *COUNTED):
+        low, high = evaluation.replicates.group_interval(
+            figure, members, confidence=evaluation.settings.confidence
+        )
+        if not math.isnan(low[0]):
+            intervals[figure] = (float(low[0]), float(high[0]))
+    return intervals
+
+
+def _group_row(rows: list[ClassRow], intervals: dict[str, tuple[float, float]]) -> GroupRow:
     boxes = [row.train_boxes for row in rows if row.train_boxes is not None]
-    means: dict[str, Any] = {}
-    for figure in FIGURES:
-        values = [getattr(row, figure) for row in rows]
-        defined = [value for value in values if not math.isnan(value)]
-        means[figure] = float(np.mean(defined)) if defined else math.nan
+    means: dict[str, Any] = {
+        figure: mean_of_defined([getattr(row, figure) for row in rows]) for figure in FIGURES
+    }
     return GroupRow(
         num_categories=len(rows),
         num_evaluated=sum(row.val_boxes > 0 for row in rows),
         train_boxes=sum(boxes) if boxes else None,
         val_boxes=sum(row.val_boxes for row in rows),
+        intervals=intervals,
+        errors={
+            kind: ErrorKind(
+                count=sum(row.errors[kind].count for row in rows),
+                shown=sum(row.errors[kind].shown for row in rows),
+                cost=mean_of_defined([row.errors[kind].cost for row in rows]),
+            )
+            for kind in ERROR_KINDS
+        },
         **means,
     )
+
+
+def _details(evaluation: Evaluation, names: tuple[str, ...]) -> Details:
+    precision, scores = (curve.round(_CURVE_DIGITS) for curve in evaluation.curves)
+    return Details(
+        curves={
+            name: PRCurve(precision[:, label].tolist(), scores[:, label].tolist())
+            for label, name in enumerate(names, start=1)
+            if evaluation.val_boxes[label]
+        },
+        histograms=_histograms(evaluation.matches, names),
+        confusion=evaluation.confusion.cells(names),
+    )
+
+
+def _histograms(matches: Matches, names: tuple[str, ...]) -> dict[str, Histogram]:
+    t = matches.at(RECALL_IOU_THRESHOLD)
+    predictions, num_classes = matches.predictions, len(matches.num_positive)
+    # Scores beyond 0 to 1 go to the outer bins.
+    bins = np.clip(predictions.scores * NUM_BINS, 0, NUM_BINS - 1).astype(np.int64)
+    places = predictions.labels * NUM_BINS + bins
+    right, wrong = (
+        np.bincount(places[chosen[:, t]], minlength=num_classes * NUM_BINS).reshape(-1, NUM_BINS)
+        for chosen in (matches.is_true_positive, matches.is_false_positive)
+    )
+    return {
+        name: Histogram(right[label].tolist(), wrong[label].tolist())
+        for label, name in enumerate(names, start=1)
+        if matches.num_positive[label] or right[label].any() or wrong[label].any()
+    }

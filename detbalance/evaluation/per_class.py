@@ -1,106 +1,136 @@
-"""Figures per class, and the twelve COCO numbers, from annotations and predictions."""
+"""Everything that is measured per class, from annotations and predictions.
+
+One matching pass and one grid feed all of it. Arrays by class have length K + 1; index 0
+(background) is NaN, or 0 for counts.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.evaluation.backends import Backend, BackendName
-from detbalance.evaluation.grid import MAX_DETECTIONS, Curves, compute_curves, match_boxes
-from detbalance.evaluation.rules import AREA_RANGES, IOU_THRESHOLDS, RulesName
+from detbalance.evaluation.backends import Backend
+from detbalance.evaluation.bootstrap import Replicates, bootstrap
+from detbalance.evaluation.cautions import cautions
+from detbalance.evaluation.confusion import Confusion, confusion
+from detbalance.evaluation.errors import ErrorCounts, error_kinds
+from detbalance.evaluation.fixed_ap import fixed_ap
+from detbalance.evaluation.grid import compute_grid
+from detbalance.evaluation.grid_figures import class_figures, curves_at_half, summarize
+from detbalance.evaluation.matching import Matches, match
+from detbalance.evaluation.overlaps import overlaps
+from detbalance.evaluation.rows import COUNTED, DRAWN
+from detbalance.evaluation.rules import AREA_RANGES, RulesChoice, choose_rules
+from detbalance.evaluation.settings import EvaluationSettings, check_settings
+from detbalance.evaluation.working_points import (
+    at_score,
+    best_f,
+    f_score,
+    recall_at_false_positives,
+    recall_at_precision,
+)
+from detbalance.frequency import class_counts
+from detbalance.intervals import wilson_interval
 
 if TYPE_CHECKING:
     from detbalance.annotations import Annotations
     from detbalance.predictions import Predictions
 
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
 RECALL_IOU_THRESHOLD = 0.5
-SUMMARY_NAMES = (
-    "AP",
-    "AP50",
-    "AP75",
-    "APs",
-    "APm",
-    "APl",
-    "AR1",
-    "AR10",
-    "AR100",
-    "ARs",
-    "ARm",
-    "ARl",
-)
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """What the figures were computed with, so that they can be compared with others.
-
-    Attributes:
-        annotations: the ground-truth file.
-        predictions: the results file, None if the predictions came from memory.
-        backend: the evaluator that did the matching.
-        iou_thresholds: overlaps that AP and AR are averaged over.
-        recall_iou_threshold: overlap that recall and precision ask for.
-        score_floor: smallest score that recall and precision count; AP and AR count every score.
-        max_detections: caps per image and class of AR1, AR10 and AR100; the last is AP's.
-        area_ranges: smallest and largest area, in square pixels, of the size ranges.
-        rules: whose rules the boxes were matched by.
-        confidence: of the intervals.
-        replicates: draws of images behind the intervals of AP and AR; 0 for none.
-        beta: weight of recall in F-beta.
-        min_precision: precision that recall_at_precision holds.
-        max_fppi: false positives of a class per image that recall_at_fppi allows.
-    """
-
-    annotations: str
-    predictions: str | None
-    backend: BackendName
-    iou_thresholds: tuple[float, ...]
-    recall_iou_threshold: float
-    score_floor: float
-    max_detections: tuple[int, ...]
-    area_ranges: dict[str, tuple[float, float]]
-    rules: RulesName = "coco"
-    confidence: float = 0.95
-    replicates: int = 0
-    beta: float = 1.0
-    min_precision: float = 0.9
-    max_fppi: float = 0.1
+# Overlap from which a detection is near a box at all, for the kinds of errors.
+_BACKGROUND_IOU = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """Figures of one set of predictions; NaN where a figure is undefined.
 
-    Arrays by class have length K+1; index 0 (background) is NaN, or 0 for counts.
-
     Attributes:
         AP: float64 [K+1], average precision over IoU .50:.95.
         AP50: float64 [K+1], average precision at IoU .50.
+        AP75: float64 [K+1], average precision at IoU .75.
+        APs: float64 [K+1], AP of small boxes.
+        APm: float64 [K+1], AP of medium ones.
+        APl: float64 [K+1], AP of large ones.
+        fixed_AP: float64 [K+1], AP with the detections cut per class over the whole set.
         AR: float64 [K+1], recall averaged over IoU .50:.95, all scores.
+        AR1: float64 [K+1], AR with one detection of an image and class.
+        AR10: float64 [K+1], AR with ten.
+        ARs: float64 [K+1], AR of small boxes.
+        ARm: float64 [K+1], AR of medium ones.
+        ARl: float64 [K+1], AR of large ones.
         recall: float64 [K+1], share of the boxes found at IoU .50 with a score >= the floor.
         precision: float64 [K+1], share of the detections at or above the floor that are right. It
             is 0 for a class without boxes that was detected, NaN for a class never detected.
+        recall75: float64 [K+1], recall at IoU .75.
+        precision75: float64 [K+1], precision at IoU .75.
+        f_score: float64 [K+1], F-beta of recall and precision.
+        recall_at_precision: float64 [K+1], highest recall at IoU .50 that holds min_precision.
+        score_at_precision: float64 [K+1], the score floor of it.
+        recall_at_fppi: float64 [K+1], highest recall at IoU .50 with at most max_fppi false
+            positives of the class per image.
+        score_at_fppi: float64 [K+1], the score floor of it.
+        best_f: float64 [K+1], highest F-beta at IoU .50 over all floors.
+        best_f_score: float64 [K+1], the score floor of it.
         true_positives: int64 [K+1], right detections at or above the floor.
         false_positives: int64 [K+1], wrong ones; detections on crowd regions are neither.
         val_boxes: int64 [K+1], boxes to find, crowd regions excluded.
-        summary: the twelve COCO numbers by their usual names, AP to ARl.
+        val_images: int64 [K+1], images with such boxes.
+        intervals: for each figure that has them the lower and upper ends, float64 [K+1] each.
+        errors: counts and costs by kind of error.
+        confusion: which classes are taken for which.
+        curves: precision and score at IoU .50 over recall 0, .01, ... 1, float64 [101, K+1] each.
+        summary: the twelve COCO numbers by their usual names, AP to ARl; the AR of the largest
+            cap is AR100 by COCO's rules and AR300 by LVIS's.
+        cautions: what makes the figures doubtful, in sentences.
         settings: what the figures were computed with.
+        matches: which annotation each detection found, behind all of it.
+        replicates: the figures on every draw of images, None without a bootstrap.
     """
 
-    AP: npt.NDArray[np.float64]
-    AP50: npt.NDArray[np.float64]
-    AR: npt.NDArray[np.float64]
-    recall: npt.NDArray[np.float64]
-    precision: npt.NDArray[np.float64]
-    true_positives: npt.NDArray[np.int64]
-    false_positives: npt.NDArray[np.int64]
-    val_boxes: npt.NDArray[np.int64]
+    AP: Float64
+    AP50: Float64
+    AP75: Float64
+    APs: Float64
+    APm: Float64
+    APl: Float64
+    fixed_AP: Float64
+    AR: Float64
+    AR1: Float64
+    AR10: Float64
+    ARs: Float64
+    ARm: Float64
+    ARl: Float64
+    recall: Float64
+    precision: Float64
+    recall75: Float64
+    precision75: Float64
+    f_score: Float64
+    recall_at_precision: Float64
+    score_at_precision: Float64
+    recall_at_fppi: Float64
+    score_at_fppi: Float64
+    best_f: Float64
+    best_f_score: Float64
+    true_positives: Int64
+    false_positives: Int64
+    val_boxes: Int64
+    val_images: Int64
+    intervals: dict[str, tuple[Float64, Float64]]
+    errors: dict[str, ErrorCounts]
+    confusion: Confusion
+    curves: tuple[Float64, Float64]
     summary: dict[str, float]
+    cautions: tuple[str, ...]
     settings: EvaluationSettings
+    matches: Matches = field(repr=False)
+    replicates: Replicates | None = field(default=None, repr=False)
 
 
 def evaluate(
@@ -108,107 +138,145 @@ def evaluate(
     predictions: Predictions,
     *,
     score_floor: float = 0.3,
+    rules: RulesChoice = "auto",
+    beta: float = 1.0,
+    min_precision: float = 0.9,
+    max_fppi: float = 0.1,
+    replicates: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
     backend: Backend = "auto",
     predictions_file: str | None = None,
 ) -> Evaluation:
-    """Evaluate predictions per class, by COCO's rules.
+    """Evaluate predictions per class, by COCO's or LVIS's rules.
 
     AP and AR look at detections of every score; recall and precision only at those that a user
-    would see, with a score of at least `score_floor`. The rules are COCO's on an LVIS file too:
-    its lists of unchecked classes are not used, so the figures are not LVIS AP.
+    would see, with a score of at least `score_floor`.
 
     Args:
         annotations: the ground truth, with its crowd regions.
         predictions: detections on the same images; none at all is fine.
         score_floor: smallest score that recall and precision count.
-        backend: "hotcoco" or "pycocotools"; "auto" takes hotcoco where it is installed. The
-            figures are the same.
+        rules: "coco" or "lvis"; "auto" takes LVIS's where the file has its lists of classes that
+            were looked for in each image.
+        beta: how many times recall weighs as much as precision in F-beta.
+        min_precision: what `recall_at_precision` holds, in [0, 1].
+        max_fppi: false positives of a class per image that `recall_at_fppi` allows, >= 0.
+        replicates: draws of images for intervals of AP, AP50 and AR; 0 for none, 1000 are steady.
+        confidence: of all intervals, in (0, 1).
+        seed: of the draws.
+        backend: "hotcoco", "pycocotools" or "numpy", our own; "auto" takes hotcoco where it is
+            installed. The figures are the same.
         predictions_file: where the predictions came from, for the record.
 
     Returns:
         Evaluation with arrays by class and the COCO summary.
 
     Raises:
-        ValueError: if the floor is not finite, or a detection has a label, an image row, a box
-            or a score that cannot be.
-        ImportError: if no evaluator is installed.
+        ValueError: if a number is out of range, the file does not allow the rules, or a detection
+            has a label, an image row, a box or a score that cannot be.
+        ImportError: if the evaluator asked for is not installed.
 
-    Source: Lin et al., Microsoft COCO, 2014, arXiv:1405.0312, and its reference code pycocotools.
-    Differs: undefined figures are NaN instead of -1; recall and precision at a floor are added.
+    Source: Lin et al., Microsoft COCO, 2014, arXiv:1405.0312, and its reference code pycocotools;
+    Gupta et al., LVIS, 2019, arXiv:1908.03195, and lvis-api. Differs: undefined figures are NaN
+    instead of -1; every class has its own row; all else is counted from one matching pass.
     """
-    if not math.isfinite(score_floor):
-        raise ValueError(
-            f"evaluate(): score_floor is {score_floor}. Expected a finite number, usually in 0..1."
-        )
-    curves = compute_curves(annotations, predictions, backend=backend)
-    precision = curves.precision[:, :, :, 0, -1]  # T, R, K: all areas, the largest cap
-    recall = curves.recall[:, :, 0, -1]  # T, K
-    matches = match_boxes(
-        annotations,
-        predictions,
-        iou_threshold=RECALL_IOU_THRESHOLD,
+    check_settings(
         score_floor=score_floor,
-        backend=curves.backend,
+        beta=beta,
+        min_precision=min_precision,
+        max_fppi=max_fppi,
+        confidence=confidence,
     )
-    num_classes = annotations.categories.num_classes
-    right = _count(predictions.labels[matches.is_true_positive], num_classes)
-    wrong = _count(predictions.labels[matches.is_false_positive], num_classes)
-    wanted = _count(annotations.labels[matches.positive], num_classes)
-    return Evaluation(
-        AP=_mean_by_class(precision),
-        AP50=_mean_by_class(precision[:1]),
-        AR=_mean_by_class(recall),
-        recall=_ratio(right, wanted),
-        precision=_ratio(right, right + wrong),
-        true_positives=right,
-        false_positives=wrong,
-        val_boxes=wanted,
-        summary=_summarize(curves),
+    chosen = choose_rules(annotations, rules)
+    grid = compute_grid(annotations, predictions, rules=chosen, backend=backend)
+    averages: dict[str, Any] = class_figures(grid)
+    curves, summary = curves_at_half(grid), summarize(grid)
+    engine, caps = grid.backend, grid.max_detections
+    del grid  # hundreds of megabytes on LVIS, before the matching needs its own
+    pairs = overlaps(annotations, predictions, floor=_BACKGROUND_IOU, rules=chosen)
+    matches = match(annotations, predictions, rules=chosen, pairs=pairs)
+    at_half = at_score(matches, score_floor, iou=RECALL_IOU_THRESHOLD)
+    strict = at_score(matches, score_floor, iou=0.75)
+    at_precision = recall_at_precision(matches, min_precision)
+    at_fppi = recall_at_false_positives(matches, max_fppi)
+    best = best_f(matches, beta=beta)
+    shown = at_half.true_positives + at_half.false_positives
+    result = Evaluation(
+        **averages,
+        fixed_AP=fixed_ap(matches, pairs=pairs).mean(axis=0),
+        recall=at_half.recall,
+        precision=at_half.precision,
+        recall75=strict.recall,
+        precision75=strict.precision,
+        f_score=f_score(at_half.precision, at_half.recall, beta=beta),
+        recall_at_precision=at_precision[0],
+        score_at_precision=at_precision[1],
+        recall_at_fppi=at_fppi[0],
+        score_at_fppi=at_fppi[1],
+        best_f=best[0],
+        best_f_score=best[1],
+        true_positives=at_half.true_positives,
+        false_positives=at_half.false_positives,
+        val_boxes=matches.num_positive,
+        val_images=class_counts(
+            image_index=annotations.image_index[matches.positive],
+            labels=annotations.labels[matches.positive],
+            num_classes=len(matches.num_positive),
+        )[0],
+        intervals={
+            "recall": wilson_interval(
+                at_half.true_positives, at_half.num_positive, confidence=confidence
+            ),
+            "precision": wilson_interval(at_half.true_positives, shown, confidence=confidence),
+        },
+        errors=error_kinds(matches, pairs, background_iou=_BACKGROUND_IOU, score_floor=score_floor),
+        confusion=confusion(matches, pairs, score_floor=score_floor),
+        curves=curves,
+        summary=summary,
+        cautions=cautions(matches, pairs),
         settings=EvaluationSettings(
             annotations=str(annotations.source),
             predictions=predictions_file,
-            backend=curves.backend,
-            iou_thresholds=IOU_THRESHOLDS,
+            backend=engine,
+            iou_thresholds=chosen.iou_thresholds,
             recall_iou_threshold=RECALL_IOU_THRESHOLD,
             score_floor=float(score_floor),
-            max_detections=MAX_DETECTIONS,
+            max_detections=caps,
             area_ranges=dict(AREA_RANGES),
+            rules=chosen.name,
+            confidence=confidence,
+            beta=beta,
+            min_precision=min_precision,
+            max_fppi=max_fppi,
         ),
+        matches=matches,
     )
+    return with_replicates(result, replicates, seed=seed) if replicates else result
 
 
-def _mean_by_class(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Mean over all axes but the last, [..., K] -> [K+1], NaN for background."""
-    columns = [_mean_of_defined(values[..., k]) for k in range(values.shape[-1])]
-    return np.array([math.nan, *columns])
+def with_replicates(evaluation: Evaluation, replicates: int, *, seed: int = 0) -> Evaluation:
+    """Add intervals of AP, AP50 and AR by a bootstrap over images.
 
+    Args:
+        evaluation: of `evaluate`.
+        replicates: draws of images, 2 or more.
+        seed: of the draws.
 
-def _summarize(curves: Curves) -> dict[str, float]:
-    """The twelve numbers, averaged in the order of the reference, so that the last bit agrees."""
-    precision, recall = curves.precision, curves.recall
-    at_75 = int(np.argmin(np.abs(np.asarray(IOU_THRESHOLDS) - 0.75)))
-    values = [
-        *(precision[t, :, :, 0, -1] for t in (slice(None), 0, at_75)),
-        *(precision[:, :, :, area, -1] for area in (1, 2, 3)),
-        *(recall[:, :, 0, cap] for cap in (0, 1, 2)),
-        *(recall[:, :, area, -1] for area in (1, 2, 3)),
-    ]
-    return {
-        name: _mean_of_defined(value) for name, value in zip(SUMMARY_NAMES, values, strict=True)
-    }
+    Returns:
+        The same evaluation with more intervals, and the figures on every draw.
 
-
-def _mean_of_defined(values: npt.NDArray[np.float64]) -> float:
-    defined = values[~np.isnan(values)]
-    return float(np.mean(defined)) if defined.size else math.nan
-
-
-def _count(labels: npt.NDArray[np.int64], num_classes: int) -> npt.NDArray[np.int64]:
-    return np.bincount(labels, minlength=num_classes).astype(np.int64)
-
-
-def _ratio(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Part / whole, NaN where the whole is 0."""
-    ratio = np.full(len(whole), np.nan)
-    np.divide(part, whole, out=ratio, where=whole > 0)
-    return ratio
+    Raises:
+        ValueError: if there are fewer than two draws.
+    """
+    settings = replace(evaluation.settings, replicates=replicates)
+    drawn = bootstrap(
+        [evaluation.matches], replicates=replicates, seed=seed, score_floor=settings.score_floor
+    )
+    ends = {figure: drawn.interval(figure, confidence=settings.confidence) for figure in DRAWN}
+    return replace(
+        evaluation,
+        intervals={**ends, **{figure: evaluation.intervals[figure] for figure in COUNTED}},
+        settings=settings,
+        replicates=drawn,
+    )

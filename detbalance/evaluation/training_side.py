@@ -1,0 +1,98 @@
+"""What training data says of the classes that are evaluated: counts and groups, never from val."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from detbalance.evaluation.rules import RulesName
+from detbalance.frequency import frequency_groups
+
+if TYPE_CHECKING:
+    from detbalance.annotations import Annotations
+    from detbalance.frequency import Frequency, Groups
+
+_LVIS_GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
+_LVIS_RULE = "rare, common, frequent as marked in the annotation file (LVIS train images)"
+_LVIS_NOTE = "COCO's rules were applied to LVIS annotations: the figures are not LVIS AP."
+_NO_TRAIN_NOTE = "No training file was given (--train): there are no train counts and no groups."
+# Group, train images, train boxes of one class; None where no training data is known.
+_Counts: TypeAlias = "tuple[str | None, int | None, int | None]"
+
+
+@dataclass(frozen=True)
+class TrainingSide:
+    """What training data says of the evaluated classes.
+
+    Attributes:
+        counts: group, train images and train boxes of each label from 1.
+        source: the file that this comes from.
+        rule: the rule of the groups, in words.
+        notes: what the reader should know about it.
+    """
+
+    counts: list[_Counts]
+    source: str | None = None
+    rule: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def training_side(
+    annotations: Annotations,
+    rules: RulesName,
+    frequency: Frequency | None,
+    groups: Groups | None,
+) -> TrainingSide:
+    """Take counts and groups from the training file, else from LVIS marks, else from nowhere.
+
+    Args:
+        annotations: what was evaluated.
+        rules: by which rules.
+        frequency: counts of the training file; its classes are found by name.
+        groups: groups of the classes of `frequency`; None for its usual rule.
+
+    Returns:
+        Counts and groups of each class.
+
+    Raises:
+        ValueError: if the groups are not of the classes of `frequency`.
+    """
+    categories = annotations.categories
+    marks = categories.frequency
+    notes = [_LVIS_NOTE] if marks is not None and rules == "coco" else []
+    if frequency is not None:
+        groups = frequency_groups(frequency) if groups is None else groups
+        known = _counts_by_name(frequency, groups)
+        missing = [name for name in categories.names if name not in known]
+        if missing:
+            notes.append(
+                f"{len(missing)} of the classes are not in {frequency.source} "
+                f'(first: "{missing[0]}"): shown as rare, with 0 train boxes.'
+            )
+        absent: _Counts = ("rare", 0, 0)
+        counts = [known.get(name, absent) for name in categories.names]
+        return TrainingSide(counts, str(frequency.source), groups.rule, tuple(notes))
+    if marks is not None:
+        source = f"{annotations.source} (its LVIS frequency marks)"
+        counts = [(_LVIS_GROUPS.get(mark), None, None) for mark in marks]
+        return TrainingSide(counts, source, _LVIS_RULE, tuple(notes))
+    counts = [(None, None, None)] * categories.num_categories
+    return TrainingSide(counts, notes=(*notes, _NO_TRAIN_NOTE))
+
+
+def _counts_by_name(frequency: Frequency, groups: Groups) -> dict[str, _Counts]:
+    categories = frequency.categories
+    if len(groups.of_class) != categories.num_classes:
+        raise ValueError(
+            f"build_report(): groups are of {len(groups.of_class) - 1} classes, "
+            f"{frequency.source} has {categories.num_categories}. "
+            "Expected one group per class. Make them with frequency_groups() of that frequency."
+        )
+    return {
+        categories.name(label): (
+            groups.group(label),
+            int(frequency.image_counts[label]),
+            int(frequency.instance_counts[label]),
+        )
+        for label in range(1, categories.num_classes)
+    }
