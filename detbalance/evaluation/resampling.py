@@ -31,7 +31,7 @@ _LAST = len(RECALL_LEVELS) - 1
 # Levels whose float is above the nearest float to k / 100: a recall of exactly that misses them.
 _LEVEL_IS_ABOVE: Bool = np.arange(_LAST + 1) / _LAST < RECALL_LEVELS
 # Entries of one working array: small enough for the cache of a core.
-_WORKING_SIZE = 1 << 16
+_WORKING_SIZE = 1 << 18
 
 
 def draw_images(num_images: int, draws: int, rng: np.random.Generator) -> Int32:
