@@ -17,7 +17,7 @@ import pytest
 from scenes import load, make_report, make_scene
 
 from detbalance.annotations import Annotations
-from detbalance.evaluation import Report, build_report, evaluate
+from detbalance.evaluation import ClassRow, GroupRow, Report, build_report, evaluate
 from detbalance.predictions import Predictions
 from detbalance.reporting.files import COLUMNS, write_report
 
@@ -52,6 +52,25 @@ def renamed(report: Report, names: dict[int, str]) -> Report:
 
 def three_decimals(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}".removeprefix("0")
+
+
+def two_decimals(value: float) -> str:
+    return f"{value:.2f}".removeprefix("0").replace("1.00", "1.0")
+
+
+# Figures that have an interval on the console: without and with draws of images.
+SPREAD, SPREAD_OF_DRAWS = ("recall", "precision"), ("AP", "recall")
+
+
+def shown(row: ClassRow | GroupRow, spread: tuple[str, ...]) -> list[str]:
+    """The cells of a row's figures, an interval as two."""
+    cells = []
+    for name in ("AP", "AP50", "AR", "recall", "precision"):
+        cells.append(three_decimals(getattr(row, name)))
+        if name in spread and name in row.intervals:
+            low, high = map(two_decimals, row.intervals[name])
+            cells += [f"[{low}", f"{high}]"]
+    return cells
 
 
 # Files
@@ -100,7 +119,11 @@ def test_an_interrupted_write_keeps_the_old_report(
     with pytest.raises(ValueError, match="No space left"):
         write_report(dataclasses.replace(report, notes=("new",)), folder)
     assert (folder / "report.json").read_bytes() == before
-    assert sorted(path.name for path in folder.iterdir()) == ["report.csv", "report.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "report.csv",
+        "report.json",
+        "report.md",
+    ]
 
 
 # Console
@@ -115,14 +138,12 @@ def test_console_shows_every_figure_and_what_it_is_of(tmp_path: Path) -> None:
     assert str(report.settings.group_rule) in text
     for row in report.classes:
         line = next(line for line in lines if line.startswith(row.name))
-        values = [row.AP, row.AP50, row.AR, row.recall, row.precision]
-        counts = [row.train_images, row.train_boxes, row.val_boxes]
         cells = line.removeprefix(row.name).split()
-        assert cells == [row.group, *map(str, counts), *map(three_decimals, values)]
+        assert cells == [row.group, str(row.train_boxes), str(row.val_boxes), *shown(row, SPREAD)]
     for name, group in report.groups.items():
         line = next(line for line in lines if line.startswith(f"{name}, mean of"))
-        values = [group.AP, group.AP50, group.AR, group.recall, group.precision]
-        assert line.split()[-5:] == [three_decimals(value) for value in values]
+        boxes = [str(group.train_boxes), str(group.val_boxes)]
+        assert line.split()[3:] == [str(group.num_evaluated), *boxes, *shown(group, SPREAD)]
     for name, value in report.summary.items():
         assert re.search(rf"\b{name} +{re.escape(three_decimals(value))}(\s|$)", text)
 
@@ -180,9 +201,11 @@ def test_a_narrow_terminal_shortens_names_only(tmp_path: Path) -> None:
     report = renamed(make_report(tmp_path)[0], {0: LONG_NAME})
     text = re.sub(r"\x1b\[[\d;]*m", "", printed(console_module.print_report, report, terminal=True))
     assert max(map(len, text.splitlines())) <= 80
-    line = next(line for line in text.splitlines() if line.startswith("no overtaking"))
+    line = next(line for line in text.splitlines() if line.startswith("no over"))
     assert "…" in line
-    assert line.split()[-1] == three_decimals(report.classes[0].precision)
+    assert line.split()[-len(shown(report.classes[0], SPREAD)) :] == shown(
+        report.classes[0], SPREAD
+    )
 
 
 def test_comparison_fits_100_columns(tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 try:
-    from rich.box import HORIZONTALS
     from rich.console import Console, Group
     from rich.measure import Measurement
     from rich.table import Table
@@ -23,13 +22,29 @@ except ImportError as exc:
     ) from exc
 
 from detbalance.evaluation.report import check_comparable
+from detbalance.evaluation.rows import ERROR_KINDS, ErrorKind
+from detbalance.reporting.cells import (
+    GROUP_STYLES,
+    count,
+    decimals,
+    difference,
+    figure,
+    figure_with_interval,
+    numbers_table,
+)
+from detbalance.reporting.sentences import (
+    KINDS_IN_WORDS,
+    ROW_MEANS,
+    boxes_needed,
+    confusions,
+    facts,
+)
 
 if TYPE_CHECKING:
     from detbalance.evaluation import ClassRow, GroupRow, Report
 
-GROUP_STYLES = {"rare": "bold magenta", "common": "cyan", "frequent": "blue"}
 _COMPARED = ("AP50", "recall")
-_FIGURES = {"AP": "AP", "AP50": "AP50", "AR": "AR", "recall": "recall", "precision": "prec."}
+_TITLES = {"AP": "AP", "AP50": "AP50", "AR": "AR", "recall": "recall", "precision": "prec."}
 _KEPT_OF_MANY = 40
 _SHARE = (
     "pos. share: the part of the class's gradient in training that raised it; near 0, other classes"
@@ -38,7 +53,7 @@ _SHARE = (
 
 
 def print_report(report: Report, *, console: Console | None = None, max_classes: int = 60) -> None:
-    """Print a report: what it is of, the table per class, and the COCO summary.
+    """Print a report: what it is of, the table per class, errors, and the COCO summary.
 
     Args:
         report: what `detbalance.evaluation.build_report` or `load_report` gave.
@@ -74,45 +89,22 @@ def report_table(report: Report, *, max_classes: int = 60) -> Group:
     Returns:
         Something that a rich console prints.
     """
-    table = numbers_table("class", "group", "train\nimages", "train\nboxes", "val\nboxes")
-    for title in _FIGURES.values():
-        table.add_column(title, justify="right", no_wrap=True)
-    # Only the report of a run knows the gradient, and only sigmoid losses tell it.
-    has_shares = not all(math.isnan(row.positive_share) for row in report.classes)
-    if has_shares:
-        table.add_column("pos.\nshare", justify="right", no_wrap=True)
     rows = _listed(report, max_classes)
-    for row, ends_group in _with_ends(rows):
-        table.add_row(
-            *_class_cells(row),
-            *(_figure(getattr(row, name)) for name in _FIGURES),
-            *([_figure(row.positive_share)] if has_shares else []),
-            end_section=ends_group,
-        )
-    for name, group in _shown_groups(report):
-        table.add_row(
-            *_group_cells(name, group),
-            *(_figure(getattr(group, figure)) for figure in _FIGURES),
-        )
-    summary = Table.grid(padding=(0, 3))
-    names = list(report.summary)
-    for start in range(0, len(names), 3):
-        summary.add_row(
-            *(
-                Text.assemble((f"{name:5} ", "dim"), _figure(report.summary[name]))
-                for name in names[start : start + 3]
-            )
-        )
+    has_shares = not all(math.isnan(row.positive_share) for row in report.classes)
+    sentences = [text for text in (confusions(report), boxes_needed(report)) if text]
     return Group(
         _header(report, {"predictions": report}),
         Text(),
-        table,
+        _figures_table(report, rows, has_shares),
         *_left_out(report, rows),
-        Text("group rows: means over the classes where the figure is defined", style="dim"),
+        Text(ROW_MEANS, style="dim"),
         *([Text(_SHARE, style="dim")] if has_shares else []),
+        *_errors(report),
+        *([Text()] if sentences else []),
+        *map(Text, sentences),
         Text(),
-        Text("COCO summary", style="bold"),
-        summary,
+        Text(f"{report.settings.rules.upper()} summary", style="bold"),
+        _summary(report),
         *(Text(f"Note: {note}", style="yellow") for note in report.notes),
     )
 
@@ -136,33 +128,30 @@ def comparison_table(reports: Mapping[str, Report], *, max_classes: int = 60) ->
     check_comparable(reports)
     (first_name, first), (second_name, second) = reports.items()
     table = numbers_table("class", "group", "train\nboxes", "val\nboxes")
-    for figure in _COMPARED:
-        for title in (f"{figure}\n{first_name}", f"\n{second_name}", "\n+/-"):
+    for name in _COMPARED:
+        for title in (f"{name}\n{first_name}", f"\n{second_name}", "\n+/-"):
             table.add_column(title, justify="right", no_wrap=True)
 
     def compared(before: ClassRow | GroupRow, after: ClassRow | GroupRow) -> list[Text]:
         cells = []
-        for figure in _COMPARED:
-            old, new = getattr(before, figure), getattr(after, figure)
-            cells += [_figure(old), _figure(new), _difference(new - old)]
+        for name in _COMPARED:
+            old, new = getattr(before, name), getattr(after, name)
+            cells += [figure(old), figure(new), difference(new - old)]
         return cells
 
     others = {row.name: row for row in second.classes}
     rows = _listed(first, max_classes)
     for row, ends_group in _with_ends(rows):
-        cells = _class_cells(row)
-        del cells[2]  # train images: the table has to fit 100 columns
-        table.add_row(*cells, *compared(row, others[row.name]), end_section=ends_group)
+        cells = [*_class_cells(row), *compared(row, others[row.name])]
+        table.add_row(*cells, end_section=ends_group)
     for name, group in _shown_groups(first):
-        cells = _group_cells(name, group)
-        del cells[2]
-        table.add_row(*cells, *compared(group, second.groups[name]))
+        table.add_row(*_group_cells(name, group), *compared(group, second.groups[name]))
     return Group(
         _header(first, reports),
         Text(),
         table,
         *_left_out(first, rows),
-        Text("group rows: means over the classes where the figure is defined", style="dim"),
+        Text(ROW_MEANS, style="dim"),
         *(Text(f"Note: {note}", style="yellow") for note in first.notes),
     )
 
@@ -191,22 +180,80 @@ def print_content(content: Group, console: Console | None) -> None:
     console.out(*(line.rstrip() for line in captured.get().splitlines()), sep="\n", highlight=False)
 
 
-def numbers_table(*titles: str) -> Table:
-    """A table whose first two columns are text; only the first gives way when room is short."""
-    table = Table(box=HORIZONTALS, show_edge=False, padding=0, header_style="bold")
-    for i, title in enumerate(titles):
-        justify: Literal["left", "right"] = "left" if i < 2 else "right"
-        # A column marked no_wrap is never narrowed while another can be.
-        table.add_column(title, justify=justify, no_wrap=i > 0, min_width=8 if i == 0 else None)
+def _figures_table(report: Report, rows: Sequence[ClassRow], has_shares: bool) -> Table:
+    """The table of classes and groups; names of 11 letters fit in 80 columns, of 30 in 100."""
+    # Only the report of a run knows the gradient, and only sigmoid losses tell it.
+    shares = ["pos.\nshare"] if has_shares else []
+    # There is room for two intervals, beside the shares for one.
+    second = "AP" if report.settings.replicates else "recall" if has_shares else "precision"
+    spread = {"recall", second}
+    table = numbers_table("class", "group", "train\nboxes", "val\nboxes")
+    percent = f"{report.settings.confidence:.0%}"
+    for name, title in _TITLES.items():
+        title = f"{title:<{12 - len(percent)}}[{percent}]" if name in spread else title
+        table.add_column(title, justify="right", no_wrap=True)
+    for title in shares:
+        table.add_column(title, justify="right", no_wrap=True)
+
+    def figures(row: ClassRow | GroupRow) -> list[Text]:
+        return [
+            figure_with_interval(getattr(row, name), row.intervals.get(name))
+            if name in spread
+            else figure(getattr(row, name))
+            for name in _TITLES
+        ]
+
+    for row, ends_group in _with_ends(rows):
+        share = [figure(row.positive_share)] if has_shares else []
+        table.add_row(*_class_cells(row), *figures(row), *share, end_section=ends_group)
+    for name, group in _shown_groups(report):
+        table.add_row(*_group_cells(name, group), *figures(group))
+    return table
+
+
+def _errors(report: Report) -> list[Text | Table]:
+    """What each kind of error costs every group, and how many of them a user would see."""
+    groups = [(name, group) for name, group in _shown_groups(report) if group.errors]
+    if not groups:
+        return []
+    table = numbers_table("")
+    for kind in ERROR_KINDS:
+        table.add_column(kind, justify="right", no_wrap=True)
+    for name, group in groups:
+        label = Text(name, style=GROUP_STYLES.get(name, "bold"))
+        table.add_row(label, *(_cost(group.errors[kind]) for kind in ERROR_KINDS))
+    floor = f"score >= {report.settings.score_floor:g}"
+    title = Text.assemble(
+        ("Errors", "bold"), f": AP50 that each kind costs, (number of them with {floor})"
+    )
+    return [Text(), title, table, *(Text(line, style="dim") for line in KINDS_IN_WORDS)]
+
+
+def _cost(error: ErrorKind) -> Text:
+    if math.isnan(error.cost):
+        return Text("-", style="dim")
+    return Text.assemble(decimals(error.cost), (f" ({error.shown})", "dim"))
+
+
+def _summary(report: Report) -> Table:
+    table = Table.grid(padding=(0, 3))
+    names = list(report.summary)
+    for start in range(0, len(names), 3):
+        table.add_row(
+            *(
+                Text.assemble((f"{name:5} ", "dim"), figure(report.summary[name]))
+                for name in names[start : start + 3]
+            )
+        )
     return table
 
 
 def _class_cells(row: ClassRow) -> list[Text]:
-    """Name, group, train images, train boxes, val boxes."""
+    """Name, group, train boxes, val boxes."""
     return [
         Text(row.name, no_wrap=True, overflow="ellipsis"),
         Text(row.group or "-", style=GROUP_STYLES.get(row.group or "", "dim")),
-        *(_count(number) for number in (row.train_images, row.train_boxes, row.val_boxes)),
+        *(count(number) for number in (row.train_boxes, row.val_boxes)),
     ]
 
 
@@ -217,9 +264,7 @@ def _group_cells(name: str, group: GroupRow) -> list[Text]:
     return [
         Text(label, style=style, no_wrap=True, overflow="ellipsis"),
         Text(),
-        Text(),
-        _count(group.train_boxes),
-        _count(group.val_boxes),
+        *(count(number) for number in (group.train_boxes, group.val_boxes)),
     ]
 
 
@@ -244,12 +289,12 @@ def _with_ends(rows: Sequence[ClassRow]) -> Iterator[tuple[ClassRow, bool]]:
 
 
 def _left_out(report: Report, rows: Sequence[ClassRow]) -> list[Text]:
-    count = len(report.classes) - len(rows)
-    if not count:
+    number = len(report.classes) - len(rows)
+    if not number:
         return []
     return [
         Text(
-            f"{count} more frequent classes are not listed; report.csv has all "
+            f"{number} more frequent classes are not listed; report.csv has all "
             f"{len(report.classes)}, the group rows count all",
             style="dim",
         )
@@ -258,46 +303,7 @@ def _left_out(report: Report, rows: Sequence[ClassRow]) -> list[Text]:
 
 def _header(report: Report, named: Mapping[str, Report]) -> Table:
     """What the figures are of: one line per fact, the predictions file of each named report."""
-    settings = report.settings
-    ious = settings.iou_thresholds
-    facts = {
-        "annotations": settings.annotations,
-        **{name: one.settings.predictions for name, one in named.items()},
-        "AP, AR": f"IoU {_short(ious[0])} to {_short(ious[-1])}, every score, "
-        f"{settings.max_detections[-1]} detections per image and class at most",
-        "recall, prec.": f"IoU {_short(settings.recall_iou_threshold)}, "
-        f"detections with score >= {settings.score_floor:g}",
-        "groups": settings.group_rule,
-        "frequencies": settings.frequency_source,
-        "matching": settings.backend,
-    }
     grid = Table.grid(padding=(0, 2))
-    for name, value in facts.items():
-        if value:
-            grid.add_row(Text(name, style="dim", no_wrap=True), Text(value, overflow="fold"))
+    for name, value in facts(report, named).items():
+        grid.add_row(Text(name, style="dim", no_wrap=True), Text(value, overflow="fold"))
     return grid
-
-
-def _short(value: float) -> str:
-    """Two decimals without the leading zero."""
-    return f"{value:.2f}".removeprefix("0")
-
-
-def _count(number: int | None) -> Text:
-    return Text("-", style="dim") if number is None else Text(str(number))
-
-
-def _figure(value: float) -> Text:
-    """Three decimals, without the leading zero; "-" where undefined."""
-    if math.isnan(value):
-        return Text("-", style="dim")
-    return Text(f"{value:.3f}".removeprefix("0"))
-
-
-def _difference(value: float) -> Text:
-    if math.isnan(value):
-        return Text("-", style="dim")
-    text = f"{abs(value):.3f}".removeprefix("0")
-    if text == ".000":
-        return Text(text, style="dim")
-    return Text(f"+{text}", style="green") if value > 0 else Text(f"-{text}", style="red")

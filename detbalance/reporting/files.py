@@ -1,4 +1,4 @@
-"""Write a report to disk: report.json for programs, report.csv for spreadsheets and pandas.
+"""Write a report to disk: JSON for programs, CSV for spreadsheets and pandas, Markdown to paste.
 
 report.csv has one line per row of the report: first the classes (kind "class"), rarest first, then
 the groups (kind "group"). A cell is empty where a number is undefined or belongs to the other kind.
@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detbalance.annotations.files import replace_file
 from detbalance.evaluation.rows import COUNTED, DRAWN, ERROR_KINDS, FIGURES
+from detbalance.reporting.markdown import markdown_report
 
 if TYPE_CHECKING:
     from detbalance.evaluation import Report
 
 _INTERVALS = (*DRAWN, *COUNTED)
+# Nested deeper than this, values stay on one line: an interval, a curve.
+_JSON_DEPTH = 3
 _ERROR_FIELDS = ("count", "shown", "cost")
 COLUMNS = (
     "kind",
@@ -53,29 +56,29 @@ class ReportFiles(NamedTuple):
 
     json: Path
     csv: Path
+    markdown: Path
 
 
 def write_report(report: Report, folder: str | Path) -> ReportFiles:
-    """Write report.json and report.csv into a folder, which is made if need be.
+    """Write report.json, report.csv and report.md into a folder, which is made if need be.
 
     Each file appears whole or not at all: what was there before stays until the new one is ready.
 
     Args:
         report: what `detbalance.evaluation.build_report` gave.
-        folder: where the two files go.
+        folder: where the files go.
 
     Returns:
-        The paths of the two files.
+        The paths of the files.
 
     Raises:
         ValueError: if the folder cannot be made or written to.
     """
     folder = Path(folder)
     values = report.to_dict()
-    content = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    table = _csv_text(values)
-    files = ReportFiles(folder / "report.json", folder / "report.csv")
-    write_texts("report", folder, dict(zip(files, (content, table), strict=True)))
+    texts = (_json_text(values) + "\n", _csv_text(values), markdown_report(report))
+    files = ReportFiles(*(folder / f"report.{suffix}" for suffix in ("json", "csv", "md")))
+    write_texts("report", folder, dict(zip(files, texts, strict=True)))
     return files
 
 
@@ -100,6 +103,25 @@ def write_texts(what: str, folder: Path, texts: Mapping[Path, str]) -> None:
             f"{folder}: the {what} cannot be written ({exc.strerror}). "
             "Expected a folder to write into. Choose another."
         ) from exc
+
+
+def _json_text(value: Any, depth: int = 0) -> str:
+    """JSON with a line for each field of a row and each curve, so that it can be read and compared.
+
+    Python's own indent would give each of the thousands of numbers of the curves its line.
+    """
+    if depth == _JSON_DEPTH or not isinstance(value, (dict, list)) or not value:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if isinstance(value, dict):
+        items = [
+            f"{json.dumps(k, ensure_ascii=False)}: {_json_text(v, depth + 1)}"
+            for k, v in value.items()
+        ]
+    else:
+        items = [_json_text(item, depth + 1) for item in value]
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    line = "\n" + " " * (depth + 1)
+    return f"{start}{line}{f',{line}'.join(items)}{line[:-1]}{end}"
 
 
 def _csv_text(content: dict[str, Any]) -> str:

@@ -18,7 +18,8 @@ except ImportError as error:
 
 from detbalance.planning import ClassPlan, FileSummary, Plan
 from detbalance.planning.settings import LARGEST_REPEAT
-from detbalance.reporting.console import GROUP_STYLES, numbers_table, print_content
+from detbalance.reporting.cells import GROUP_STYLES, numbers_table
+from detbalance.reporting.console import print_content
 
 _CHOSEN = "bold green"
 # Rows of a table that does not show all classes: the rarest, and the most frequent.

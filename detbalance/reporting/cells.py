@@ -1,0 +1,76 @@
+"""Numbers as the consoles show them: aligned, "-" where undefined, without a leading zero."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+try:
+    from rich.box import HORIZONTALS
+    from rich.table import Table
+    from rich.text import Text
+except ImportError as exc:
+    raise ImportError(
+        'detbalance.reporting.cells needs rich. Install it with: pip install "detbalance[report]"'
+    ) from exc
+
+GROUP_STYLES = {"rare": "bold magenta", "common": "cyan", "frequent": "blue"}
+_FIGURE_WIDTH = len("1.000")
+_INTERVAL_WIDTH = len(" [.24 .76]")
+
+
+def numbers_table(*titles: str) -> Table:
+    """A table whose first two columns are text; only the first gives way when room is short."""
+    table = Table(box=HORIZONTALS, show_edge=False, padding=0, header_style="bold")
+    for i, title in enumerate(titles):
+        justify: Literal["left", "right"] = "left" if i < 2 else "right"
+        # A column marked no_wrap is never narrowed while another can be.
+        table.add_column(title, justify=justify, no_wrap=i > 0, min_width=8 if i == 0 else None)
+    return table
+
+
+def count(number: int | None) -> Text:
+    """A whole number; "-" for None."""
+    return Text("-", style="dim") if number is None else Text(str(number))
+
+
+def decimals(value: float) -> str:
+    """Three decimals; "-" where undefined."""
+    return "-" if math.isnan(value) else f"{value:.3f}".removeprefix("0")
+
+
+def ends(low: float, high: float) -> str:
+    """An interval with two decimals, always equally wide."""
+    return f"[{_two(low)} {_two(high)}]"
+
+
+def figure(value: float) -> Text:
+    """A figure for a table."""
+    return Text(decimals(value), style="dim" if math.isnan(value) else "")
+
+
+def figure_with_interval(value: float, interval: tuple[float, float] | None) -> Text:
+    """A figure with its interval behind it; where there is none, its room is left."""
+    text = figure(value)
+    text.pad_left(_FIGURE_WIDTH - len(text))
+    if interval is None:
+        text.pad_right(_INTERVAL_WIDTH)
+    else:
+        text.append(f" {ends(*interval)}", style="dim")
+    return text
+
+
+def difference(value: float) -> Text:
+    """A signed figure, green or red."""
+    if math.isnan(value):
+        return Text("-", style="dim")
+    text = f"{abs(value):.3f}".removeprefix("0")
+    if text == ".000":
+        return Text(text, style="dim")
+    return Text(f"+{text}", style="green") if value > 0 else Text(f"-{text}", style="red")
+
+
+def _two(value: float) -> str:
+    """Two decimals in three characters: .24, and 1.0 for what rounds to 1."""
+    text = f"{value:.2f}"
+    return text[:3] if value >= 0.995 else text.removeprefix("0")

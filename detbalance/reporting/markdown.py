@@ -1,0 +1,151 @@
+"""A report as Markdown with GitHub's tables, to paste into a pull request or an issue."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from detbalance.evaluation.rows import ERROR_KINDS
+from detbalance.reporting.sentences import (
+    KINDS_IN_WORDS,
+    ROW_MEANS,
+    boxes_needed,
+    confusions,
+    facts,
+)
+
+if TYPE_CHECKING:
+    from detbalance.evaluation import ClassRow, GroupRow, Report
+
+_TITLES = {"AP": "AP", "AP50": "AP50", "AR": "AR", "recall": "recall", "precision": "precision"}
+# With more classes the table is folded: a pull request is read for its groups.
+_FOLDED_FROM = 30
+
+
+def markdown_report(report: Report) -> str:
+    """Write a report as Markdown: groups, classes, errors, and what the figures are of.
+
+    Names are shown as they are: what Markdown or HTML would read in them is escaped.
+
+    Args:
+        report: what `detbalance.evaluation.build_report` or `load_report` gave.
+
+    Returns:
+        The text of report.md.
+    """
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    groups = [
+        (name, group)
+        for name, group in report.groups.items()
+        if name == "all" or report.settings.group_rule is not None
+    ]
+    yield "# Detection report"
+    yield ""
+    for note in report.notes:
+        yield f"> Note: {_escaped(note)}"
+        yield ""
+    yield from _table(
+        ("group", "classes", "train boxes", "val boxes", *_TITLES.values()),
+        [
+            [name, str(group.num_categories), *_boxes(group), *_figures(group)]
+            for name, group in groups
+        ],
+        num_text=1,
+    )
+    yield ""
+    yield f"{ROW_MEANS}."
+    yield ""
+    classes = _table(
+        ("class", "group", "train boxes", "val boxes", *_TITLES.values()),
+        [
+            [_escaped(row.name), row.group or "-", *_boxes(row), *_figures(row)]
+            for row in report.classes
+        ],
+        num_text=2,
+    )
+    if len(report.classes) < _FOLDED_FROM:
+        yield from classes
+    else:
+        yield f"<details><summary>All {len(report.classes)} classes, rarest first</summary>"
+        yield ""
+        yield from classes
+        yield ""
+        yield "</details>"
+    yield ""
+    yield from _errors(report, groups)
+    for sentence in (confusions(report), boxes_needed(report)):
+        if sentence:
+            yield _escaped(sentence)
+            yield ""
+    yield f"{report.settings.rules.upper()} summary:"
+    yield ""
+    yield from _table(
+        list(report.summary), [[_decimals(value) for value in report.summary.values()]], num_text=0
+    )
+    yield ""
+    yield from (
+        f"- {name}: {_escaped(value)}"
+        for name, value in facts(report, {"predictions": report}).items()
+    )
+
+
+def _errors(report: Report, groups: Sequence[tuple[str, GroupRow]]) -> Iterator[str]:
+    known = [(name, group) for name, group in groups if group.errors]
+    if not known:
+        return
+    floor = f"{report.settings.score_floor:g}"
+    yield f"AP50 that each kind of error costs (number of them with a score of at least {floor}):"
+    yield ""
+    rows = []
+    for name, group in known:
+        errors = [group.errors[kind] for kind in ERROR_KINDS]
+        rows.append(
+            [
+                name,
+                *(
+                    "-" if math.isnan(e.cost) else f"{_decimals(e.cost)} ({e.shown})"
+                    for e in errors
+                ),
+            ]
+        )
+    yield from _table(("group", *ERROR_KINDS), rows, num_text=1)
+    yield ""
+    yield f"{' '.join(KINDS_IN_WORDS)}."
+    yield ""
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, num_text: int) -> list[str]:
+    """Lines of a table whose first columns are text and whose others are numbers."""
+    rules = [":--" if i < num_text else "--:" for i in range(len(titles))]
+    return [f"| {' | '.join(cells)} |" for cells in (titles, rules, *rows)]
+
+
+def _boxes(row: ClassRow | GroupRow) -> list[str]:
+    return ["-" if row.train_boxes is None else str(row.train_boxes), str(row.val_boxes)]
+
+
+def _figures(row: ClassRow | GroupRow) -> list[str]:
+    cells = []
+    for name in _TITLES:
+        cell = _decimals(getattr(row, name))
+        if name in row.intervals:
+            low, high = row.intervals[name]
+            cell += f" [{low:.2f}, {high:.2f}]"
+        cells.append(cell)
+    return cells
+
+
+def _decimals(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _escaped(text: str) -> str:
+    """A text on one line that neither Markdown nor HTML reads anything in."""
+    one_line = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|~#!])", r"\\\1", one_line)
