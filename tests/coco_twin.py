@@ -39,7 +39,10 @@ def twin_grid(
     images = sorted(truth["images"], key=lambda image: image["id"])
     best = {image["id"]: _best_first(found, image["id"]) for image in images}
     if lvis:
-        best = {image_id: ranked[: caps[-1]] for image_id, ranked in best.items()}
+        best = {
+            image_id: [d for d in ranked[: caps[-1]] if d["bbox"][2] * d["bbox"][3] > 0]
+            for image_id, ranked in best.items()
+        }
     for k, category in enumerate(categories):
         boxes = [a for a in truth["annotations"] if a["category_id"] == category]
         for a, area_range in enumerate(AREA_RANGES):

@@ -21,7 +21,7 @@ from detbalance.evaluation.backends import (
     choose_backend,
 )
 from detbalance.evaluation.numpy_grid import numpy_grid
-from detbalance.evaluation.participants import check_predictions, within_cap
+from detbalance.evaluation.participants import check_predictions, has_area, within_cap
 from detbalance.evaluation.rules import Rules, RulesChoice, choose_rules
 
 if TYPE_CHECKING:
@@ -105,7 +105,10 @@ def _run(
     caps: tuple[int, ...],
 ) -> tuple[Float64, Float64, Float64]:
     """Precision, recall and scores as an evaluator of others has them, NaN for undefined."""
-    rows = np.flatnonzero(within_cap(predictions, rules))
+    kept = within_cap(predictions, rules)
+    if rules.name == "lvis":
+        kept &= has_area(predictions)
+    rows = np.flatnonzero(kept)
     evaluator = build_evaluator(name, annotations, predictions, rows, rules)
     evaluator.params.iouThrs = np.array(rules.iou_thresholds)
     evaluator.params.maxDets = list(caps)

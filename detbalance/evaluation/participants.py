@@ -116,17 +116,24 @@ def checked_classes(annotations: Annotations, predictions: Predictions) -> tuple
         predictions: detections on its images.
 
     Returns:
-        bool [D], detections of a class that is annotated in the image or was looked for in vain;
-        and bool [D], detections of a class of which all objects of the image are marked.
+        bool [D], detections of a class that is annotated in the image or was looked for in vain,
+        those of no area excepted; and bool [D], detections of a class of which all objects of the
+        image are marked.
 
-    Source: Gupta et al., LVIS, 2019, arXiv:1908.03195, section 2.4.
+    Source: Gupta et al., LVIS, 2019, arXiv:1908.03195, section 2.4, and lvis-api.
+    Differs: lvis-api leaves out annotations of no area too, as if their class were not there.
     """
     assert annotations.not_exhaustive_labels is not None
     num_classes = annotations.categories.num_classes
     own = predictions.image_index * num_classes + predictions.labels
-    checked = np.isin(own, _looked_for(annotations))
+    checked = np.isin(own, _looked_for(annotations)) & has_area(predictions)
     exhaustive = ~np.isin(own, _listed(annotations.not_exhaustive_labels, num_classes))
     return checked, exhaustive
+
+
+def has_area(predictions: Predictions) -> Bool:
+    """Return bool [D], the detections that are not of zero size; LVIS's rules drop the others."""
+    return np.asarray(predictions.bbox[:, 2] * predictions.bbox[:, 3] > 0)
 
 
 def check_predictions(annotations: Annotations, predictions: Predictions) -> None:
