@@ -1,0 +1,107 @@
+"""From draws of images to an interval: Wilson's, with as many boxes as vary like the draws.
+
+The percentiles of the draws are no use for few boxes: all found once means all found in every draw.
+Simulated (`python tools/benchmark.py coverage`), they hold the true recall of a well found class of
+10 boxes in 60 % of cases rather than 95 %.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from detbalance.intervals import wilson_interval
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """What the draws say of some figures; arrays of one length.
+
+    Attributes:
+        estimate: the figure on the images as they are, in [0, 1], NaN where undefined.
+        mean: of the draws, NaN if undefined in all of them.
+        variance: of the draws, with the number of images already corrected for.
+        boxes: how many boxes the figure is a share of.
+        degrees: degrees of freedom of the variance: independent images less one.
+    """
+
+    estimate: Float64
+    mean: Float64
+    variance: Float64
+    boxes: Float64
+    degrees: Float64
+
+
+def interval(
+    spread: Spread, *, confidence: float = 0.95, counts_boxes: bool
+) -> tuple[Float64, Float64]:
+    """Set Wilson's interval with the number of boxes that would vary as the draws do.
+
+    For a figure p it is p (1 - p) / variance. It is lowered to what Student's t in place of the
+    normal distribution comes to, as the variance is itself an estimate, from a few images maybe.
+    The middle is moved by the bias that the draws show, for AP is too high on few boxes.
+
+    Args:
+        spread: of the figures.
+        confidence: how often such intervals hold the true figure, in (0, 1).
+        counts_boxes: whether each box adds a yes or a no, as it does to recall. The draws of few
+            boxes then vary less than boxes can, and the number is no more than that of the boxes;
+            Student's t enters so far as the draws vary more than boxes. AP and AR, means over IoU
+            thresholds, vary less than a yes or no, and have no such bound.
+
+    Returns:
+        Lower and upper ends, float64, NaN where the figure is undefined or a share of no boxes.
+
+    Source: Wilson, JASA 22, 1927; effective sample sizes as for surveys: Korn and Graubard,
+    Confidence intervals for proportions with small expected number of positive counts estimated
+    from survey data, Survey Methodology 24, 1998. Differs: the variance is the bootstrap's, its
+    bias is taken off, and the interval holds the estimate.
+    """
+    known = ~np.isnan(spread.estimate) & (spread.boxes > 0)
+    estimate = np.where(known, spread.estimate, 0.0)
+    boxes = np.where(known, spread.boxes, 0.0)
+    mean = np.where(known & ~np.isnan(spread.mean), spread.mean, estimate)
+    center = np.clip(2 * estimate - mean, 0.0, 1.0)
+    share = center * (1 - center)
+    size = boxes.copy()
+    np.divide(share, spread.variance, out=size, where=(spread.variance > 0) & (share > 0))
+    normal = NormalDist().inv_cdf((1 + confidence) / 2)
+    student = student_quantile((1 + confidence) / 2, spread.degrees)
+    if counts_boxes:
+        clustered = 1 - np.minimum(size / np.maximum(boxes, 1), 1)
+        student = normal + (student - normal) * clustered
+        size = np.minimum(size, boxes)
+    # Wilson's ends depend on size / quantile^2 alone.
+    size = np.where(known, size * (normal / student) ** 2, 0.0)
+    low, high = wilson_interval(center * size, size, confidence=confidence)
+    return np.minimum(low, spread.estimate), np.maximum(high, spread.estimate)
+
+
+def student_quantile(probability: float, degrees: Float64) -> Float64:
+    """Quantile of Student's t distribution.
+
+    Args:
+        probability: in (0, 1).
+        degrees: degrees of freedom, need not be whole; below 2 those of 2 are taken.
+
+    Returns:
+        float64 of the shape of `degrees`, at a probability of 0.975 too low by 0.8 % for 2 degrees of
+        freedom and 0.1 % for 3; at 0.995 by 4 % and 0.8 %.
+
+    Example:
+        >>> student_quantile(0.975, np.array([3.0, 10.0])).round(2)
+        array([3.18, 2.23])
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5.
+    """
+    z, v = NormalDist().inv_cdf(probability), np.maximum(degrees, 2.0)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    fourth = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
+    return np.asarray(z + first / v + second / v**2 + third / v**3 + fourth / v**4)
