@@ -1,0 +1,83 @@
+"""`detbalance thresholds`: a score threshold for each class, from a calibration file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from detbalance.annotations import load_annotations
+from detbalance.evaluation.rules import RulesChoice
+from detbalance.frequency import Frequency, class_frequency
+from detbalance.operating import fit_thresholds, parse_objective, save_thresholds
+from detbalance.operating.calibration import PerClass
+from detbalance.predictions import load_predictions
+from detbalance.reporting.thresholds_console import print_thresholds
+
+
+def thresholds_command(
+    *,
+    annotations: Path,
+    predictions: Path,
+    objective: str,
+    train_file: Path | None,
+    output: Path | None,
+    per_class: PerClass,
+    rules: RulesChoice,
+    iou: float,
+    confidence: float,
+    folds: int,
+    seed: int,
+    drop_invalid: bool,
+    overwrite: bool,
+) -> None:
+    """Read, fit, print, and write the thresholds where a file is given."""
+    goal = parse_objective(objective)
+    check_output_file(output, overwrite)
+    truth = load_annotations(annotations, drop_invalid=drop_invalid)
+    fitted = fit_thresholds(
+        truth,
+        load_predictions(predictions, truth),
+        goal,
+        frequency=training_frequency(train_file, annotations, drop_invalid),
+        per_class=per_class,
+        rules=rules,
+        iou=iou,
+        confidence=confidence,
+        num_folds=folds,
+        seed=seed,
+        predictions_file=str(predictions),
+    )
+    if output is not None:
+        save_thresholds(output, fitted)
+    console = Console()
+    print_thresholds(fitted, console=console)
+    if output is not None:
+        console.print(f"Written: {output}", soft_wrap=True, highlight=False, markup=False)
+
+
+def check_output_file(output: Path | None, overwrite: bool) -> None:
+    """Refuse a file that is there already, and a folder, before any work is done."""
+    if output is not None and output.is_dir():
+        raise ValueError(
+            f"--output: {output} is a folder. A file to write is expected. Name a file in it."
+        )
+    if output is not None and not overwrite and output.exists():
+        raise ValueError(
+            f"{output}: is there already. A new file is expected. Pass --overwrite to replace it."
+        )
+
+
+def training_frequency(
+    train_file: Path | None, annotations: Path, drop_invalid: bool
+) -> Frequency | None:
+    """Count the training file; what a detector learned from cannot calibrate it."""
+    if train_file is None:
+        return None
+    if train_file.resolve() == annotations.resolve():
+        raise ValueError(
+            f"--annotations: {annotations} is the training file too. Scores on images that the"
+            " detector learned from are too high; other images are expected. Calibrate on the"
+            " validation file."
+        )
+    return class_frequency(load_annotations(train_file, drop_invalid=drop_invalid))

@@ -1,0 +1,102 @@
+"""What to know about fitted thresholds before using them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from detbalance.annotations.categories import shorten
+from detbalance.operating.fitting import Curves
+from detbalance.operating.result import ClassThreshold
+
+if TYPE_CHECKING:
+    from detbalance.annotations import Annotations
+    from detbalance.predictions import Predictions
+
+_NAMED = 5
+_COUNTED = {"recall": "boxes", "precision": "detections"}
+_LOW_SCORE = 0.01  # detectors that keep detections below are not cut by their own floor
+
+
+def calibration_notes(
+    curves: Curves,
+    rows: Sequence[ClassThreshold],
+    annotations: Annotations,
+    predictions: Predictions,
+    *,
+    confidence: float,
+) -> tuple[str, ...]:
+    """Name the classes that thresholds could not be fitted for, or whose floor is not kept.
+
+    Args:
+        curves: of all images.
+        rows: of the classes.
+        annotations: the calibration file.
+        predictions: on its images.
+        confidence: that a floor has to be kept with.
+
+    Returns:
+        Sentences.
+    """
+    notes = []
+    label = {name: i for i, name in enumerate(annotations.categories.names, start=1)}
+    if absent := [row.name for row in rows if not row.boxes]:
+        notes.append(
+            f"{counted(absent)} without boxes in {annotations.source} get the shared threshold: "
+            f"{listed(absent)}."
+        )
+    never = [row.name for row in rows if row.boxes and not curves.weights[label[row.name]]]
+    if never:
+        notes.append(
+            f"{counted(never)} with boxes and no right detection at any score get the shared "
+            f"threshold: {listed(never)}."
+        )
+    if curves.objective.is_floor:
+        best = {row.name: float(curves.own[label[row.name]].max()) for row in rows}
+        notes += _floor_notes(curves, rows, best, confidence)
+        lowest = float(predictions.scores.min())
+        short = any(row.boxes and best[row.name] < curves.objective.amount for row in rows)
+        if curves.objective.kind == "recall" and short and lowest >= _LOW_SCORE:
+            notes.append(
+                f"The lowest score in the predictions is {lowest:.3f}: detections below it may "
+                "have been cut off. Predict with a lower score floor for more recall."
+            )
+    return tuple(notes)
+
+
+def _floor_notes(
+    curves: Curves, rows: Sequence[ClassThreshold], best: dict[str, float], confidence: float
+) -> list[str]:
+    goal, notes = curves.objective, []
+    beyond = {row.name: row.boxes for row in rows if row.boxes and 0 < best[row.name] < goal.amount}
+    if beyond:
+        figures = [f"{name} {best[name]:.2f} ({n} boxes)" for name, n in beyond.items()]
+        notes.append(
+            f"{goal} is out of reach for {counted(beyond)} at every threshold; the best that "
+            f"there is: {listed(figures)}."
+        )
+    unsure = [row.name for row in rows if row.floor == "unsure"]
+    if unsure:
+        verb = "keeps" if len(unsure) == 1 else "keep"
+        notes.append(
+            f"{counted(unsure)} {verb} {goal} here, but by too few {_COUNTED[goal.kind]} for "
+            f"{confidence:.0%} confidence: {listed(unsure)}."
+        )
+    missed = [row.name for row in rows if row.floor == "missed" and row.name not in beyond]
+    if missed:
+        verb = "misses" if len(missed) == 1 else "miss"
+        notes.append(
+            f"{counted(missed)} {verb} {goal} at the threshold chosen, though another would keep "
+            f"it here: {listed(missed)}."
+        )
+    return notes
+
+
+def counted(names: Sequence[str] | dict[str, int]) -> str:
+    """Count classes in words."""
+    return "1 class" if len(names) == 1 else f"{len(names)} classes"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join names, the first five of them and how many more there are."""
+    return shorten(names, _NAMED)
