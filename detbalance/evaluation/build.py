@@ -96,6 +96,7 @@ def build_report(
             group=group,
             train_images=images,
             train_boxes=boxes,
+            score_floor=float(evaluation.score_floors[label]),
             positive_share=float(positive_share[label]),
             **_class_values(evaluation, label),
         )

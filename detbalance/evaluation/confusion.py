@@ -10,7 +10,9 @@ import numpy.typing as npt
 from detbalance.evaluation.details import MAX_CELLS, Cell
 from detbalance.evaluation.matching import Matches
 from detbalance.evaluation.overlaps import Overlaps
+from detbalance.evaluation.participants import reaches_floor
 
+Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 
@@ -47,7 +49,7 @@ class Confusion:
 
 
 def confusion(
-    matches: Matches, pairs: Overlaps, *, score_floor: float = 0.3, iou: float = 0.5
+    matches: Matches, pairs: Overlaps, *, score_floor: float | Float64 = 0.3, iou: float = 0.5
 ) -> Confusion:
     """Count which class each box was found as.
 
@@ -57,7 +59,7 @@ def confusion(
     Args:
         matches: of `match`.
         pairs: of `overlaps` for the same inputs, over all classes, from `iou` or below.
-        score_floor: smallest score that counts.
+        score_floor: smallest score that counts; float64 [K + 1] for one of each class.
         iou: smallest overlap; one of the thresholds of the rules.
 
     Returns:
@@ -65,7 +67,7 @@ def confusion(
     """
     t = matches.at(iou)
     predictions, labels = matches.predictions, matches.annotations.labels
-    shown = predictions.scores >= score_floor
+    shown = reaches_floor(predictions, score_floor)
     right = np.flatnonzero(matches.is_true_positive[:, t] & shown)
     free = matches.positive.copy()
     free[matches.annotation[right, t]] = False

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from detbalance.evaluation.average_precision import precision_at_levels
 from detbalance.evaluation.matching import Matches
 from detbalance.evaluation.overlaps import Overlaps
+from detbalance.evaluation.participants import reaches_floor
 from detbalance.evaluation.rows import ERROR_KINDS
 
 Bool = npt.NDArray[np.bool_]
@@ -44,7 +45,7 @@ def error_kinds(
     *,
     iou: float = 0.5,
     background_iou: float = 0.1,
-    score_floor: float = 0.3,
+    score_floor: float | Float64 = 0.3,
 ) -> dict[str, ErrorCounts]:
     """Sort all errors by kind, and say what each kind costs every class.
 
@@ -65,7 +66,8 @@ def error_kinds(
         pairs: of `overlaps` for the same inputs, over all classes, from `background_iou` or below.
         iou: overlap that a match needs; one of the thresholds of the rules.
         background_iou: overlap below which a detection is on background.
-        score_floor: for the counts of errors that a user would see.
+        score_floor: for the counts of errors that a user would see; float64 [K + 1] for one of
+            each class.
 
     Returns:
         Counts and costs by kind, in the order of `ERROR_KINDS`.
@@ -100,7 +102,7 @@ def error_kinds(
         return np.bincount(values, minlength=num_classes)
 
     repair = _Repair(matches, t)
-    shown = predictions.scores >= score_floor
+    shown = reaches_floor(predictions, score_floor)
     kinds = {
         "localisation": (localisation, repair.cost(localisation, own_box, found)),
         "classification": (classification, repair.cost(classification, other_box, found)),

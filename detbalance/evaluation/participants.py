@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from detbalance.predictions import Predictions
 
 Bool = npt.NDArray[np.bool_]
+Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 
@@ -54,6 +55,18 @@ def within_cap(predictions: Predictions, rules: Rules) -> Bool:
         groups = groups * (int(predictions.labels.max()) + 1) + predictions.labels[rows]
     inside[rows[places_in_group(groups) >= cap]] = False
     return inside
+
+
+def reaches_floor(predictions: Predictions, score_floor: float | Float64) -> Bool:
+    """Return bool [D], the detections with at least a score.
+
+    Args:
+        predictions: the detections.
+        score_floor: one for all classes, or float64 [K + 1] with one for each.
+    """
+    floors = np.asarray(score_floor, dtype=np.float64)
+    floor = floors if floors.ndim == 0 else floors[predictions.labels]
+    return np.asarray(predictions.scores >= floor)
 
 
 def places_in_group(groups: Int64) -> Int64:

@@ -6,6 +6,7 @@ One matching pass and one grid feed all of it. Arrays by class have length K + 1
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,7 @@ class Evaluation:
         false_positives: int64 [K+1], wrong ones; detections on crowd regions are neither.
         val_boxes: int64 [K+1], boxes to find, crowd regions excluded.
         val_images: int64 [K+1], images with such boxes.
+        score_floors: float64 [K+1], the floor of each class.
         intervals: for each figure that has them the lower and upper ends, float64 [K+1] each.
         errors: counts and costs by kind of error.
         confusion: which classes are taken for which.
@@ -122,6 +124,7 @@ class Evaluation:
     false_positives: Int64
     val_boxes: Int64
     val_images: Int64
+    score_floors: Float64
     intervals: dict[str, tuple[Float64, Float64]]
     errors: dict[str, ErrorCounts]
     confusion: Confusion
@@ -137,7 +140,7 @@ def evaluate(
     annotations: Annotations,
     predictions: Predictions,
     *,
-    score_floor: float = 0.3,
+    score_floor: float | Float64 = 0.3,
     rules: RulesChoice = "auto",
     beta: float = 1.0,
     min_precision: float = 0.9,
@@ -147,6 +150,7 @@ def evaluate(
     seed: int = 0,
     backend: Backend = "auto",
     predictions_file: str | None = None,
+    thresholds_file: str | None = None,
 ) -> Evaluation:
     """Evaluate predictions per class, by COCO's or LVIS's rules.
 
@@ -156,7 +160,8 @@ def evaluate(
     Args:
         annotations: the ground truth, with its crowd regions.
         predictions: detections on the same images; none at all is fine.
-        score_floor: smallest score that recall and precision count.
+        score_floor: smallest score that recall and precision count; float64 [K + 1] for one of
+            each class.
         rules: "coco" or "lvis"; "auto" takes LVIS's where the file has its lists of classes that
             were looked for in each image.
         beta: how many times recall weighs as much as precision in F-beta.
@@ -168,6 +173,7 @@ def evaluate(
         backend: "hotcoco", "pycocotools" or "numpy", our own; "auto" takes hotcoco where it is
             installed. The figures are the same.
         predictions_file: where the predictions came from, for the record.
+        thresholds_file: where a `score_floor` of each class came from, for the record.
 
     Returns:
         Evaluation with arrays by class and the COCO summary.
@@ -189,6 +195,7 @@ def evaluate(
         confidence=confidence,
     )
     chosen = choose_rules(annotations, rules)
+    floors = _floors(score_floor, annotations)
     grid = compute_grid(annotations, predictions, rules=chosen, backend=backend)
     averages: dict[str, Any] = class_figures(grid)
     curves, summary = curves_at_half(grid), summarize(grid)
@@ -196,8 +203,8 @@ def evaluate(
     del grid  # hundreds of megabytes on LVIS, before the matching needs its own
     pairs = overlaps(annotations, predictions, floor=_BACKGROUND_IOU, rules=chosen)
     matches = match(annotations, predictions, rules=chosen, pairs=pairs)
-    at_half = at_score(matches, score_floor, iou=RECALL_IOU_THRESHOLD)
-    strict = at_score(matches, score_floor, iou=0.75)
+    at_half = at_score(matches, floors, iou=RECALL_IOU_THRESHOLD)
+    strict = at_score(matches, floors, iou=0.75)
     at_precision = recall_at_precision(matches, min_precision)
     at_fppi = recall_at_false_positives(matches, max_fppi)
     best = best_f(matches, beta=beta)
@@ -224,14 +231,15 @@ def evaluate(
             labels=annotations.labels[matches.positive],
             num_classes=len(matches.num_positive),
         )[0],
+        score_floors=floors,
         intervals={
             "recall": wilson_interval(
                 at_half.true_positives, at_half.num_positive, confidence=confidence
             ),
             "precision": wilson_interval(at_half.true_positives, shown, confidence=confidence),
         },
-        errors=error_kinds(matches, pairs, background_iou=_BACKGROUND_IOU, score_floor=score_floor),
-        confusion=confusion(matches, pairs, score_floor=score_floor),
+        errors=error_kinds(matches, pairs, background_iou=_BACKGROUND_IOU, score_floor=floors),
+        confusion=confusion(matches, pairs, score_floor=floors),
         curves=curves,
         summary=summary,
         cautions=cautions(matches, pairs),
@@ -241,7 +249,7 @@ def evaluate(
             backend=engine,
             iou_thresholds=chosen.iou_thresholds,
             recall_iou_threshold=RECALL_IOU_THRESHOLD,
-            score_floor=float(score_floor),
+            score_floor=float(score_floor) if np.ndim(score_floor) == 0 else math.nan,
             max_detections=caps,
             area_ranges=dict(AREA_RANGES),
             rules=chosen.name,
@@ -249,6 +257,7 @@ def evaluate(
             beta=beta,
             min_precision=min_precision,
             max_fppi=max_fppi,
+            thresholds=thresholds_file,
         ),
         matches=matches,
     )
@@ -270,9 +279,11 @@ def with_replicates(evaluation: Evaluation, replicates: int, *, seed: int = 0) -
         ValueError: if there are fewer than two draws.
     """
     settings = replace(evaluation.settings, replicates=replicates)
-    drawn = bootstrap(
-        [evaluation.matches], replicates=replicates, seed=seed, score_floor=settings.score_floor
-    )
+    # Scores above the floor of their class: the draws take one floor, and know the order already.
+    matches, floors = evaluation.matches, evaluation.score_floors
+    above = matches.predictions.scores - floors[matches.predictions.labels]
+    shifted = replace(matches, predictions=replace(matches.predictions, scores=above))
+    drawn = bootstrap([shifted], replicates=replicates, seed=seed, score_floor=0.0)
     ends = {figure: drawn.interval(figure, confidence=settings.confidence) for figure in DRAWN}
     return replace(
         evaluation,
@@ -280,3 +291,17 @@ def with_replicates(evaluation: Evaluation, replicates: int, *, seed: int = 0) -
         settings=settings,
         replicates=drawn,
     )
+
+
+def _floors(score_floor: float | Float64, annotations: Annotations) -> Float64:
+    """float64 [K + 1], the floor of each class, NaN for background."""
+    num_classes = annotations.categories.num_classes
+    if np.ndim(score_floor) and np.shape(score_floor) != (num_classes,):
+        raise ValueError(
+            f"evaluate(): score_floor is {list(np.shape(score_floor))}, {annotations.source} has"
+            f" {num_classes - 1} classes. Expected one number, or one per class with background in"
+            " front. Order them as the annotations do."
+        )
+    floors = np.full(num_classes, score_floor, dtype=np.float64)
+    floors[0] = np.nan
+    return floors

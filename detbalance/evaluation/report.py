@@ -18,6 +18,7 @@ Undefined numbers are null.
         AR1, AR10                    AR with so many detections per image and class
         fixed_AP                     AP with the detections cut per class over the whole file
                                      instead of per image (arXiv:2102.01066)
+        score_floor                  smallest score that recall and precision of the class count
         recall, precision            at IoU .50, of detections at or above score_floor
         recall75, precision75        the same at IoU .75
         true_positives, false_positives   the counts behind recall and precision
@@ -45,14 +46,16 @@ Undefined numbers are null.
         AP, ...                      means over the classes where the figure is defined, of all
                                      figures above but the scores; intervals of the means; errors
                                      summed, their cost a mean
-    summary   the 12 COCO numbers: AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl
+    summary   the 12 COCO numbers: AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl; by LVIS's
+              rules AR300 in place of AR100
     details   object or null; by class name: curves (precision and scores at IoU .50 over recall
               0, .01, ... 1), histograms (20 bins of scores: right, wrong); confusion (list of
               true, found, count; null is background)
     settings  annotations, predictions (files; null: from memory), backend, iou_thresholds,
               recall_iou_threshold, score_floor, max_detections, area_ranges,
               frequency_source (file that the groups come from, or null), group_rule (words or
-              null), rules ("coco", "lvis"), confidence, replicates, beta, min_precision, max_fppi
+              null), rules ("coco", "lvis"), confidence, replicates, beta, min_precision, max_fppi,
+              thresholds (file of the classes' own floors, or null; score_floor is then null)
     notes     list of sentences about what a reader could not see from the figures
 """
 
@@ -175,15 +178,24 @@ def check_comparable(reports: Mapping[str, Report]) -> None:
         )
     (first_name, first), (second_name, second) = reports.items()
     facts: dict[str, list[Any]] = {
-        "score_floor": [r.settings.score_floor for r in (first, second)],
+        "rules": [r.settings.rules for r in (first, second)],
+        "score_floor": [_floors(r) for r in (first, second)],
         "recall_iou_threshold": [r.settings.recall_iou_threshold for r in (first, second)],
         "classes": [sorted(row.name for row in r.classes) for r in (first, second)],
         "val_boxes": [{row.name: row.val_boxes for row in r.classes} for r in (first, second)],
     }
     for fact, (one, other) in facts.items():
         if one != other:
-            values = f" ({one} and {other})" if isinstance(one, float) else ""
+            short = not any(isinstance(value, (dict, list)) for value in (one, other))
+            values = f" ({one} and {other})" if short else ""
             raise ValueError(
                 f'comparison: "{first_name}" and "{second_name}" differ in {fact}{values}. '
                 "Expected reports of the same annotations and settings. Evaluate both again alike."
             )
+
+
+def _floors(report: Report) -> float | list[tuple[str, float]]:
+    """The score floor of all classes, or that of each."""
+    if report.settings.thresholds is None:
+        return report.settings.score_floor
+    return sorted((row.name, row.score_floor) for row in report.classes)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from detbalance.evaluation.backends import BackendName
 from detbalance.evaluation.rules import RulesName
+
+Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -19,8 +24,8 @@ class EvaluationSettings:
         backend: the evaluator that did the matching.
         iou_thresholds: overlaps that AP and AR are averaged over.
         recall_iou_threshold: overlap that recall and precision ask for.
-        score_floor: smallest score that recall and precision count, where a class has no floor of
-            its own; AP and AR count every score.
+        score_floor: smallest score that recall and precision count, NaN where each class has its
+            own; AP and AR count every score.
         max_detections: the caps of AR1, AR10 and AR, per image and class; by LVIS's rules the
             last, which is also AP's, is per image over all classes.
         area_ranges: smallest and largest area, in square pixels, of the size ranges.
@@ -30,6 +35,7 @@ class EvaluationSettings:
         beta: weight of recall in F-beta.
         min_precision: precision that recall_at_precision holds.
         max_fppi: false positives of a class per image that recall_at_fppi allows.
+        thresholds: file of the classes' own score floors, None if there is none.
     """
 
     annotations: str
@@ -46,18 +52,27 @@ class EvaluationSettings:
     beta: float = 1.0
     min_precision: float = 0.9
     max_fppi: float = 0.1
+    thresholds: str | None = None
 
 
 def check_settings(
-    *, score_floor: float, beta: float, min_precision: float, max_fppi: float, confidence: float
+    *,
+    score_floor: float | Float64,
+    beta: float,
+    min_precision: float,
+    max_fppi: float,
+    confidence: float,
 ) -> None:
     """Check numbers that a user chooses.
 
     Raises:
         ValueError: naming the first that cannot be.
     """
+    floors = np.atleast_1d(score_floor)
+    floors = floors[1:] if np.ndim(score_floor) else floors
+    floor = float(floors[np.argmin(np.isfinite(floors))])
     checks = {
-        "score_floor": (score_floor, math.isfinite(score_floor), "a finite number, usually 0..1"),
+        "score_floor": (floor, math.isfinite(floor), "a finite number, usually 0..1"),
         "beta": (beta, math.isfinite(beta) and beta > 0, "a number above 0"),
         "min_precision": (min_precision, 0 <= min_precision <= 1, "a share in [0, 1]"),
         "max_fppi": (max_fppi, math.isfinite(max_fppi) and max_fppi >= 0, "a number of 0 or more"),

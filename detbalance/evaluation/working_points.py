@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.evaluation.matching import Matches
-from detbalance.evaluation.participants import images_checked
+from detbalance.evaluation.participants import images_checked, reaches_floor
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -43,19 +43,19 @@ class Counts:
         return _ratio(self.true_positives, self.true_positives + self.false_positives)
 
 
-def at_score(matches: Matches, floor: float, *, iou: float = 0.5) -> Counts:
+def at_score(matches: Matches, floor: float | Float64, *, iou: float = 0.5) -> Counts:
     """Count right and wrong detections with at least a score.
 
     Args:
         matches: of `match`.
-        floor: smallest score that counts.
+        floor: smallest score that counts; float64 [K + 1] for one of each class.
         iou: overlap that a match needs; one of the thresholds of the rules.
 
     Returns:
         Counts per class.
     """
     t, num_classes = matches.at(iou), len(matches.num_positive)
-    shown = matches.predictions.scores >= floor
+    shown = reaches_floor(matches.predictions, floor)
     right, wrong = (
         np.bincount(matches.predictions.labels[shown & chosen[:, t]], minlength=num_classes)
         for chosen in (matches.is_true_positive, matches.is_false_positive)

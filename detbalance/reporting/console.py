@@ -38,6 +38,7 @@ from detbalance.reporting.sentences import (
     boxes_needed,
     confusions,
     facts,
+    shown_from,
 )
 
 if TYPE_CHECKING:
@@ -222,9 +223,9 @@ def _errors(report: Report) -> list[Text | Table]:
     for name, group in groups:
         label = Text(name, style=GROUP_STYLES.get(name, "bold"))
         table.add_row(label, *(_cost(group.errors[kind]) for kind in ERROR_KINDS))
-    floor = f"score >= {report.settings.score_floor:g}"
     title = Text.assemble(
-        ("Errors", "bold"), f": AP50 that each kind costs, (number of them with {floor})"
+        ("Errors", "bold"),
+        f": AP50 that each kind costs, (number of them with {shown_from(report)})",
     )
     return [Text(), title, table, *(Text(line, style="dim") for line in KINDS_IN_WORDS)]
 

@@ -15,6 +15,7 @@ from detbalance.reporting.sentences import (
     boxes_needed,
     confusions,
     facts,
+    shown_from,
 )
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ def _errors(report: Report, groups: Sequence[tuple[str, GroupRow]]) -> Iterator[
     known = [(name, group) for name, group in groups if group.errors]
     if not known:
         return
-    floor = f"{report.settings.score_floor:g}"
-    yield f"AP50 that each kind of error costs (number of them with a score of at least {floor}):"
+    floor = _escaped(shown_from(report))
+    yield f"AP50 that each kind of error costs (number of them with {floor}):"
     yield ""
     rows = []
     for name, group in known:

@@ -37,7 +37,8 @@ def facts(report: Report, named: Mapping[str, Report]) -> dict[str, str]:
         "AP, AR": f"IoU {short(ious[0])} to {short(ious[-1])}, every score, "
         f"{cap} detections per image {capped}",
         "recall, prec.": f"IoU {short(settings.recall_iou_threshold)}, "
-        f"detections with score >= {settings.score_floor:g}",
+        f"detections with {shown_from(report)}",
+        "thresholds": settings.thresholds,
         "intervals": _intervals(report),
         "groups": settings.group_rule,
         "frequencies": settings.frequency_source,
@@ -59,8 +60,7 @@ def confusions(report: Report) -> str | None:
     listed = ", ".join(
         f"{cell.true} as {cell.found} {cell.count}x" for cell in pairs[:_SHOWN_PAIRS]
     )
-    floor = f"score >= {report.settings.score_floor:g}"
-    return f"Most confused at {floor} (true as found): {listed}."
+    return f"Most confused at {shown_from(report)} (true as found): {listed}."
 
 
 def boxes_needed(report: Report) -> str | None:
@@ -81,6 +81,13 @@ def boxes_needed(report: Report) -> str | None:
     rest = len(short_of) - min(len(chosen), _SHOWN_CLASSES)
     others = f"; {rest} other classes need more, too" if rest else ""
     return f"To know recall to +-.05, val lacks {listed}{others}."
+
+
+def shown_from(report: Report) -> str:
+    """Say from which score on detections count for recall and precision."""
+    if report.settings.thresholds is not None:
+        return "score >= the threshold of the class"
+    return f"score >= {report.settings.score_floor:g}"
 
 
 def short(value: float) -> str:
