@@ -13,6 +13,8 @@ from pathlib import Path
 
 import click
 
+from detbalance.cli.calibration_options import calibration_options
+
 _FILE = click.Path(path_type=Path)
 
 # Options that several commands have.
@@ -36,45 +38,6 @@ _COMMON = click.option(
     "--common",
     type=click.IntRange(1),
     help="Classes in at most this many training images are common.",
-)
-
-
-# Options of the commands that fit operating points.
-_OBJECTIVE = click.option(
-    "--for",
-    "objective",
-    default="f1",
-    show_default=True,
-    metavar="OBJECTIVE",
-    help='f1, f2, f0.5; or a floor that each class shall keep: "recall>=0.9", "precision>=0.8".',
-)
-_RULES_OF_MATCHING = click.option(
-    "--rules",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "coco", "lvis"]),
-    help="Whose rules boxes are matched by; auto: what the annotation file asks for.",
-)
-_IOU = click.option(
-    "--iou",
-    default=0.5,
-    show_default=True,
-    type=click.FloatRange(0.5, 0.95),
-    help="Overlap that a right detection needs: 0.5, 0.55, ... 0.95.",
-)
-_FLOOR_CONFIDENCE = click.option(
-    "--confidence",
-    default=0.9,
-    show_default=True,
-    type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
-    help="How sure it shall be that a floor is kept, one-sided.",
-)
-_FOLDS = click.option(
-    "--folds",
-    default=5,
-    show_default=True,
-    type=click.IntRange(3),
-    help="Parts of the images; each is judged by what the others say.",
 )
 
 
@@ -166,11 +129,7 @@ def _report(**options: object) -> None:
 
 
 @cli.command("thresholds")
-@click.option(
-    "--annotations", required=True, type=_FILE, help="COCO file to calibrate on; not training data."
-)
-@click.option("--predictions", required=True, type=_FILE, help="COCO results file of its images.")
-@_OBJECTIVE
+@calibration_options
 @click.option(
     "--train", "train_file", type=_FILE, help="COCO file of the training data, to show groups by."
 )
@@ -182,13 +141,6 @@ def _report(**options: object) -> None:
     type=click.Choice(["auto", "always", "never"]),
     help="Thresholds that differ: auto has them only where they help on held-out images.",
 )
-@_RULES_OF_MATCHING
-@_IOU
-@_FLOOR_CONFIDENCE
-@_FOLDS
-@_SEED
-@_DROP_INVALID
-@click.option("--overwrite", is_flag=True, help="Replace the output file.")
 def _thresholds(**options: object) -> None:
     """Fit a score threshold for each class, and judge them on held-out images."""
     from detbalance.cli.thresholds import thresholds_command
@@ -197,10 +149,7 @@ def _thresholds(**options: object) -> None:
 
 
 @cli.command("rescore")
-@click.option(
-    "--annotations", required=True, type=_FILE, help="COCO file to calibrate on; not training data."
-)
-@click.option("--predictions", required=True, type=_FILE, help="COCO results file of its images.")
+@calibration_options
 @click.option(
     "--train",
     "train_file",
@@ -208,7 +157,6 @@ def _thresholds(**options: object) -> None:
     type=_FILE,
     help="COCO file of the training data: scores are rebalanced by its counts.",
 )
-@_OBJECTIVE
 @click.option(
     "--output", type=_FILE, help="COCO results file for the new scores. Default: print only."
 )
@@ -220,13 +168,6 @@ def _thresholds(**options: object) -> None:
     type=_FILE,
     help="COCO file with the images of --apply-to, instead of --annotations.",
 )
-@_RULES_OF_MATCHING
-@_IOU
-@_FLOOR_CONFIDENCE
-@_FOLDS
-@_SEED
-@_DROP_INVALID
-@click.option("--overwrite", is_flag=True, help="Replace the output file.")
 def _rescore(**options: object) -> None:
     """Rebalance scores by the training frequencies, as far as it helps on held-out images."""
     from detbalance.cli.rescore import rescore_command

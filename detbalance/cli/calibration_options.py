@@ -1,0 +1,71 @@
+"""The options that `detbalance thresholds` and `detbalance rescore` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+_FILE = click.Path(path_type=Path)
+_OPTIONS = (
+    click.option(
+        "--annotations",
+        required=True,
+        type=_FILE,
+        help="COCO file to calibrate on; not training data.",
+    ),
+    click.option(
+        "--predictions", required=True, type=_FILE, help="COCO results file of its images."
+    ),
+    click.option(
+        "--for",
+        "objective",
+        default="f1",
+        show_default=True,
+        metavar="OBJECTIVE",
+        help='f1, f2, f0.5; or a floor that each class shall keep: "recall>=0.9",'
+        ' "precision>=0.8".',
+    ),
+    click.option(
+        "--rules",
+        default="auto",
+        show_default=True,
+        type=click.Choice(["auto", "coco", "lvis"]),
+        help="Whose rules boxes are matched by; auto: what the annotation file asks for.",
+    ),
+    click.option(
+        "--iou",
+        default=0.5,
+        show_default=True,
+        type=click.FloatRange(0.5, 0.95),
+        help="Overlap that a right detection needs: 0.5, 0.55, ... 0.95.",
+    ),
+    click.option(
+        "--confidence",
+        default=0.9,
+        show_default=True,
+        type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
+        help="How sure it shall be that a floor is kept, one-sided.",
+    ),
+    click.option(
+        "--folds",
+        default=5,
+        show_default=True,
+        type=click.IntRange(3),
+        help="Parts of the images; each is judged by what the others say.",
+    ),
+    click.option("--seed", default=0, show_default=True, type=click.IntRange(0)),
+    click.option(
+        "--drop-invalid", is_flag=True, help="Leave out invalid annotations and say how many."
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace the output file."),
+)
+
+
+def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of calibration, in this order."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
