@@ -6,39 +6,22 @@ Options are declared here; the work is in one module a command, imported when it
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from detbalance.cli.calibration_options import calibration_options
-
-_FILE = click.Path(path_type=Path)
-
-# Options that several commands have.
-_DROP_INVALID = click.option(
-    "--drop-invalid", is_flag=True, help="Leave out invalid annotations and say how many."
+from detbalance.cli.options import (
+    COMMON,
+    DROP_INVALID,
+    FILE,
+    RARE,
+    RULES,
+    SCORE_FLOOR,
+    SEED,
 )
-_SCORE_FLOOR = click.option(
-    "--score-floor",
-    default=0.3,
-    show_default=True,
-    type=click.FloatRange(0, 1),
-    help="Recall and precision count detections with at least this score.",
-)
-_SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
-_RARE = click.option(
-    "--rare",
-    type=click.IntRange(1),
-    help="Classes in at most this many training images are rare.",
-)
-_COMMON = click.option(
-    "--common",
-    type=click.IntRange(1),
-    help="Classes in at most this many training images are common.",
-)
+from detbalance.cli.running import run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -48,7 +31,7 @@ def cli() -> None:
 
 
 @cli.command("train")
-@click.option("--config", required=True, type=_FILE, help="YAML file; examples are in configs/.")
+@click.option("--config", required=True, type=FILE, help="YAML file; examples are in configs/.")
 @click.option(
     "--set",
     "overrides",
@@ -58,12 +41,12 @@ def cli() -> None:
 )
 @click.option(
     "--data-root",
-    type=_FILE,
+    type=FILE,
     help="Start of the relative paths in the config's data section. Default: the environment"
     " variable DETBALANCE_DATA.",
 )
-@click.option("--output", type=_FILE, help="The run's folder, instead of the config's output.")
-@_DROP_INVALID
+@click.option("--output", type=FILE, help="The run's folder, instead of the config's output.")
+@DROP_INVALID
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
 def _train(**options: object) -> None:
@@ -74,16 +57,16 @@ def _train(**options: object) -> None:
 
 
 @cli.command("evaluate")
-@click.option("--checkpoint", required=True, type=_FILE, help="best.pt or last.pt of a run.")
-@click.option("--annotations", required=True, type=_FILE, help="COCO file to evaluate on.")
-@click.option("--images", required=True, type=_FILE, help="Folder of its images.")
+@click.option("--checkpoint", required=True, type=FILE, help="best.pt or last.pt of a run.")
+@click.option("--annotations", required=True, type=FILE, help="COCO file to evaluate on.")
+@click.option("--images", required=True, type=FILE, help="Folder of its images.")
 @click.option(
-    "--output", type=_FILE, help="Folder for predictions.json and the report. Default: print only."
+    "--output", type=FILE, help="Folder for predictions.json and the report. Default: print only."
 )
 @click.option(
     "--train",
     "train_file",
-    type=_FILE,
+    type=FILE,
     help="COCO file to count class frequencies in, instead of the counts in the checkpoint.",
 )
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1))
@@ -92,10 +75,15 @@ def _train(**options: object) -> None:
     type=click.IntRange(0),
     help="Loader processes. Default: none without a GPU, else one a core up to 8.",
 )
-@_SCORE_FLOOR
+@SCORE_FLOOR
+@click.option(
+    "--thresholds",
+    type=FILE,
+    help="File of `detbalance thresholds`: a score floor for each class, for --score-floor.",
+)
 @click.option("--device", help="For example cuda, cuda:1, cpu. Default: a GPU where there is one.")
 @click.option("--autocast", is_flag=True, help="Mixed precision, on a GPU.")
-@_DROP_INVALID
+@DROP_INVALID
 @click.option("--overwrite", is_flag=True, help="Replace results that the folder holds.")
 def _evaluate(**options: object) -> None:
     """Run a trained detector over a data set, and report AP and recall per class."""
@@ -105,24 +93,75 @@ def _evaluate(**options: object) -> None:
 
 
 @cli.command("report")
-@click.option("--annotations", required=True, type=_FILE, help="COCO file with the ground truth.")
-@click.option("--predictions", required=True, type=_FILE, help="COCO results file.")
+@click.argument("files", nargs=-1, type=FILE, metavar="[GT.JSON PREDICTIONS.JSON]")
+@click.option("--annotations", type=FILE, help="COCO file with the ground truth, as GT.JSON.")
+@click.option("--predictions", type=FILE, help="COCO results file, as PREDICTIONS.JSON.")
 @click.option(
     "--train",
     "train_file",
-    type=_FILE,
+    type=FILE,
     help="COCO file of the training data: frequencies and groups come from it.",
 )
 @click.option(
-    "--output", type=_FILE, help="Folder for report.json and report.csv. Default: print only."
+    "--output", type=FILE, help="Folder for report.json, .csv, .md, .html. Default: print only."
 )
-@_SCORE_FLOOR
-@_RARE
-@_COMMON
-@_DROP_INVALID
+@click.option(
+    "--images",
+    type=FILE,
+    help="Folder of the images: report.html shows missed objects and confident mistakes.",
+)
+@click.option(
+    "--baseline", type=FILE, help="COCO results file of another detector to compare with."
+)
+@SCORE_FLOOR
+@click.option(
+    "--thresholds",
+    type=FILE,
+    help="File of `detbalance thresholds`: a score floor for each class, for --score-floor.",
+)
+@RULES
+@click.option(
+    "--bootstrap",
+    default="auto",
+    show_default=True,
+    metavar="auto|N",
+    help="Draws of images for intervals of AP and AR, 0 for none; auto: 1000 if that is quick.",
+)
+@click.option(
+    "--confidence",
+    default=0.95,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="How often intervals hold the true figure.",
+)
+@click.option(
+    "--beta",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="How many times recall weighs as much as precision in F-beta.",
+)
+@click.option(
+    "--min-precision",
+    default=0.9,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Precision at which recall is given as recall_at_precision.",
+)
+@click.option(
+    "--max-fppi",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="False positives of a class per image at which recall is given as recall_at_fppi.",
+)
+@SEED
+@RARE
+@COMMON
+@DROP_INVALID
 @click.option("--overwrite", is_flag=True, help="Replace a report that the folder holds.")
 def _report(**options: object) -> None:
-    """Report AP and recall per class from two JSON files."""
+    """Report AP, recall, errors and how sure they are, per class, from two JSON files."""
     from detbalance.cli.report import report_command
 
     report_command(**options)  # type: ignore[arg-type]
@@ -131,9 +170,9 @@ def _report(**options: object) -> None:
 @cli.command("thresholds")
 @calibration_options
 @click.option(
-    "--train", "train_file", type=_FILE, help="COCO file of the training data, to show groups by."
+    "--train", "train_file", type=FILE, help="COCO file of the training data, to show groups by."
 )
-@click.option("--output", type=_FILE, help="File for the thresholds. Default: print only.")
+@click.option("--output", type=FILE, help="File for the thresholds. Default: print only.")
 @click.option(
     "--per-class",
     default="auto",
@@ -154,18 +193,18 @@ def _thresholds(**options: object) -> None:
     "--train",
     "train_file",
     required=True,
-    type=_FILE,
+    type=FILE,
     help="COCO file of the training data: scores are rebalanced by its counts.",
 )
 @click.option(
-    "--output", type=_FILE, help="COCO results file for the new scores. Default: print only."
+    "--output", type=FILE, help="COCO results file for the new scores. Default: print only."
 )
 @click.option(
-    "--apply-to", type=_FILE, help="COCO results file to rescore, instead of --predictions."
+    "--apply-to", type=FILE, help="COCO results file to rescore, instead of --predictions."
 )
 @click.option(
     "--apply-annotations",
-    type=_FILE,
+    type=FILE,
     help="COCO file with the images of --apply-to, instead of --annotations.",
 )
 def _rescore(**options: object) -> None:
@@ -176,17 +215,17 @@ def _rescore(**options: object) -> None:
 
 
 @cli.command("plan")
-@click.argument("train_file", metavar="TRAIN.JSON", type=_FILE)
-@click.option("--val", "val_file", type=_FILE, help="COCO file of the validation data.")
+@click.argument("train_file", metavar="TRAIN.JSON", type=FILE)
+@click.option("--val", "val_file", type=FILE, help="COCO file of the validation data.")
 @click.option(
-    "--images", type=_FILE, help="Folder of the training images, to find images that occur twice."
+    "--images", type=FILE, help="Folder of the training images, to find images that occur twice."
 )
 @click.option(
-    "--val-images", type=_FILE, help="Folder of the validation images, to find those in training."
+    "--val-images", type=FILE, help="Folder of the validation images, to find those in training."
 )
 @click.option(
     "--output",
-    type=_FILE,
+    type=FILE,
     help="Folder for plan.json, plan.csv, plan.png and plan.svg. Default: print only.",
 )
 @click.option(
@@ -199,8 +238,8 @@ def _rescore(**options: object) -> None:
     type=click.FloatRange(0, min_open=True),
     help="Speed of your training, to show how long an epoch takes.",
 )
-@_RARE
-@_COMMON
+@RARE
+@COMMON
 @click.option("--overwrite", is_flag=True, help="Replace a plan that the folder holds.")
 def _plan(**options: object) -> None:
     """Say how imbalanced a training set is, what to do about it, and what that costs."""
@@ -210,8 +249,8 @@ def _plan(**options: object) -> None:
 
 
 @cli.command("split")
-@click.argument("annotations", type=_FILE)
-@click.option("--output", required=True, type=_FILE, help="Folder for train.json and val.json.")
+@click.argument("annotations", type=FILE)
+@click.option("--output", required=True, type=FILE, help="Folder for train.json and val.json.")
 @click.option(
     "--val-share",
     default=0.2,
@@ -229,8 +268,8 @@ def _plan(**options: object) -> None:
     metavar="REGEX",
     help="The same, as a regular expression on file names; its first group names the source.",
 )
-@_SEED
-@_DROP_INVALID
+@SEED
+@DROP_INVALID
 @click.option("--overwrite", is_flag=True, help="Replace files that the folder holds.")
 def _split(**options: object) -> None:
     """Split one annotation file so that both parts show every class and share no source."""
@@ -244,10 +283,10 @@ def _split(**options: object) -> None:
     "--output",
     default=Path("runs/quickstart/data"),
     show_default=True,
-    type=_FILE,
+    type=FILE,
     help="Folder for the data set.",
 )
-@_SEED
+@SEED
 def _digits(**options: object) -> None:
     """Make the embedded data set: handwritten digits in scenes, most of them rare."""
     from detbalance.cli.quickstart import digits_command
@@ -260,17 +299,17 @@ def _digits(**options: object) -> None:
     "--output",
     default=Path("runs/quickstart"),
     show_default=True,
-    type=_FILE,
+    type=FILE,
     help="Folder for the data set and both runs.",
 )
 @click.option(
     "--config",
     default=Path("configs/digits.yaml"),
     show_default=True,
-    type=_FILE,
+    type=FILE,
     help="The balanced configuration.",
 )
-@_SEED
+@SEED
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field of both runs."
 )
@@ -281,69 +320,6 @@ def _quickstart(**options: object) -> None:
     quickstart_command(**options)  # type: ignore[arg-type]
 
 
-class _StderrHandler(logging.Handler):
-    """Writes to what sys.stderr is at the moment, which a progress bar puts itself in front of."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
-
-
-# Which extra brings the libraries of a command.
-_EXTRA = {
-    "train": "train",
-    "evaluate": "train",
-    "report": "report",
-    "plan": "plan",
-    "split": "report",
-    "thresholds": "report",
-    "rescore": "report",
-}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; whatever a user can cause ends in one line and exit status 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_StderrHandler()])
-    for noisy in ("timm", "httpx", "matplotlib", "absl"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    command = next((a for a in arguments if not a.startswith("-")), "")
-    try:
-        sys.exit(cli.main(arguments, prog_name="detbalance", standalone_mode=False) or 0)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        sys.exit(2)
-    except click.ClickException as error:
-        _fail(f"{error.format_message()} See: detbalance {command} --help".replace("\n", " "))
-    except (click.Abort, KeyboardInterrupt) as error:
-        _fail(str(error) or "interrupted", status=130)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("detbalance"):
-            raise
-        extra = _EXTRA.get(command, "quickstart")
-        _fail(f'{command} needs {error.name}. Install it with: pip install "detbalance[{extra}]"')
-    except ImportError as error:
-        if "pip install" not in str(error):  # the line that our own modules write
-            raise
-        _fail(str(error))
-    except (ValueError, OSError) as error:
-        _fail(_own_words(str(error)))
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
-            raise
-        _fail(
-            f"{command}: the device is out of memory. A batch must fit. Lower train.batch_size,"
-            " raise train.accumulation, or lower model.min_size and model.max_size."
-        )
-
-
-def _own_words(message: str) -> str:
-    """The message itself, where a loader's worker has put its traceback around it."""
-    if "Original Traceback" not in message:
-        return message
-    return message.strip().splitlines()[-1].partition(": ")[2]
-
-
-def _fail(line: str, status: int = 2) -> None:
-    click.secho("error: ", fg="red", nl=False, err=True)
-    click.echo(" ".join(line.split()), err=True)
-    sys.exit(status)
+    run(cli, arguments)

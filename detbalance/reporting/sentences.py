@@ -54,7 +54,7 @@ def confusions(report: Report) -> str | None:
         report: with details.
     """
     cells = [] if report.details is None else report.details.confusion
-    pairs = [cell for cell in cells if cell.true is not None and cell.found is not None]
+    pairs = [cell for cell in cells if None not in (cell.true, cell.found) and cell.count > 1]
     if not pairs:
         return None
     listed = ", ".join(

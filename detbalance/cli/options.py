@@ -1,0 +1,38 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+FILE = click.Path(path_type=Path)
+
+DROP_INVALID = click.option(
+    "--drop-invalid", is_flag=True, help="Leave out invalid annotations and say how many."
+)
+SCORE_FLOOR = click.option(
+    "--score-floor",
+    default=0.3,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Recall and precision count detections with at least this score.",
+)
+SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+RARE = click.option(
+    "--rare",
+    type=click.IntRange(1),
+    help="Classes in at most this many training images are rare.",
+)
+COMMON = click.option(
+    "--common",
+    type=click.IntRange(1),
+    help="Classes in at most this many training images are common.",
+)
+RULES = click.option(
+    "--rules",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "coco", "lvis"]),
+    help="Whose rules boxes are matched by; auto: what the annotation file asks for.",
+)
