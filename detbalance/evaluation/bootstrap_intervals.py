@@ -1,8 +1,8 @@
 """From draws of images to an interval: Wilson's, with as many boxes as vary like the draws.
 
 The percentiles of the draws are no use for few boxes: all found once means all found in every draw.
-Simulated (`python tools/benchmark.py coverage`), they hold the true recall of a well found class of
-10 boxes in 60 % of cases rather than 95 %.
+Simulated (`python tools/benchmark.py coverage`), nominal 95 % of them hold the true recall of a
+class of 10 boxes in 52 to 92 % of cases, and the intervals made here in 96 to 99 %.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Spread:
 
 
 def interval(
-    spread: Spread, *, confidence: float = 0.95, counts_boxes: bool
+    spread: Spread, *, confidence: float = 0.95, counts_boxes: bool, envelope: bool
 ) -> tuple[Float64, Float64]:
     """Set Wilson's interval with the number of boxes that would vary as the draws do.
 
     For a figure p it is p (1 - p) / variance. It is lowered to what Student's t in place of the
     normal distribution comes to, as the variance is itself an estimate, from a few images maybe.
-    The middle is moved by the bias that the draws show, for AP is too high on few boxes.
+    The middle is moved by the bias that the draws show.
 
     Args:
         spread: of the figures.
@@ -53,6 +53,9 @@ def interval(
             boxes then vary less than boxes can, and the number is no more than that of the boxes;
             Student's t enters so far as the draws vary more than boxes. AP and AR, means over IoU
             thresholds, vary less than a yes or no, and have no such bound.
+        envelope: whether the figure is of an interpolated curve, as AP is and AP50. The highest
+            precision from a recall on is too high on few boxes, in the simulation by twice what the
+            draws show; so the middle is moved by twice as much.
 
     Returns:
         Lower and upper ends, float64, NaN where the figure is undefined or a share of no boxes.
@@ -66,7 +69,7 @@ def interval(
     estimate = np.where(known, spread.estimate, 0.0)
     boxes = np.where(known, spread.boxes, 0.0)
     mean = np.where(known & ~np.isnan(spread.mean), spread.mean, estimate)
-    center = np.clip(2 * estimate - mean, 0.0, 1.0)
+    center = np.clip(estimate - (2 if envelope else 1) * (mean - estimate), 0.0, 1.0)
     share = center * (1 - center)
     size = boxes.copy()
     np.divide(share, spread.variance, out=size, where=(spread.variance > 0) & (share > 0))
@@ -90,8 +93,8 @@ def student_quantile(probability: float, degrees: Float64) -> Float64:
         degrees: degrees of freedom, need not be whole; below 2 those of 2 are taken.
 
     Returns:
-        float64 of the shape of `degrees`, at a probability of 0.975 too low by 0.8 % for 2 degrees of
-        freedom and 0.1 % for 3; at 0.995 by 4 % and 0.8 %.
+        float64 of the shape of `degrees`, for 2 degrees of freedom too low by 0.8 % at a
+        probability of 0.975 and by 4 % at 0.995; from 3 degrees on by less than 1 %.
 
     Example:
         >>> student_quantile(0.975, np.array([3.0, 10.0])).round(2)
