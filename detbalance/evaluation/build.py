@@ -16,11 +16,10 @@ from detbalance.evaluation.matching import Matches
 from detbalance.evaluation.per_class import RECALL_IOU_THRESHOLD, Evaluation
 from detbalance.evaluation.report import Report, ReportSettings
 from detbalance.evaluation.rows import (
-    COUNTED,
-    DRAWN,
     ERROR_KINDS,
     FIGURES,
     GROUP_NAMES,
+    SPREAD,
     ClassRow,
     ErrorKind,
     GroupRow,
@@ -32,9 +31,9 @@ if TYPE_CHECKING:
     from detbalance.annotations import Annotations
     from detbalance.frequency import Frequency, Groups
 
-# Figures of one class that have no mean over classes: scores, and counts.
-_CLASS_SCORES = ("score_at_precision", "score_at_fppi", "best_f_score")
-_CLASS_COUNTS = ("val_boxes", "val_images", "true_positives", "false_positives")
+# What is of one class and has no mean over classes.
+_CLASS_SCORES = ("design_effect", "score_at_precision", "score_at_fppi", "best_f_score")
+_CLASS_COUNTS = ("val_boxes", "val_images", "true_positives", "false_positives", "more_boxes")
 # Digits of the curves, which are drawn, not read.
 _CURVE_DIGITS = 4
 
@@ -154,7 +153,7 @@ def _group_intervals(
         return {}
     members = np.where(is_member, 0, -1)
     intervals = {}
-    for figure in (*DRAWN, *COUNTED):
+    for figure in SPREAD:
         low, high = evaluation.replicates.group_interval(
             figure, members, confidence=evaluation.settings.confidence
         )

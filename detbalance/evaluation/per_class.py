@@ -23,9 +23,10 @@ from detbalance.evaluation.grid import compute_grid
 from detbalance.evaluation.grid_figures import class_figures, curves_at_half, summarize
 from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.overlaps import overlaps
-from detbalance.evaluation.rows import COUNTED, DRAWN
+from detbalance.evaluation.rows import SPREAD
 from detbalance.evaluation.rules import AREA_RANGES, RulesChoice, choose_rules
 from detbalance.evaluation.settings import EvaluationSettings, check_settings
+from detbalance.evaluation.uncertainty import more_boxes, recall_design_effect
 from detbalance.evaluation.working_points import (
     at_score,
     best_f,
@@ -84,6 +85,9 @@ class Evaluation:
         val_boxes: int64 [K+1], boxes to find, crowd regions excluded.
         val_images: int64 [K+1], images with such boxes.
         score_floors: float64 [K+1], the floor of each class.
+        design_effect: float64 [K+1], how many times the variance of recall is as large as if each
+            box were in an image of its own.
+        more_boxes: int64 [K+1], boxes that are missing to know recall to +-.05; 0 for background.
         intervals: for each figure that has them the lower and upper ends, float64 [K+1] each.
         errors: counts and costs by kind of error.
         confusion: which classes are taken for which.
@@ -125,6 +129,8 @@ class Evaluation:
     val_boxes: Int64
     val_images: Int64
     score_floors: Float64
+    design_effect: Float64
+    more_boxes: Int64
     intervals: dict[str, tuple[Float64, Float64]]
     errors: dict[str, ErrorCounts]
     confusion: Confusion
@@ -167,7 +173,8 @@ def evaluate(
         beta: how many times recall weighs as much as precision in F-beta.
         min_precision: what `recall_at_precision` holds, in [0, 1].
         max_fppi: false positives of a class per image that `recall_at_fppi` allows, >= 0.
-        replicates: draws of images for intervals of AP, AP50 and AR; 0 for none, 1000 are steady.
+        replicates: draws of images that intervals come from, AP's too; 0 for Wilson's intervals of
+            recall and precision from the number of boxes; 1000 give steady ends.
         confidence: of all intervals, in (0, 1).
         seed: of the draws.
         backend: "hotcoco", "pycocotools" or "numpy", our own; "auto" takes hotcoco where it is
@@ -208,6 +215,11 @@ def evaluate(
     at_precision = recall_at_precision(matches, min_precision)
     at_fppi = recall_at_false_positives(matches, max_fppi)
     best = best_f(matches, beta=beta)
+    design_effect = recall_design_effect(_above_floors(matches, floors), 0.0)
+    lacking = more_boxes(
+        at_half.recall, matches.num_positive, design_effect=design_effect, confidence=confidence
+    )
+    lacking[0] = 0
     shown = at_half.true_positives + at_half.false_positives
     result = Evaluation(
         **averages,
@@ -232,6 +244,8 @@ def evaluate(
             num_classes=len(matches.num_positive),
         )[0],
         score_floors=floors,
+        design_effect=design_effect,
+        more_boxes=lacking,
         intervals={
             "recall": wilson_interval(
                 at_half.true_positives, at_half.num_positive, confidence=confidence
@@ -265,7 +279,9 @@ def evaluate(
 
 
 def with_replicates(evaluation: Evaluation, replicates: int, *, seed: int = 0) -> Evaluation:
-    """Add intervals of AP, AP50 and AR by a bootstrap over images.
+    """Take all intervals from a bootstrap over images, those of AP, AP50 and AR too.
+
+    Unlike the boxes' number alone it knows that boxes of one image are found or missed together.
 
     Args:
         evaluation: of `evaluate`.
@@ -273,24 +289,25 @@ def with_replicates(evaluation: Evaluation, replicates: int, *, seed: int = 0) -
         seed: of the draws.
 
     Returns:
-        The same evaluation with more intervals, and the figures on every draw.
+        The same evaluation with other intervals, and the figures on every draw.
 
     Raises:
         ValueError: if there are fewer than two draws.
     """
     settings = replace(evaluation.settings, replicates=replicates)
-    # Scores above the floor of their class: the draws take one floor, and know the order already.
-    matches, floors = evaluation.matches, evaluation.score_floors
+    matches = _above_floors(evaluation.matches, evaluation.score_floors)
+    drawn = bootstrap([matches], replicates=replicates, seed=seed, score_floor=0.0)
+    ends = {figure: drawn.interval(figure, confidence=settings.confidence) for figure in SPREAD}
+    return replace(evaluation, intervals=ends, settings=settings, replicates=drawn)
+
+
+def _above_floors(matches: Matches, floors: Float64) -> Matches:
+    """The matches with scores above the floor of their class, where one floor is taken for all.
+
+    Their order stays as it was.
+    """
     above = matches.predictions.scores - floors[matches.predictions.labels]
-    shifted = replace(matches, predictions=replace(matches.predictions, scores=above))
-    drawn = bootstrap([shifted], replicates=replicates, seed=seed, score_floor=0.0)
-    ends = {figure: drawn.interval(figure, confidence=settings.confidence) for figure in DRAWN}
-    return replace(
-        evaluation,
-        intervals={**ends, **{figure: evaluation.intervals[figure] for figure in COUNTED}},
-        settings=settings,
-        replicates=drawn,
-    )
+    return replace(matches, predictions=replace(matches.predictions, scores=above))
 
 
 def _floors(score_floor: float | Float64, annotations: Annotations) -> Float64:

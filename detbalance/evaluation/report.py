@@ -29,8 +29,9 @@ Undefined numbers are null.
                                      the class per image
         best_f, best_f_score         highest F-beta at IoU .50, and the score floor of it
         intervals                    object, [low, high] of figures at settings.confidence: recall
-                                     and precision by Wilson, AP, AP50 and AR by bootstrap over
-                                     images where settings.replicates is not 0
+                                     and precision by Wilson from the number of boxes; where
+                                     settings.replicates is not 0, AP, AP50, AR, recall and
+                                     precision from as many draws of the images
         design_effect                how many times the variance of recall is as large as if each
                                      box were in an image of its own
         more_boxes                   boxes that val lacks to know recall to +-.05

@@ -35,9 +35,8 @@ FIGURES = (
     "recall_at_fppi",
     "best_f",
 )
-# Figures that have intervals: by counting boxes, and by drawing images.
-COUNTED = ("recall", "precision")
-DRAWN = ("AP", "AP50", "AR")
+# Figures that have intervals: all of them where images were drawn, the last two in any case.
+SPREAD = ("AP", "AP50", "AR", "recall", "precision")
 ERROR_KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 
 

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detbalance.annotations.files import replace_file
-from detbalance.evaluation.rows import COUNTED, DRAWN, ERROR_KINDS, FIGURES
+from detbalance.evaluation.rows import ERROR_KINDS, FIGURES, SPREAD
 from detbalance.reporting.markdown import markdown_report
 
 if TYPE_CHECKING:
     from detbalance.evaluation import Report
 
-_INTERVALS = (*DRAWN, *COUNTED)
 # Nested deeper than this, values stay on one line: an interval, a curve.
 _JSON_DEPTH = 3
 _ERROR_FIELDS = ("count", "shown", "cost")
@@ -36,7 +35,7 @@ COLUMNS = (
     "val_images",
     "val_boxes",
     *FIGURES,
-    *(f"{figure}_{end}" for figure in _INTERVALS for end in ("low", "high")),
+    *(f"{figure}_{end}" for figure in SPREAD for end in ("low", "high")),
     "true_positives",
     "false_positives",
     "score_floor",

@@ -99,7 +99,7 @@ def _intervals(report: Report) -> str | None:
     settings = report.settings
     if not any(row.intervals for row in report.classes):
         return None
-    drawn = ""
+    origin = "of recall and prec., from the number of boxes"
     if settings.replicates:
-        drawn = f"; of AP, AR and groups from {settings.replicates:,} draws of the images"
-    return f"{settings.confidence:.0%}: of recall and prec. from the number of boxes{drawn}"
+        origin = f"from {settings.replicates:,} draws of the images"
+    return f"{settings.confidence:.0%}, {origin}"
