@@ -20,6 +20,7 @@ from detbalance.cli.options import (
     RULES,
     SCORE_FLOOR,
     SEED,
+    THRESHOLDS,
 )
 from detbalance.cli.running import run
 
@@ -76,11 +77,7 @@ def _train(**options: object) -> None:
     help="Loader processes. Default: none without a GPU, else one a core up to 8.",
 )
 @SCORE_FLOOR
-@click.option(
-    "--thresholds",
-    type=FILE,
-    help="File of `detbalance thresholds`: a score floor for each class, for --score-floor.",
-)
+@THRESHOLDS
 @click.option("--device", help="For example cuda, cuda:1, cpu. Default: a GPU where there is one.")
 @click.option("--autocast", is_flag=True, help="Mixed precision, on a GPU.")
 @DROP_INVALID
@@ -114,11 +111,7 @@ def _evaluate(**options: object) -> None:
     "--baseline", type=FILE, help="COCO results file of another detector to compare with."
 )
 @SCORE_FLOOR
-@click.option(
-    "--thresholds",
-    type=FILE,
-    help="File of `detbalance thresholds`: a score floor for each class, for --score-floor.",
-)
+@THRESHOLDS
 @RULES
 @click.option(
     "--bootstrap",

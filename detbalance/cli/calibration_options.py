@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
-_FILE = click.Path(path_type=Path)
+from detbalance.cli.options import DROP_INVALID, FILE, RULES, SEED
+
 _OPTIONS = (
     click.option(
         "--annotations",
         required=True,
-        type=_FILE,
+        type=FILE,
         help="COCO file to calibrate on; not training data.",
     ),
     click.option(
-        "--predictions", required=True, type=_FILE, help="COCO results file of its images."
+        "--predictions", required=True, type=FILE, help="COCO results file of its images."
     ),
     click.option(
         "--for",
@@ -28,13 +28,7 @@ _OPTIONS = (
         help='f1, f2, f0.5; or a floor that each class shall keep: "recall>=0.9",'
         ' "precision>=0.8".',
     ),
-    click.option(
-        "--rules",
-        default="auto",
-        show_default=True,
-        type=click.Choice(["auto", "coco", "lvis"]),
-        help="Whose rules boxes are matched by; auto: what the annotation file asks for.",
-    ),
+    RULES,
     click.option(
         "--iou",
         default=0.5,
@@ -56,10 +50,8 @@ _OPTIONS = (
         type=click.IntRange(3),
         help="Parts of the images; each is judged by what the others say.",
     ),
-    click.option("--seed", default=0, show_default=True, type=click.IntRange(0)),
-    click.option(
-        "--drop-invalid", is_flag=True, help="Leave out invalid annotations and say how many."
-    ),
+    SEED,
+    DROP_INVALID,
     click.option("--overwrite", is_flag=True, help="Replace the output file."),
 )
 

@@ -20,7 +20,8 @@ from detbalance.detection.predict import predict
 from detbalance.evaluation import build_report, evaluate
 from detbalance.frequency import class_frequency, frequency_groups
 from detbalance.images import usable_images
-from detbalance.predictions import save_predictions
+from detbalance.operating import Thresholds, apply_thresholds, load_thresholds
+from detbalance.predictions import Predictions, save_predictions
 from detbalance.training.checkpoint import (
     frequency_from_checkpoint,
     load_checkpoint,
@@ -40,18 +41,25 @@ def evaluate_command(
     batch_size: int,
     workers: int | None,
     score_floor: float,
+    thresholds: Path | None,
     device: str | None,
     autocast: bool,
     drop_invalid: bool,
     overwrite: bool,
 ) -> None:
-    """Predict, save the detections as COCO results, evaluate, print."""
+    """Predict, save the detections as COCO results, evaluate, print.
+
+    With thresholds of the classes there are two files of detections: predictions.json has all, for
+    AP and for other thresholds; shown.json those that reach the threshold of their class.
+    """
     check_output(output, overwrite)
     where = _device(device)
     state = load_checkpoint(checkpoint)
     categories = Categories.from_dict(state["categories"])
     truth = load_annotations(annotations, drop_invalid=drop_invalid)
     labels = _labels_in(truth, categories, checkpoint)
+    floors = None if thresholds is None else load_thresholds(thresholds)
+    floor = score_floor if floors is None else floors.by_label(truth.categories)
     usable_images(truth, images)
     if train_file is not None:
         frequency = class_frequency(load_annotations(train_file, drop_invalid=drop_invalid))
@@ -71,15 +79,17 @@ def evaluate_command(
         )
     predictions = replace(predictions, labels=labels[predictions.labels])
     file = None if output is None else output / "predictions.json"
+    written = []
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_predictions(file, predictions, truth)
+        written = _save(predictions, file, floors, truth)
     report = build_report(
         evaluate(
             truth,
             predictions,
-            score_floor=score_floor,
+            score_floor=floor,
             predictions_file=None if file is None else str(file),
+            thresholds_file=None if thresholds is None else str(thresholds),
         ),
         truth,
         train_frequency=frequency,
@@ -87,8 +97,23 @@ def evaluate_command(
         positive_share=_shares_in(state, labels),
     )
     show(report, output)
-    if file is not None:
-        Console().print(f"Detections: {file}")
+    if written:
+        Console().print(f"Detections: {', '.join(written)}")
+
+
+def _save(
+    predictions: Predictions, file: Path, thresholds: Thresholds | None, truth: Annotations
+) -> list[str]:
+    """Write all detections, and those that reach the threshold of their class."""
+    save_predictions(file, predictions, truth)
+    # An earlier run's selection would not be of these detections.
+    selected = file.with_name("shown.json")
+    selected.unlink(missing_ok=True)
+    if thresholds is None:
+        return [str(file)]
+    shown = apply_thresholds(predictions, thresholds, truth.categories)
+    save_predictions(selected, shown, truth)
+    return [str(file), f"{selected} ({shown.num_predictions} that reach their class's threshold)"]
 
 
 def _device(name: str | None) -> torch.device:

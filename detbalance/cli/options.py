@@ -18,6 +18,11 @@ SCORE_FLOOR = click.option(
     type=click.FloatRange(0, 1),
     help="Recall and precision count detections with at least this score.",
 )
+THRESHOLDS = click.option(
+    "--thresholds",
+    type=FILE,
+    help="File of `detbalance thresholds`: a score floor for each class, for --score-floor.",
+)
 SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 RARE = click.option(
     "--rare",
