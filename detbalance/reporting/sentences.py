@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from detbalance.evaluation import ClassRow, Report
+    from detbalance.evaluation import Report
 
 KINDS_IN_WORDS = (
     "classification: on a box of another class; localisation: overlaps its box too little;",
@@ -67,19 +67,17 @@ def boxes_needed(report: Report) -> str | None:
     """Say how many more val boxes of the rarest classes would tell their recall to +-.05.
 
     Args:
-        report: rarest class first. Rare classes are named, without groups the first ones.
+        report: rarest class first; the first ones are named.
 
     Returns:
         A sentence; None where none is needed or nothing is known of it.
     """
     short_of = [row for row in report.classes if row.more_boxes]
-    rare = [row for row in short_of if row.group == "rare"]
-    chosen: Sequence[ClassRow] = rare or short_of
-    if not chosen:
+    if not short_of:
         return None
-    listed = ", ".join(f"{row.more_boxes} of {row.name}" for row in chosen[:_SHOWN_CLASSES])
-    rest = len(short_of) - min(len(chosen), _SHOWN_CLASSES)
-    others = f"; {rest} other classes need more, too" if rest else ""
+    listed = ", ".join(f"{row.more_boxes} of {row.name}" for row in short_of[:_SHOWN_CLASSES])
+    rest = len(short_of) - _SHOWN_CLASSES
+    others = f"; {rest} more classes lack some, too" if rest > 0 else ""
     return f"To know recall to +-.05, val lacks {listed}{others}."
 
 
