@@ -241,8 +241,8 @@ def test_intervals_hold_the_true_figure_as_often_as_they_say(
         module.DETECTORS[detector], module.Sample(*sample), repeats=250, draws=200
     )
     for figure in FIGURES:
-        # 95 % of 250 has a standard deviation of 1.4 %.
-        assert 0.91 <= result[figure] <= 1, (figure, result[figure])
+        # 95 % of 250 has a standard deviation of 1.4 %; three of them are allowed.
+        assert 0.905 <= result[figure] <= 1, (figure, result[figure])
         near_the_end = min(result[f"{figure}, true"], 1 - result[f"{figure}, true"]) < 0.1
         assert near_the_end or result[figure] <= 0.99, (figure, result[figure])
 
@@ -339,3 +339,35 @@ def test_nothing_detected_has_intervals() -> None:
     assert (high[defined] > 0.05).all()
     assert np.isnan(high[~defined]).all()
     assert np.isnan(drawn.interval("precision")[0]).all()
+
+
+def test_each_figure_has_its_form() -> None:
+    """All draws alike but for a bias of 0.05, and hardly any variance, of 20 boxes."""
+    wave = np.where(np.arange(100) % 2, 0.001, -0.001)
+    values = np.full((1, 100, 2), 0.55) + wave[None, :, None]
+    drawn = Replicates(
+        values={name: values.astype(np.float32) for name in FIGURES},
+        estimates={name: np.full((1, 2), 0.5) for name in FIGURES},
+        boxes={name: np.full((1, 2), 20.0) for name in FIGURES},
+        images={name: np.full((1, 2), 1e6) for name in FIGURES},
+    )
+    for name, middle, bounded in (
+        ("AP", 0.4, False),
+        ("AP50", 0.4, True),
+        ("AR", 0.45, False),
+        ("recall", 0.45, True),
+        ("precision", 0.45, True),
+    ):
+        low, high = (ends[1] for ends in drawn.interval(name))
+        if bounded:
+            assert (low, high) == pytest.approx(wilson_interval(20 * middle, 20), abs=1e-6)
+        else:
+            assert low == pytest.approx(middle, abs=0.005)
+            assert high == 0.5
+
+
+def test_runs_on_other_boxes_of_the_same_images_are_refused() -> None:
+    truth, found = make_scene(1)
+    fewer = {**truth, "annotations": truth["annotations"][1:]}
+    with pytest.raises(ValueError, match="Expected the same images and boxes"):
+        bootstrap([matched(truth, found), matched(fewer, found)])
