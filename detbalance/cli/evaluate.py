@@ -98,7 +98,8 @@ def evaluate_command(
     )
     show(report, output)
     if written:
-        Console().print(f"Detections: {', '.join(written)}")
+        line = f"Detections: {', '.join(written)}"
+        Console().print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _save(
