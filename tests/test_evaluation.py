@@ -21,9 +21,26 @@ from matching_twin import twin_match
 from scenes import Found, Truth, load, make_scene
 
 from detbalance.annotations import Annotations, load_annotations
-from detbalance.evaluation import Evaluation, build_report, compute_grid, evaluate
-from detbalance.evaluation.rows import FIGURES, GROUP_NAMES
+from detbalance.evaluation import (
+    Evaluation,
+    build_report,
+    compute_grid,
+    evaluate,
+    with_replicates,
+)
+from detbalance.evaluation.bootstrap import bootstrap
+from detbalance.evaluation.fixed_ap import fixed_ap
+from detbalance.evaluation.rows import FIGURES, GROUP_NAMES, SPREAD
 from detbalance.evaluation.rules import COCO, LVIS
+from detbalance.evaluation.uncertainty import more_boxes, recall_design_effect
+from detbalance.evaluation.working_points import (
+    at_score,
+    best_f,
+    f_score,
+    recall_at_false_positives,
+    recall_at_precision,
+)
+from detbalance.intervals import wilson_interval
 from detbalance.predictions import Predictions, load_predictions
 
 BACKENDS = [
@@ -199,6 +216,85 @@ def test_figures_do_not_depend_on_annotation_ids(tmp_path: Path, backend: Any) -
         results.append(evaluate(*load(tmp_path, truth, found), backend=backend))
     assert_same(results[0], results[1])
     assert_same(results[0], results[2])
+
+
+# Options
+
+
+def test_options_reach_what_they_are_for(tmp_path: Path) -> None:
+    annotations, predictions = load(tmp_path, *make_scene(2))
+    result = evaluate(
+        annotations, predictions, score_floor=0.4, beta=2, min_precision=0.5, max_fppi=0.25
+    )
+    matches = result.matches
+    counts = at_score(matches, 0.4)
+    expected = {
+        "f_score": f_score(counts.precision, counts.recall, beta=2),
+        "fixed_AP": fixed_ap(matches).mean(axis=0),
+        "design_effect": recall_design_effect(matches, 0.4),
+    }
+    for names, values in (
+        (("recall_at_precision", "score_at_precision"), recall_at_precision(matches, 0.5)),
+        (("recall_at_fppi", "score_at_fppi"), recall_at_false_positives(matches, 0.25)),
+        (("best_f", "best_f_score"), best_f(matches, beta=2)),
+    ):
+        expected |= dict(zip(names, values, strict=True))
+    for name, values in expected.items():
+        np.testing.assert_array_equal(getattr(result, name), values, err_msg=name)
+    lacking = more_boxes(
+        counts.recall, counts.num_positive, design_effect=expected["design_effect"]
+    )
+    np.testing.assert_array_equal(result.more_boxes[1:], lacking[1:])
+    assert result.more_boxes[0] == 0
+
+
+def test_one_floor_for_all_classes_is_that_floor_for_each(tmp_path: Path) -> None:
+    annotations, predictions = load(tmp_path, *make_scene(2))
+    floors = np.array([math.nan, 0.0, 0.3, 0.3, 0.5, 0.9, 0.3])
+    each = evaluate(annotations, predictions, score_floor=floors, thresholds_file="floors.json")
+    for floor in (0.0, 0.3, 0.5, 0.9):
+        every = evaluate(annotations, predictions, score_floor=floor)
+        for label in np.flatnonzero(floors == floor):
+            for name in (*FIGURES, *COUNTS, "design_effect", "more_boxes", "score_floors"):
+                figures = [getattr(one, name)[label] for one in (each, every)]
+                assert figures[0] == pytest.approx(figures[1], nan_ok=True), name
+            for kind, errors in each.errors.items():
+                assert errors.shown[label] == every.errors[kind].shown[label]
+    assert math.isnan(each.settings.score_floor)
+    assert each.settings.thresholds == "floors.json"
+    same = evaluate(annotations, predictions, score_floor=np.full(7, 0.3))
+    np.testing.assert_array_equal(
+        same.confusion.counts,
+        evaluate(annotations, predictions, score_floor=0.3).confusion.counts,
+    )
+
+
+def test_intervals_are_those_of_the_boxes_or_of_the_draws(tmp_path: Path) -> None:
+    annotations, predictions = load(tmp_path, *make_scene(2))
+    result = evaluate(annotations, predictions, confidence=0.8)
+    shown = result.true_positives + result.false_positives
+    for figure, total in (("recall", result.val_boxes), ("precision", shown)):
+        expected = wilson_interval(result.true_positives, total, confidence=0.8)
+        np.testing.assert_array_equal(result.intervals[figure], expected)
+    assert set(result.intervals) == {"recall", "precision"}
+    assert result.replicates is None
+    floors = result.score_floors
+    drawn = with_replicates(result, 50, seed=3)
+    assert drawn.settings.replicates == 50
+    assert drawn.replicates is not None
+    plain = bootstrap([result.matches], replicates=50, seed=3, score_floor=float(floors[1]))
+    for figure in SPREAD:
+        expected = plain.interval(figure, confidence=0.8)
+        np.testing.assert_array_equal(drawn.intervals[figure], expected)
+        low, high = drawn.intervals[figure]
+        figures = getattr(result, figure)
+        known = ~np.isnan(figures)
+        assert known.any()
+        assert (low[known] <= figures[known] + 1e-12).all()
+        assert (figures[known] <= high[known] + 1e-12).all()
+    again = evaluate(annotations, predictions, confidence=0.8, replicates=50, seed=3)
+    for figure, ends in drawn.intervals.items():
+        np.testing.assert_array_equal(again.intervals[figure], ends)
 
 
 # Edges
@@ -382,10 +478,25 @@ def test_recorded_figures_of_lvis_api_by_class_and_group(shared: Path) -> None:
 # Wrong input
 
 
-def test_a_score_floor_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    data = load(tmp_path, *make_scene(0))
-    with pytest.raises(ValueError, match=r"score_floor is nan\. Expected a finite number"):
-        evaluate(*data, score_floor=math.nan)
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"score_floor": math.nan}, r"score_floor is nan\. Expected a finite number"),
+        ({"score_floor": np.array([0, 1, 2, math.inf, 4, 5, 6])}, "score_floor is inf"),
+        ({"score_floor": np.zeros(6)}, r"score_floor is \[6\], .*val\.json has 6 classes"),
+        ({"beta": 0}, r"beta is 0\. Expected a number above 0"),
+        ({"min_precision": 1.5}, r"min_precision is 1\.5\. Expected a share in \[0, 1\]"),
+        ({"max_fppi": -1}, r"max_fppi is -1\. Expected a number of 0 or more"),
+        ({"confidence": 95}, r"confidence is 95\. Expected a share in \(0, 1\)"),
+        ({"replicates": 1}, r"replicates is 1\. Expected 2 or more"),
+        ({"rules": "voc"}, r'rules: "voc" is unknown'),
+    ],
+)
+def test_options_out_of_range_are_refused(
+    tmp_path: Path, options: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        evaluate(*load(tmp_path, *make_scene(0)), **options)
 
 
 @pytest.mark.parametrize(

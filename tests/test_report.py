@@ -12,11 +12,28 @@ import numpy as np
 import pytest
 from scenes import load, make_report, make_scene, training_file
 
-from detbalance.evaluation import build_report, check_comparable, evaluate, load_report
+from detbalance.evaluation import (
+    build_report,
+    check_comparable,
+    evaluate,
+    load_report,
+    with_replicates,
+)
+from detbalance.evaluation.rows import ERROR_KINDS, FIGURES, SPREAD
 from detbalance.frequency import class_frequency, frequency_groups
 from detbalance.reporting.files import write_report
 
-ARRAYS = ("AP", "AP50", "AR", "recall", "precision")
+# Fields of a class row that are the evaluation's, beside the figures that groups have too.
+OF_A_CLASS = (
+    "val_images",
+    "true_positives",
+    "false_positives",
+    "score_at_precision",
+    "score_at_fppi",
+    "best_f_score",
+    "design_effect",
+    "more_boxes",
+)
 
 
 def test_report_rows_are_rarest_first_with_training_counts(tmp_path: Path) -> None:
@@ -28,8 +45,17 @@ def test_report_rows_are_rarest_first_with_training_counts(tmp_path: Path) -> No
         assert row.category_id == annotations.categories.ids[label - 1]
         assert row.train_images == row.train_boxes
         assert row.val_boxes == result.val_boxes[label]
-        figures = [getattr(row, name) for name in ARRAYS]
-        np.testing.assert_array_equal(figures, [getattr(result, name)[label] for name in ARRAYS])
+        for name in (*FIGURES, *OF_A_CLASS):
+            assert getattr(row, name) == pytest.approx(getattr(result, name)[label], nan_ok=True)
+        for kind, error in row.errors.items():
+            counts = result.errors[kind]
+            expected = (counts.count[label], counts.shown[label], counts.cost[label])
+            assert dataclasses.astuple(error) == pytest.approx(expected, nan_ok=True)
+        for name, (low, high) in result.intervals.items():
+            if math.isnan(low[label]):
+                assert name not in row.intervals
+            else:
+                assert row.intervals[name] == (low[label], high[label])
     assert str(report.settings.frequency_source).endswith("train.json")
     assert "5" in str(report.settings.group_rule)
 
@@ -43,12 +69,77 @@ def test_group_rows_are_means_of_the_defined_figures(tmp_path: Path) -> None:
         assert group.num_categories == len(rows)
         assert group.num_evaluated == sum(row.val_boxes > 0 for row in rows)
         assert group.val_boxes == sum(row.val_boxes for row in rows)
-        for figure in ARRAYS:
+        for figure in FIGURES:
             defined = [v for v in (getattr(row, figure) for row in rows) if not math.isnan(v)]
             mean = sum(defined) / len(defined) if defined else math.nan
             assert getattr(group, figure) == pytest.approx(mean, nan_ok=True)
     assert pytest.approx(report.summary["AP"]) == report.groups["all"].AP
     assert pytest.approx(report.summary["AR100"]) == report.groups["all"].AR
+
+
+def test_group_rows_sum_errors_and_have_intervals_of_their_means(tmp_path: Path) -> None:
+    report, result, annotations = make_report(tmp_path)
+    for name, group in report.groups.items():
+        rows = [row for row in report.classes if name in ("all", row.group)]
+        assert tuple(group.errors) == ERROR_KINDS
+        for kind, error in group.errors.items():
+            assert error.count == sum(row.errors[kind].count for row in rows)
+            assert error.shown == sum(row.errors[kind].shown for row in rows)
+            costs = [row.errors[kind].cost for row in rows if row.val_boxes]
+            mean = sum(costs) / len(costs) if costs else math.nan
+            assert error.cost == pytest.approx(mean, nan_ok=True)
+        assert group.intervals == {}
+    drawn = with_replicates(result, 50)
+    counts = dict(zip(annotations.categories.names, (30, 5, 120, 2, 60, 5), strict=True))
+    frequency = class_frequency(training_file(tmp_path, counts))
+    known = build_report(
+        drawn,
+        annotations,
+        train_frequency=frequency,
+        groups=frequency_groups(frequency, limits=(5, 50)),
+    )
+    replicates = drawn.replicates
+    assert replicates is not None
+    for name, row in known.groups.items():
+        members = [
+            0 if name in ("all", {r.name: r.group for r in known.classes}[label]) else -1
+            for label in annotations.categories.names
+        ]
+        for figure in SPREAD:
+            low, high = replicates.group_interval(figure, [-1, *members])
+            if math.isnan(low[0]):
+                assert figure not in row.intervals
+            else:
+                assert row.intervals[figure] == (low[0], high[0])
+                assert low[0] <= getattr(row, figure) + 1e-9
+                assert getattr(row, figure) <= high[0] + 1e-9
+    assert set(known.groups["all"].intervals) == set(SPREAD)
+
+
+def test_details_are_the_curves_and_scores_behind_the_figures(tmp_path: Path) -> None:
+    report, result, annotations = make_report(tmp_path)
+    details = report.details
+    assert details is not None
+    matches, t = result.matches, result.matches.at(0.5)
+    rows = {row.name: row for row in report.classes}
+    assert set(details.curves) == {row.name for row in report.classes if row.val_boxes}
+    for name, curve in details.curves.items():
+        assert len(curve.precision) == len(curve.scores) == 101
+        assert sum(curve.precision) / 101 == pytest.approx(rows[name].AP50, abs=1e-4)
+        reached = [score for score in curve.scores if score > 0]
+        assert reached == sorted(reached, reverse=True)
+    labels, scores = matches.predictions.labels, matches.predictions.scores
+    for name, histogram in details.histograms.items():
+        label = annotations.categories.names.index(name) + 1
+        for counts, chosen in (
+            (histogram.right, matches.is_true_positive),
+            (histogram.wrong, matches.is_false_positive),
+        ):
+            own = scores[chosen[:, t] & (labels == label)].tolist()
+            bins = [min(int(score * 20), 19) for score in own]
+            assert counts == [bins.count(number) for number in range(20)]
+    assert details.confusion == result.confusion.cells(annotations.categories.names)
+    assert len(details.confusion) > 3
 
 
 def test_without_training_file_there_are_no_groups(tmp_path: Path) -> None:
@@ -138,6 +229,32 @@ def test_older_reports_have_no_share_of_the_gradient(tmp_path: Path) -> None:
     assert type(report).from_dict(content).to_dict() == report.to_dict()
 
 
+def test_reports_of_the_first_version_still_load(tmp_path: Path) -> None:
+    report, _, _ = make_report(tmp_path)
+    content = report.to_dict()
+    del content["details"]
+    first = {"AP", "AP50", "AR", "recall", "precision", "val_boxes", "train_boxes"}
+    of_class = {"name", "category_id", "group", "train_images", "true_positives"}
+    of_group = {"num_categories", "num_evaluated"}
+    for row in content["classes"]:
+        for key in set(row) - first - of_class - {"false_positives"}:
+            del row[key]
+    for row in content["groups"].values():
+        for key in set(row) - first - of_group:
+            del row[key]
+    for key in ("rules", "confidence", "replicates", "beta", "min_precision", "max_fppi"):
+        del content["settings"][key]
+    del content["settings"]["thresholds"]
+    again = type(report).from_dict(content)
+    assert again.details is None
+    assert [row.AP50 for row in again.classes] == pytest.approx(
+        [row.AP50 for row in report.classes], nan_ok=True
+    )
+    assert all(math.isnan(row.AP75) and row.errors == {} for row in again.classes)
+    assert again.settings == report.settings
+    check_comparable({"old": again, "new": report})
+
+
 def test_newer_reports_may_have_more_keys(tmp_path: Path) -> None:
     report, _, _ = make_report(tmp_path)
     content = report.to_dict()
@@ -190,6 +307,18 @@ def test_reports_of_other_data_or_floors_are_not_compared(tmp_path: Path) -> Non
     check_comparable({"plain": report, "balanced": report})
     with pytest.raises(ValueError, match=r'"a" and "b" differ in score_floor \(0\.3 and 0\.05\)'):
         check_comparable({"a": report, "b": lower})
+    by_lvis = dataclasses.replace(
+        report, settings=dataclasses.replace(report.settings, rules="lvis")
+    )
+    with pytest.raises(ValueError, match=r"differ in rules \(coco and lvis\)"):
+        check_comparable({"a": report, "b": by_lvis})
+    fitted = dataclasses.replace(
+        report,
+        settings=dataclasses.replace(report.settings, score_floor=math.nan, thresholds="t.json"),
+    )
+    check_comparable({"a": fitted, "b": fitted})
+    with pytest.raises(ValueError, match=r"differ in score_floor\."):
+        check_comparable({"a": report, "b": fitted})
     with pytest.raises(ValueError, match="differ in classes"):
         check_comparable({"a": report, "b": other})
     with pytest.raises(ValueError, match=r"1 reports\. Expected two"):

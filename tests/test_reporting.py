@@ -18,8 +18,11 @@ from scenes import load, make_report, make_scene
 
 from detbalance.annotations import Annotations
 from detbalance.evaluation import ClassRow, GroupRow, Report, build_report, evaluate
+from detbalance.evaluation.details import Cell
+from detbalance.evaluation.rows import ERROR_KINDS
 from detbalance.predictions import Predictions
 from detbalance.reporting.files import COLUMNS, write_report
+from detbalance.reporting.markdown import markdown_report
 
 rich_console = pytest.importorskip("rich.console")
 console_module = pytest.importorskip("detbalance.reporting.console")
@@ -58,14 +61,16 @@ def two_decimals(value: float) -> str:
     return f"{value:.2f}".removeprefix("0").replace("1.00", "1.0")
 
 
-# Figures that have an interval on the console: without and with draws of images.
+# Figures of a row in the order of all tables.
+TABLE_FIGURES = ("AP", "AP50", "AR", "recall", "precision")
+# Those of them that have an interval on the console: without and with draws of images.
 SPREAD, SPREAD_OF_DRAWS = ("recall", "precision"), ("AP", "recall")
 
 
 def shown(row: ClassRow | GroupRow, spread: tuple[str, ...]) -> list[str]:
     """The cells of a row's figures, an interval as two."""
     cells = []
-    for name in ("AP", "AP50", "AR", "recall", "precision"):
+    for name in TABLE_FIGURES:
         cells.append(three_decimals(getattr(row, name)))
         if name in spread and name in row.intervals:
             low, high = map(two_decimals, row.intervals[name])
@@ -96,6 +101,19 @@ def test_csv_has_every_class_and_group_with_exact_figures(tmp_path: Path) -> Non
         for name, value in cells.items():
             undefined = value is None or (isinstance(value, float) and math.isnan(value))
             assert row[name] == ("" if undefined else str(value))
+
+
+def test_json_has_a_line_for_each_field_and_each_curve(tmp_path: Path) -> None:
+    report, _, _ = make_report(tmp_path)
+    text = write_report(report, tmp_path).json.read_text()
+    assert json.loads(text) == report.to_dict()
+    lines = text.splitlines()
+    assert '   "AP": null,' in lines
+    assert report.details is not None
+    name, curve = next(iter(report.details.curves.items()))
+    wanted = json.dumps({"precision": curve.precision, "scores": curve.scores})
+    assert any(line.strip().rstrip(",") == f'"{name}": {wanted}' for line in lines)
+    assert len(lines) < 800
 
 
 def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
@@ -265,6 +283,145 @@ def test_many_classes_show_the_rarest_and_say_how_many_more(tmp_path: Path) -> N
     assert "kind 59" in printed(
         console_module.print_report, dataclasses.replace(many, classes=rows[:60])
     )
+
+
+def with_draws(report: Report) -> Report:
+    """The report as if images had been drawn: every class has every interval."""
+    rows = tuple(
+        dataclasses.replace(row, intervals=dict.fromkeys(TABLE_FIGURES, (0.125, 0.996)))
+        for row in report.classes
+    )
+    settings = dataclasses.replace(report.settings, replicates=1000)
+    return dataclasses.replace(report, classes=rows, settings=settings)
+
+
+def test_intervals_of_draws_are_beside_ap_and_recall(tmp_path: Path) -> None:
+    report = with_draws(renamed(make_report(tmp_path)[0], {0: "eighteen letters !"}))
+    lines = printed(console_module.print_report, report).splitlines()
+    assert any("95%, from 1,000 draws of the images" in line for line in lines)
+    for row in report.classes:
+        line = next(line for line in lines if line.startswith(row.name))
+        assert line.split()[-9:] == shown(row, SPREAD_OF_DRAWS)
+        assert line.count("[.12 1.0]") == 2
+        assert len(line) <= 100
+    on_terminal = printed(console_module.print_report, report, width=100, terminal=True)
+    assert "eighteen letters !" in on_terminal
+    assert "…" not in on_terminal
+
+
+def test_console_says_what_errors_cost_each_group(tmp_path: Path) -> None:
+    report, _, _ = make_report(tmp_path)
+    lines = printed(console_module.print_report, report).splitlines()
+    (start,) = [i for i, line in enumerate(lines) if line.startswith("Errors: AP50 that each")]
+    assert "(number of them with score >= 0.3)" in lines[start]
+    assert lines[start + 1].split() == list(ERROR_KINDS)
+    for line, (name, group) in zip(lines[start + 3 :], report.groups.items(), strict=False):
+        cells = [
+            cell
+            for error in group.errors.values()
+            for cell in (three_decimals(error.cost), f"({error.shown})")
+        ]
+        assert line.split() == [name, *cells]
+        assert len(line) <= 100
+    bare = dataclasses.replace(
+        report,
+        groups={k: dataclasses.replace(row, errors={}) for k, row in report.groups.items()},
+        details=None,
+    )
+    old = printed(console_module.print_report, bare)
+    assert "Errors" not in old
+    assert "Most confused" not in old
+
+
+def test_sentences_name_confusions_and_missing_boxes(tmp_path: Path) -> None:
+    report, _, _ = make_report(tmp_path)
+    assert report.details is not None
+    cells = [Cell(None, "a", 90), Cell("b", "c", 7), Cell("b", None, 5), Cell("c", "b", 2)]
+    details = dataclasses.replace(report.details, confusion=[*cells, Cell("a", "b", 1)])
+    rows = tuple(
+        dataclasses.replace(row, name=f"kind {i}", more_boxes=lacking)
+        for i, (row, lacking) in enumerate(
+            zip(report.classes, (0, 312, None, 5, 0, 7), strict=True)
+        )
+    )
+    report = dataclasses.replace(report, details=details, classes=rows)
+    for text in (printed(console_module.print_report, report), markdown_report(report)):
+        plain = text.replace("&gt;", ">")
+        assert "Most confused at score >= 0.3 (true as found): b as c 7x, c as b 2x." in plain
+        wanted = "val lacks 312 of kind 1, 5 of kind 3, 7 of kind 5."
+        assert wanted in plain
+    many = tuple(dataclasses.replace(row, more_boxes=9) for row in rows)
+    assert "9 of kind 4; 1 more classes lack some, too." in printed(
+        console_module.print_report, dataclasses.replace(report, classes=many)
+    )
+    none = tuple(dataclasses.replace(row, more_boxes=0) for row in rows)
+    assert "To know recall" not in printed(
+        console_module.print_report, dataclasses.replace(report, classes=none)
+    )
+
+
+def test_classes_with_floors_of_their_own_are_said_to_have_them(tmp_path: Path) -> None:
+    report, _, _ = make_report(tmp_path)
+    settings = dataclasses.replace(report.settings, score_floor=math.nan, thresholds="t.json")
+    report = dataclasses.replace(report, settings=settings)
+    for text in (printed(console_module.print_report, report), markdown_report(report)):
+        assert "the threshold of the class" in text
+        assert "t.json" in text
+        assert "nan" not in text
+
+
+# Markdown
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """The cells of each table, without the line of dashes."""
+    found: list[list[list[str]]] = [[]]
+    for line in text.splitlines():
+        if line.startswith("|"):
+            cells = re.split(r"(?<!\\) \| ", line.removeprefix("| ").removesuffix(" |"))
+            found[-1].append(cells)
+        elif found[-1]:
+            found.append([])
+    return [[table[0], *table[2:]] for table in found if table]
+
+
+def test_markdown_has_groups_classes_errors_and_summary(tmp_path: Path) -> None:
+    report, _, _ = make_report(tmp_path)
+    groups, classes, errors, summary = tables(markdown_report(report))
+    assert [row[0] for row in groups[1:]] == list(report.groups)
+    assert [row[0] for row in classes[1:]] == [row.name for row in report.classes]
+    for cells, row in zip(classes[1:], report.classes, strict=True):
+        assert cells[1:4] == [row.group, str(row.train_boxes), str(row.val_boxes)]
+        for cell, name in zip(cells[4:], TABLE_FIGURES, strict=True):
+            value = getattr(row, name)
+            assert cell.split(" ")[0] == ("-" if math.isnan(value) else f"{value:.3f}")
+            if name in row.intervals:
+                low, high = row.intervals[name]
+                assert cell.endswith(f" [{low:.2f}, {high:.2f}]")
+    assert errors[0] == ["group", *ERROR_KINDS]
+    assert len(errors) == 5
+    assert summary[0] == list(report.summary)
+    for table in (groups, classes, errors, summary):
+        assert len({len(row) for row in table}) == 1
+
+
+def test_names_are_harmless_in_markdown(tmp_path: Path) -> None:
+    name = "<script>alert(1)</script> a|b *c* [d](e) `f` \n# g"
+    report = renamed(make_report(tmp_path)[0], {0: name})
+    text = markdown_report(report)
+    assert "<script>" not in text
+    rows = tables(text)[1]
+    assert len({len(row) for row in rows}) == 1
+    assert rows[1][0] == (r"&lt;script&gt;alert(1)&lt;/script&gt; a\|b \*c\* \[d\](e) \`f\` \# g")
+
+
+def test_many_classes_are_folded_in_markdown(tmp_path: Path) -> None:
+    report, _, _ = make_report(tmp_path)
+    assert "<details>" not in markdown_report(report)
+    rows = tuple(dataclasses.replace(report.classes[0], name=f"kind {i}") for i in range(30))
+    text = markdown_report(dataclasses.replace(report, classes=rows))
+    assert "<details><summary>All 30 classes, rarest first</summary>\n\n|" in text
+    assert text.count("</details>") == 1
 
 
 # Pictures
