@@ -28,6 +28,7 @@ from detbalance.operating import (
     save_thresholds,
 )
 from detbalance.operating.cross_fitting import (
+    Trials,
     choose,
     held_out,
     image_folds,
@@ -139,8 +140,9 @@ def test_counts_are_those_of_each_fold_alone(seed: int) -> None:
 
 
 def test_many_scores_are_thinned_so_that_every_class_has_its_say(tmp_path: Path) -> None:
-    # The rare class has other scores than the frequent one, which has 50 times its boxes.
-    annotations, predictions = make_set(tmp_path, [2000, 40], shifts=[0, -6], missed=0)
+    # The rare class has other scores than the frequent one, which has 50 times its boxes and the
+    # lowest score.
+    annotations, predictions = make_set(tmp_path, [2000, 40], shifts=[-6, 0], missed=0)
     matches = match(annotations, predictions)
     folds = image_folds(annotations, 5, 0)
     thresholds = count_scores(matches, folds, most=100).thresholds
@@ -401,6 +403,37 @@ def test_what_a_fold_is_judged_by_does_not_know_the_fold(tmp_path: Path) -> None
     assert (before != after).any()
 
 
+def test_a_fold_has_no_vote_on_its_own_setting() -> None:
+    # The second setting is a little better on every fold, and far worse on the first.
+    right = np.full((2, 3, 3, 2), 50)
+    right[1] += 2
+    right[1, :, 0] = 0
+    boxes = np.full((3, 2), 100)
+    right[..., 0] = boxes[:, 0] = 0
+    trials = Trials(right, np.zeros_like(right), boxes, np.zeros((2, 3, 2)))
+    whole, each = choose(trials, parse_objective("f1"))
+    assert whole == 0
+    np.testing.assert_array_equal(each, [1, 0, 0])
+    whole, each = choose(trials, parse_objective("f1"), first=1)
+    assert whole == 1
+    np.testing.assert_array_equal(each, [1, 1, 1])
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=SEEDS)
+def test_what_is_shown_is_what_is_counted(seed: int) -> None:
+    matches = scene(seed)  # many equal scores
+    if not matches.is_true_positive[:, 0].any():
+        return
+    folds = np.arange(matches.annotations.num_images) % 3
+    trials = run_trials(count_scores(matches, folds), parse_objective("f1"), SHRINKAGES)
+    result = held_out(trials, np.array([2, 0, 1]))
+    right, wrong = shown(matches, folds, result.thresholds)
+    labels, num_classes = matches.predictions.labels, len(matches.num_positive)
+    np.testing.assert_array_equal(np.bincount(labels[right], minlength=num_classes), result.right)
+    np.testing.assert_array_equal(np.bincount(labels[wrong], minlength=num_classes), result.wrong)
+
+
 def test_the_plainest_of_equally_good_settings_is_chosen(tmp_path: Path) -> None:
     annotations, predictions = make_set(tmp_path, [50, 50])
     goal = parse_objective("f1")
@@ -461,6 +494,8 @@ def test_where_they_do_not_help_the_shared_threshold_stays(tmp_path: Path) -> No
     asked = fit_thresholds(annotations, predictions, per_class="always")
     assert asked.is_per_class
     assert "as was asked for" in asked.verdict
+    assert len(set(asked.thresholds.values.values())) > 1
+    assert asked.shrink_boxes < SHARED
     never = fit_thresholds(*make_set(tmp_path, [200, 60], shifts=[2, -2]), per_class="never")
     assert not never.is_per_class
     assert never.gain > never.standard_error

@@ -7,25 +7,23 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.evaluation.matching import match
 from detbalance.evaluation.rules import RulesChoice
-from detbalance.evaluation.training_side import TrainingSide, training_side
+from detbalance.evaluation.training_side import TrainingSide
 from detbalance.operating.calibration_notes import calibration_notes
 from detbalance.operating.cross_fitting import (
     choose,
     held_out,
-    image_folds,
     run_trials,
     shown,
     standard_error,
 )
-from detbalance.operating.fitting import SHARED, check_confidence, fit, lower_end, make_curves
-from detbalance.operating.objectives import Objective, parse_objective
+from detbalance.operating.fitting import SHARED, fit, lower_end, make_curves
+from detbalance.operating.objectives import Objective
+from detbalance.operating.preparation import prepare
 from detbalance.operating.result import (
     ClassThreshold,
     Figures,
     FloorStatus,
-    Settings,
     ThresholdFit,
     class_figures,
     judge,
@@ -100,38 +98,46 @@ def fit_thresholds(
     Yang, A study on thresholding strategies for text categorization, SIGIR 2001. Differs: where
     that paper gives such classes a fixed threshold, theirs move to the shared one by degrees.
     """
-    goal = parse_objective(objective) if isinstance(objective, str) else objective
     _check(per_class)
-    check_confidence(confidence)
-    matches = match(annotations, predictions, rules=rules)
-    folds = image_folds(annotations, num_folds, seed)
+    data = prepare(
+        annotations,
+        predictions,
+        objective,
+        frequency,
+        groups,
+        rules=rules,
+        iou=iou,
+        confidence=confidence,
+        num_folds=num_folds,
+        seed=seed,
+        predictions_file=predictions_file,
+    )
+    goal, matches, folds = data.objective, data.matches, data.folds
     counts = count_scores(matches, folds, iou=iou)
     trials = run_trials(counts, goal, SHRINKAGES, confidence=confidence)
-    best, each = choose(trials, goal)
+    best, each = choose(trials, goal, first=1 if per_class == "always" else 0)
     results = {
         "shared": held_out(trials, 0),
         "own": held_out(trials, len(SHRINKAGES) - 1),
         "shrunk": held_out(trials, each),
     }
-    training = training_side(annotations, matches.rules.name, frequency, groups)
-    group_of_class = [None, *(group for group, _, _ in training.counts)]
-    table = {name: judge(result, goal, group_of_class) for name, result in results.items()}
+    table = {name: judge(result, goal, data.group_of_class) for name, result in results.items()}
     before, after = (
         shown(matches, folds, results[name].thresholds, iou=iou) for name in ("shared", "shrunk")
     )
     error = standard_error(matches, before, after, goal, seed=seed)
     gain = table["shrunk"].worth - table["shared"].worth
-    differs = per_class == "always" or (per_class == "auto" and gain > error)
+    helps = best > 0 and gain > error
+    differs = per_class == "always" or (per_class == "auto" and helps)
 
     right, wrong, boxes = counts.without()
     curves = make_curves(right, wrong, boxes, goal, confidence=confidence)
-    place = fit(curves, SHRINKAGES[best] if differs else SHARED)
-    chosen, label = counts.thresholds[place], np.arange(len(boxes))
+    place, label = fit(curves, SHRINKAGES[best] if differs else SHARED), np.arange(len(boxes))
     rows = _rows(
         annotations,
-        training,
+        data.training,
         boxes,
-        chosen,
+        counts.thresholds[place],
         counts.thresholds[fit(curves, 0.0)],
         _statuses(goal, right[label, place], wrong[label, place], boxes, confidence),
         class_figures(results["shrunk" if differs else "shared"], goal),
@@ -152,20 +158,11 @@ def fit_thresholds(
             table["shared"],
             table["shrunk"],
             error,
+            helps=helps,
             what=("thresholds per class", "one shared threshold"),
             advice=_ADVICE[differs, per_class],
         ),
-        settings=Settings(
-            annotations=str(annotations.source),
-            predictions=predictions_file,
-            frequency_source=training.source,
-            group_rule=training.rule,
-            rules=matches.rules.name,
-            iou=iou,
-            confidence=confidence if goal.is_floor else None,
-            folds=num_folds,
-            seed=seed,
-        ),
+        settings=data.settings,
         notes=calibration_notes(curves, rows, annotations, predictions, confidence=confidence),
     )
 

@@ -170,12 +170,13 @@ def held_out(trials: Trials, setting: int | Int64) -> HeldOut:
     )
 
 
-def choose(trials: Trials, objective: Objective) -> tuple[int, Int64]:
+def choose(trials: Trials, objective: Objective, *, first: int = 0) -> tuple[int, Int64]:
     """Choose the setting with the highest mean worth on held-out images.
 
     Args:
         trials: settings from the plainest on; of equally good ones the first is chosen.
         objective: what is good.
+        first: settings before it are not to be chosen.
 
     Returns:
         The setting to use; and int64 [F], the one that each fold would have been given by the
@@ -183,17 +184,16 @@ def choose(trials: Trials, objective: Objective) -> tuple[int, Int64]:
     """
     num_settings, num_folds = trials.thresholds.shape[:2]
     folds = np.arange(num_folds)
-    singles = [held_out(trials, a) for a in range(num_settings)]
+    settings = range(first, num_settings)
+    singles = [held_out(trials, a) for a in settings]
     whole = _first_best([mean_worth(objective, s.right, s.wrong, s.boxes) for s in singles])
     each = np.empty(num_folds, dtype=np.int64)
     for k in range(num_folds):
         others = folds[folds != k]
         right, wrong = trials.right[:, k, others].sum(axis=1), trials.wrong[:, k, others].sum(1)
         boxes = trials.boxes[others].sum(axis=0)
-        each[k] = _first_best(
-            [mean_worth(objective, right[a], wrong[a], boxes) for a in range(num_settings)]
-        )
-    return whole, each
+        each[k] = _first_best([mean_worth(objective, right[a], wrong[a], boxes) for a in settings])
+    return first + whole, first + each
 
 
 def shown(

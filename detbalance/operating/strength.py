@@ -11,22 +11,22 @@ import numpy.typing as npt
 
 from detbalance.evaluation.matching import match
 from detbalance.evaluation.rules import RulesChoice
-from detbalance.evaluation.training_side import TrainingSide, training_side
+from detbalance.evaluation.training_side import TrainingSide
 from detbalance.operating.calibration_notes import counted, listed
 from detbalance.operating.cross_fitting import (
     HeldOut,
     Shown,
     choose,
     held_out,
-    image_folds,
     mean_worth,
     run_trials,
     shown,
     stack,
     standard_error,
 )
-from detbalance.operating.fitting import SHARED, check_confidence, fit, make_curves
-from detbalance.operating.objectives import Objective, parse_objective
+from detbalance.operating.fitting import SHARED, fit, make_curves
+from detbalance.operating.objectives import Objective
+from detbalance.operating.preparation import prepare
 from detbalance.operating.rescoring import rescore
 from detbalance.operating.result import Figures, Judged, Settings, class_figures, judge
 from detbalance.operating.score_counts import count_scores
@@ -143,17 +143,26 @@ def choose_strength(
         ValueError: if an argument is out of range, a score is outside [0, 1], no detection is
             right, or there are fewer images than folds.
     """
-    goal = parse_objective(objective) if isinstance(objective, str) else objective
     if len(strengths) < 2 or strengths[0] != 0 or sorted(set(strengths)) != list(strengths):
         raise ValueError(
             f"choose_strength(): strengths are {list(strengths)}. Expected two or more, ascending "
             "from 0, which changes nothing. Put 0 first."
         )
-    check_confidence(confidence)
-    matches = match(annotations, predictions, rules=rules)
-    training = training_side(annotations, matches.rules.name, frequency, groups)
-    images = np.array([0, *(number or 0 for _, number, _ in training.counts)])
-    folds = image_folds(annotations, num_folds, seed)
+    data = prepare(
+        annotations,
+        predictions,
+        objective,
+        frequency,
+        groups,
+        rules=rules,
+        iou=iou,
+        confidence=confidence,
+        num_folds=num_folds,
+        seed=seed,
+        predictions_file=predictions_file,
+    )
+    goal, matches, folds = data.objective, data.matches, data.folds
+    images = np.array([0, *(number or 0 for _, number, _ in data.training.counts)])
     fold_of_detection = folds[predictions.image_index]
     # Each class keeps its order, and so its matches, unless others can take its places.
     same_matches = matches.rules.cap_is_per_class or matches.within_cap.all()
@@ -173,13 +182,13 @@ def choose_strength(
     best, each = choose(every, goal)
     singles = [held_out(every, a) for a in range(len(strengths))]
     results = {"before": singles[0], "after": held_out(every, each)}
-    group_of_class = [None, *(group for group, _, _ in training.counts)]
-    table = {name: judge(result, goal, group_of_class) for name, result in results.items()}
+    table = {name: judge(result, goal, data.group_of_class) for name, result in results.items()}
     gain = table["after"].worth - table["before"].worth
     error = standard_error(
         matches, masks[0], _by_fold(masks, each, fold_of_detection), goal, seed=seed
     )
-    used = best if gain > error else 0
+    helps = best > 0 and gain > error
+    used = best if helps else 0
     threshold = thresholds[used]
     advice = (
         f"Scores are rebalanced with gamma {strengths[used]:g}; the threshold for all classes is "
@@ -199,27 +208,18 @@ def choose_strength(
         gain=gain,
         standard_error=error,
         class_counts=images,
-        classes=_rows(annotations, training, images, strengths[best], results, goal),
+        classes=_rows(annotations, data.training, images, strengths[best], results, goal),
         held_out=table,
         verdict=verdict(
             goal,
             table["before"],
             table["after"],
             error,
+            helps=helps,
             what=("rebalanced scores", "the scores as they are"),
             advice=advice,
         ),
-        settings=Settings(
-            annotations=str(annotations.source),
-            predictions=predictions_file,
-            frequency_source=training.source,
-            group_rule=training.rule,
-            rules=matches.rules.name,
-            iou=iou,
-            confidence=confidence if goal.is_floor else None,
-            folds=num_folds,
-            seed=seed,
-        ),
+        settings=data.settings,
         notes=_notes(annotations, images, strengths, best, is_capped=not same_matches),
     )
 

@@ -14,6 +14,7 @@ def verdict(
     after: Judged,
     error: float,
     *,
+    helps: bool,
     what: tuple[str, str],
     advice: str,
 ) -> str:
@@ -24,6 +25,7 @@ def verdict(
         before: the plain way.
         after: the way that was fitted.
         error: standard error of the gain in worth.
+        helps: whether the gain is clear.
         what: the fitted way and the plain one in words, as in "thresholds per class", "one shared
             threshold".
         advice: what is done, and how to have it otherwise.
@@ -48,7 +50,6 @@ def verdict(
             f"mean {name} is {figure(after.worth)} with {fitted}, {figure(before.worth)} with "
             f"{plain} ({how})"
         )
-    helps = gain > error
     opening = "On held-out images" if helps else f"No clear gain on held-out images by {fitted}:"
     return f"{opening} {outcome}. {advice}"
 
