@@ -29,7 +29,11 @@ from detbalance.evaluation import (
     with_replicates,
 )
 from detbalance.evaluation.bootstrap import bootstrap
+from detbalance.evaluation.cautions import cautions
+from detbalance.evaluation.confusion import confusion
+from detbalance.evaluation.errors import error_kinds
 from detbalance.evaluation.fixed_ap import fixed_ap
+from detbalance.evaluation.overlaps import overlaps
 from detbalance.evaluation.rows import FIGURES, GROUP_NAMES, SPREAD
 from detbalance.evaluation.rules import COCO, LVIS
 from detbalance.evaluation.uncertainty import more_boxes, recall_design_effect
@@ -222,7 +226,7 @@ def test_figures_do_not_depend_on_annotation_ids(tmp_path: Path, backend: Any) -
 
 
 def test_options_reach_what_they_are_for(tmp_path: Path) -> None:
-    annotations, predictions = load(tmp_path, *make_scene(2))
+    annotations, predictions = load(tmp_path, *make_scene(1))
     result = evaluate(
         annotations, predictions, score_floor=0.4, beta=2, min_precision=0.5, max_fppi=0.25
     )
@@ -241,6 +245,15 @@ def test_options_reach_what_they_are_for(tmp_path: Path) -> None:
         expected |= dict(zip(names, values, strict=True))
     for name, values in expected.items():
         np.testing.assert_array_equal(getattr(result, name), values, err_msg=name)
+    pairs = overlaps(annotations, predictions, floor=0.1)
+    for kind, errors in error_kinds(matches, pairs, score_floor=0.4).items():
+        for field in ("count", "shown", "cost"):
+            found = getattr(result.errors[kind], field)
+            np.testing.assert_array_equal(found, getattr(errors, field), err_msg=kind)
+    assert result.errors["localisation"].shown.sum() > 0
+    confused = confusion(matches, pairs, score_floor=0.4)
+    np.testing.assert_array_equal(result.confusion.counts, confused.counts)
+    assert (expected["design_effect"][1:] > 1).any()
     lacking = more_boxes(
         counts.recall, counts.num_positive, design_effect=expected["design_effect"]
     )
@@ -261,6 +274,12 @@ def test_one_floor_for_all_classes_is_that_floor_for_each(tmp_path: Path) -> Non
             for kind, errors in each.errors.items():
                 assert errors.shown[label] == every.errors[kind].shown[label]
     assert math.isnan(each.settings.score_floor)
+    assert math.isnan(each.score_floors[0])
+    draws = with_replicates(each, 10).replicates
+    assert draws is not None
+    for figure in SPREAD:
+        estimates = draws.estimates[figure][0]
+        np.testing.assert_allclose(estimates, getattr(each, figure), atol=1e-12, err_msg=figure)
     assert each.settings.thresholds == "floors.json"
     same = evaluate(annotations, predictions, score_floor=np.full(7, 0.3))
     np.testing.assert_array_equal(
@@ -278,11 +297,11 @@ def test_intervals_are_those_of_the_boxes_or_of_the_draws(tmp_path: Path) -> Non
         np.testing.assert_array_equal(result.intervals[figure], expected)
     assert set(result.intervals) == {"recall", "precision"}
     assert result.replicates is None
-    floors = result.score_floors
+    assert result.settings.score_floor == 0.3
     drawn = with_replicates(result, 50, seed=3)
     assert drawn.settings.replicates == 50
     assert drawn.replicates is not None
-    plain = bootstrap([result.matches], replicates=50, seed=3, score_floor=float(floors[1]))
+    plain = bootstrap([result.matches], replicates=50, seed=3, score_floor=0.3)
     for figure in SPREAD:
         expected = plain.interval(figure, confidence=0.8)
         np.testing.assert_array_equal(drawn.intervals[figure], expected)
@@ -295,6 +314,16 @@ def test_intervals_are_those_of_the_boxes_or_of_the_draws(tmp_path: Path) -> Non
     again = evaluate(annotations, predictions, confidence=0.8, replicates=50, seed=3)
     for figure, ends in drawn.intervals.items():
         np.testing.assert_array_equal(again.intervals[figure], ends)
+
+
+def test_slips_of_exporting_are_told_in_the_notes(tmp_path: Path) -> None:
+    truth, found = make_scene(2)
+    for detection in found:
+        detection["score"] = 0.5 + detection["score"] / 2
+    annotations, predictions = load(tmp_path, truth, found)
+    result = evaluate(annotations, predictions)
+    assert result.cautions == cautions(result.matches, overlaps(annotations, predictions))
+    assert "No detection has a score below 0.5" in build_report(result, annotations).notes[0]
 
 
 # Edges

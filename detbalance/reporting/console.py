@@ -305,6 +305,9 @@ def _left_out(report: Report, rows: Sequence[ClassRow]) -> list[Text]:
 def _header(report: Report, named: Mapping[str, Report]) -> Table:
     """What the figures are of: one line per fact, the predictions file of each named report."""
     grid = Table.grid(padding=(0, 2))
-    for name, value in facts(report, named).items():
+    known = facts(report, named)
+    if len(named) > 1:
+        known.pop("intervals", None)  # none are shown of two reports
+    for name, value in known.items():
         grid.add_row(Text(name, style="dim", no_wrap=True), Text(value, overflow="fold"))
     return grid
