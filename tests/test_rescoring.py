@@ -22,7 +22,14 @@ from detbalance.evaluation.participants import within_cap
 from detbalance.evaluation.rules import Rules
 from detbalance.evaluation.working_points import recall_at_precision
 from detbalance.frequency import Frequency, class_frequency
-from detbalance.operating import adjusted_logits, choose_strength, norcal, rescore, strength
+from detbalance.operating import (
+    adjusted_logits,
+    choose_strength,
+    fit_thresholds,
+    norcal,
+    rescore,
+    strength,
+)
 from detbalance.operating.cross_fitting import image_folds
 from detbalance.predictions import Predictions
 
@@ -112,7 +119,7 @@ def test_norcal_is_the_formula_of_the_paper(gamma: float) -> None:
 
 
 def test_large_logits_do_not_overflow_and_inputs_stay_as_they_are() -> None:
-    values = (logits() + 1e4).astype(np.float32)
+    values = logits() + 1e4
     before, counts = values.copy(), COUNTS.copy()
     for scores in (
         norcal(values, COUNTS, gamma=0.5),
@@ -123,9 +130,10 @@ def test_large_logits_do_not_overflow_and_inputs_stay_as_they_are() -> None:
         assert np.isfinite(scores).all()
     np.testing.assert_array_equal(values, before)
     np.testing.assert_array_equal(COUNTS, counts)
+    single = values.astype(np.float32)
     np.testing.assert_allclose(
-        norcal(values, COUNTS, gamma=0.5),
-        norcal(values.astype(np.float64) - 1e4, COUNTS, gamma=0.5),
+        norcal(single, COUNTS, gamma=0.5),
+        norcal(single.astype(np.float64) - 1e4, COUNTS, gamma=0.5),
         rtol=1e-9,
     )
 
@@ -256,7 +264,7 @@ def held_down(folder: Path, gamma: float, seed: int = 0) -> tuple[Annotations, P
 def test_the_strength_that_scores_were_held_down_by_is_found(tmp_path: Path, gamma: float) -> None:
     choice = choose_strength(*held_down(tmp_path, gamma), trained_on(tmp_path, IMAGES))
     assert choice.gamma == pytest.approx(gamma, abs=0.21)
-    assert choice.gain > choice.standard_error
+    assert choice.gain > choice.standard_error > 0
     assert f"Scores are rebalanced with gamma {choice.gamma:g}" in choice.verdict
     np.testing.assert_array_equal(choice.class_counts, [0, *IMAGES])
     assert [row.train_images for row in choice.classes] == sorted(IMAGES)
@@ -299,20 +307,38 @@ def test_a_fold_has_no_say_in_its_own_strength(tmp_path: Path) -> None:
     assert before[1] == after[1]
 
 
-def test_lvis_detections_are_matched_again_with_every_strength(tmp_path: Path) -> None:
-    annotations, predictions = held_down(tmp_path, 0.6)
+def test_a_gain_counts_from_one_standard_error_on(tmp_path: Path) -> None:
+    doubtful = 0
+    for seed in range(10):
+        choice = choose_strength(
+            *held_down(tmp_path, 0.1, seed), trained_on(tmp_path, IMAGES), strengths=(0.0, 0.1, 0.2)
+        )
+        clear = choice.best_gamma > 0 and choice.gain > choice.standard_error
+        assert choice.gamma == (choice.best_gamma if clear else 0)
+        doubtful += choice.best_gamma > 0 and not clear
+    assert doubtful
+
+
+@pytest.mark.parametrize("rules", ["coco", "lvis"])
+def test_each_strength_is_worth_what_its_scores_are(tmp_path: Path, rules: str) -> None:
+    held_down(tmp_path, 0.6)
     truth = json.loads((tmp_path / "val.json").read_text())
-    for image in truth["images"]:
-        image |= {"neg_category_ids": [1, 2, 3, 4, 5], "not_exhaustive_category_ids": []}
     found = json.loads((tmp_path / "results.json").read_text())
-    for row in found[:]:  # so many that the cap of 300 decides
-        found += [{**row, "bbox": [1900, 1900, 5, 5], "score": 0.3}] * 60
+    if rules == "lvis":
+        for image in truth["images"]:
+            image |= {"neg_category_ids": [1, 2, 3, 4, 5], "not_exhaustive_category_ids": []}
+            # So many of the most frequent class that the cap of 300 leaves out rare ones.
+            wrong = {"image_id": image["id"], "category_id": 1, "bbox": [1900, 1900, 5, 5]}
+            found += [{**wrong, "score": 0.02 + i / 10_000} for i in range(295)]
     annotations, predictions = load(tmp_path, truth, found)
-    choice = choose_strength(
-        annotations, predictions, trained_on(tmp_path, IMAGES), strengths=(0.0, 0.5)
-    )
-    assert choice.settings.rules == "lvis"
-    assert any("the cap of detections per image" in note for note in choice.notes)
+    frequency = trained_on(tmp_path, IMAGES)
+    choice = choose_strength(annotations, predictions, frequency, strengths=(0.0, 0.5, 1.0))
+    assert choice.settings.rules == rules
+    for gamma, worth in choice.worth.items():
+        rescored = rescore(predictions, choice.class_counts, gamma=gamma)
+        assert fit_thresholds(annotations, rescored).held_out["shared"].worth == worth
+    capped = any("the cap of detections per image" in note for note in choice.notes)
+    assert capped == (rules == "lvis")
 
 
 def test_notes_on_unseen_classes_and_on_the_end_of_the_grid(tmp_path: Path) -> None:

@@ -501,6 +501,19 @@ def test_where_they_do_not_help_the_shared_threshold_stays(tmp_path: Path) -> No
     assert never.gain > never.standard_error
 
 
+def test_a_gain_counts_from_one_standard_error_on(tmp_path: Path) -> None:
+    doubtful = 0
+    for seed in range(8):
+        fitted = fit_thresholds(
+            *make_set(tmp_path, [60, 30, 15], shifts=[0, 0.7, -0.7], images=40, seed=seed)
+        )
+        clear = fitted.gain > fitted.standard_error and fitted.shrink_boxes < SHARED
+        assert fitted.is_per_class == clear
+        assert ("No clear gain" in fitted.verdict) != clear
+        doubtful += 0 < fitted.gain <= fitted.standard_error
+    assert doubtful
+
+
 def test_groups_and_order_come_from_the_training_file(tmp_path: Path) -> None:
     annotations, predictions = make_set(tmp_path, [200, 60, 25], shifts=[2, -2, 0])
     train = class_frequency(training_file(tmp_path, {"c1": 5, "c2": 50, "c3": 500}))
@@ -600,8 +613,14 @@ def test_a_file_gives_back_the_thresholds_to_the_last_bit(tmp_path: Path) -> Non
         assert document["settings"]["annotations"] == annotations.source
         assert document["classes"]["c2"]["boxes"] == 30
         assert document["classes"]["c3"]["held_out"]["recall"] is None
+        assert "threshold" not in document["classes"]["c2"]
         assert "NaN" not in path.read_text()
-        assert "Infinity" not in path.read_text()
+
+
+def test_shrinkage_without_end_is_null_in_the_file(tmp_path: Path) -> None:
+    fitted = fit_thresholds(*make_set(tmp_path, [100, 8]))
+    save_thresholds(tmp_path / "t.json", dataclasses.replace(fitted, shrink_boxes=SHARED))
+    assert json.loads((tmp_path / "t.json").read_text())["shrink_boxes"] is None
 
 
 def test_a_file_written_by_hand_is_enough(tmp_path: Path) -> None:

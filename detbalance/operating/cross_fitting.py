@@ -197,12 +197,7 @@ def choose(trials: Trials, objective: Objective, *, first: int = 0) -> tuple[int
 
 
 def shown(
-    matches: Matches,
-    fold_of_image: Int64,
-    thresholds: Float64,
-    *,
-    iou: float = 0.5,
-    scores: Float64 | None = None,
+    matches: Matches, fold_of_image: Int64, thresholds: Float64, *, iou: float = 0.5
 ) -> Shown:
     """Mark the detections that thresholds show, each by the thresholds of the fold it is in.
 
@@ -211,15 +206,13 @@ def shown(
         fold_of_image: int64 [M].
         thresholds: float64 [F, K + 1].
         iou: overlap that a match needs.
-        scores: float64 [D], if not those of the predictions.
 
     Returns:
         bool [D] of the right ones and bool [D] of the wrong ones.
     """
     t, predictions = matches.at(iou), matches.predictions
-    scores = predictions.scores if scores is None else scores
     floor = thresholds[fold_of_image[predictions.image_index], predictions.labels]
-    visible = scores >= floor
+    visible = predictions.scores >= floor
     return visible & matches.is_true_positive[:, t], visible & matches.is_false_positive[:, t]
 
 

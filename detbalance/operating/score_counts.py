@@ -51,7 +51,6 @@ def count_scores(
     fold_of_image: Int64,
     *,
     iou: float = 0.5,
-    scores: Float64 | None = None,
     most: int = MOST_THRESHOLDS,
 ) -> ScoreCounts:
     """Count right and wrong detections above every threshold.
@@ -60,8 +59,6 @@ def count_scores(
         matches: of `match`.
         fold_of_image: int64 [M], 0..F - 1.
         iou: overlap that a match needs; one of the thresholds of the rules.
-        scores: float64 [D] to use instead of those of the predictions, in the same order within
-            each class.
         most: thresholds at most. Of more scores, those are kept that cut the right detections of
             the mean class into equal parts.
 
@@ -73,7 +70,7 @@ def count_scores(
     """
     t = matches.at(iou)
     num_classes, num_folds = len(matches.num_positive), int(fold_of_image.max(initial=0)) + 1
-    scores = matches.predictions.scores if scores is None else scores
+    scores = matches.predictions.scores
     right, wrong = matches.is_true_positive[:, t], matches.is_false_positive[:, t]
     if not right.any():
         raise ValueError(
