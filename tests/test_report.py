@@ -164,6 +164,10 @@ def test_lvis_marks_give_the_groups_where_there_is_no_training_file(tmp_path: Pa
     report = build_report(evaluate(annotations, predictions), annotations)
     assert {report.groups[name].num_categories for name in ("rare", "common", "frequent")} == {2}
     assert "LVIS frequency marks" in str(report.settings.frequency_source)
+    assert [row.group for row in report.classes] == ["rare"] * 2 + ["common"] * 2 + ["frequent"] * 2
+    for name in ("rare", "common", "frequent"):
+        boxes = [row.val_boxes for row in report.classes if row.group == name]
+        assert boxes == sorted(boxes)
 
 
 def test_a_class_that_the_training_file_lacks_is_rare(tmp_path: Path) -> None:

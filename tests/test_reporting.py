@@ -279,7 +279,15 @@ def test_many_classes_show_the_rarest_and_say_how_many_more(tmp_path: Path) -> N
     text = printed(console_module.print_report, many)
     assert "kind 39" in text
     assert "kind 40" not in text
-    assert "21 more frequent classes are not listed; report.csv has all 61" in text
+    assert "21 classes are not listed; report.csv has all 61, the group rows" in text
+    empty = tuple(
+        dataclasses.replace(row, val_boxes=0, false_positives=0) if i < 25 else row
+        for i, row in enumerate(rows)
+    )
+    text = printed(console_module.print_report, dataclasses.replace(many, classes=empty))
+    assert "kind 24" not in text
+    assert "kind 60" in text
+    assert "25 classes are not listed, 25 of all classes have no box to find; report.csv" in text
     assert "kind 59" in printed(
         console_module.print_report, dataclasses.replace(many, classes=rows[:60])
     )
@@ -339,7 +347,7 @@ def test_sentences_name_confusions_and_missing_boxes(tmp_path: Path) -> None:
     cells = [Cell(None, "a", 90), Cell("b", "c", 7), Cell("b", None, 5), Cell("c", "b", 2)]
     details = dataclasses.replace(report.details, confusion=[*cells, Cell("a", "b", 1)])
     rows = tuple(
-        dataclasses.replace(row, name=f"kind {i}", more_boxes=lacking)
+        dataclasses.replace(row, name=f"kind {i}", more_boxes=lacking, val_boxes=9)
         for i, (row, lacking) in enumerate(
             zip(report.classes, (0, 312, None, 5, 0, 7), strict=True)
         )
@@ -354,7 +362,10 @@ def test_sentences_name_confusions_and_missing_boxes(tmp_path: Path) -> None:
     assert "9 of kind 4; 1 more classes lack some, too." in printed(
         console_module.print_report, dataclasses.replace(report, classes=many)
     )
-    none = tuple(dataclasses.replace(row, more_boxes=0) for row in rows)
+    none = tuple(
+        dataclasses.replace(row, more_boxes=9 * (i % 2), val_boxes=9 - 9 * (i % 2))
+        for i, row in enumerate(rows)
+    )
     assert "To know recall" not in printed(
         console_module.print_report, dataclasses.replace(report, classes=none)
     )

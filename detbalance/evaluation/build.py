@@ -102,7 +102,7 @@ def build_report(
         for label, (group, images, boxes) in enumerate(training.counts, start=1)
     ]
     group_of_class = [None, *(row.group for row in rows)]
-    rows.sort(key=lambda row: (row.train_boxes or 0, row.train_images or 0, row.val_boxes))
+    rows.sort(key=_rarity)
     by_group = {
         name: _group_row(
             [row for row in rows if row.group == name],
@@ -126,6 +126,14 @@ def build_report(
         notes=(*evaluation.cautions, *training.notes),
         details=_details(evaluation, categories.names),
     )
+
+
+def _rarity(row: ClassRow) -> tuple[int, ...]:
+    """Sorts the rarest class first: by training boxes where they are known, else by group."""
+    if row.train_boxes is None or row.train_images is None:
+        marked = -1 if row.group is None else GROUP_NAMES.index(row.group)
+        return (marked, row.val_boxes)
+    return (row.train_boxes, row.train_images, row.val_boxes)
 
 
 def _class_values(evaluation: Evaluation, label: int) -> dict[str, Any]:

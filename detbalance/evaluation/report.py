@@ -5,7 +5,7 @@ Undefined numbers are null.
 
     schema    "detbalance.report/1"
     classes   list, rarest first: by train_boxes, then train_images, where the training file is
-              known, otherwise by val_boxes. Each entry:
+              known, otherwise by group, then val_boxes. Each entry:
         name, category_id            as in the annotation file
         group                        "rare", "common", "frequent"; null without frequencies
         train_images, train_boxes    images with the class, and boxes of it, in the training file

@@ -59,7 +59,7 @@ def print_report(report: Report, *, console: Console | None = None, max_classes:
     Args:
         report: what `detbalance.evaluation.build_report` or `load_report` gave.
         console: where to print; standard output if not given.
-        max_classes: with more classes than this only the rarest 40 are listed.
+        max_classes: with more classes than this only the rarest 40 with figures are listed.
     """
     print_content(report_table(report, max_classes=max_classes), console)
 
@@ -72,7 +72,7 @@ def print_comparison(
     Args:
         reports: two reports by the name to show, the one to compare with first.
         console: where to print; standard output if not given.
-        max_classes: with more classes than this only the rarest 40 are listed.
+        max_classes: with more classes than this only the rarest 40 with figures are listed.
 
     Raises:
         ValueError: if the reports cannot be compared.
@@ -85,7 +85,7 @@ def report_table(report: Report, *, max_classes: int = 60) -> Group:
 
     Args:
         report: what `detbalance.evaluation.build_report` or `load_report` gave.
-        max_classes: with more classes than this only the rarest 40 are listed.
+        max_classes: with more classes than this only the rarest 40 with figures are listed.
 
     Returns:
         Something that a rich console prints.
@@ -117,7 +117,7 @@ def comparison_table(reports: Mapping[str, Report], *, max_classes: int = 60) ->
 
     Args:
         reports: two reports by the name to show, the one to compare with first.
-        max_classes: with more classes than this only the rarest 40 are listed.
+        max_classes: with more classes than this only the rarest 40 with figures are listed.
 
     Returns:
         Something that a rich console prints.
@@ -279,8 +279,11 @@ def _shown_groups(report: Report) -> list[tuple[str, GroupRow]]:
 
 
 def _listed(report: Report, max_classes: int) -> Sequence[ClassRow]:
-    many = len(report.classes) > max_classes
-    return report.classes[: min(_KEPT_OF_MANY, max_classes)] if many else report.classes
+    """All classes, or of many the rarest that have figures to show."""
+    if len(report.classes) <= max_classes:
+        return report.classes
+    measured = [row for row in report.classes if row.val_boxes or row.false_positives]
+    return measured[: min(_KEPT_OF_MANY, max_classes)]
 
 
 def _with_ends(rows: Sequence[ClassRow]) -> Iterator[tuple[ClassRow, bool]]:
@@ -293,10 +296,12 @@ def _left_out(report: Report, rows: Sequence[ClassRow]) -> list[Text]:
     number = len(report.classes) - len(rows)
     if not number:
         return []
+    empty = sum(not row.val_boxes for row in report.classes)
+    without = f", {empty} of all classes have no box to find" if empty else ""
     return [
         Text(
-            f"{number} more frequent classes are not listed; report.csv has all "
-            f"{len(report.classes)}, the group rows count all",
+            f"{number} classes are not listed{without}; report.csv has all {len(report.classes)}, "
+            "the group rows count all",
             style="dim",
         )
     ]

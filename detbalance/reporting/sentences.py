@@ -72,7 +72,7 @@ def boxes_needed(report: Report) -> str | None:
     Returns:
         A sentence; None where none is needed or nothing is known of it.
     """
-    short_of = [row for row in report.classes if row.more_boxes]
+    short_of = [row for row in report.classes if row.more_boxes and row.val_boxes]
     if not short_of:
         return None
     listed = ", ".join(f"{row.more_boxes} of {row.name}" for row in short_of[:_SHOWN_CLASSES])
