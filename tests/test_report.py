@@ -89,7 +89,8 @@ def test_group_rows_sum_errors_and_have_intervals_of_their_means(tmp_path: Path)
             mean = sum(costs) / len(costs) if costs else math.nan
             assert error.cost == pytest.approx(mean, nan_ok=True)
         assert group.intervals == {}
-    drawn = with_replicates(result, 50)
+    settings = dataclasses.replace(result.settings, confidence=0.8)
+    drawn = with_replicates(dataclasses.replace(result, settings=settings), 50)
     counts = dict(zip(annotations.categories.names, (30, 5, 120, 2, 60, 5), strict=True))
     frequency = class_frequency(training_file(tmp_path, counts))
     known = build_report(
@@ -106,7 +107,7 @@ def test_group_rows_sum_errors_and_have_intervals_of_their_means(tmp_path: Path)
             for label in annotations.categories.names
         ]
         for figure in SPREAD:
-            low, high = replicates.group_interval(figure, [-1, *members])
+            low, high = replicates.group_interval(figure, [-1, *members], confidence=0.8)
             if math.isnan(low[0]):
                 assert figure not in row.intervals
             else:
