@@ -314,6 +314,18 @@ def test_a_floor_that_cannot_be_reached_is_said_with_the_best_there_is(tmp_path:
     assert any("The lowest score in the predictions is" in note for note in fitted.notes)
 
 
+def test_classes_that_keep_and_miss_a_floor_are_counted_and_named(tmp_path: Path) -> None:
+    annotations, predictions = make_set(tmp_path, [200, 200, 200], shifts=[0, 1, -2], missed=0.02)
+    for per_class, way, missed in (("always", "shrunk", 0), ("never", "shared", 1)):
+        fitted = fit_thresholds(annotations, predictions, "recall>=0.8", per_class=per_class)
+        reached = [row.held_out.recall >= 0.8 for row in fitted.classes]
+        assert fitted.held_out[way].kept == sum(reached)
+        assert fitted.held_out[way].num_classes == 3
+        assert [row.name for row in fitted.classes if row.floor == "missed"] == ["c3"][:missed]
+        named = "1 class misses recall>=0.8 at the threshold chosen, though another would keep it"
+        assert any(f"{named} here: c3." == note for note in fitted.notes) == bool(missed)
+
+
 @pytest.mark.parametrize("text", ["recall>=0.8", "precision>=0.8"])
 def test_floors_are_kept_on_new_images(tmp_path: Path, text: str) -> None:
     goal = parse_objective(text)
@@ -495,10 +507,19 @@ def test_where_they_do_not_help_the_shared_threshold_stays(tmp_path: Path) -> No
     assert asked.is_per_class
     assert "as was asked for" in asked.verdict
     assert len(set(asked.thresholds.values.values())) > 1
-    assert asked.shrink_boxes < SHARED
     never = fit_thresholds(*make_set(tmp_path, [200, 60], shifts=[2, -2]), per_class="never")
     assert not never.is_per_class
     assert never.gain > never.standard_error
+
+
+def test_always_is_per_class_even_where_the_shared_threshold_is_best(tmp_path: Path) -> None:
+    shrinkages = []
+    for seed in range(6):
+        data = make_set(tmp_path, [60, 20, 20], seed=seed)
+        asked = fit_thresholds(*data, per_class="always").shrink_boxes
+        shrinkages.append((fit_thresholds(*data).shrink_boxes, asked))
+        assert asked < SHARED
+    assert any(free == SHARED for free, _ in shrinkages)
 
 
 def test_a_gain_counts_from_one_standard_error_on(tmp_path: Path) -> None:

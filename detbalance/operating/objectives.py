@@ -80,7 +80,7 @@ class Objective:
         distance = np.divide(
             found - self.amount * trials,
             spread,
-            out=np.full(found.shape, -np.inf),
+            out=np.zeros(found.shape),
             where=spread > 0,
         )
         paid = precision if self.kind == "recall" else recall
