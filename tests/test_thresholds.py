@@ -28,6 +28,7 @@ from detbalance.operating import (
     save_thresholds,
 )
 from detbalance.operating.cross_fitting import (
+    HeldOut,
     Trials,
     choose,
     held_out,
@@ -38,6 +39,7 @@ from detbalance.operating.cross_fitting import (
     standard_error,
 )
 from detbalance.operating.fitting import SHARED, fit, lower_end, make_curves
+from detbalance.operating.result import judge
 from detbalance.operating.score_counts import count_scores
 from detbalance.predictions import Predictions
 
@@ -312,6 +314,21 @@ def test_a_floor_that_cannot_be_reached_is_said_with_the_best_there_is(tmp_path:
     # The next best: every right detection that there is, and no lower.
     assert row.own == fewer.scores[right].min()
     assert any("The lowest score in the predictions is" in note for note in fitted.notes)
+
+
+def test_a_floor_is_kept_from_its_last_box_on() -> None:
+    goal = parse_objective("recall>=0.8")
+    counts = (
+        np.array([0, 80, 79, 81, 0]),
+        np.array([0, 9, 9, 9, 3]),
+        np.array([0, 100, 100, 100, 0]),
+    )
+    groups = [None, "rare", "rare", "frequent", "frequent"]
+    result = judge(HeldOut(*counts, np.zeros(3, int), np.zeros((3, 5))), goal, groups)
+    assert (result.kept, result.num_classes) == (2, 3)
+    assert result.means["rare"].recall == pytest.approx(0.795)
+    assert result.means["frequent"].recall == pytest.approx(0.81)
+    assert result.means["all"].precision == pytest.approx((80 / 89 + 79 / 88 + 81 / 90) / 3)
 
 
 def test_classes_that_keep_and_miss_a_floor_are_counted_and_named(tmp_path: Path) -> None:

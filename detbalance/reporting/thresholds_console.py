@@ -227,13 +227,19 @@ def _comparison(objective: str, ways: Mapping[str, tuple[Judged, bool]]) -> Tabl
 def _fill(
     table: Table, rows: Sequence[_Row], cells: Callable[[_Row], list[Text]], max_classes: int
 ) -> list[RenderableType]:
-    """Add the rarest classes, and say how many are left out."""
-    most = len(rows) if len(rows) <= max_classes else min(_KEPT_OF_MANY, max_classes)
+    """Add the rows, of very many the rarest classes with boxes, and say how many are left out."""
+    most = len(rows)
+    if most > max_classes:
+        most, rows = min(_KEPT_OF_MANY, max_classes), sorted(rows, key=lambda row: not row.boxes)
     for row in rows[:most]:
         table.add_row(*cells(row))
     if most == len(rows):
         return []
-    return [_legend(f"{len(rows) - most} more frequent classes are not listed")]
+    without = sum(not row.boxes for row in rows[most:])
+    frequent = len(rows) - most - without
+    parts = [f"{frequent} more frequent classes"] if frequent else []
+    parts += [f"{without} without boxes in the calibration file"] if without else []
+    return [_legend(f"not listed: {', '.join(parts)}")]
 
 
 def _class_cells(name: str, group: str | None, train: int | None, boxes: int) -> list[Text]:
