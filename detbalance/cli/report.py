@@ -22,7 +22,7 @@ from detbalance.evaluation.rules import RulesChoice
 from detbalance.frequency import class_frequency, frequency_groups
 from detbalance.operating import load_thresholds
 from detbalance.predictions import load_predictions
-from detbalance.reporting.console import print_report
+from detbalance.reporting.console import print_comparison, print_report
 from detbalance.reporting.files import write_report
 
 logger = logging.getLogger(__name__)
@@ -71,21 +71,28 @@ def report_command(
     if train_file is not None:
         frequency = class_frequency(load_annotations(train_file, drop_invalid=drop_invalid))
         groups = frequency_groups(frequency, limits=limits)
-    result = evaluate(
-        truth,
-        load_predictions(results_file, truth),
-        score_floor=score_floor if fitted is None else fitted.by_label(truth.categories),
-        rules=rules,
-        beta=beta,
-        min_precision=min_precision,
-        max_fppi=max_fppi,
-        confidence=confidence,
-        predictions_file=str(results_file),
-        thresholds_file=None if thresholds is None else str(thresholds),
-    )
-    result, hint = _with_draws(result, draws, seed)
-    report = build_report(result, truth, train_frequency=frequency, groups=groups)
-    show(report, output)
+
+    def measured(results: Path) -> tuple[Evaluation, str]:
+        result = evaluate(
+            truth,
+            load_predictions(results, truth),
+            score_floor=score_floor if fitted is None else fitted.by_label(truth.categories),
+            rules=rules,
+            beta=beta,
+            min_precision=min_precision,
+            max_fppi=max_fppi,
+            confidence=confidence,
+            predictions_file=str(results),
+            thresholds_file=None if thresholds is None else str(thresholds),
+        )
+        return _with_draws(result, draws, seed)
+
+    def reported(result: Evaluation) -> Report:
+        return build_report(result, truth, train_frequency=frequency, groups=groups)
+
+    result, hint = measured(results_file)
+    other = None if baseline is None else reported(measured(baseline)[0])
+    show(reported(result), output, baseline=other)
     if hint:
         Console().print(hint, style="dim", highlight=False, soft_wrap=True)
 
@@ -99,13 +106,28 @@ def check_output(output: Path | None, overwrite: bool) -> None:
         )
 
 
-def show(report: Report, output: Path | None) -> None:
+def show(report: Report, output: Path | None, *, baseline: Report | None = None) -> None:
     """Print a report, and write it where a folder is given."""
     console = Console()
     print_report(report, console=console)
+    if baseline is not None:
+        console.print()
+        print_comparison({"baseline": baseline, "this run": report}, console=console)
     if output is not None:
-        written = write_report(report, output)
+        written = [*write_report(report, output), *_page(report, output, baseline)]
         console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+
+
+def _page(report: Report, output: Path, baseline: Report | None) -> list[Path]:
+    """Write report.html; a report without it is better than none where its libraries lack."""
+    path = output / "report.html"
+    try:
+        from detbalance.reporting.page import write_page
+
+        return [write_page(report, path, baseline=baseline)]
+    except ImportError as error:
+        logger.warning("%s is not written: %s", path, error)
+        return []
 
 
 def _input_files(

@@ -1,0 +1,167 @@
+"""The data of the HTML page: columns by class instead of rows, short numbers, packed curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from detbalance.evaluation.rows import ERROR_KINDS, FIGURES
+
+if TYPE_CHECKING:
+    from detbalance.comparison import Comparison
+    from detbalance.evaluation import ClassRow, Report
+
+# Digits of the packed curves: two of them per value, 4,096 levels.
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_LEVELS = len(ALPHABET) ** 2 - 1
+# With more classes than this only every fifth score of a curve is kept.
+_ALL_SCORES = 300
+_SCORES = ("score_at_precision", "score_at_fppi", "best_f_score")
+_OTHERS = ("positive_share", "design_effect", "more_boxes")
+
+
+def page_data(
+    report: Report, baseline: Report | None = None, comparison: Comparison | None = None
+) -> dict[str, Any]:
+    """Collect what the page's table and charts are made of.
+
+    Args:
+        report: the report to show.
+        baseline: another one of the same annotations, or None.
+        comparison: the differences of the two, or None.
+
+    Returns:
+        Plain JSON values. Lists by class are in the order of the report, None for undefined:
+        `classes` (names and counts), `runs` (this run, then the baseline), `differences` (by
+        figure), `settings`.
+    """
+    rows = report.classes
+    by_name = {row.name: i for i, row in enumerate(rows)}
+    runs = [_run(report, rows, by_name)]
+    if baseline is not None:
+        others = {row.name: row for row in baseline.classes}
+        runs.append(_run(baseline, [others[row.name] for row in rows], by_name))
+    settings = report.settings
+    return {
+        "classes": {
+            key: [getattr(row, key) for row in rows]
+            for key in ("name", "group", "train_images", "train_boxes", "val_images", "val_boxes")
+        },
+        "runs": runs,
+        "differences": {} if comparison is None else _differences(comparison, by_name),
+        "settings": {
+            "score_floor": number(settings.score_floor),
+            "confidence": number(settings.confidence),
+            "min_precision": number(settings.min_precision),
+            "max_fppi": number(settings.max_fppi),
+            "beta": number(settings.beta),
+        },
+    }
+
+
+def number(value: float | int | None) -> float | int | None:
+    """Round to three decimals; None for undefined."""
+    if value is None or not math.isfinite(value):
+        return None
+    return value if isinstance(value, int) else round(float(value), 3)
+
+
+def pack(values: Iterable[float]) -> str:
+    """Write numbers of 0..1 as two letters each.
+
+    Example:
+        >>> pack([0.0, 1.0])
+        'AA__'
+    """
+    levels = [round(_LEVELS * min(max(value, 0.0), 1.0)) for value in values]
+    return "".join(ALPHABET[level >> 6] + ALPHABET[level & 63] for level in levels)
+
+
+def _run(report: Report, rows: Sequence[ClassRow], by_name: dict[str, int]) -> dict[str, Any]:
+    """One side of the page."""
+    columns = {
+        key: [number(getattr(row, key)) for row in rows] for key in (*FIGURES, *_SCORES, *_OTHERS)
+    }
+    known = sorted({figure for row in rows for figure in row.intervals})
+    return {
+        "figures": {key: column for key, column in columns.items() if _any(column)},
+        "intervals": {
+            figure: [
+                [
+                    number(row.intervals[figure][end]) if figure in row.intervals else None
+                    for row in rows
+                ]
+                for end in (0, 1)
+            ]
+            for figure in known
+        },
+        "detections": [row.true_positives + row.false_positives for row in rows],
+        "true_positives": [row.true_positives for row in rows],
+        "errors": _errors(rows),
+        **_details(report, rows, by_name),
+    }
+
+
+def _errors(rows: Sequence[ClassRow]) -> dict[str, dict[str, list[Any]]]:
+    if not any(row.errors for row in rows):
+        return {}
+    return {
+        kind: {
+            part: [
+                number(getattr(row.errors[kind], part)) if kind in row.errors else None
+                for row in rows
+            ]
+            for part in ("count", "shown", "cost")
+        }
+        for kind in ERROR_KINDS
+    }
+
+
+def _details(report: Report, rows: Sequence[ClassRow], by_name: dict[str, int]) -> dict[str, Any]:
+    """Curves, histograms and confused classes; empty for a report without details."""
+    details = report.details
+    if details is None:
+        return {"curves": [], "scores": [], "histograms": [], "confusion": []}
+    step = 1 if len(rows) <= _ALL_SCORES else 5
+    curves = [details.curves.get(row.name) for row in rows]
+    histograms = [details.histograms.get(row.name) for row in rows]
+    return {
+        "curves": [None if curve is None else pack(curve.precision) for curve in curves],
+        "scores": [None if curve is None else pack(curve.scores[::step]) for curve in curves],
+        "histograms": [None if one is None else [one.right, one.wrong] for one in histograms],
+        "confusion": [
+            [_place(cell.true, by_name), _place(cell.found, by_name), cell.count]
+            for cell in details.confusion
+        ],
+    }
+
+
+def _place(name: str | None, by_name: dict[str, int]) -> int:
+    """Index of a class, -1 for background."""
+    return -1 if name is None else by_name[name]
+
+
+def _differences(
+    comparison: Comparison, by_name: dict[str, int]
+) -> dict[str, dict[str, list[float | int | None]]]:
+    """Both sides, difference, interval and p-value of each compared figure, by class."""
+    rows = {by_name[row.name]: row for row in comparison.classes if row.name in by_name}
+    figures = sorted({figure for row in rows.values() for figure in row.figures})
+    parts = ("baseline", "ours", "difference", "low", "high", "p_adjusted")
+    return {
+        figure: {
+            part: [
+                number(getattr(rows[i].figures[figure], part))
+                if i in rows and figure in rows[i].figures
+                else None
+                for i in range(len(by_name))
+            ]
+            for part in parts
+        }
+        for figure in figures
+    }
+
+
+def _any(column: Sequence[Any]) -> bool:
+    return any(value is not None for value in column)
