@@ -14,23 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.evaluation.bootstrap_intervals import Spread, interval
+from detbalance.evaluation.bootstrap_intervals import FORMS, Spread, interval
 from detbalance.evaluation.matching import Matches
 from detbalance.evaluation.resampling import FIGURES, draw_images, weighted_figures
+from detbalance.evaluation.spreads import class_spread, group_means, group_spread
 
 Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-# Which form the interval of a figure has.
-_FORMS = {
-    "AP": {"counts_boxes": False, "envelope": True},
-    "AP50": {"counts_boxes": True, "envelope": True},
-    "AR": {"counts_boxes": False, "envelope": False},
-    "recall": {"counts_boxes": True, "envelope": False},
-    "precision": {"counts_boxes": True, "envelope": False},
-}
 _BLOCK_BYTES = 64_000_000  # of drawn counts held at a time
 # From here on the simulated coverage of nominal 95 % is what it should be.
 RELIABLE_BOXES = 10
@@ -67,13 +60,13 @@ class Replicates:
         """
         groups = np.asarray(group_of_class)
         size = int(groups.max(initial=-1)) + 1
-        return {name: _means(values, groups, size) for name, values in self.values.items()}
+        return {name: group_means(values, groups, size) for name, values in self.values.items()}
 
     def group_estimates(self, group_of_class: npt.ArrayLike) -> dict[str, Float64]:
         """As `groups`, on the images as they are: float64 [runs, groups]."""
         groups = np.asarray(group_of_class)
         size = int(groups.max(initial=-1)) + 1
-        return {name: _means(values, groups, size) for name, values in self.estimates.items()}
+        return {name: group_means(values, groups, size) for name, values in self.estimates.items()}
 
     def interval(
         self, figure: str, *, run: int = 0, confidence: float = 0.95
@@ -94,7 +87,7 @@ class Replicates:
         Returns:
             Lower and upper ends, float64 [K + 1], NaN where the figure is undefined.
         """
-        return interval(self._spread(figure, run), confidence=confidence, **_FORMS[figure])
+        return interval(self.spread(figure, run=run), confidence=confidence, **FORMS[figure])
 
     def reliable(self, figure: str, *, run: int = 0) -> Bool:
         """Whether the interval of each class rests on enough boxes and images: bool [K + 1]."""
@@ -124,42 +117,21 @@ class Replicates:
         Returns:
             Lower and upper ends, float64 [groups], NaN where no class is defined.
         """
-        single = self._spread(figure, run)
-        groups = np.where(np.isnan(single.estimate), -1, np.asarray(group_of_class))
         size = int(np.max(group_of_class, initial=-1)) + 1
-        mean, raw = _moments(_means(self.values[figure][run], groups, size))
+        single = self.spread(figure, run=run)
+        spread = group_spread(self.values[figure][run], single, group_of_class, size)
+        return interval(spread, confidence=confidence, **FORMS[figure])
 
-        def summed(values: Float64) -> Float64:
-            return np.bincount(groups[groups >= 0], values[groups >= 0], size).astype(np.float64)
+    def spread(self, figure: str, *, run: int = 0) -> Spread:
+        """What the draws say of a figure of each class, background in front.
 
-        # The classes' own variances say by how much images are too few, and how well that is known.
-        total, uncorrected = summed(single.variance), summed(_moments(self.values[figure][run])[1])
-        square = summed(single.variance**2 / single.degrees)
-        factor, degrees = np.ones(size), summed(single.degrees)
-        np.divide(total, uncorrected, out=factor, where=uncorrected > 0)
-        np.divide(total**2, square, out=degrees, where=square > 0)
-        number = summed(np.ones(len(groups)))
-        spread = Spread(
-            _means(single.estimate, groups, size),
-            mean,
-            raw * factor,
-            number**2 / np.maximum(summed(1 / np.maximum(single.boxes, 1)), 1e-9),
-            degrees,
-        )
-        return interval(spread, confidence=confidence, **_FORMS[figure])
-
-    def _spread(self, figure: str, run: int) -> Spread:
-        mean, variance = _moments(self.values[figure][run])
-        images = self.images[figure][run]
-        # One image says nothing of how images differ: at least half a degree of freedom is taken.
-        degrees = np.maximum(images - 1, 0.5)
-        return Spread(
-            self.estimates[figure][run],
-            mean,
-            variance * (degrees + 1) / degrees,
-            self.boxes[figure][run],
-            degrees,
-        )
+        Args:
+            figure: one of `FIGURES`.
+            run: which of the runs.
+        """
+        estimate = self.estimates[figure][run]
+        boxes, images = self.boxes[figure][run], self.images[figure][run]
+        return class_spread(self.values[figure][run], estimate, boxes, images)
 
 
 def bootstrap(
@@ -261,26 +233,3 @@ def _spread_over_images(
     images = np.zeros(num_classes)
     np.divide(boxes**2, squares, out=images, where=squares > 0)
     return boxes, images
-
-
-def _moments(values: Float32 | Float64) -> tuple[Float64, Float64]:
-    """Mean and variance over the draws [B, n] where defined; NaN and 0 if never or once."""
-    defined = ~np.isnan(values)
-    number = defined.sum(axis=0)
-    mean = np.full(values.shape[1], np.nan)
-    total = np.where(defined, values, 0).sum(axis=0, dtype=np.float64)
-    np.divide(total, number, out=mean, where=number > 0)
-    squares = (np.where(defined, values - mean, 0.0) ** 2).sum(axis=0)
-    return mean, squares / np.maximum(number - 1, 1)
-
-
-def _means(values: Float32 | Float64, groups: npt.NDArray[np.integer], size: int) -> Float64:
-    """Means [..., size] of [..., K + 1] over the defined classes of each group."""
-    result = np.full((*values.shape[:-1], size), np.nan)
-    for group in range(size):
-        chosen = values[..., groups == group].astype(np.float64)
-        defined = ~np.isnan(chosen)
-        number = defined.sum(axis=-1)
-        total = np.where(defined, chosen, 0.0).sum(axis=-1)
-        np.divide(total, number, out=result[..., group], where=number > 0)
-    return result

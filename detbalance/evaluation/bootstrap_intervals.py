@@ -17,6 +17,15 @@ from detbalance.intervals import wilson_interval
 
 Float64 = npt.NDArray[np.float64]
 
+# Which form the interval of a figure has: the options of `interval`.
+FORMS = {
+    "AP": {"counts_boxes": False, "envelope": True},
+    "AP50": {"counts_boxes": True, "envelope": True},
+    "AR": {"counts_boxes": False, "envelope": False},
+    "recall": {"counts_boxes": True, "envelope": False},
+    "precision": {"counts_boxes": True, "envelope": False},
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Spread:
