@@ -98,22 +98,38 @@ def student_quantile(probability: float, degrees: Float64) -> Float64:
     """Quantile of Student's t distribution.
 
     Args:
-        probability: in (0, 1).
+        probability: in (0.5, 1).
         degrees: degrees of freedom, need not be whole; below 2 those of 2 are taken.
 
     Returns:
-        float64 of the shape of `degrees`, for 2 degrees of freedom too low by 0.8 % at a
-        probability of 0.975 and by 4 % at 0.995; from 3 degrees on by less than 1 %.
+        float64 of the shape of `degrees`, off by less than 0.1 %.
 
     Example:
-        >>> student_quantile(0.975, np.array([3.0, 10.0])).round(2)
-        array([3.18, 2.23])
+        >>> student_quantile(0.975, np.array([2.0, 3.0, 10.0])).round(3)
+        array([4.303, 3.182, 2.228])
 
-    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5.
+    Source: Hill, Algorithm 396: Student's t-quantiles, Communications of the ACM 13, 1970.
     """
-    z, v = NormalDist().inv_cdf(probability), np.maximum(degrees, 2.0)
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    fourth = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
-    return np.asarray(z + first / v + second / v**2 + third / v**3 + fourth / v**4)
+    tails = 2 * (1 - probability)
+    n = np.clip(degrees, 2.0, 1e9)
+    a = 1 / (n - 0.5)
+    b = 48 / a**2
+    c = ((20700 * a / b - 98) * a - 16) * a + 96.36
+    d = ((94.5 / (b + c) - 3) / b + 1) * np.sqrt(a * np.pi / 2) * n
+    y = (d * tails) ** (2 / n)
+    # Near the middle from the normal quantile, far out from the first terms of the tail.
+    x = NormalDist().inv_cdf(1 - probability)
+    near = c + np.where(n < 5, 0.3 * (n - 4.5) * (x + 0.6), 0.0)
+    near = (((0.05 * d * x - 5) * x - 7) * x - 2) * x + b + near
+    square = x * x
+    middle = (
+        ((((0.4 * square + 6.3) * square + 36) * square + 94.5) / near - square - 3) / b + 1
+    ) * x
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        middle = np.expm1(a * middle**2)
+        tail = 1 / (((n + 6) / (n * y) - 0.089 * d - 0.822) * (n + 2) * 3) + 0.5 / (n + 4)
+        tail = (tail * y - 1) * (n + 1) / (n + 2) + 1 / y
+    result = np.sqrt(n * np.where(y > 0.05 + a, middle, tail))
+    # Two degrees have a closed form, which the terms above miss by more.
+    exact = np.sqrt(max(2 / (tails * (2 - tails)) - 2, 0.0))
+    return np.asarray(np.where(n == 2, exact, result))

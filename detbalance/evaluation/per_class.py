@@ -294,7 +294,7 @@ def with_replicates(evaluation: Evaluation, replicates: int, *, seed: int = 0) -
     Raises:
         ValueError: if there are fewer than two draws.
     """
-    settings = replace(evaluation.settings, replicates=replicates)
+    settings = replace(evaluation.settings, replicates=replicates, seed=seed)
     matches = _above_floors(evaluation.matches, evaluation.score_floors)
     drawn = bootstrap([matches], replicates=replicates, seed=seed, score_floor=0.0)
     ends = {figure: drawn.interval(figure, confidence=settings.confidence) for figure in SPREAD}

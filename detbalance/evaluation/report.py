@@ -55,8 +55,9 @@ Undefined numbers are null.
     settings  annotations, predictions (files; null: from memory), backend, iou_thresholds,
               recall_iou_threshold, score_floor, max_detections, area_ranges,
               frequency_source (file that the groups come from, or null), group_rule (words or
-              null), rules ("coco", "lvis"), confidence, replicates, beta, min_precision, max_fppi,
-              thresholds (file of the classes' own floors, or null; score_floor is then null)
+              null), rules ("coco", "lvis"), confidence, replicates, seed, beta, min_precision,
+              max_fppi, thresholds (file of the classes' own floors, or null; then score_floor is
+              null)
     notes     list of sentences about what a reader could not see from the figures
 """
 

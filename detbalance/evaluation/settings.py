@@ -32,6 +32,7 @@ class EvaluationSettings:
         rules: whose rules the boxes were matched by.
         confidence: of the intervals.
         replicates: draws of images behind the intervals of AP and AR; 0 for none.
+        seed: of the draws.
         beta: weight of recall in F-beta.
         min_precision: precision that recall_at_precision holds.
         max_fppi: false positives of a class per image that recall_at_fppi allows.
@@ -49,6 +50,7 @@ class EvaluationSettings:
     rules: RulesName = "coco"
     confidence: float = 0.95
     replicates: int = 0
+    seed: int = 0
     beta: float = 1.0
     min_precision: float = 0.9
     max_fppi: float = 0.1

@@ -1,0 +1,124 @@
+"""Conditions on a comparison that end a build: "rare.recall < -0.01"."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, cast
+
+from detbalance.comparison.result import Comparison, Difference
+from detbalance.evaluation.rows import SPREAD
+
+Part: TypeAlias = Literal["baseline", "ours", "difference", "low", "high"]
+
+PARTS = ("baseline", "ours", "difference", "low", "high")
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_FORM = re.compile(
+    rf"(?P<who>.+)\.(?P<figure>{'|'.join(SPREAD)})(\.(?P<part>{'|'.join(PARTS)}))?"
+    r"\s*(?P<sign><=|>=|<|>)\s*(?P<limit>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)",
+    re.DOTALL,
+)
+_EXPECTED = (
+    "GROUP_OR_CLASS.FIGURE < NUMBER is expected, with one of rare, common, frequent, all or the"
+    f" name of a class, one of {', '.join(SPREAD)}, and <, <=, > or >=; .low or .high behind the"
+    ' figure for the ends of the interval. Write for example "rare.recall < -0.01".'
+)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A condition on one difference.
+
+    Attributes:
+        who: a group, or the name of a class.
+        figure: AP, AP50, AR, recall or precision.
+        part: the difference, an end of its interval, or one side.
+        sign: <, <=, > or >=.
+        limit: what the part is compared with.
+    """
+
+    who: str
+    figure: str
+    part: Part
+    sign: str
+    limit: float
+
+    def find(self, comparison: Comparison) -> Difference:
+        """Find what the condition is on.
+
+        Args:
+            comparison: of any two detectors.
+
+        Returns:
+            The difference of the group, or of the class if no group has the name.
+
+        Raises:
+            ValueError: if there is no such group or class, or it has no such figure.
+        """
+        named = {row.name: row.figures for row in comparison.classes}
+        rows = {**named, **{name: row.figures for name, row in comparison.groups.items()}}
+        if self.who not in rows:
+            raise ValueError(
+                f'--fail-if: "{self.who}" is neither a group nor a class of'
+                f" {comparison.settings.annotations}. rare, common, frequent, all or one of its"
+                f" {len(named)} classes is expected. Correct the name."
+            )
+        found = rows[self.who][self.figure]
+        if math.isnan(getattr(found, self.part)):
+            raise ValueError(
+                f"--fail-if: {self.who}.{self.figure} is undefined here: there are no boxes to"
+                " find, no detections, or no training file that says which classes are rare. A"
+                " figure of both sides is expected. Name another, or pass --train."
+            )
+        return found
+
+    def fails(self, comparison: Comparison) -> bool:
+        """Whether the condition is met, so that the build shall end.
+
+        Args:
+            comparison: of any two detectors.
+
+        Returns:
+            True where it is.
+
+        Raises:
+            ValueError: as `find`.
+        """
+        return _OPERATORS[self.sign](getattr(self.find(comparison), self.part), self.limit)
+
+    def __str__(self) -> str:
+        """The condition as it can be written."""
+        part = "" if self.part == "difference" else f".{self.part}"
+        return f"{self.who}.{self.figure}{part} {self.sign} {self.limit:g}"
+
+
+def parse_gate(text: str) -> Gate:
+    """Read a condition.
+
+    Args:
+        text: such as "rare.recall < -0.01", "copper.AP50.high < 0" or "all.AP.ours < 0.3".
+
+    Returns:
+        The condition.
+
+    Raises:
+        ValueError: if it is none.
+
+    Example:
+        >>> gate = parse_gate("rare.recall < -0.01")
+        >>> gate.who, gate.figure, gate.part, gate.limit
+        ('rare', 'recall', 'difference', -0.01)
+    """
+    match = _FORM.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f'--fail-if: "{text}" is no condition. {_EXPECTED}')
+    part = cast("Part", match["part"] or "difference")
+    return Gate(match["who"].strip(), match["figure"], part, match["sign"], float(match["limit"]))

@@ -1,0 +1,146 @@
+"""How often a comparison is right: simulated, where the true difference is known.
+
+Hundreds of classes of one kind are hundreds of repeats on the same images. Two detectors of equal
+skill must not differ (false positives, at a nominal 5 %); of two unequal ones the interval of the
+difference must hold the true one. The detectors find and miss partly the same boxes. With several
+runs a side each run has its own luck in training.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+from _simulated import (
+    DETECTORS,
+    SAMPLES,
+    SCORE_FLOOR,
+    Detector,
+    Sample,
+    simulate_several,
+    truth,
+)
+
+from detbalance.comparison.correction import adjust_classes
+from detbalance.comparison.differences import (
+    Sides,
+    class_sides,
+    difference_interval,
+    group_sides,
+    p_values,
+)
+from detbalance.evaluation.bootstrap import bootstrap
+from detbalance.evaluation.resampling import FIGURES
+
+GROUP_SIZE = 10  # classes of a group, and of a family of tests
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two sides.
+
+    Attributes:
+        ours: what ours is, beside the baseline of the setting.
+        runs: of each side.
+        training_noise: of each run, see `simulate_several`.
+    """
+
+    ours: dict[str, float]
+    runs: int = 1
+    training_noise: float = 0.0
+
+
+PAIRS = {
+    "equal": Pair({}),
+    "ours better": Pair({"overlap": 0.4, "separation": 0.5}),
+    "equal, 3 runs each": Pair({}, runs=3, training_noise=0.2),
+}
+OF = [
+    name
+    for name in SAMPLES
+    if name.startswith(("10 ", "40 ", "200 ")) or name.endswith("eight, alike")
+]
+ALIKE = (0.0, 0.8)
+
+
+def main() -> dict[str, dict[str, float]]:
+    """Simulate, print and give the coverage and the false positives of every setting."""
+    figures = {}
+    for detector in ("poor", "fair", "good"):
+        for of in OF:
+            for between, pair in PAIRS.items():
+                start = time.perf_counter()
+                rows = [measure(DETECTORS[detector], SAMPLES[of], pair, alike) for alike in ALIKE]
+                for alike, row in zip(ALIKE, rows, strict=True):
+                    name = f"{between}, {detector}, {of}, alike {alike:g}"
+                    figures[name] = row
+                    cells = " ".join(f"{what} {value:.3f}" for what, value in row.items())
+                    seconds = time.perf_counter() - start
+                    print(f"{name} ({seconds:.1f} s): {cells}", flush=True)
+    return figures
+
+
+def measure(
+    detector: Detector,
+    sample: Sample,
+    pair: Pair,
+    alike: float,
+    *,
+    repeats: int = 400,
+    draws: int = 300,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Coverage of the difference and share of differences called real, in one setting."""
+    other = replace(
+        detector, **{name: getattr(detector, name) + by for name, by in pair.ours.items()}
+    )
+    before, after = truth(detector, sample), truth(other, sample)
+    if not pair.ours:
+        after = before
+    matches = simulate_several(
+        [detector] * pair.runs + [other] * pair.runs,
+        sample,
+        repeats,
+        seed,
+        alike=alike,
+        training_noise=pair.training_noise,
+    )
+    drawn = [
+        bootstrap([one], replicates=draws, seed=seed, score_floor=SCORE_FLOOR) for one in matches
+    ]
+    sides = drawn[: pair.runs], drawn[pair.runs :]
+    groups = (np.arange(repeats + 1) - 1) // GROUP_SIZE
+    result = {}
+    for figure in FIGURES:
+        classes = class_sides(figure, *sides)
+        means = group_sides(figure, *sides, groups)
+        true = after[figure] - before[figure]
+        p = p_values(classes, figure)
+        families = [adjust_classes(p[groups == group]) for group in range(groups.max() + 1)]
+        result[figure] = held(classes, figure, true)
+        result[f"{figure}, groups"] = held(means, figure, true)
+        result[f"{figure}, real"] = share(p < LEVEL, ~np.isnan(p))
+        result[f"{figure}, real of a family"] = float(
+            np.mean([(family < LEVEL).any() for family in families])
+        )
+        q = p_values(means, figure)
+        result[f"{figure}, groups real"] = share(q < LEVEL, ~np.isnan(q))
+        low, high = difference_interval(classes, figure)
+        result[f"{figure}, width"] = float(np.nanmean(high - low))
+    return {name: round(value, 4) for name, value in result.items()}
+
+
+def held(sides: Sides, figure: str, true: float) -> float:
+    """Share of the defined intervals that hold the true difference."""
+    low, high = difference_interval(sides, figure)
+    return share((low <= true) & (true <= high), ~np.isnan(low))
+
+
+def share(chosen: np.ndarray, among: np.ndarray) -> float:
+    """Mean of the first over the second."""
+    return float(chosen[among].mean())
+
+
+if __name__ == "__main__":
+    sys.exit("Run it by: python tools/benchmark.py comparison")
