@@ -12,16 +12,8 @@ from pathlib import Path
 import click
 
 from detbalance.cli.calibration_options import calibration_options
-from detbalance.cli.options import (
-    COMMON,
-    DROP_INVALID,
-    FILE,
-    RARE,
-    RULES,
-    SCORE_FLOOR,
-    SEED,
-    THRESHOLDS,
-)
+from detbalance.cli.evaluation_options import evaluation_options
+from detbalance.cli.options import COMMON, DROP_INVALID, FILE, RARE, SCORE_FLOOR, SEED, THRESHOLDS
 from detbalance.cli.running import run
 
 
@@ -94,38 +86,17 @@ def _evaluate(**options: object) -> None:
 @click.option("--annotations", type=FILE, help="COCO file with the ground truth, as GT.JSON.")
 @click.option("--predictions", type=FILE, help="COCO results file, as PREDICTIONS.JSON.")
 @click.option(
-    "--train",
-    "train_file",
+    "--baseline",
     type=FILE,
-    help="COCO file of the training data: frequencies and groups come from it.",
+    help="COCO results file of another detector to compare with; `detbalance compare` has more.",
 )
-@click.option(
-    "--output", type=FILE, help="Folder for report.json, .csv, .md, .html. Default: print only."
-)
-@click.option(
-    "--images",
-    type=FILE,
-    help="Folder of the images: report.html shows missed objects and confident mistakes.",
-)
-@click.option(
-    "--baseline", type=FILE, help="COCO results file of another detector to compare with."
-)
-@SCORE_FLOOR
-@THRESHOLDS
-@RULES
+@evaluation_options
 @click.option(
     "--bootstrap",
     default="auto",
     show_default=True,
     metavar="auto|N",
     help="Draws of images for intervals of AP and AR, 0 for none; auto: 1000 if that is quick.",
-)
-@click.option(
-    "--confidence",
-    default=0.95,
-    show_default=True,
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="How often intervals hold the true figure.",
 )
 @click.option(
     "--beta",
@@ -148,16 +119,53 @@ def _evaluate(**options: object) -> None:
     type=click.FloatRange(0),
     help="False positives of a class per image at which recall is given as recall_at_fppi.",
 )
-@SEED
-@RARE
-@COMMON
-@DROP_INVALID
-@click.option("--overwrite", is_flag=True, help="Replace a report that the folder holds.")
 def _report(**options: object) -> None:
     """Report AP, recall, errors and how sure they are, per class, from two JSON files."""
     from detbalance.cli.report import report_command
 
     report_command(**options)  # type: ignore[arg-type]
+
+
+@cli.command("compare")
+@click.argument("files", nargs=-1, type=FILE, metavar="[BASELINE.JSON OURS.JSON]")
+@click.option(
+    "--baseline",
+    type=FILE,
+    multiple=True,
+    help="COCO results file of a run of the baseline. Repeatable: one for each seed.",
+)
+@click.option("--ours", type=FILE, multiple=True, help="The same of the other detector.")
+@click.option("--annotations", required=True, type=FILE, help="COCO file with the ground truth.")
+@click.option(
+    "--figure",
+    default="AP",
+    show_default=True,
+    type=click.Choice(["AP", "AP50", "AR", "recall", "precision"]),
+    help="What the verdict is of.",
+)
+@click.option(
+    "--fail-if",
+    multiple=True,
+    metavar="CONDITION",
+    help='End with status 1 where it holds, for example "rare.recall < -0.01" (the difference),'
+    ' "all.AP.low < -0.02" (an end of its interval), "copper.AP50.ours < 0.3". Repeatable.',
+)
+@evaluation_options
+@click.option(
+    "--bootstrap",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Draws of images that intervals and p-values come from.",
+)
+def _compare(**options: object) -> int:
+    """Say which differences between two detectors are real, per class and group.
+
+    A run's folder stands for its predictions.json.
+    """
+    from detbalance.cli.compare import compare_command
+
+    return compare_command(**options)  # type: ignore[arg-type]
 
 
 @cli.command("thresholds")

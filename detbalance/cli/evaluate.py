@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from detbalance.annotations import Annotations, Categories, load_annotations
-from detbalance.cli.report import check_output, show
+from detbalance.cli.evaluating import check_output
+from detbalance.cli.report import pictures, show, with_draws
 from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.predict import predict
 from detbalance.evaluation import build_report, evaluate
@@ -83,7 +84,7 @@ def evaluate_command(
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         written = _save(predictions, file, floors, truth)
-    report = build_report(
+    result, hint = with_draws(
         evaluate(
             truth,
             predictions,
@@ -91,12 +92,19 @@ def evaluate_command(
             predictions_file=None if file is None else str(file),
             thresholds_file=None if thresholds is None else str(thresholds),
         ),
+        None,
+        seed=0,
+    )
+    report = build_report(
+        result,
         truth,
         train_frequency=frequency,
         groups=frequency_groups(frequency),
         positive_share=_shares_in(state, labels),
     )
-    show(report, output)
+    show(report, output, gallery=None if output is None else pictures(result, report, images))
+    if hint:
+        Console().print(hint, style="dim", highlight=False, soft_wrap=True)
     if written:
         line = f"Detections: {', '.join(written)}"
         Console().print(line, soft_wrap=True, highlight=False, markup=False)

@@ -9,12 +9,12 @@ from pathlib import Path
 from rich.console import Console
 
 from detbalance.annotations import load_annotations
+from detbalance.cli.compare import compare_command
 from detbalance.cli.train import run_training
 from detbalance.digits import make_digits
 from detbalance.evaluation import Report, load_report
 from detbalance.frequency import class_frequency, frequency_groups
 from detbalance.predictions import load_predictions
-from detbalance.reporting.console import print_comparison
 from detbalance.reporting.figures import draw_predictions
 from detbalance.training.checkpoint import CONFIG_FILE
 from detbalance.training.config import Config, load_config
@@ -39,18 +39,38 @@ def quickstart_command(
     started = time.perf_counter()
     paths = make_digits(output / "data", seed=seed)
     common = [f"seed={seed}", f"data.root={output / 'data'}", *overrides]
-    reports: dict[str, Report] = {}
+    runs = {}
     for name, changes in (("plain", PLAIN), ("balanced", ())):
-        run = load_config(config, [*common, *changes, f"output={output / name}"])
-        reports[name] = finished_or_trained(run)
+        runs[name] = load_config(config, [*common, *changes, f"output={output / name}"])
+        finished_or_trained(runs[name])
+    compare_command(
+        files=(output / "plain", output / "balanced"),
+        baseline=(),
+        ours=(),
+        annotations=paths.val,
+        train_file=paths.train,
+        output=output / "comparison",
+        images=paths.val_images_dir,
+        figure="AP",
+        fail_if=(),
+        score_floor=runs["plain"].evaluation.score_floor,
+        thresholds=None,
+        rules="coco",
+        bootstrap=1000,
+        confidence=0.95,
+        seed=seed,
+        rare=None,
+        common=None,
+        drop_invalid=False,
+        overwrite=True,
+    )
     console = Console()
-    print_comparison(reports, console=console)
     truth = load_annotations(paths.val)
     groups = frequency_groups(class_frequency(load_annotations(paths.train)))
     picture = draw_predictions(
         truth,
         paths.val_images_dir,
-        {name: load_predictions(output / name / "predictions.json", truth) for name in reports},
+        {name: load_predictions(output / name / "predictions.json", truth) for name in runs},
         output / "predictions.png",
         highlight={c for c in range(1, truth.categories.num_classes) if groups.group(c) == "rare"},
     )

@@ -21,6 +21,7 @@ _EXTRA = {
     "train": "train",
     "evaluate": "train",
     "report": "report",
+    "compare": "report",
     "plan": "plan",
     "split": "report",
     "thresholds": "report",

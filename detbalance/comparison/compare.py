@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from detbalance.comparison.correction import adjust_classes, adjust_groups
 from detbalance.comparison.differences import (
@@ -32,6 +33,29 @@ if TYPE_CHECKING:
     from detbalance.frequency import Frequency, Groups
 
 _NAMED = 5
+# What rows and settings take over from the report.
+_CLASS_FIELDS = (
+    "name",
+    "category_id",
+    "group",
+    "train_images",
+    "train_boxes",
+    "val_images",
+    "val_boxes",
+)
+_GROUP_FIELDS = ("num_categories", "num_evaluated", "train_boxes", "val_boxes")
+_SETTINGS = (
+    "annotations",
+    "rules",
+    "score_floor",
+    "thresholds",
+    "iou_thresholds",
+    "recall_iou_threshold",
+    "max_detections",
+    "confidence",
+    "frequency_source",
+    "group_rule",
+)
 
 
 def compare(
@@ -73,77 +97,76 @@ def compare(
     equal detectors at most about 5 % of the classes differ before the correction.
     """
     _check(baseline, ours, figure)
-    first = ours[0]
-    annotations, confidence = first.matches.annotations, first.settings.confidence
-    report = build_report(first, annotations, train_frequency=train_frequency, groups=groups)
-    drawn = [
-        [_drawn(run, replicates, seed) for run in side]  # in the order of the files
-        for side in (baseline, ours)
-    ]
+    annotations, settings = ours[0].matches.annotations, ours[0].settings
+    report = build_report(ours[0], annotations, train_frequency=train_frequency, groups=groups)
+    draws = _Draws(
+        [_drawn(run, replicates, seed) for run in baseline],
+        [_drawn(run, replicates, seed) for run in ours],
+    )
     labels = {name: label for label, name in enumerate(annotations.categories.names, start=1)}
-    order = [labels[row.name] for row in report.classes]
-    members = _members(report, labels, len(first.AP))
-    by_class: dict[str, list[Difference]] = {}
-    by_group: dict[str, list[Difference]] = {}
-    for name in SPREAD:
-        single = class_sides(name, drawn[0], drawn[1])
-        p = p_values(single, name, confidence=confidence)
-        by_class[name] = _differences(single, name, confidence, p, adjust_classes(p))
-        parts = [group_sides(name, drawn[0], drawn[1], rows) for rows in members.values()]
-        alone = [p_values(part, name, confidence=confidence)[0] for part in parts]
-        # The mean of all classes is a question of its own, not one of several groups.
-        corrected = [*adjust_groups(np.array(alone[:-1])), alone[-1]]
-        by_group[name] = [
-            _differences(part, name, confidence, np.array([raw]), np.array([p_adjusted]))[0]
-            for part, raw, p_adjusted in zip(parts, alone, corrected, strict=True)
-        ]
+    classes = {name: _of_classes(name, draws, settings.confidence) for name in SPREAD}
     rows = tuple(
         ClassDifferences(
-            name=row.name,
-            category_id=row.category_id,
-            group=row.group,
-            train_images=row.train_images,
-            train_boxes=row.train_boxes,
-            val_images=row.val_images,
-            val_boxes=row.val_boxes,
-            figures={name: by_class[name][label] for name in SPREAD},
+            **{field: getattr(row, field) for field in _CLASS_FIELDS},
+            figures={name: classes[name][labels[row.name]] for name in SPREAD},
         )
-        for row, label in zip(report.classes, order, strict=True)
+        for row in report.classes
     )
-    means = {
+    group_of_class = np.full(len(labels) + 1, -1)
+    for row in report.classes:
+        if row.group is not None:
+            group_of_class[labels[row.name]] = GROUP_NAMES.index(row.group)
+    means = {name: _of_groups(name, draws, group_of_class, settings.confidence) for name in SPREAD}
+    group_rows = {
         group: GroupDifferences(
-            num_categories=report.groups[group].num_categories,
-            num_evaluated=report.groups[group].num_evaluated,
-            train_boxes=report.groups[group].train_boxes,
-            val_boxes=report.groups[group].val_boxes,
-            figures={name: by_group[name][place] for name in SPREAD},
+            **{field: getattr(report.groups[group], field) for field in _GROUP_FIELDS},
+            figures={name: means[name][group] for name in SPREAD},
         )
-        for place, group in enumerate(members)
+        for group in (*GROUP_NAMES, "all")
     }
-    settings = ComparisonSettings(
-        annotations=str(annotations.source),
-        baseline=tuple(run.settings.predictions for run in baseline),
-        ours=tuple(run.settings.predictions for run in ours),
-        rules=first.settings.rules,
-        score_floor=first.settings.score_floor,
-        thresholds=first.settings.thresholds,
-        iou_thresholds=first.settings.iou_thresholds,
-        recall_iou_threshold=first.settings.recall_iou_threshold,
-        max_detections=first.settings.max_detections,
-        figure=figure,
-        confidence=confidence,
-        replicates=replicates,
-        seed=seed,
-        frequency_source=report.settings.frequency_source,
-        group_rule=report.settings.group_rule,
-    )
     return Comparison(
-        verdict=verdict(means, figure, level=1 - confidence),
+        verdict=verdict(group_rows, figure, level=1 - settings.confidence),
         classes=rows,
-        groups=means,
-        settings=settings,
-        notes=tuple(dict.fromkeys(_notes(baseline, ours, report, rows, drawn[1][0]))),
+        groups=group_rows,
+        settings=ComparisonSettings(
+            **{field: getattr(report.settings, field) for field in _SETTINGS},
+            baseline=tuple(run.settings.predictions for run in baseline),
+            ours=tuple(run.settings.predictions for run in ours),
+            figure=figure,
+            replicates=replicates,
+            seed=seed,
+        ),
+        notes=tuple(dict.fromkeys(_notes(baseline, ours, report, draws))),
     )
+
+
+class _Draws(NamedTuple):
+    """The draws of every run of both sides."""
+
+    baseline: list[Replicates]
+    ours: list[Replicates]
+
+
+def _of_classes(figure: str, draws: _Draws, confidence: float) -> list[Difference]:
+    """By label, background in front."""
+    sides = class_sides(figure, *draws)
+    p = p_values(sides, figure, confidence=confidence)
+    return _differences(sides, figure, confidence, p, adjust_classes(p))
+
+
+def _of_groups(
+    figure: str, draws: _Draws, group_of_class: npt.NDArray[np.int64], confidence: float
+) -> dict[str, Difference]:
+    """By name of the group; the mean of all classes is a question of its own."""
+    sides = group_sides(figure, *draws, group_of_class, len(GROUP_NAMES))
+    p = p_values(sides, figure, confidence=confidence)
+    groups = _differences(sides, figure, confidence, p, adjust_groups(p))
+    in_all = np.zeros_like(group_of_class)
+    in_all[0] = -1
+    sides = group_sides(figure, *draws, in_all, 1)
+    p = p_values(sides, figure, confidence=confidence)
+    groups += _differences(sides, figure, confidence, p, p)
+    return dict(zip((*GROUP_NAMES, "all"), groups, strict=True))
 
 
 def _check(baseline: Sequence[Evaluation], ours: Sequence[Evaluation], figure: str) -> None:
@@ -183,18 +206,6 @@ def _drawn(run: Evaluation, replicates: int, seed: int) -> Replicates:
     return known
 
 
-def _members(
-    report: Report, labels: Mapping[str, int], num_classes: int
-) -> dict[str, np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    """For each group, and for all classes, int64 [K + 1]: 0 for its classes, -1 for others."""
-    result = {name: np.full(num_classes, -1) for name in (*GROUP_NAMES, "all")}
-    for row in report.classes:
-        result["all"][labels[row.name]] = 0
-        if row.group is not None:
-            result[row.group][labels[row.name]] = 0
-    return result
-
-
 def _differences(
     sides: Sides, figure: str, confidence: float, p: Float64, p_adjusted: Float64
 ) -> list[Difference]:
@@ -212,11 +223,7 @@ def _differences(
 
 
 def _notes(
-    baseline: Sequence[Evaluation],
-    ours: Sequence[Evaluation],
-    report: Report,
-    rows: Sequence[ClassDifferences],
-    drawn: Replicates,
+    baseline: Sequence[Evaluation], ours: Sequence[Evaluation], report: Report, draws: _Draws
 ) -> list[str]:
     """What a reader could not see from the figures."""
     notes = []
@@ -225,12 +232,10 @@ def _notes(
             "One run of a side tells how these detectors differ, not how their ways of training do:"
             " another seed may give another difference. Compare several runs of each side."
         )
-    reliable = {
-        name
-        for label, name in enumerate(ours[0].matches.annotations.categories.names, start=1)
-        if drawn.reliable("recall")[label]
-    }
-    few = [row.name for row in rows if row.val_boxes and row.name not in reliable]
+    reliable = draws.ours[0].reliable("recall")
+    names = ours[0].matches.annotations.categories.names
+    rough = {name for label, name in enumerate(names, start=1) if not reliable[label]}
+    few = [row.name for row in report.classes if row.val_boxes and row.name in rough]
     if few:
         listed = ", ".join(few[:_NAMED]) + (", ..." if len(few) > _NAMED else "")
         notes.append(

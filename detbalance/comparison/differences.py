@@ -65,6 +65,7 @@ def group_sides(
     baseline: Sequence[Replicates],
     ours: Sequence[Replicates],
     group_of_class: npt.NDArray[np.integer],
+    size: int,
 ) -> Sides:
     """Put the draws of both sides beside each other, by group of classes.
 
@@ -76,13 +77,13 @@ def group_sides(
         baseline: as for `class_sides`.
         ours: likewise.
         group_of_class: int [K + 1], 0 or more for the group of each class, -1 for none.
+        size: number of groups, n.
 
     Returns:
         Both sides by group.
     """
     sides = [_Side.of(figure, replicates) for replicates in (baseline, ours)]
     known = ~np.isnan(sides[0].estimate) & ~np.isnan(sides[1].estimate)
-    size = int(group_of_class.max(initial=-1)) + 1
     groups = np.where(known, group_of_class, -1)
     # The same of single draws.
     shared = np.isnan(sides[0].mean) | np.isnan(sides[1].mean)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
 from detbalance.comparison.result import Comparison, Difference
-from detbalance.evaluation.rows import SPREAD
+from detbalance.evaluation.rows import GROUP_NAMES, SPREAD
 
 Part: TypeAlias = Literal["baseline", "ours", "difference", "low", "high"]
 
@@ -51,6 +51,23 @@ class Gate:
     sign: str
     limit: float
 
+    def check(self, classes: Collection[str], source: str) -> None:
+        """Check that the condition is on something that there is.
+
+        Args:
+            classes: names of all classes.
+            source: the annotation file, for the error.
+
+        Raises:
+            ValueError: if the condition is on neither a group nor a class.
+        """
+        if self.who not in (*GROUP_NAMES, "all", *classes):
+            raise ValueError(
+                f'--fail-if: "{self.who}" is neither a group nor a class of {source}. rare, common,'
+                f" frequent, all or one of its {len(classes)} classes is expected. Correct the"
+                " name."
+            )
+
     def find(self, comparison: Comparison) -> Difference:
         """Find what the condition is on.
 
@@ -64,13 +81,8 @@ class Gate:
             ValueError: if there is no such group or class, or it has no such figure.
         """
         named = {row.name: row.figures for row in comparison.classes}
+        self.check(named, comparison.settings.annotations)
         rows = {**named, **{name: row.figures for name, row in comparison.groups.items()}}
-        if self.who not in rows:
-            raise ValueError(
-                f'--fail-if: "{self.who}" is neither a group nor a class of'
-                f" {comparison.settings.annotations}. rare, common, frequent, all or one of its"
-                f" {len(named)} classes is expected. Correct the name."
-            )
         found = rows[self.who][self.figure]
         if math.isnan(getattr(found, self.part)):
             raise ValueError(

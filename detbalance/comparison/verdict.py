@@ -39,7 +39,10 @@ def verdict(groups: Mapping[str, GroupDifferences], figure: str, *, level: float
     listed = "; ".join(_written(name, known[name]) for name in tail_to_head)
     tail, head = known[tail_to_head[0]], known[tail_to_head[-1]]
     words = _pair(tail, head, level)
-    if len(tail_to_head) == 3 and (moved := _moved(known["common"], level)):
+    moves = {_moved(known[name], level) for name in tail_to_head}
+    if len(moves) == 1 and moves != {""}:
+        words = f"all groups {moves.pop()}"
+    elif len(tail_to_head) == 3 and (moved := _moved(known["common"], level)):
         words += f"; common classes {moved}"
     return f"{figure}: {listed}: {words}."
 

@@ -57,7 +57,7 @@ def group_spread(
     # The classes' own variances say by how much images are too few, and how well that is known.
     total, uncorrected = summed(single.variance), summed(moments(values)[1])
     square = summed(single.variance**2 / single.degrees)
-    factor, degrees = np.ones(size), summed(single.degrees)
+    factor, degrees = np.ones(size), np.maximum(summed(single.degrees), 0.5)
     np.divide(total, uncorrected, out=factor, where=uncorrected > 0)
     np.divide(total**2, square, out=degrees, where=square > 0)
     number = summed(np.ones(len(groups)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from typing import Literal, Protocol, TypeVar
 
 try:
     from rich.box import HORIZONTALS
@@ -15,6 +17,7 @@ except ImportError as exc:
     ) from exc
 
 GROUP_STYLES = {"rare": "bold magenta", "common": "cyan", "frequent": "blue"}
+KEPT_OF_MANY = 40
 _FIGURE_WIDTH = len("1.000")
 _INTERVAL_WIDTH = len(" [.24 .76]")
 
@@ -68,6 +71,50 @@ def difference(value: float) -> Text:
     if text == ".000":
         return Text(text, style="dim")
     return Text(f"+{text}", style="green") if value > 0 else Text(f"-{text}", style="red")
+
+
+class GroupedRow(Protocol):
+    """What rows of classes have in common, in a report and in a comparison."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def group(self) -> str | None: ...  # noqa: D102
+    @property
+    def train_boxes(self) -> int | None: ...  # noqa: D102
+    @property
+    def val_boxes(self) -> int: ...  # noqa: D102
+
+
+_Row = TypeVar("_Row", bound=GroupedRow)
+
+
+def class_cells(row: GroupedRow) -> list[Text]:
+    """Name, group, train boxes, val boxes of a class."""
+    return [
+        Text(row.name, no_wrap=True, overflow="ellipsis"),
+        Text(row.group or "-", style=GROUP_STYLES.get(row.group or "", "dim")),
+        *(count(number) for number in (row.train_boxes, row.val_boxes)),
+    ]
+
+
+def group_cells(
+    name: str, num_evaluated: int, train_boxes: int | None, val_boxes: int
+) -> list[Text]:
+    """The same cells of a group of classes."""
+    style = GROUP_STYLES.get(name, "bold")
+    label = f"{name}, mean of {num_evaluated}"
+    return [
+        Text(label, style=style, no_wrap=True, overflow="ellipsis"),
+        Text(),
+        *(count(number) for number in (train_boxes, val_boxes)),
+    ]
+
+
+def with_ends(rows: Sequence[_Row]) -> Iterator[tuple[_Row, bool]]:
+    """Each row, and whether a line goes below it: where the group changes, and at the end."""
+    for row, following in zip_longest(rows, rows[1:]):
+        yield row, following is None or following.group != row.group
 
 
 def _two(value: float) -> str:

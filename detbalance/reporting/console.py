@@ -1,4 +1,4 @@
-"""Show a report, or two side by side, as an aligned table on the console.
+"""Show a report as an aligned table on the console.
 
 Undefined figures are shown as "-". Colours are left to rich: there are none when the output is not
 a terminal, and then nothing is shortened either, however long a class name is.
@@ -7,8 +7,7 @@ a terminal, and then nothing is shortened either, however long a class name is.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 try:
@@ -21,32 +20,31 @@ except ImportError as exc:
         'detbalance.reporting.console needs rich. Install it with: pip install "detbalance[report]"'
     ) from exc
 
-from detbalance.evaluation.report import check_comparable
 from detbalance.evaluation.rows import ERROR_KINDS, ErrorKind
 from detbalance.reporting.cells import (
     GROUP_STYLES,
-    count,
+    KEPT_OF_MANY,
+    class_cells,
     decimals,
-    difference,
     figure,
     figure_with_interval,
+    group_cells,
     numbers_table,
+    with_ends,
 )
 from detbalance.reporting.sentences import (
     KINDS_IN_WORDS,
     ROW_MEANS,
     boxes_needed,
     confusions,
-    facts,
+    report_facts,
     shown_from,
 )
 
 if TYPE_CHECKING:
     from detbalance.evaluation import ClassRow, GroupRow, Report
 
-_COMPARED = ("AP50", "recall")
 _TITLES = {"AP": "AP", "AP50": "AP50", "AR": "AR", "recall": "recall", "precision": "prec."}
-_KEPT_OF_MANY = 40
 _SHARE = (
     "pos. share: the part of the class's gradient in training that raised it; near 0, other classes"
     " and background only pushed it down"
@@ -64,22 +62,6 @@ def print_report(report: Report, *, console: Console | None = None, max_classes:
     print_content(report_table(report, max_classes=max_classes), console)
 
 
-def print_comparison(
-    reports: Mapping[str, Report], *, console: Console | None = None, max_classes: int = 60
-) -> None:
-    """Print two reports side by side, as `comparison_table` lays them out.
-
-    Args:
-        reports: two reports by the name to show, the one to compare with first.
-        console: where to print; standard output if not given.
-        max_classes: with more classes than this only the rarest 40 with figures are listed.
-
-    Raises:
-        ValueError: if the reports cannot be compared.
-    """
-    print_content(comparison_table(reports, max_classes=max_classes), console)
-
-
 def report_table(report: Report, *, max_classes: int = 60) -> Group:
     """Lay out a report for the console.
 
@@ -94,7 +76,7 @@ def report_table(report: Report, *, max_classes: int = 60) -> Group:
     has_shares = not all(math.isnan(row.positive_share) for row in report.classes)
     sentences = [text for text in (confusions(report), boxes_needed(report)) if text]
     return Group(
-        _header(report, {"predictions": report}),
+        facts_table(report_facts(report)),
         Text(),
         _figures_table(report, rows, has_shares),
         *_left_out(report, rows),
@@ -107,53 +89,6 @@ def report_table(report: Report, *, max_classes: int = 60) -> Group:
         Text(f"{report.settings.rules.upper()} summary", style="bold"),
         _summary(report),
         *(Text(f"Note: {note}", style="yellow") for note in report.notes),
-    )
-
-
-def comparison_table(reports: Mapping[str, Report], *, max_classes: int = 60) -> Group:
-    """Lay out two reports of the same annotations side by side, rarest class first.
-
-    For AP50 and for recall there is a column per report and one with the second less the first.
-
-    Args:
-        reports: two reports by the name to show, the one to compare with first.
-        max_classes: with more classes than this only the rarest 40 with figures are listed.
-
-    Returns:
-        Something that a rich console prints.
-
-    Raises:
-        ValueError: if there are not two reports, or they differ in classes, in the boxes to find
-            or in the score floor: their figures would not mean the same.
-    """
-    check_comparable(reports)
-    (first_name, first), (second_name, second) = reports.items()
-    table = numbers_table("class", "group", "train\nboxes", "val\nboxes")
-    for name in _COMPARED:
-        for title in (f"{name}\n{first_name}", f"\n{second_name}", "\n+/-"):
-            table.add_column(title, justify="right", no_wrap=True)
-
-    def compared(before: ClassRow | GroupRow, after: ClassRow | GroupRow) -> list[Text]:
-        cells = []
-        for name in _COMPARED:
-            old, new = getattr(before, name), getattr(after, name)
-            cells += [figure(old), figure(new), difference(new - old)]
-        return cells
-
-    others = {row.name: row for row in second.classes}
-    rows = _listed(first, max_classes)
-    for row, ends_group in _with_ends(rows):
-        cells = [*_class_cells(row), *compared(row, others[row.name])]
-        table.add_row(*cells, end_section=ends_group)
-    for name, group in _shown_groups(first):
-        table.add_row(*_group_cells(name, group), *compared(group, second.groups[name]))
-    return Group(
-        _header(first, reports),
-        Text(),
-        table,
-        *_left_out(first, rows),
-        Text(ROW_MEANS, style="dim"),
-        *(Text(f"Note: {note}", style="yellow") for note in first.notes),
     )
 
 
@@ -204,11 +139,14 @@ def _figures_table(report: Report, rows: Sequence[ClassRow], has_shares: bool) -
             for name in _TITLES
         ]
 
-    for row, ends_group in _with_ends(rows):
+    for row, ends_group in with_ends(rows):
         share = [figure(row.positive_share)] if has_shares else []
-        table.add_row(*_class_cells(row), *figures(row), *share, end_section=ends_group)
+        table.add_row(*class_cells(row), *figures(row), *share, end_section=ends_group)
     for name, group in _shown_groups(report):
-        table.add_row(*_group_cells(name, group), *figures(group))
+        table.add_row(
+            *group_cells(name, group.num_evaluated, group.train_boxes, group.val_boxes),
+            *figures(group),
+        )
     return table
 
 
@@ -225,7 +163,7 @@ def _errors(report: Report) -> list[Text | Table]:
         table.add_row(label, *(_cost(group.errors[kind]) for kind in ERROR_KINDS))
     title = Text.assemble(
         ("Errors", "bold"),
-        f": AP50 that each kind costs, (number of them with {shown_from(report)})",
+        f": AP50 that each kind costs, (number of them with {shown_from(report.settings)})",
     )
     return [Text(), title, table, *(Text(line, style="dim") for line in KINDS_IN_WORDS)]
 
@@ -249,26 +187,6 @@ def _summary(report: Report) -> Table:
     return table
 
 
-def _class_cells(row: ClassRow) -> list[Text]:
-    """Name, group, train boxes, val boxes."""
-    return [
-        Text(row.name, no_wrap=True, overflow="ellipsis"),
-        Text(row.group or "-", style=GROUP_STYLES.get(row.group or "", "dim")),
-        *(count(number) for number in (row.train_boxes, row.val_boxes)),
-    ]
-
-
-def _group_cells(name: str, group: GroupRow) -> list[Text]:
-    """The same cells for a group row."""
-    style = GROUP_STYLES.get(name, "bold")
-    label = f"{name}, mean of {group.num_evaluated}"
-    return [
-        Text(label, style=style, no_wrap=True, overflow="ellipsis"),
-        Text(),
-        *(count(number) for number in (group.train_boxes, group.val_boxes)),
-    ]
-
-
 def _shown_groups(report: Report) -> list[tuple[str, GroupRow]]:
     """The group rows to show: without frequencies there is only the one of all classes."""
     return [
@@ -283,13 +201,7 @@ def _listed(report: Report, max_classes: int) -> Sequence[ClassRow]:
     if len(report.classes) <= max_classes:
         return report.classes
     measured = [row for row in report.classes if row.val_boxes or row.false_positives]
-    return measured[: min(_KEPT_OF_MANY, max_classes)]
-
-
-def _with_ends(rows: Sequence[ClassRow]) -> Iterator[tuple[ClassRow, bool]]:
-    """Each row, and whether a line goes below it: where the group changes, and at the end."""
-    for row, following in zip_longest(rows, rows[1:]):
-        yield row, following is None or following.group != row.group
+    return measured[: min(KEPT_OF_MANY, max_classes)]
 
 
 def _left_out(report: Report, rows: Sequence[ClassRow]) -> list[Text]:
@@ -307,12 +219,13 @@ def _left_out(report: Report, rows: Sequence[ClassRow]) -> list[Text]:
     ]
 
 
-def _header(report: Report, named: Mapping[str, Report]) -> Table:
-    """What the figures are of: one line per fact, the predictions file of each named report."""
+def facts_table(facts: Mapping[str, str]) -> Table:
+    """Lay out what figures are of: one line per fact.
+
+    Args:
+        facts: by their name.
+    """
     grid = Table.grid(padding=(0, 2))
-    known = facts(report, named)
-    if len(named) > 1:
-        known.pop("intervals", None)  # none are shown of two reports
-    for name, value in known.items():
+    for name, value in facts.items():
         grid.add_row(Text(name, style="dim", no_wrap=True), Text(value, overflow="fold"))
     return grid

@@ -76,7 +76,7 @@ def write_report(report: Report, folder: str | Path) -> ReportFiles:
     """
     folder = Path(folder)
     values = report.to_dict()
-    texts = (_json_text(values) + "\n", _csv_text(values), markdown_report(report))
+    texts = (json_text(values) + "\n", _csv_text(values), markdown_report(report))
     files = ReportFiles(*(folder / f"report.{suffix}" for suffix in ("json", "csv", "md")))
     write_texts("report", folder, dict(zip(files, texts, strict=True)))
     return files
@@ -105,20 +105,24 @@ def write_texts(what: str, folder: Path, texts: Mapping[Path, str]) -> None:
         ) from exc
 
 
-def _json_text(value: Any, depth: int = 0) -> str:
-    """JSON with a line for each field of a row and each curve, so that it can be read and compared.
+def json_text(value: Any, depth: int = 0) -> str:
+    """Write JSON with a line for each field of a row and each curve, to be read and compared.
 
     Python's own indent would give each of the thousands of numbers of the curves its line.
+
+    Args:
+        value: plain JSON values without NaN.
+        depth: how deep in the whole it is.
     """
     if depth == _JSON_DEPTH or not isinstance(value, (dict, list)) or not value:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     if isinstance(value, dict):
         items = [
-            f"{json.dumps(k, ensure_ascii=False)}: {_json_text(v, depth + 1)}"
+            f"{json.dumps(k, ensure_ascii=False)}: {json_text(v, depth + 1)}"
             for k, v in value.items()
         ]
     else:
-        items = [_json_text(item, depth + 1) for item in value]
+        items = [json_text(item, depth + 1) for item in value]
     start, end = "{}" if isinstance(value, dict) else "[]"
     line = "\n" + " " * (depth + 1)
     return f"{start}{line}{f',{line}'.join(items)}{line[:-1]}{end}"

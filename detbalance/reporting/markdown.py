@@ -14,7 +14,7 @@ from detbalance.reporting.sentences import (
     ROW_MEANS,
     boxes_needed,
     confusions,
-    facts,
+    report_facts,
     shown_from,
 )
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _TITLES = {"AP": "AP", "AP50": "AP50", "AR": "AR", "recall": "recall", "precision": "precision"}
 # With more classes the table is folded: a pull request is read for its groups.
-_FOLDED_FROM = 30
+FOLDED_FROM = 30
 
 
 def markdown_report(report: Report) -> str:
@@ -49,9 +49,9 @@ def _lines(report: Report) -> Iterator[str]:
     yield "# Detection report"
     yield ""
     for note in report.notes:
-        yield f"> Note: {_escaped(note)}"
+        yield f"> Note: {escaped(note)}"
         yield ""
-    yield from _table(
+    yield from markdown_table(
         ("group", "classes", "train boxes", "val boxes", *_TITLES.values()),
         [
             [name, str(group.num_categories), *_boxes(group), *_figures(group)]
@@ -62,15 +62,15 @@ def _lines(report: Report) -> Iterator[str]:
     yield ""
     yield f"{ROW_MEANS}."
     yield ""
-    classes = _table(
+    classes = markdown_table(
         ("class", "group", "train boxes", "val boxes", *_TITLES.values()),
         [
-            [_escaped(row.name), row.group or "-", *_boxes(row), *_figures(row)]
+            [escaped(row.name), row.group or "-", *_boxes(row), *_figures(row)]
             for row in report.classes
         ],
         num_text=2,
     )
-    if len(report.classes) < _FOLDED_FROM:
+    if len(report.classes) < FOLDED_FROM:
         yield from classes
     else:
         yield f"<details><summary>All {len(report.classes)} classes, rarest first</summary>"
@@ -82,25 +82,22 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _errors(report, groups)
     for sentence in (confusions(report), boxes_needed(report)):
         if sentence:
-            yield _escaped(sentence)
+            yield escaped(sentence)
             yield ""
     yield f"{report.settings.rules.upper()} summary:"
     yield ""
-    yield from _table(
+    yield from markdown_table(
         list(report.summary), [[_decimals(value) for value in report.summary.values()]], num_text=0
     )
     yield ""
-    yield from (
-        f"- {name}: {_escaped(value)}"
-        for name, value in facts(report, {"predictions": report}).items()
-    )
+    yield from (f"- {name}: {escaped(value)}" for name, value in report_facts(report).items())
 
 
 def _errors(report: Report, groups: Sequence[tuple[str, GroupRow]]) -> Iterator[str]:
     known = [(name, group) for name, group in groups if group.errors]
     if not known:
         return
-    floor = _escaped(shown_from(report))
+    floor = escaped(shown_from(report.settings))
     yield f"AP50 that each kind of error costs (number of them with {floor}):"
     yield ""
     rows = []
@@ -115,14 +112,22 @@ def _errors(report: Report, groups: Sequence[tuple[str, GroupRow]]) -> Iterator[
                 ),
             ]
         )
-    yield from _table(("group", *ERROR_KINDS), rows, num_text=1)
+    yield from markdown_table(("group", *ERROR_KINDS), rows, num_text=1)
     yield ""
     yield f"{' '.join(KINDS_IN_WORDS)}."
     yield ""
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, num_text: int) -> list[str]:
-    """Lines of a table whose first columns are text and whose others are numbers."""
+def markdown_table(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], *, num_text: int
+) -> list[str]:
+    """Write the lines of a table whose first columns are text and whose others are numbers.
+
+    Args:
+        titles: of the columns.
+        rows: a text for each cell.
+        num_text: how many columns are text.
+    """
     rules = [":--" if i < num_text else "--:" for i in range(len(titles))]
     return [f"| {' | '.join(cells)} |" for cells in (titles, rules, *rows)]
 
@@ -146,7 +151,11 @@ def _decimals(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def _escaped(text: str) -> str:
-    """A text on one line that neither Markdown nor HTML reads anything in."""
+def escaped(text: str) -> str:
+    """Put a text on one line that neither Markdown nor HTML reads anything in.
+
+    Args:
+        text: any.
+    """
     one_line = html.escape(" ".join(text.split()), quote=False)
     return re.sub(r"([\\`*_\[\]|~#!])", r"\\\1", one_line)

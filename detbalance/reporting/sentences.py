@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from detbalance.evaluation.rows import SPREAD
+
 if TYPE_CHECKING:
-    from detbalance.evaluation import Report
+    from detbalance.comparison import ClassDifferences, Comparison, ComparisonSettings
+    from detbalance.evaluation import Report, ReportSettings
 
 KINDS_IN_WORDS = (
     "classification: on a box of another class; localisation: overlaps its box too little;",
@@ -18,33 +21,108 @@ _SHOWN_CLASSES = 5
 _SHOWN_PAIRS = 5
 
 
-def facts(report: Report, named: Mapping[str, Report]) -> dict[str, str]:
-    """Say what the figures are of.
+def report_facts(report: Report) -> dict[str, str]:
+    """Say what the figures of a report are of.
 
     Args:
         report: whose settings to show.
-        named: reports by the name to show, for their predictions.
 
     Returns:
         Facts by their name, in order; without those that are unknown.
     """
     settings = report.settings
-    ious, cap = settings.iou_thresholds, settings.max_detections[-1]
-    capped = "and class at most" if settings.rules == "coco" else "at most"
     every = {
         "annotations": settings.annotations,
-        **{name: one.settings.predictions for name, one in named.items()},
-        "AP, AR": f"IoU {short(ious[0])} to {short(ious[-1])}, every score, "
-        f"{cap} detections per image {capped}",
-        "recall, prec.": f"IoU {short(settings.recall_iou_threshold)}, "
-        f"detections with {shown_from(report)}",
-        "thresholds": settings.thresholds,
+        "predictions": settings.predictions,
+        **_of_figures(settings),
         "intervals": _intervals(report),
         "groups": settings.group_rule,
         "frequencies": settings.frequency_source,
         "matching": f"{settings.rules.upper()} rules, {settings.backend}",
     }
     return {name: value for name, value in every.items() if value}
+
+
+def comparison_facts(comparison: Comparison) -> dict[str, str]:
+    """Say what the figures of a comparison are of.
+
+    Args:
+        comparison: whose settings to show.
+
+    Returns:
+        Facts by their name, in order; without those that are unknown.
+    """
+    settings = comparison.settings
+    every = {
+        "annotations": settings.annotations,
+        "baseline": _files(settings.baseline),
+        "ours": _files(settings.ours),
+        **_of_figures(settings),
+        "intervals": f"{settings.confidence:.0%}, from {settings.replicates:,} draws of the images",
+        "groups": settings.group_rule,
+        "frequencies": settings.frequency_source,
+    }
+    return {name: value for name, value in every.items() if value}
+
+
+def _of_figures(settings: ReportSettings | ComparisonSettings) -> dict[str, str | None]:
+    """What AP, AR, recall and precision count."""
+    ious, cap = settings.iou_thresholds, settings.max_detections[-1]
+    capped = "and class at most" if settings.rules == "coco" else "at most"
+    return {
+        "AP, AR": f"IoU {short(ious[0])} to {short(ious[-1])}, every score, "
+        f"{cap} detections per image {capped}",
+        "recall, prec.": f"IoU {short(settings.recall_iou_threshold)}, "
+        f"detections with {shown_from(settings)}",
+        "thresholds": settings.thresholds,
+    }
+
+
+def _files(names: tuple[str | None, ...]) -> str:
+    listed = ", ".join(name or "from memory" for name in names)
+    return listed if len(names) == 1 else f"{len(names)} runs: {listed}"
+
+
+def real_differences(comparison: Comparison) -> list[str]:
+    """Say which differences stand after allowing for how many were looked at.
+
+    Args:
+        comparison: of any two detectors.
+
+    Returns:
+        What the mark of such differences means, then a sentence for each figure of which the
+        classes differ; of the others there is one for all.
+    """
+    level = 1 - comparison.settings.confidence
+    mark = (
+        f"real at {comparison.settings.confidence:.0%} after allowing for the number of classes"
+        " (Benjamini and Hochberg) or groups (Holm)"
+    )
+    sentences, without = [], []
+    for figure in SPREAD:
+        real = [row for row in comparison.classes if row.figures[figure].p_adjusted < level]
+        parts = []
+        for word, sign in (("better", 1), ("worse", -1)):
+            rows = [row for row in real if sign * row.figures[figure].difference > 0]
+            rows.sort(key=lambda row: -abs(row.figures[figure].difference))
+            if rows:
+                parts.append(f"{word} in {_count(len(rows), 'class')} ({_some(rows)})")
+        if parts:
+            sentences.append(f"{figure} is {', '.join(parts)}.")
+        else:
+            without.append(figure)
+    if without:
+        sentences.append(f"No class differs in {', '.join(without)}.")
+    return [mark, *sentences]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}es"
+
+
+def _some(rows: Sequence[ClassDifferences]) -> str:
+    listed = ", ".join(row.name for row in rows[:_SHOWN_CLASSES])
+    return listed + (", ..." if len(rows) > _SHOWN_CLASSES else "")
 
 
 def confusions(report: Report) -> str | None:
@@ -60,7 +138,7 @@ def confusions(report: Report) -> str | None:
     listed = ", ".join(
         f"{cell.true} as {cell.found} {cell.count}x" for cell in pairs[:_SHOWN_PAIRS]
     )
-    return f"Most confused at {shown_from(report)} (true as found): {listed}."
+    return f"Most confused at {shown_from(report.settings)} (true as found): {listed}."
 
 
 def boxes_needed(report: Report) -> str | None:
@@ -81,11 +159,15 @@ def boxes_needed(report: Report) -> str | None:
     return f"To know recall to +-.05, val lacks {listed}{others}."
 
 
-def shown_from(report: Report) -> str:
-    """Say from which score on detections count for recall and precision."""
-    if report.settings.thresholds is not None:
+def shown_from(settings: ReportSettings | ComparisonSettings) -> str:
+    """Say from which score on detections count for recall and precision.
+
+    Args:
+        settings: of a report or a comparison.
+    """
+    if settings.thresholds is not None:
         return "score >= the threshold of the class"
-    return f"score >= {report.settings.score_floor:g}"
+    return f"score >= {settings.score_floor:g}"
 
 
 def short(value: float) -> str:

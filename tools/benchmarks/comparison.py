@@ -114,7 +114,7 @@ def measure(
     result = {}
     for figure in FIGURES:
         classes = class_sides(figure, *sides)
-        means = group_sides(figure, *sides, groups)
+        means = group_sides(figure, *sides, groups, repeats // GROUP_SIZE)
         true = after[figure] - before[figure]
         p = p_values(classes, figure)
         families = [adjust_classes(p[groups == group]) for group in range(groups.max() + 1)]

@@ -1,0 +1,164 @@
+"""Show a comparison on the console: the verdict, differences by group and class, what is real."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+try:
+    from rich.console import Console, Group
+    from rich.table import Table
+    from rich.text import Text
+except ImportError as exc:
+    raise ImportError(
+        "detbalance.reporting.comparison_console needs rich. "
+        'Install it with: pip install "detbalance[report]"'
+    ) from exc
+
+from detbalance.evaluation.rows import SPREAD
+from detbalance.reporting.cells import (
+    GROUP_STYLES,
+    KEPT_OF_MANY,
+    class_cells,
+    figure,
+    group_cells,
+    numbers_table,
+    with_ends,
+)
+from detbalance.reporting.console import facts_table, print_content
+from detbalance.reporting.sentences import ROW_MEANS, comparison_facts, real_differences, short
+
+if TYPE_CHECKING:
+    from detbalance.comparison import ClassDifferences, Comparison, Difference, GroupDifferences
+
+_REAL = "*"
+
+
+def print_comparison(
+    comparison: Comparison, *, console: Console | None = None, max_classes: int = 60
+) -> None:
+    """Print a comparison: what it is of, the verdict, groups, classes, what is real.
+
+    Args:
+        comparison: what `detbalance.comparison.compare` gave.
+        console: where to print; standard output if not given.
+        max_classes: with more classes than this only the rarest 40 with boxes are listed.
+    """
+    print_content(comparison_table(comparison, max_classes=max_classes), console)
+
+
+def comparison_table(comparison: Comparison, *, max_classes: int = 60) -> Group:
+    """Lay out a comparison for the console.
+
+    Args:
+        comparison: what `detbalance.comparison.compare` gave.
+        max_classes: with more classes than this only the rarest 40 with boxes are listed.
+
+    Returns:
+        Something that a rich console prints.
+    """
+    rows = _listed(comparison.classes, max_classes)
+    left_out = len(comparison.classes) - len(rows)
+    percent = f"{comparison.settings.confidence:.0%}"
+    return Group(
+        facts_table(comparison_facts(comparison)),
+        Text(),
+        Text(comparison.verdict, style="bold"),
+        Text(),
+        _by_class(comparison, rows, percent),
+        *(
+            [Text(f"{left_out} classes are not listed; the group rows count all", style="dim")]
+            if left_out
+            else []
+        ),
+        Text(ROW_MEANS, style="dim"),
+        Text(),
+        Text.assemble(("Differences by group", "bold"), f", with their {percent} intervals"),
+        _by_group(comparison),
+        Text(f"{_REAL} {real_differences(comparison)[0]}", style="dim"),
+        Text(),
+        *map(Text, real_differences(comparison)[1:]),
+        *(Text(f"Note: {note}", style="yellow") for note in comparison.notes),
+    )
+
+
+def _by_class(comparison: Comparison, rows: Sequence[ClassDifferences], percent: str) -> Table:
+    """Both sides and the difference of the verdict's figure and of one more."""
+    shown = (
+        comparison.settings.figure,
+        "AP" if comparison.settings.figure == "recall" else "recall",
+    )
+    table = numbers_table("class", "group", "train\nboxes", "val\nboxes")
+    for name in shown:
+        for title in (f"{name}\nbase", "\nours", f"\n+/- {f'[{percent}]':>12}"):
+            table.add_column(title, justify="right", no_wrap=True)
+    level = 1 - comparison.settings.confidence
+
+    def cells(figures: Mapping[str, Difference]) -> list[Text]:
+        return [
+            cell
+            for name in shown
+            for cell in (
+                figure(figures[name].baseline),
+                figure(figures[name].ours),
+                _difference(figures[name], level),
+            )
+        ]
+
+    for row, ends_group in with_ends(rows):
+        table.add_row(*class_cells(row), *cells(row.figures), end_section=ends_group)
+    for name, group in _shown_groups(comparison):
+        numbers = group_cells(name, group.num_evaluated, group.train_boxes, group.val_boxes)
+        table.add_row(*numbers, *cells(group.figures))
+    return table
+
+
+def _by_group(comparison: Comparison) -> Table:
+    """All figures: a row each, a column per group."""
+    groups = _shown_groups(comparison)
+    table = numbers_table("")
+    for name, _ in groups:
+        table.add_column(Text(name, style=GROUP_STYLES.get(name, "bold")), justify="right")
+    level = 1 - comparison.settings.confidence
+    for name in SPREAD:
+        cells = [_difference(group.figures[name], level) for _, group in groups]
+        table.add_row(Text(name), *cells)
+    return table
+
+
+def _difference(one: Difference, level: float) -> Text:
+    """A signed difference, its interval, and a mark where it is real."""
+    if math.isnan(one.difference):
+        return Text("-", style="dim")
+    real = one.p_adjusted < level
+    style = ("green" if one.difference > 0 else "red") if real else ""
+    interval = f"[{_end(one.low)} {_end(one.high)}]"
+    mark = _REAL if real else " "
+    return Text.assemble((_signed(one.difference) + mark, style), (f"{interval:>12}", "dim"))
+
+
+def _signed(value: float) -> str:
+    text = f"{abs(value):.3f}".removeprefix("0")
+    return text if text == ".000" else f"{'+' if value > 0 else '-'}{text}"
+
+
+def _end(value: float) -> str:
+    """Two decimals without the leading zero, -0 as 0."""
+    return f"-{short(-value)}" if value < -0.004999 else short(abs(value))
+
+
+def _shown_groups(comparison: Comparison) -> list[tuple[str, GroupDifferences]]:
+    """The group rows to show: without frequencies there is only the one of all classes."""
+    return [
+        (name, group)
+        for name, group in comparison.groups.items()
+        if name == "all" or comparison.settings.group_rule is not None
+    ]
+
+
+def _listed(rows: Sequence[ClassDifferences], max_classes: int) -> Sequence[ClassDifferences]:
+    """All classes, or of many the rarest that have boxes."""
+    if len(rows) <= max_classes:
+        return rows
+    return [row for row in rows if row.val_boxes][: min(KEPT_OF_MANY, max_classes)]
