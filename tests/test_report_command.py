@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from scenes import load, make_scene, training_file
 
-from detbalance.cli import main
+from detbalance.cli import evaluating, main
 from detbalance.cli import report as command
 from detbalance.evaluation import load_report
 
@@ -124,7 +124,8 @@ def test_intervals_of_ap_come_without_asking_where_that_is_quick(
     _, without, _ = run(capsys, files, "--bootstrap", 0)
     assert "95%, of recall and prec., from the number of boxes" in without
     assert "--bootstrap" not in without
-    monkeypatch.setattr(command, "_QUICK", -1.0)
+    monkeypatch.setattr(command, "QUICK", -1.0)
+    monkeypatch.setattr(evaluating, "QUICK", -1.0)
     _, slow, _ = run(capsys, files)
     assert slow.splitlines()[:-1] == without.splitlines()
     assert "Pass --bootstrap 1000" in slow.splitlines()[-1]

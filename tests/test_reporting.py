@@ -204,15 +204,11 @@ def test_columns_are_aligned(tmp_path: Path) -> None:
 
 def test_nothing_is_shortened_when_not_on_a_terminal(tmp_path: Path) -> None:
     report = renamed(make_report(tmp_path)[0], {0: LONG_NAME})
-    for show, content in (
-        (console_module.print_report, report),
-        (console_module.print_comparison, {"plain": report, "balanced": report}),
-    ):
-        text = printed(show, content, width=40)
-        assert LONG_NAME in text
-        assert "…" not in text
-        assert "\x1b" not in text
-        assert not any(line.endswith(" ") for line in text.splitlines())
+    text = printed(console_module.print_report, report, width=40)
+    assert LONG_NAME in text
+    assert "…" not in text
+    assert "\x1b" not in text
+    assert not any(line.endswith(" ") for line in text.splitlines())
 
 
 def test_a_narrow_terminal_shortens_names_only(tmp_path: Path) -> None:
@@ -224,40 +220,6 @@ def test_a_narrow_terminal_shortens_names_only(tmp_path: Path) -> None:
     assert line.split()[-len(shown(report.classes[0], SPREAD)) :] == shown(
         report.classes[0], SPREAD
     )
-
-
-def test_comparison_fits_100_columns(tmp_path: Path) -> None:
-    report = renamed(make_report(tmp_path)[0], {0: "no overtaking (trucks)"})
-    text = printed(
-        console_module.print_comparison,
-        {"plain": report, "balanced": report},
-        width=100,
-        terminal=True,
-    )
-    plain = re.sub(r"\x1b\[[\d;]*m", "", text)
-    assert "no overtaking (trucks)" in plain
-    assert "…" not in plain
-
-
-def test_comparison_shows_both_and_the_signed_difference(tmp_path: Path) -> None:
-    report, _, _ = make_report(tmp_path)
-    row = next(row for row in report.classes if row.val_boxes)
-    before = dataclasses.replace(row, AP50=0.25, recall=0.5)
-    after = dataclasses.replace(row, AP50=1.0, recall=0.4)
-    first, second = (
-        dataclasses.replace(report, classes=tuple(new if r is row else r for r in report.classes))
-        for new in (before, after)
-    )
-    reports = {"plain": first, "balanced": second}
-    lines = printed(console_module.print_comparison, reports).splitlines()
-    line = next(line for line in lines if line.startswith(row.name))
-    assert line.split()[-6:] == [".250", "1.000", "+.750", ".500", ".400", "-.100"]
-    coloured = printed(console_module.print_comparison, reports, terminal=True)
-    assert "\x1b[32m+.750" in coloured
-    assert "\x1b[31m-.100" in coloured
-    absent = next(row for row in report.classes if not row.val_boxes)
-    line = next(line for line in lines if line.startswith(absent.name))
-    assert line.split()[-6:] == ["-"] * 6
 
 
 def test_without_groups_the_console_says_what_is_missing(tmp_path: Path) -> None:
