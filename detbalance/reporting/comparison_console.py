@@ -27,12 +27,13 @@ from detbalance.reporting.cells import (
     with_ends,
 )
 from detbalance.reporting.console import facts_table, print_content
-from detbalance.reporting.sentences import ROW_MEANS, comparison_facts, real_differences, short
+from detbalance.reporting.sentences import ROW_MEANS, comparison_facts, real_differences
 
 if TYPE_CHECKING:
     from detbalance.comparison import ClassDifferences, Comparison, Difference, GroupDifferences
 
 _REAL = "*"
+_NARROW = 0.02
 
 
 def print_comparison(
@@ -91,7 +92,7 @@ def _by_class(comparison: Comparison, rows: Sequence[ClassDifferences], percent:
     )
     table = numbers_table("class", "group", "train\nboxes", "val\nboxes")
     for name in shown:
-        for title in (f"{name}\nbase", "\nours", f"\n+/- {f'[{percent}]':>12}"):
+        for title in (f"{name}\nbase", "\nours", f"\n+/- {f'[{percent}]':>14}"):
             table.add_column(title, justify="right", no_wrap=True)
     level = 1 - comparison.settings.confidence
 
@@ -133,9 +134,11 @@ def _difference(one: Difference, level: float) -> Text:
         return Text("-", style="dim")
     real = one.p_adjusted < level
     style = ("green" if one.difference > 0 else "red") if real else ""
-    interval = f"[{_end(one.low)} {_end(one.high)}]"
+    # Two decimals would hide the ends of a very narrow interval.
+    digits = 3 if one.high - one.low < _NARROW else 2
+    interval = f"[{_end(one.low, digits)} {_end(one.high, digits)}]"
     mark = _REAL if real else " "
-    return Text.assemble((_signed(one.difference) + mark, style), (f"{interval:>12}", "dim"))
+    return Text.assemble((_signed(one.difference) + mark, style), (f"{interval:>14}", "dim"))
 
 
 def _signed(value: float) -> str:
@@ -143,9 +146,11 @@ def _signed(value: float) -> str:
     return text if text == ".000" else f"{'+' if value > 0 else '-'}{text}"
 
 
-def _end(value: float) -> str:
-    """Two decimals without the leading zero, -0 as 0."""
-    return f"-{short(-value)}" if value < -0.004999 else short(abs(value))
+def _end(value: float, digits: int) -> str:
+    """An end of an interval without the leading zero, -0 as 0."""
+    text = f"{value + 0.0:.{digits}f}"
+    text = text.removeprefix("-") if float(text) == 0 else text
+    return text.replace("0.", ".", 1)
 
 
 def _shown_groups(comparison: Comparison) -> list[tuple[str, GroupDifferences]]:
