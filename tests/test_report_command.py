@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scenes import load, make_scene, training_file
 
@@ -260,3 +261,70 @@ def test_it_works_without_the_training_stack_and_without_a_compiled_evaluator(fi
     assert other["settings"].pop("backend") == "numpy"
     del one["settings"]["backend"]
     assert one == other
+
+
+# With a baseline
+
+
+def test_a_baseline_is_compared_with_and_written(files, capsys):
+    found = json.loads((files / "results.json").read_text())
+    half = [{**one, "score": one["score"] / 2} for one in found[::2]]
+    (files / "before.json").write_text(json.dumps(half))
+    out_folder = files / "out"
+    options = ["--baseline", files / "before.json", "--train", files / "train.json"]
+    status, out, err = run(capsys, files, *options, "--output", out_folder)
+    assert (status, err) == (0, "")
+    written = {path.name for path in out_folder.iterdir()}
+    assert {"report.json", "comparison.json", "comparison.csv", "comparison.md"} <= written
+    content = json.loads((out_folder / "comparison.json").read_text())
+    assert content["verdict"] in out
+    assert content["settings"]["baseline"] == [str(files / "before.json")]
+    assert content["settings"]["ours"] == [str(files / "results.json")]
+    rows = {row.name: row for row in load_report(out_folder / "report.json").classes}
+    for row in content["classes"]:
+        ours = row["figures"]["AP"]["ours"]
+        assert ours is None or ours == pytest.approx(rows[row["name"]].AP, abs=1e-9)
+
+
+def test_a_baseline_needs_draws(files, capsys):
+    options = ["--baseline", files / "results.json", "--bootstrap"]
+    status, out, err = run(capsys, files, *options, 0)
+    assert (status, out) == (2, "")
+    assert "Leave --bootstrap out." in err
+    status, out, _ = run(capsys, files, *options, 20)
+    assert status == 0
+    assert "95%, from 20 draws of the images" in out
+
+
+# Pictures
+
+
+def test_pictures_need_a_page(files, capsys):
+    status, out, err = run(capsys, files, "--images", files)
+    assert (status, out) == (2, "")
+    assert "Add --output FOLDER." in err
+
+
+def test_pictures_of_errors_are_on_the_page(files, capsys):
+    pytest.importorskip("vl_convert")
+    cv2 = pytest.importorskip("cv2")
+    for image in json.loads((files / "val.json").read_text())["images"]:
+        pixels = np.full((image["height"], image["width"], 3), 200, np.uint8)
+        cv2.imwrite(str(files / image["file_name"]), pixels)
+    out_folder = files / "out"
+    status, out, err = run(capsys, files, "--images", files, "--output", out_folder)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1].endswith(str(out_folder / "report.html"))
+    assert (out_folder / "report.html").read_text().count('<figure class="picture"') > 5
+
+
+def test_a_page_that_cannot_be_made_costs_no_report(files, capsys, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    functions = pytest.importorskip("detbalance.reporting.page")
+    functions._vega.cache_clear()
+    status, out, _ = run(capsys, files, "--output", files / "out")
+    assert status == 0
+    assert "report.html" not in out.splitlines()[-1]
+    assert (files / "out/report.json").exists()
+    assert "report.html is not written" in caplog.text
+    assert 'pip install "detbalance[page]"' in caplog.text
