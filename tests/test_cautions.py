@@ -86,6 +86,15 @@ def test_a_score_floor() -> None:
     assert line.startswith("No detection has a score below 0.051")
 
 
+def test_the_lowest_score_of_full_images_is_no_floor() -> None:
+    fair = found(truth())
+    high = dataclasses.replace(fair, scores=0.05 + 0.95 * fair.scores)
+    many = np.tile(np.arange(len(fair.scores)), 10)  # 40 an image, or 120 of 3 classes
+    assert np.unique(np.bincount(high.image_index[many])).size == 1
+    assert not any("score below" in line for line in said(taken(high, many)))
+    assert any("score below" in line for line in said(taken(high, many[:-1])))
+
+
 @pytest.mark.parametrize("lvis", [False, True])
 def test_a_cut_at_a_number(lvis: bool) -> None:
     annotations = truth()

@@ -59,7 +59,11 @@ def _images_left_out(matches: Matches) -> Iterator[str]:
 
 
 def _cut_by_score(matches: Matches) -> Iterator[str]:
-    lowest = float(matches.predictions.scores.min())
+    scores, images = matches.predictions.scores, matches.predictions.image_index
+    counts = np.bincount(images, minlength=matches.annotations.num_images)
+    # Where every image is full, the lowest score is that of the cut by number.
+    full = counts.max() >= _FEWEST_OF_A_CUT and (counts[counts > 0] == counts.max()).all()
+    lowest = 0.0 if full else float(scores.min())
     if lowest >= _HIGHEST_FLOOR:
         yield (
             f"No detection has a score below {lowest:.2g}: the results were cut there, which lowers"
