@@ -39,6 +39,27 @@ class ErrorCounts:
     cost: Float64
 
 
+@dataclass(frozen=True, eq=False)
+class DetectionKinds:
+    """What kind of error each detection is, and which boxes it overlaps most.
+
+    Attributes:
+        is_kind: bool [D] by the name of each kind but "missed"; a wrong detection is of one kind,
+            others are of none.
+        own_box: int64 [D], row of the annotation of its class that a wrong detection overlaps most;
+            -1 where none is near.
+        own_iou: float64 [D], overlap with it; 0 where none is near.
+        other_box: int64 [D], likewise of the other classes.
+        other_iou: float64 [D].
+    """
+
+    is_kind: dict[str, Bool]
+    own_box: Int64
+    own_iou: Float64
+    other_box: Int64
+    other_iou: Float64
+
+
 def error_kinds(
     matches: Matches,
     pairs: Overlaps,
@@ -79,10 +100,55 @@ def error_kinds(
     t = matches.at(iou)
     predictions, labels = matches.predictions, matches.annotations.labels
     num_classes = len(matches.num_positive)
-    wrong = matches.is_false_positive[:, t]
     found = np.zeros(len(labels), dtype=np.bool_)
     found[matches.annotation[matches.is_true_positive[:, t], t]] = True
+    of = detection_kinds(matches, pairs, iou=iou, background_iou=background_iou)
+    is_kind = of.is_kind
+    missed = matches.positive & ~found
+    missed[of.own_box[is_kind["localisation"]]] = False
+    missed[of.other_box[is_kind["classification"]]] = False
 
+    def count(values: Int64) -> Int64:
+        return np.bincount(values, minlength=num_classes)
+
+    repair = _Repair(matches, t)
+    shown = reaches_floor(predictions, score_floor)
+    blamed = {"localisation": of.own_box, "classification": of.other_box}
+    result = {
+        kind: ErrorCounts(
+            count(predictions.labels[chosen]),
+            count(predictions.labels[chosen & shown]),
+            repair.cost(chosen, blamed.get(kind), found),
+        )
+        for kind, chosen in is_kind.items()
+    }
+    found_and_shown = np.zeros(len(labels), dtype=np.bool_)
+    found_and_shown[matches.annotation[matches.is_true_positive[:, t] & shown, t]] = True
+    result["missed"] = ErrorCounts(
+        count(labels[missed]),
+        count(labels[matches.positive & ~found_and_shown]),
+        repair.cost_of_missed(count(labels[missed])),
+    )
+    return {kind: result[kind] for kind in ERROR_KINDS}
+
+
+def detection_kinds(
+    matches: Matches, pairs: Overlaps, *, iou: float = 0.5, background_iou: float = 0.1
+) -> DetectionKinds:
+    """Say of every wrong detection what kind of error it is; `error_kinds` describes the kinds.
+
+    Args:
+        matches: of `match`.
+        pairs: of `overlaps` for the same inputs, over all classes, from `background_iou` or below;
+            if of some detections only, the kinds of the others mean nothing.
+        iou: overlap that a match needs; one of the thresholds of the rules.
+        background_iou: overlap below which a detection is on background.
+
+    Returns:
+        Kinds by detection.
+    """
+    predictions, labels = matches.predictions, matches.annotations.labels
+    wrong = matches.is_false_positive[:, matches.at(iou)]
     kept = wrong[pairs.detection] & matches.positive[pairs.annotation]
     kept &= pairs.iou >= background_iou
     near = Overlaps(pairs.detection[kept], pairs.annotation[kept], pairs.iou[kept])
@@ -93,37 +159,14 @@ def error_kinds(
     classification = wrong & ~localisation & (other_iou >= iou)
     duplicate = wrong & ~localisation & ~classification & (own_iou >= iou)
     background = wrong & (own_iou == 0) & (other_iou == 0)
-    both = wrong & ~localisation & ~classification & ~duplicate & ~background
-    missed = matches.positive & ~found
-    missed[own_box[localisation]] = False
-    missed[other_box[classification]] = False
-
-    def count(values: Int64) -> Int64:
-        return np.bincount(values, minlength=num_classes)
-
-    repair = _Repair(matches, t)
-    shown = reaches_floor(predictions, score_floor)
-    kinds = {
-        "localisation": (localisation, repair.cost(localisation, own_box, found)),
-        "classification": (classification, repair.cost(classification, other_box, found)),
-        "both": (both, repair.cost(both)),
-        "duplicate": (duplicate, repair.cost(duplicate)),
-        "background": (background, repair.cost(background)),
+    is_kind = {
+        "classification": classification,
+        "localisation": localisation,
+        "both": wrong & ~localisation & ~classification & ~duplicate & ~background,
+        "duplicate": duplicate,
+        "background": background,
     }
-    result = {
-        kind: ErrorCounts(
-            count(predictions.labels[is_kind]), count(predictions.labels[is_kind & shown]), cost
-        )
-        for kind, (is_kind, cost) in kinds.items()
-    }
-    found_and_shown = np.zeros(len(labels), dtype=np.bool_)
-    found_and_shown[matches.annotation[matches.is_true_positive[:, t] & shown, t]] = True
-    result["missed"] = ErrorCounts(
-        count(labels[missed]),
-        count(labels[matches.positive & ~found_and_shown]),
-        repair.cost_of_missed(count(labels[missed])),
-    )
-    return {kind: result[kind] for kind in ERROR_KINDS}
+    return DetectionKinds(is_kind, own_box, own_iou, other_box, other_iou)
 
 
 def _nearest(pairs: Overlaps, chosen: Bool, num_detections: int) -> tuple[Float64, Int64]:
