@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from detbalance.annotations import Annotations
+from detbalance.evaluation import Evaluation
+from detbalance.images import import_cv2, read_image, size_problem
+from detbalance.reporting.gallery_subjects import Candidates, Errors, Subject
+from detbalance.reporting.thumbnails import cut_thumbnail
+
+Bool = npt.NDArray[np.bool_]
+Float64 = npt.NDArray[np.float64]
+Pixels = npt.NDArray[np.uint8]
+
+# Images that may turn out to be unusable before the search for others ends.
+_MAX_UNUSABLE = 500
+# Boxes drawn beside the subject of a picture.
+_MAX_BOXES = 16
+# How far a box may be drawn beyond its picture, in pixels, for its edges to be out of sight.
+_OVERHANG = 8.0
 
 
 @dataclass(frozen=True)
@@ -59,9 +81,215 @@ class Gallery:
         score_floor: smallest score of the detections that are shown; NaN where each class has its
             own.
         notes: sentences for the reader, such as images that could not be read.
+        num_missed: how many objects nothing found, shown or not.
+        num_false_positives: how many detections are wrong, shown or not.
     """
 
     missed: tuple[Picture, ...]
     false_positives: tuple[Picture, ...]
     score_floor: float
     notes: tuple[str, ...] = ()
+    num_missed: int = 0
+    num_false_positives: int = 0
+
+
+def build_gallery(
+    evaluation: Evaluation,
+    image_dir: str | Path,
+    *,
+    rarest_first: Sequence[str],
+    max_missed: int = 24,
+    max_false_positives: int = 24,
+    thumbnail: int = 200,
+) -> Gallery:
+    """Cut pictures of the errors that a user would see: at IoU .5, at or above the score floors.
+
+    Three missed objects of the rarest class come first, then three of the next class, until the
+    places are filled; if they are not, every class has a second turn. False positives are chosen
+    alike, from the highest score down. Other images go before a third picture of the same one.
+
+    An image that cannot be used gives its place to another and is told in the notes. After 500 such
+    images the search ends.
+
+    Args:
+        evaluation: of `evaluate`.
+        image_dir: the folder that file names start from.
+        rarest_first: class names, such as those of `report.classes`; classes that are not among
+            them come last.
+        max_missed: how many missed objects to show.
+        max_false_positives: how many false positives to show.
+        thumbnail: largest width and height of a picture in pixels. One of 200 pixels takes at most
+            13.5 kB of the page, 48 of them 0.65 MB.
+
+    Returns:
+        The gallery; without pictures, and with a note, if no image can be used.
+
+    Raises:
+        ValueError: if the folder does not exist, a class name is unknown, or a number is too small.
+        ImportError: if OpenCV is missing.
+    """
+    folder = Path(image_dir)
+    _check(folder, max_missed, max_false_positives, thumbnail)
+    import_cv2()  # before any work, should it be missing
+    errors = Errors(evaluation)
+    sides = (
+        (errors.missed(rarest_first), max_missed),
+        (errors.false_positives(), max_false_positives),
+    )
+    (missed, false_positives), problems = _fill(sides, _Drawing(errors, thumbnail), folder)
+    return Gallery(
+        missed,
+        false_positives,
+        score_floor=evaluation.settings.score_floor,
+        notes=_notes(problems),
+        num_missed=int(errors.is_missed.sum()),
+        num_false_positives=int(errors.is_wrong.sum()),
+    )
+
+
+def _check(folder: Path, max_missed: int, max_false_positives: int, thumbnail: int) -> None:
+    """Refuse what no gallery can be made of."""
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder}: is no folder. The folder that the file names of the annotations start from"
+            " is expected. Pass that one."
+        )
+    for name, value, least in (
+        ("max_missed", max_missed, 0),
+        ("max_false_positives", max_false_positives, 0),
+        ("thumbnail", thumbnail, 16),
+    ):
+        if value < least:
+            raise ValueError(
+                f"build_gallery(): {name} is {value}. Expected {least} or more. Pass such a number."
+            )
+
+
+def _fill(
+    sides: Sequence[tuple[Candidates, int]], draw: _Drawing, folder: Path
+) -> tuple[list[tuple[Picture, ...]], list[str]]:
+    """Draw what is chosen, and choose anew without the images that turn out to be unusable.
+
+    Returns:
+        The pictures of each side, and what is wrong with each unusable image.
+    """
+    annotations = draw.matches.annotations
+    is_unusable = np.zeros(annotations.num_images, dtype=np.bool_)
+    problems: list[str] = []
+    drawn: list[dict[int, Picture]] = [{} for _ in sides]
+    while True:
+        chosen = [candidates.choose(count, is_unusable) for candidates, count in sides]
+        lacking: dict[int, list[tuple[int, int]]] = {}
+        for side, choice in enumerate(chosen):
+            for row, image in choice:
+                if row not in drawn[side]:
+                    lacking.setdefault(image, []).append((side, row))
+        if not lacking or len(problems) == _MAX_UNUSABLE:
+            break
+        for image, wanted in lacking.items():
+            try:
+                pixels = _read(annotations, folder, image)
+            except ValueError as error:
+                is_unusable[image] = True
+                problems.append(str(error))
+                if len(problems) == _MAX_UNUSABLE:
+                    break
+                continue
+            for side, row in wanted:
+                subject = sides[side][0].describe(row)
+                drawn[side][row] = draw.picture(image, pixels, subject)
+    pictures = [
+        tuple(done[row] for row, _ in choice if row in done)
+        for done, choice in zip(drawn, chosen, strict=True)
+    ]
+    return pictures, problems
+
+
+def _read(annotations: Annotations, folder: Path, image: int) -> Pixels:
+    """Read an image that has the size that the annotations say.
+
+    Raises:
+        ValueError: if it cannot be used.
+    """
+    name = annotations.file_name(image)
+    if not name:
+        raise ValueError(
+            f"{annotations.source}: image {annotations.image_ids[image]} has no file_name. The name"
+            f" of a file in {folder} is expected. Add it to the annotations."
+        )
+    pixels = read_image(folder / name)
+    problem = size_problem(annotations, image, (pixels.shape[1], pixels.shape[0]))
+    if problem:
+        raise ValueError(
+            f"{folder / name}: {problem}. The image that was annotated is expected. Correct the"
+            " image folder."
+        )
+    return pixels
+
+
+def _notes(problems: list[str]) -> tuple[str, ...]:
+    if not problems:
+        return ()
+    if len(problems) == 1:
+        return (f"1 image cannot be shown: {problems[0]}",)
+    end = ", and no more were tried" if len(problems) == _MAX_UNUSABLE else ""
+    return (f"{len(problems)} images cannot be shown{end}; the first: {problems[0]}",)
+
+
+class _Drawing:
+    """Draws pictures of one evaluation."""
+
+    def __init__(self, errors: Errors, size: int) -> None:
+        self.matches = errors.matches
+        self._size = size
+        self._shown = np.flatnonzero(errors.is_shown)
+        self._shown_images = self.matches.predictions.image_index[self._shown]
+
+    def picture(self, image: int, pixels: Pixels, subject: Subject) -> Picture:
+        """Cut out the subject, and place its box and those around it."""
+        thumbnail = cut_thumbnail(pixels, subject.bbox, subject.partners, self._size)
+        size = np.array([thumbnail.width, thumbnail.height] * 2, dtype=np.float64)
+        middle = thumbnail.place(subject.bbox[None])[0]
+        bbox, is_truth = self._others(image, subject)
+        corners = thumbnail.place(bbox)
+        visible = ((corners[:, :2] < size[:2] - 1) & (corners[:, 2:] > 1)).all(axis=1)
+        distance = np.abs(corners - middle).max(axis=1)
+        distance[(bbox[:, None] == subject.partners).all(axis=2).any(axis=1)] = -1.0
+        order = np.argsort(np.where(visible, distance, np.inf), kind="stable")
+        nearest = order[: min(_MAX_BOXES, int(visible.sum()))][::-1]
+        edges = np.clip(corners, -_OVERHANG, size + _OVERHANG)
+        boxes = [_box(edges[i], "truth" if is_truth[i] else "found") for i in nearest]
+        role = "subject-truth" if subject.score is None else "subject-found"
+        annotations = self.matches.annotations
+        return Picture(
+            image=thumbnail.image,
+            width=thumbnail.width,
+            height=thumbnail.height,
+            boxes=(*boxes, _box(np.clip(middle, 1, size - 1), role)),
+            class_name=annotations.categories.name(subject.label),
+            kind=subject.kind,
+            score=subject.score,
+            file_name=annotations.file_name(image),
+        )
+
+    def _others(self, image: int, subject: Subject) -> tuple[Float64, Bool]:
+        """Annotations to find and shown detections of an image, without the subject.
+
+        Returns:
+            float64 [n, 4], xywh, and bool [n], which are annotations.
+        """
+        annotations, predictions = self.matches.annotations, self.matches.predictions
+        rows = annotations.rows(image)
+        truth = np.arange(rows.start, rows.stop)[self.matches.positive[rows]]
+        found = self._shown[self._shown_images == image]
+        if subject.score is None:
+            truth = truth[truth != subject.row]
+        else:
+            found = found[found != subject.row]
+        bbox = np.concatenate([annotations.bbox[truth], predictions.bbox[found]])
+        return bbox, np.arange(len(bbox)) < len(truth)
+
+
+def _box(corners: Float64, role: str) -> Box:
+    x, y, right, bottom = (round(float(value), 1) for value in corners)
+    return Box(x, y, round(right - x, 1), round(bottom - y, 1), role)
