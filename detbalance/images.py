@@ -76,7 +76,7 @@ def import_cv2() -> Any:
         import cv2
     except ImportError as error:
         raise ImportError(
-            'reading images needs OpenCV. Install it with: pip install "detbalance[train]"'
+            'reading images needs OpenCV. Install it with: pip install "detbalance[page]"'
         ) from error
     return cv2
 

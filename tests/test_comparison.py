@@ -170,7 +170,7 @@ def test_p_values_fall_as_the_difference_grows() -> None:
     estimate = np.linspace(0.3, 0.9, n)
     spread = Spread(estimate, estimate, np.full(n, 0.003), np.full(n, 100.0), np.full(n, 50.0))
     base = dataclasses.replace(spread, estimate=np.full(n, 0.3), mean=np.full(n, 0.3))
-    p = p_values(Sides(base, spread, np.full(n, 0.5)), "AP")
+    p = p_values(Sides(base, spread, np.full(n, 0.5), np.zeros(n), np.zeros(n)), "AP")
     assert p[0] == 1
     assert (np.diff(p) <= 0).all()
     assert (np.diff(p[p > 1e-9]) < 0).all()
@@ -178,12 +178,12 @@ def test_p_values_fall_as_the_difference_grows() -> None:
 
 
 def test_correlation_makes_the_interval_narrower() -> None:
-    one = np.array([0.6])
+    one, none = np.array([0.6]), np.zeros(1)
     spread = Spread(one, one, np.array([0.002]), np.array([200.0]), np.array([90.0]))
-    widths = [
-        np.subtract(*difference_interval(Sides(spread, spread, np.array([r])), "AP")[::-1])[0]
-        for r in (-0.5, 0.0, 0.5, 0.9)
-    ]
+    widths = []
+    for r in (-0.5, 0.0, 0.5, 0.9):
+        sides = Sides(spread, spread, np.array([r]), none, none)
+        widths.append(np.subtract(*difference_interval(sides, "AP")[::-1])[0])
     assert (np.diff(widths) < 0).all()
     single = 2 * 1.96 * np.sqrt(0.002)
     assert widths[1] == pytest.approx(np.sqrt(2) * single, rel=0.05)
@@ -231,11 +231,11 @@ def test_intervals_hold_the_true_difference_as_often_as_they_say(alike: float) -
 
 def test_one_run_a_side_takes_luck_in_training_for_a_difference_and_three_do_not() -> None:
     module = benchmark("comparison")
-    detector, sample = simulated.DETECTORS["fair"], simulated.Sample(200, 400)
+    detector, sample = simulated.DETECTORS["fair"], simulated.Sample(100, 100)
     found = {}
     for runs in (1, 3):
         pair = module.Pair({}, runs=runs, training_noise=0.3)
-        row = module.measure(detector, sample, pair, 0.5, repeats=200, draws=150)
+        row = module.measure(detector, sample, pair, 0.5, repeats=200, draws=100)
         found[runs] = row["AP, real"]
     assert found[1] > 0.4
     assert found[3] < 0.05 + 3 * 0.0155
@@ -274,6 +274,27 @@ def test_what_runs_differ_by_widens_the_interval() -> None:
 
     assert width(better, worse) > 2 * width(steady, steady)
     assert width(steady, steady, steady) == pytest.approx(width(steady), rel=0.02)
+
+
+def test_runs_alone_make_students_interval() -> None:
+    """With hardly any variance by images it is the t-test of two samples."""
+    rng = np.random.default_rng(1)
+    sides = rng.normal(0.5, 0.05, (2, 4))
+    same = simulated.as_annotations(np.ones(10, dtype=np.int64), np.arange(10), 1, 10)
+    once = [np.full((50, 2), value) for value in sides.ravel()]
+    boxes = np.full((1, 2), 1e9)
+    runs = [
+        Replicates(
+            {"AP": one[None].astype(np.float32)},
+            {"AP": one[None, 0]},
+            {"AP": boxes},
+            {"AP": np.full((1, 2), same.num_images)},
+        )
+        for one in once
+    ]
+    low, high = difference_interval(class_sides("AP", runs[:4], runs[4:]), "AP")
+    expected = stats.ttest_ind(sides[1], sides[0]).confidence_interval(0.95)
+    assert (low[1], high[1]) == pytest.approx((expected.low, expected.high), abs=1e-3)
 
 
 def test_a_class_that_one_side_has_no_figure_of_counts_on_neither(tmp_path: Path) -> None:

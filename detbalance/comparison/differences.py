@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.evaluation.bootstrap import Replicates
-from detbalance.evaluation.bootstrap_intervals import FORMS, Spread, interval
+from detbalance.evaluation.bootstrap_intervals import FORMS, Spread, interval, student_quantile
 from detbalance.evaluation.spreads import class_spread, group_means, group_spread
 
 Float64 = npt.NDArray[np.float64]
@@ -32,11 +32,15 @@ class Sides:
         baseline: spread of the baseline's mean over its runs.
         ours: spread of ours.
         correlation: of the two over the draws, in [-1, 1].
+        run_variance: of the difference, by what runs of one side differ by; 0 for single runs.
+        run_degrees: degrees of freedom of it.
     """
 
     baseline: Spread
     ours: Spread
     correlation: Float64
+    run_variance: Float64
+    run_degrees: Float64
 
     @property
     def difference(self) -> Float64:
@@ -103,7 +107,8 @@ def difference_interval(
     """Interval of ours less baseline.
 
     With p the figure of a side, [l, u] its interval and r the correlation, the lower end is
-    d - sqrt((p1 - l1)^2 - 2 r (p1 - l1) (u2 - p2) + (u2 - p2)^2), the upper end likewise.
+    d - sqrt((p1 - l1)^2 - 2 r (p1 - l1) (u2 - p2) + (u2 - p2)^2 + t^2 v), the upper end likewise.
+    v is the variance by the runs, t the quantile of Student's distribution for so few of them.
 
     Args:
         sides: of `class_sides` or `group_sides`.
@@ -116,16 +121,19 @@ def difference_interval(
     Source: Newcombe, Interval estimation for the difference between independent proportions,
     Statistics in Medicine 17, 1998, method 10, for paired proportions; Zou and Donner, Statistics
     in Medicine 27, 2008, for other figures. Differs: each side's interval and the correlation are
-    from the bootstrap over images.
+    from the bootstrap over images; the runs' part is added as Cochran did for two variances with
+    degrees of freedom of their own, Biometrics 20, 1964.
     """
     (low1, high1), (low2, high2) = (
         interval(_unbiased(spread), confidence=confidence, **FORMS[figure])
         for spread in (sides.ours, sides.baseline)
     )
     p1, p2, r = sides.ours.estimate, sides.baseline.estimate, sides.correlation
+    student = student_quantile((1 + confidence) / 2, sides.run_degrees)
+    of_runs = student**2 * sides.run_variance
 
     def distance(one: Float64, other: Float64) -> Float64:
-        return np.sqrt(np.maximum(one**2 - 2 * r * one * other + other**2, 0.0))
+        return np.sqrt(np.maximum(one**2 - 2 * r * one * other + other**2, 0.0) + of_runs)
 
     low = sides.difference - distance(p1 - low1, high2 - p2)
     high = sides.difference + distance(high1 - p1, p2 - low2)
@@ -189,40 +197,32 @@ def _joined(
     means: Sequence[Float64], spreads: Sequence[Spread], estimates: Sequence[Float64]
 ) -> Sides:
     """Both sides from their draws [B, n], the spread of those, and each run's figures [R, n]."""
-    wide = [_with_runs(*pair) for pair in zip(spreads, estimates, strict=True)]
     correlation = _correlation(*means)
-    # What the runs of a side differ by is in its variance, and no other side has a part in it.
-    for spread, wider in zip(spreads, wide, strict=True):
-        share = np.ones(len(correlation))
-        np.divide(spread.variance, wider.variance, out=share, where=wider.variance > 0)
-        correlation = correlation * np.sqrt(share)
     # A few boxes that both sides find, or miss, feign that they always agree.
-    both = np.prod([side.estimate * (1 - side.estimate) for side in wide], axis=0)
-    boxes = np.minimum(wide[0].boxes, wide[1].boxes)
+    both = np.prod([side.estimate * (1 - side.estimate) for side in spreads], axis=0)
+    boxes = np.minimum(spreads[0].boxes, spreads[1].boxes)
     feigned = np.ones(len(correlation))
     np.divide(0.5, boxes * np.sqrt(both), out=feigned, where=(boxes > 0) & (both > 0))
     correlation = np.where(correlation > 0, np.maximum(correlation - feigned, 0.0), correlation)
-    return Sides(wide[0], wide[1], correlation)
+    return Sides(spreads[0], spreads[1], correlation, *_between_runs(spreads, estimates))
 
 
-def _with_runs(spread: Spread, estimates: Float64) -> Spread:
-    """Add what the runs of a side differ by: their mean is known no better than that.
+def _between_runs(
+    spreads: Sequence[Spread], estimates: Sequence[Float64]
+) -> tuple[Float64, Float64]:
+    """Variance [n] of the difference by what runs of a side differ by, and its degrees of freedom.
 
-    The images' part of the variance and the runs' have degrees of freedom of their own; those of
-    the sum are Satterthwaite's.
-
-    Source: Satterthwaite, Biometrics Bulletin 2, 1946.
+    Runs of both sides are taken to differ alike, as three alone say little of it. A side of one run
+    adds nothing: what is asked is how that detector differs.
     """
-    runs = (~np.isnan(estimates)).sum(axis=0)
-    several = runs > 1
-    apart = np.where(np.isnan(estimates), 0.0, estimates - spread.estimate)
-    between = np.zeros(len(runs))
-    np.divide((apart**2).sum(axis=0), runs * (runs - 1.0), out=between, where=several)
-    total = spread.variance + between
-    parts = spread.variance**2 / spread.degrees + between**2 / np.maximum(runs - 1, 1)
-    degrees = spread.degrees.copy()
-    np.divide(total**2, parts, out=degrees, where=several & (parts > 0))
-    return replace(spread, variance=total, degrees=degrees)
+    runs = [(~np.isnan(side)).sum(axis=0) for side in estimates]
+    squares, degrees, shares = (np.zeros(len(runs[0])) for _ in range(3))
+    for side, spread, number in zip(estimates, spreads, runs, strict=True):
+        apart = np.where(np.isnan(side), 0.0, side - np.nan_to_num(spread.estimate))
+        squares += (apart**2).sum(axis=0)
+        degrees += np.maximum(number - 1, 0)
+        shares += np.where(number > 1, 1 / np.maximum(number, 1), 0.0)
+    return shares * squares / np.maximum(degrees, 1), degrees
 
 
 def _correlation(baseline: Float64, ours: Float64) -> Float64:
