@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,14 @@ if TYPE_CHECKING:
 # Digits of the packed curves: two of them per value, 4,096 levels.
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _LEVELS = len(ALPHABET) ** 2 - 1
+# Classes up to which the confusion chart has all of them, and how many it has of more.
+_ALL_CONFUSED = 30
+_SOME_CONFUSED = 20
 # With more classes than this only every fifth score of a curve is kept.
 _ALL_SCORES = 300
 _SCORES = ("score_at_precision", "score_at_fppi", "best_f_score")
-_OTHERS = ("positive_share", "design_effect", "more_boxes")
+_COUNTS = ("name", "group", "train_boxes", "val_boxes")
+_OTHERS = ("positive_share", "more_boxes")
 
 
 def page_data(
@@ -33,8 +38,8 @@ def page_data(
 
     Returns:
         Plain JSON values. Lists by class are in the order of the report, None for undefined:
-        `classes` (names and counts), `runs` (this run, then the baseline), `differences` (by
-        figure), `settings`.
+        `classes` (names, counts and score floors), `runs` (this run, then the baseline),
+        `differences` (by figure), `heatmap` (places of the classes to draw), `settings`.
     """
     rows = report.classes
     by_name = {row.name: i for i, row in enumerate(rows)}
@@ -45,12 +50,14 @@ def page_data(
     settings = report.settings
     return {
         "classes": {
-            key: [getattr(row, key) for row in rows]
-            for key in ("name", "group", "train_images", "train_boxes", "val_images", "val_boxes")
+            **{key: [getattr(row, key) for row in rows] for key in _COUNTS},
+            "score_floor": [_floor(row, settings.score_floor) for row in rows],
         },
         "runs": runs,
         "differences": {} if comparison is None else _differences(comparison, by_name),
+        "heatmap": _most_confused(runs, len(rows)),
         "settings": {
+            "figure": "AP" if comparison is None else comparison.settings.figure,
             "score_floor": number(settings.score_floor),
             "confidence": number(settings.confidence),
             "min_precision": number(settings.min_precision),
@@ -58,6 +65,11 @@ def page_data(
             "beta": number(settings.beta),
         },
     }
+
+
+def _floor(row: ClassRow, of_all: float) -> float | int | None:
+    """The class's score floor; files of earlier versions have only that of all."""
+    return number(of_all if math.isnan(row.score_floor) else row.score_floor)
 
 
 def number(value: float | int | None) -> float | int | None:
@@ -97,7 +109,6 @@ def _run(report: Report, rows: Sequence[ClassRow], by_name: dict[str, int]) -> d
             for figure in known
         },
         "detections": [row.true_positives + row.false_positives for row in rows],
-        "true_positives": [row.true_positives for row in rows],
         "errors": _errors(rows),
         **_details(report, rows, by_name),
     }
@@ -140,6 +151,19 @@ def _details(report: Report, rows: Sequence[ClassRow], by_name: dict[str, int]) 
 def _place(name: str | None, by_name: dict[str, int]) -> int:
     """Index of a class, -1 for background."""
     return -1 if name is None else by_name[name]
+
+
+def _most_confused(runs: Sequence[dict[str, Any]], num_categories: int) -> list[int]:
+    """Classes for the confusion chart: all, or of many those most often taken for each other."""
+    if not runs[0]["confusion"] or num_categories < 2:
+        return []
+    if num_categories <= _ALL_CONFUSED:
+        return list(range(num_categories))
+    counts: Counter[int] = Counter()
+    for true, found, count in (cell for run in runs for cell in run["confusion"]):
+        if true >= 0 and found >= 0:
+            counts.update({true: count, found: count})
+    return sorted(place for place, _ in counts.most_common(_SOME_CONFUSED))
 
 
 def _differences(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detbalance.evaluation.rows import GROUP_NAMES
+from detbalance.reporting.page_facts import page_facts, page_notes, page_title
 
 if TYPE_CHECKING:
-    from detbalance.comparison import Comparison
+    from detbalance.comparison import Comparison, Difference
     from detbalance.evaluation import GroupRow, Report
 
 HEADLINES = ("AP", "AP50", "AR", "recall", "precision")
@@ -23,8 +23,10 @@ class Span:
     Attributes:
         text: the number, "-" if it is undefined.
         interval: "[low, high]", or "".
-        point, low, high: places in percent of the line; None where there is none.
-        verdict: "up" or "down" for a difference whose interval leaves 0 out, else "".
+        point: place of the number in percent of the line; None where there is none.
+        low: likewise of the interval's lower end.
+        high: likewise of its upper end.
+        verdict: "up" or "down" for a difference that is real, else "".
     """
 
     text: str
@@ -42,7 +44,8 @@ class GroupLine:
     Attributes:
         name: "rare", "common", "frequent" or "all".
         classes: how many, with how many of them have boxes to find.
-        train_boxes, val_boxes: sums as text.
+        train_boxes: their sum as text.
+        val_boxes: likewise.
         figures: for each headline figure this run; with a baseline: baseline, this run, difference.
     """
 
@@ -59,20 +62,28 @@ class Summary:
 
     Attributes:
         title: of the page.
+        baseline: title of the other side, or "".
         facts: pairs of a term and what it is here.
         verdict: the comparison in words, or "".
         headlines: names of the group table's figures.
         lines: the group table.
         compared: whether there are two sides.
+        confidence: of the intervals, as text.
+        group_legend: how to read the group table.
+        class_legend: how to read the class table.
         notes: sentences for the reader.
     """
 
     title: str
+    baseline: str
     facts: tuple[tuple[str, str], ...]
     verdict: str
     headlines: tuple[str, ...]
     lines: tuple[GroupLine, ...]
     compared: bool
+    confidence: str
+    group_legend: str
+    class_legend: str
     notes: tuple[str, ...]
 
 
@@ -102,19 +113,56 @@ def page_summary(
         )
         for name, row in ((name, report.groups[name]) for name in (*names, "all"))
     )
-    notes = dict.fromkeys(report.notes)
-    for other in (baseline, comparison):
-        notes.update(dict.fromkeys(() if other is None else other.notes))
-    predictions = report.settings.predictions
     return Summary(
-        title=Path(predictions).name if predictions else "detections from memory",
-        facts=_facts(report, baseline),
+        title=page_title(report, comparison, "ours"),
+        baseline=page_title(baseline, comparison, "baseline") if compared else "",
+        facts=page_facts(report, baseline, comparison),
         verdict="" if comparison is None else comparison.verdict,
         headlines=headlines,
         lines=lines,
         compared=compared,
-        notes=tuple(notes),
+        confidence=f"{report.settings.confidence:.0%}",
+        group_legend=_group_legend(compared, comparison),
+        class_legend=_class_legend(report, compared, comparison),
+        notes=page_notes(report, baseline, comparison),
     )
+
+
+def _group_legend(compared: bool, comparison: Comparison | None) -> str:
+    text = (
+        "Means over the classes of the group where the figure is defined; every class counts the "
+        "same, however many boxes it has."
+    )
+    if comparison is not None:
+        return (
+            f"{text} Below them this run less the baseline, with its "
+            f"{comparison.settings.confidence:.0%} interval; bold if it is real after allowing for "
+            "the number of groups."
+        )
+    if compared:
+        return (
+            f"{text} Below them this run less the baseline, which may be chance: not tested here."
+        )
+    return text
+
+
+def _class_legend(report: Report, compared: bool, comparison: Comparison | None) -> str:
+    if comparison is not None:
+        return (
+            "Difference: this run less the baseline, as a dot on a line with 0 in its middle; the "
+            f"thick part is the {comparison.settings.confidence:.0%} interval. Bold: real after "
+            "allowing for the number of classes. Others may be chance, even if their interval "
+            "leaves out 0."
+        )
+    if compared:
+        return (
+            "Difference: this run less the baseline, as a dot on a line with 0 in its middle. It "
+            "may be chance: not tested here."
+        )
+    spread = ""
+    if any(row.intervals for row in report.classes):
+        spread = f"; the thick part is the {report.settings.confidence:.0%} interval"
+    return f"Lines run from 0 to 1{spread}. A dash: undefined, and counted in no mean."
 
 
 def _headlines(
@@ -127,40 +175,6 @@ def _headlines(
     return tuple(figure for figure in HEADLINES if figure in known)
 
 
-def _facts(report: Report, baseline: Report | None) -> tuple[tuple[str, str], ...]:
-    settings = report.settings
-    row = report.groups["all"]
-    size = (
-        f"{row.val_boxes:,} boxes to find, {row.num_evaluated:,} of {row.num_categories:,} classes"
-    )
-    facts = [("Detections", settings.predictions or "from memory")]
-    if baseline is not None:
-        facts.append(("Baseline", baseline.settings.predictions or "from memory"))
-    facts.append(("Ground truth", f"{settings.annotations} ({size})"))
-    facts.append(("Frequencies", settings.frequency_source or "none: no training file was given"))
-    if settings.group_rule:
-        facts.append(("Groups", settings.group_rule))
-    facts.append(
-        (
-            "Recall and precision",
-            f"detections with a score of at least {settings.score_floor:g}, at IoU "
-            f"{settings.recall_iou_threshold:g}. AP and AR count every score.",
-        )
-    )
-    intervals = f"{settings.confidence:.0%}; recall and precision of a class by Wilson"
-    if settings.replicates:
-        intervals += f", all others by {settings.replicates:,} draws of the images"
-    facts.append(("Intervals", intervals))
-    facts.append(
-        (
-            "Rules",
-            f"{settings.rules.upper()}, at most {settings.max_detections[-1]} detections per image"
-            + (" and class" if settings.rules == "coco" else ""),
-        )
-    )
-    return tuple(facts)
-
-
 def _spans(
     figure: str,
     name: str,
@@ -170,18 +184,17 @@ def _spans(
 ) -> tuple[Span, ...]:
     """This run's figure of a group; with another side: baseline, this run, difference."""
     ours = _span(report.groups[name], figure)
-    row = None if comparison is None else comparison.groups.get(name)
-    known = None if row is None else row.figures.get(figure)
-    if known is not None:
+    known = None if comparison is None else comparison.groups[name].figures.get(figure)
+    if comparison is not None and known is not None:
         return (
-            Span(decimals(known.baseline), point=_percent(known.baseline)),
-            Span(decimals(known.ours), point=_percent(known.ours)),
-            difference(known.difference, known.low, known.high),
+            Span(decimals(known.baseline)),
+            Span(decimals(known.ours)),
+            _tested(known, comparison.settings.confidence),
         )
     if baseline is not None:
         theirs = _span(baseline.groups[name], figure)
         change = getattr(report.groups[name], figure) - getattr(baseline.groups[name], figure)
-        return (theirs, ours, difference(change))
+        return (theirs, ours, Span(signed(change)))
     return (ours,)
 
 
@@ -192,18 +205,12 @@ def _span(row: GroupRow, figure: str) -> Span:
     return Span(decimals(value), interval, _percent(value), _percent(low), _percent(high))
 
 
-def difference(value: float, low: float = math.nan, high: float = math.nan) -> Span:
-    """Give a difference with its sign; -1 to 1 is the whole line.
-
-    Args:
-        value: the difference, NaN for undefined.
-        low: lower end of its interval, NaN for none.
-        high: upper end.
-    """
-    known = not (math.isnan(low) or math.isnan(high))
-    interval = f"[{_signed(low)}, {_signed(high)}]" if known else ""
-    verdict = "up" if known and low > 0 else "down" if known and high < 0 else ""
-    return Span(_signed(value), interval, verdict=verdict)
+def _tested(known: Difference, confidence: float) -> Span:
+    """A difference with its interval, and whether it is real after allowing for all others."""
+    interval = f"[{signed(known.low)}, {signed(known.high)}]" if math.isfinite(known.low) else ""
+    real = known.p_adjusted < 1 - confidence
+    verdict = ("up" if known.difference > 0 else "down") if real else ""
+    return Span(signed(known.difference), interval, verdict=verdict)
 
 
 def decimals(value: float) -> str:
@@ -219,7 +226,13 @@ def decimals(value: float) -> str:
     return text[1:] if text.startswith("0.") else text
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Give a difference with its sign, "-" for undefined.
+
+    Example:
+        >>> signed(0.0452), signed(0.0001), signed(math.nan)
+        ('+.045', '.000', '-')
+    """
     if not math.isfinite(value):
         return "-"
     sign = "\N{MINUS SIGN}" if round(value, 3) < 0 else "+" if round(value, 3) > 0 else ""

@@ -1,27 +1,38 @@
 "use strict";
 // Data of the page, and how numbers and elements are written.
+
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const SPECS = JSON.parse(document.getElementById("specs").textContent);
 const CLASSES = DATA.classes;
 const RUN = DATA.runs[0];
 const BEFORE = DATA.runs[1] || null;
 const NUMBER = CLASSES.name.length;
-const COMPARED = BEFORE !== null || Object.keys(DATA.differences).length > 0;
+const TESTED = Object.keys(DATA.differences).length > 0;
+const COMPARED = BEFORE !== null || TESTED;
+const GROUPS = ["rare", "common", "frequent"];
 const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 const byId = (id) => document.getElementById(id);
 const known = (value) => value !== null && value !== undefined;
-const whole = (value) => (known(value) ? value.toLocaleString("en-US") : "-");
+const THOUSANDS = new Intl.NumberFormat("en-US");
+const whole = (value) => (known(value) ? THOUSANDS.format(value) : "-");
+const places = () => [...CLASSES.name.keys()];
+// Classes that nothing can be said of come last.
+const measured = (i) => CLASSES.val_boxes[i] > 0 || RUN.detections[i] > 0;
+const measuredFirst = () => [...places().filter(measured), ...places().filter((i) => !measured(i))];
 
+// Three decimals without the leading zero.
 function decimals(value) {
   if (!known(value)) return "-";
   const text = Math.abs(value).toFixed(3).replace(/^0\./, ".");
-  return value < 0 && Number(value.toFixed(3)) !== 0 ? "\u2212" + text : text;
+  return value < 0 && text !== ".000" ? `\u2212${text}` : text;
 }
 
-function signed(value) {
+function signed(value, write = decimals) {
   if (!known(value)) return "-";
-  return (value >= 0.0005 ? "+" : "") + decimals(value);
+  const text = write(Math.abs(value));
+  if (Number(text) === 0) return text;
+  return (value > 0 ? "+" : "\u2212") + text;
 }
 
 function interval(low, high, write = decimals) {
@@ -32,73 +43,109 @@ function interval(low, high, write = decimals) {
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (value === false || value === null || value === undefined) continue;
+    if (value === false || !known(value)) continue;
     if (name.startsWith("--")) element.style.setProperty(name, value);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.filter((child) => child !== null && child !== ""));
+  element.append(...children.filter((child) => known(child) && child !== ""));
   return element;
 }
 
 function shorten(text, length) {
   const letters = Array.from(text);
-  return letters.length > length ? letters.slice(0, length - 1).join("") + "\u2026" : text;
+  return letters.length > length ? `${letters.slice(0, length - 1).join("")}\u2026` : text;
 }
 
-function className(place) {
-  return place < 0 ? "background" : CLASSES.name[place];
+// A class that a click chooses; background is only a word.
+function classButton(place, scroll = true) {
+  if (place < 0) return make("span", { class: "old" }, "background");
+  const name = CLASSES.name[place];
+  const button = make("button", { type: "button", class: "pick", title: name }, make("bdi", {}, name));
+  button.addEventListener("click", () => choose(place, scroll));
+  return button;
 }
 
 function unpack(text) {
   const values = new Float32Array(text.length / 2);
   for (let i = 0; i < values.length; i++) {
-    values[i] = (64 * ALPHABET.indexOf(text[2 * i]) + ALPHABET.indexOf(text[2 * i + 1])) / 4095;
+    const level = 64 * ALPHABET.indexOf(text[2 * i]) + ALPHABET.indexOf(text[2 * i + 1]);
+    values[i] = level / 4095;
   }
   return values;
 }
 
+// A dot on a line from 0 to 1, or from -1 to 1 with 0 in the middle, with its interval.
 function bar(point, low, high, { middle = false, tone = null } = {}) {
   if (!known(point)) return null;
-  const percent = (value) => (middle ? 50 + 50 * value : 100 * value).toFixed(1);
-  const clip = (value) => Math.min(middle ? 1 : 1, Math.max(middle ? -1 : 0, value));
-  const style = { class: middle ? "bar middle" : "bar", "aria-hidden": "true", "--p": percent(clip(point)) };
-  if (known(low) && known(high)) {
-    style["--l"] = percent(clip(low));
-    style["--h"] = percent(clip(high));
-  }
-  if (tone) style["--tone"] = tone;
-  return make("span", style);
+  const place = (value) => {
+    const inside = Math.min(1, Math.max(middle ? -1 : 0, value));
+    return (middle ? 50 + 50 * inside : 100 * inside).toFixed(1);
+  };
+  const spread = known(low) && known(high) ? { "--l": place(low), "--h": place(high) } : {};
+  const kind = middle ? "bar middle" : "bar";
+  const look = { "--p": place(point), "--tone": tone, ...spread };
+  return make("span", { class: kind, "aria-hidden": "true", ...look });
 }
 
-const FIGURES = [
-  ["AP", "AP", "average precision over IoU .50 to .95"],
-  ["AP50", "AP50", "average precision at IoU .50"],
-  ["AP75", "AP75", "average precision at IoU .75"],
-  ["AR", "AR", "recall averaged over IoU .50 to .95, all scores"],
-  ["recall", "recall", `recall at IoU .50, scores from ${DATA.settings.score_floor}`],
-  ["precision", "precision", `precision at IoU .50, scores from ${DATA.settings.score_floor}; n: detections`],
-  ["f_score", "F", `F-${DATA.settings.beta} of recall and precision`],
-  ["best_f", "best F", "highest F-score over all score floors", "best_f_score"],
-  ["recall_at_precision", `recall at precision ${DATA.settings.min_precision}`, "with the score floor of it", "score_at_precision"],
-  ["recall_at_fppi", `recall at ${DATA.settings.max_fppi} false/image`, "with the score floor of it", "score_at_fppi"],
-  ["recall75", "recall75", "recall at IoU .75"],
-  ["precision75", "precision75", "precision at IoU .75"],
-  ["fixed_AP", "fixed AP", "AP with the detections cut per class over the whole file"],
-  ["APs", "AP small", ""], ["APm", "AP medium", ""], ["APl", "AP large", ""],
-  ["AR1", "AR1", "one detection per image"], ["AR10", "AR10", "ten detections per image"],
-  ["ARs", "AR small", ""], ["ARm", "AR medium", ""], ["ARl", "AR large", ""],
-  ["positive_share", "positive share", "part of the class's gradient in training that raised it"],
-  ["more_boxes", "boxes wanted", "boxes that val lacks to know recall to +-.05", null, whole],
-].filter(([key]) => RUN.figures[key]).map(([key, title, help, score, write]) => (
-  { key, title, help, score: score || null, write: write || decimals }
-));
+const { score_floor: FLOOR, beta: BETA } = DATA.settings;
+const SHOWN_FROM = known(FLOOR) ? `scores from ${FLOOR}` : "scores from the threshold of the class";
 
+// What the table can show; with "score" the floor that belongs to the figure stands beside it.
+const FIGURES = [
+  { key: "AP", title: "AP", help: "average precision over IoU .50 to .95" },
+  { key: "AP50", title: "AP50", help: "average precision at IoU .50" },
+  { key: "AP75", title: "AP75", help: "average precision at IoU .75" },
+  { key: "AR", title: "AR", help: "recall averaged over IoU .50 to .95, all scores" },
+  { key: "recall", title: "recall", help: `recall at IoU .50, ${SHOWN_FROM}` },
+  { key: "precision", title: "precision", help: `precision at IoU .50, ${SHOWN_FROM}; n: detections` },
+  { key: "f_score", title: `F${BETA}`, help: `F-${BETA} of recall and precision` },
+  { key: "best_f", title: `best F${BETA}`, help: "highest F-score over all score floors", score: "best_f_score" },
+  {
+    key: "recall_at_precision",
+    title: `recall at precision ${DATA.settings.min_precision}`,
+    help: "with the score floor of it",
+    score: "score_at_precision",
+  },
+  {
+    key: "recall_at_fppi",
+    title: `recall at ${DATA.settings.max_fppi} false/image`,
+    help: "with the score floor of it",
+    score: "score_at_fppi",
+  },
+  { key: "recall75", title: "recall75", help: `recall at IoU .75, ${SHOWN_FROM}` },
+  { key: "precision75", title: "precision75", help: `precision at IoU .75, ${SHOWN_FROM}` },
+  { key: "fixed_AP", title: "fixed AP", help: "AP with the detections cut per class over the whole file" },
+  { key: "APs", title: "AP small", help: "AP of small boxes" },
+  { key: "APm", title: "AP medium", help: "AP of medium boxes" },
+  { key: "APl", title: "AP large", help: "AP of large boxes" },
+  { key: "AR1", title: "AR1", help: "AR with one detection per image" },
+  { key: "AR10", title: "AR10", help: "AR with ten detections per image" },
+  { key: "ARs", title: "AR small", help: "AR of small boxes" },
+  { key: "ARm", title: "AR medium", help: "AR of medium boxes" },
+  { key: "ARl", title: "AR large", help: "AR of large boxes" },
+  {
+    key: "positive_share",
+    title: "positive share",
+    help: "part of the class's gradient in training that raised it",
+  },
+  {
+    key: "more_boxes",
+    title: "boxes wanted",
+    help: "boxes that val lacks to know recall to +-.05",
+    write: whole,
+  },
+].filter(({ key }) => RUN.figures[key]).map((figure) => ({ write: decimals, score: null, ...figure }));
+
+// Both sides of one figure for every class, and the differences with what is known of them.
 function values(figure) {
-  // Both sides and the difference of one figure for every class.
-  const pair = DATA.differences[figure];
-  const ours = pair ? pair.ours : RUN.figures[figure];
-  const old = pair ? pair.baseline : BEFORE ? BEFORE.figures[figure] || [] : [];
-  const change = pair ? pair.difference : ours.map((value, i) => (
-    known(value) && known(old[i]) ? value - old[i] : null));
-  return { ours, old, change, low: pair ? pair.low : [], high: pair ? pair.high : [] };
+  const tested = DATA.differences[figure];
+  if (tested) {
+    const { ours, baseline, difference, low, high, p_adjusted: p } = tested;
+    const real = p.map((one) => known(one) && one < 1 - DATA.settings.confidence);
+    return { ours, old: baseline, change: difference, low, high, real };
+  }
+  const ours = RUN.figures[figure];
+  const old = (BEFORE && BEFORE.figures[figure]) || [];
+  const change = ours.map((value, i) => (known(value) && known(old[i]) ? value - old[i] : null));
+  return { ours, old, change, low: [], high: [], real: [] };
 }

@@ -1,0 +1,133 @@
+"""What the HTML page says it shows: files, rules, intervals, and what a reader should know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from detbalance.comparison import Comparison
+    from detbalance.evaluation import Report, ReportSettings
+
+Side = Literal["baseline", "ours"]
+
+
+def _files(
+    report: Report | None, comparison: Comparison | None, side: Side
+) -> tuple[str | None, ...]:
+    """The result files of one side."""
+    if comparison is not None:
+        files: tuple[str | None, ...] = getattr(comparison.settings, side)
+        return files
+    return () if report is None else (report.settings.predictions,)
+
+
+def page_title(report: Report | None, comparison: Comparison | None, side: Side) -> str:
+    """Name a side by its file with the folder, as many files are called predictions.json.
+
+    Args:
+        report: of that side, or None.
+        comparison: of the two sides, or None.
+        side: which of them.
+
+    Returns:
+        Such as "balanced/predictions.json and 2 more".
+    """
+    files = _files(report, comparison, side)
+    first = files[0]
+    title = "detections from memory" if first is None else "/".join(Path(first).parts[-2:])
+    return title if len(files) == 1 else f"{title} and {len(files) - 1} more"
+
+
+def page_notes(
+    report: Report, baseline: Report | None, comparison: Comparison | None
+) -> tuple[str, ...]:
+    """Collect what both reports and the comparison have to say, and which runs the page is of.
+
+    Args:
+        report: the report to show.
+        baseline: another one of the same annotations, or None.
+        comparison: the differences of the two, or None.
+
+    Returns:
+        Sentences, each once.
+    """
+    notes = list(report.notes)
+    for other in (baseline, comparison):
+        notes += () if other is None else other.notes
+    if comparison is not None:
+        numbers = [len(comparison.settings.ours), len(comparison.settings.baseline)]
+        if max(numbers) > 1:
+            notes.append(
+                f"Differences, and the figures beside them, are of {numbers[0]} "
+                f"{'run' if numbers[0] == 1 else 'runs'} against {numbers[1]} of the baseline: "
+                "means over the runs. All else is of the first run of each side."
+            )
+    return tuple(dict.fromkeys(notes))
+
+
+def page_facts(
+    report: Report, baseline: Report | None, comparison: Comparison | None
+) -> tuple[tuple[str, str], ...]:
+    """Say what the figures are of.
+
+    Args:
+        report: the report to show.
+        baseline: another one of the same annotations, or None.
+        comparison: the differences of the two, or None.
+
+    Returns:
+        Pairs of a term and what it is here.
+    """
+    settings = report.settings
+    row = report.groups["all"]
+    size = (
+        f"{row.val_boxes:,} boxes to find, {row.num_evaluated:,} of {row.num_categories:,} classes"
+    )
+    facts = [("Detections", _listed(_files(report, comparison, "ours")))]
+    before = _files(baseline, comparison, "baseline")
+    if before:
+        facts.append(("Baseline", _listed(before)))
+    facts.append(("Ground truth", f"{settings.annotations} ({size})"))
+    facts.append(("Frequencies", settings.frequency_source or "none: no training file was given"))
+    if settings.group_rule:
+        facts.append(("Groups", settings.group_rule))
+    least = f"at least {settings.score_floor:g}"
+    if settings.thresholds is not None:
+        least = f"at least the threshold of their class ({settings.thresholds})"
+    facts.append(
+        (
+            "Recall and precision",
+            f"detections with a score of {least}, at IoU {settings.recall_iou_threshold:g}. "
+            "AP and AR count every score.",
+        )
+    )
+    if any(row.intervals for row in report.classes):
+        facts.append(("Intervals", _intervals(settings)))
+    if comparison is not None:
+        facts.append(("Differences", _differences(comparison)))
+    capped = " and class" if settings.rules == "coco" else ""
+    most = f"at most {settings.max_detections[-1]} detections per image{capped}"
+    facts.append(("Rules", f"{settings.rules.upper()}, {most}"))
+    return tuple(facts)
+
+
+def _listed(files: tuple[str | None, ...]) -> str:
+    listed = ", ".join(name or "from memory" for name in files)
+    return listed if len(files) == 1 else f"{len(files)} runs: {listed}"
+
+
+def _intervals(settings: ReportSettings) -> str:
+    origin = "of recall and precision of a class, by Wilson from the number of boxes"
+    if settings.replicates:
+        origin = f"from {settings.replicates:,} draws of the images"
+    return f"{settings.confidence:.0%}, {origin}"
+
+
+def _differences(comparison: Comparison) -> str:
+    settings = comparison.settings
+    return (
+        f"{settings.confidence:.0%} intervals from {settings.replicates:,} draws of the images, "
+        "the same for both sides; bold if real after allowing for the number of classes (Benjamini "
+        "and Hochberg) or of groups (Holm)"
+    )

@@ -1,0 +1,70 @@
+"use strict";
+// Which classes are taken for which: a chart, a table, and a sentence about one class.
+
+const className = (place) => (place < 0 ? "background" : CLASSES.name[place]);
+const pairKey = ([real, found]) => `${real} ${found}`;
+
+function cellRows(run) {
+  const order = [...DATA.heatmap, -1];
+  const counts = new Map(DATA.runs[run].confusion.map((cell) => [pairKey(cell), cell[2]]));
+  const cells = order.flatMap((real, row) => order.map((found, column) => (
+    { real, found, row, column, count: real === found ? 0 : counts.get(pairKey([real, found])) || 0 })));
+  const most = cells.reduce((a, cell) => Math.max(a, cell.count), 1);
+  return cells.filter(({ real, found }) => real !== found).map(({ real, found, row, column, count }) => ({
+    true_name: className(real), found_name: className(found), row, column, count,
+    share: Math.sqrt(count / most), amount: whole(count),
+    ink: Math.sqrt(count / most) > 0.6 ? "var(--paper)" : "var(--ink)",
+  }));
+}
+
+async function drawHeatmap() {
+  const names = [...DATA.heatmap, -1].map((place) => shorten(className(place), 18));
+  byId("heatmap").style.minWidth = `${110 + 27 * names.length}px`;
+  byId("heatmap").style.maxWidth = `${160 + 90 * names.length}px`;
+  await drawChart("heatmap", { cells: cellRows(0) }, { names });
+  if (!BEFORE || !BEFORE.confusion.length) return;
+  const menu = byId("heatmap-run");
+  menu.append(make("option", { value: 0 }, "this run"), make("option", { value: 1 }, "baseline"));
+  menu.addEventListener("change", () => redraw("heatmap", { cells: cellRows(Number(menu.value)) }));
+  byId("heatmap-tools").hidden = false;
+}
+
+function confusionColumns(cells) {
+  const side = (place, title) => ({
+    key: title, title, ascending: true, kind: "name",
+    value: (row) => className(cells[row][place]),
+    cell: (row) => make("td", {}, classButton(cells[row][place])),
+  });
+  const columns = [side(0, "true class"), side(1, "found as"), {
+    key: "count", title: "count",
+    value: (row) => cells[row][2],
+    cell: (row) => make("td", {}, whole(cells[row][2])),
+  }];
+  if (BEFORE) {
+    const before = new Map(BEFORE.confusion.map((cell) => [pairKey(cell), cell[2]]));
+    const old = (row) => before.get(pairKey(cells[row]));
+    columns.splice(2, 0, {
+      key: "old", title: "baseline", help: "a dash: not among its 300 largest counts",
+      value: old,
+      cell: (row) => make("td", { class: "old" }, whole(old(row))),
+    });
+    columns[3].title = "this run";
+  }
+  return columns;
+}
+
+function describeConfusion(i) {
+  const cells = RUN.confusion.filter(([real, found]) => real >= 0 && found >= 0);
+  const list = (picked, other, title) => {
+    const pairs = cells.filter((cell) => cell[picked] === i).slice(0, 8);
+    if (!pairs.length) return null;
+    const names = pairs.flatMap((cell, k) => [
+      k ? ", " : "", classButton(cell[other], false), `\u00a0(${whole(cell[2])})`,
+    ]);
+    return make("p", {}, make("span", { class: "old" }, `${title}: `), ...names);
+  };
+  byId("class-confusion").replaceChildren(...[
+    list(0, 1, "Its boxes were also found as"),
+    list(1, 0, "Its detections were really"),
+  ].filter(known));
+}
