@@ -77,8 +77,8 @@ def scores() -> Spec:
     count = number_axis(
         "count",
         "wrong | right",
-        scale={"type": "sqrt", "nice": False, "domain": {"expr": "counts"}},
-        axis={"labelExpr": "format(abs(datum.value), ',')", "tickCount": 6, "tickMinStep": 1},
+        scale={"type": "symlog", "nice": False, "domain": {"expr": "counts"}},
+        axis={"labelExpr": "format(abs(datum.value), ',')", "values": {"expr": "count_ticks"}},
     )
     x = number_axis(
         "start",
@@ -124,7 +124,7 @@ def scores() -> Spec:
     }
     return {
         **frame(None, 300),
-        "params": [{"name": "counts", "value": [-1, 1]}],
+        "params": [{"name": "counts", "value": [-1, 1]}, {"name": "count_ticks", "value": [0]}],
         "layer": [bars, before, zero, floor],
     }
 
@@ -173,7 +173,7 @@ def heatmap(number: int) -> Spec:
     return {
         **frame("cells", 100 + 26 * (number + 1)),
         "autosize": {"type": "fit", "contains": "padding"},
-        "padding": {"left": 4, "top": 4, "right": 40, "bottom": 4},  # the last name leans out
+        "padding": {"left": 4, "top": 4, "right": 60, "bottom": 4},  # the last name leans out
         "params": [{"name": "names", "value": []}],
         "encoding": {"x": x, "y": y},
         "layer": [cell, text],

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from detbalance.evaluation.details import MAX_CELLS
 from detbalance.evaluation.rows import ERROR_KINDS, FIGURES
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def page_data(
             "min_precision": number(settings.min_precision),
             "max_fppi": number(settings.max_fppi),
             "beta": number(settings.beta),
+            "max_cells": MAX_CELLS,
         },
     }
 

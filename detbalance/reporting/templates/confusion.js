@@ -42,9 +42,11 @@ function confusionColumns(cells) {
   }];
   if (BEFORE) {
     const before = new Map(BEFORE.confusion.map((cell) => [pairKey(cell), cell[2]]));
-    const old = (row) => before.get(pairKey(cells[row]));
+    // What is not among the largest counts is unknown only where there are that many.
+    const absent = before.size < DATA.settings.max_cells ? 0 : null;
+    const old = (row) => before.get(pairKey(cells[row])) ?? absent;
     columns.splice(2, 0, {
-      key: "old", title: "baseline", help: "a dash: not among its 300 largest counts",
+      key: "old", title: "baseline", help: `a dash: not among its ${DATA.settings.max_cells} largest counts`,
       value: old,
       cell: (row) => make("td", { class: "old" }, whole(old(row))),
     });

@@ -112,7 +112,16 @@ function scoreChart(i) {
   // A line needs the right end of its last bin too.
   const line = before.flatMap((row) => (row.end > 0.99 ? [row, { ...row, start: 1 }] : [row]));
   const floors = known(CLASSES.score_floor[i]) ? [{ floor: CLASSES.score_floor[i] }] : [];
-  return { data: { bins, before: line, floors }, signals: { counts: [least * 1.1, most * 1.1] } };
+  const steps = Math.max(most, -least) < 60 ? [1, 3] : [1];
+  const ticks = [...Array(9).keys()].flatMap((power) => steps.map((step) => step * 10 ** power));
+  return {
+    data: { bins, before: line, floors },
+    signals: {
+      counts: [least * 1.15, most * 1.15],
+      count_ticks: [0, ...ticks, ...ticks.map((tick) => -tick)].filter((tick) => (
+        tick >= least && tick <= most)),
+    },
+  };
 }
 
 async function drawScores() {
@@ -134,7 +143,7 @@ function scoreWords(i) {
   const any = [0, 1].some((run) => binRows(i, run).some((row) => row.count));
   if (!any) return "There are no detections of this class.";
   const floor = CLASSES.score_floor[i];
-  return "All detections of this class in 20 steps of the score, on a square-root scale."
+  return "All detections of this class in 20 steps of the score, on a logarithmic scale."
     + (known(floor) ? ` Dashed: its score floor, ${decimals(floor)}.` : "")
     + (BEFORE ? " Thin line: the baseline." : "");
 }
