@@ -425,6 +425,11 @@ def test_on_a_phone_tables_scroll_in_their_box_and_buttons_fit_a_finger(opened: 
             if control.is_visible() and control.get_attribute("type") != "checkbox":
                 assert control.bounding_box()["height"] >= 44
                 assert control.bounding_box()["width"] >= 44
+        page.locator("#columns summary").tap()
+        menu = page.locator("#columns > div").bounding_box()
+        assert menu["x"] >= 0
+        assert menu["x"] + menu["width"] <= PHONE[0]
+        page.locator("#columns summary").tap()
         page.locator("#table .pick", has_text="class d").tap()
         assert page.locator("#class").input_value() == "3"
         page.touchscreen.tap(*curve_spot(page, 7))
