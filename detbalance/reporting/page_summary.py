@@ -68,7 +68,7 @@ class Summary:
         headlines: names of the group table's figures.
         lines: the group table.
         compared: whether there are two sides.
-        confidence: of the intervals, as text.
+        confidence: of the classes' intervals, as text; "" without any.
         group_legend: how to read the group table.
         class_legend: how to read the class table.
         notes: sentences for the reader.
@@ -121,7 +121,7 @@ def page_summary(
         headlines=headlines,
         lines=lines,
         compared=compared,
-        confidence=f"{report.settings.confidence:.0%}",
+        confidence=f"{report.settings.confidence:.0%}" if _has_intervals(report) else "",
         group_legend=_group_legend(compared, comparison),
         class_legend=_class_legend(report, compared, comparison),
         notes=page_notes(report, baseline, comparison),
@@ -146,6 +146,10 @@ def _group_legend(compared: bool, comparison: Comparison | None) -> str:
     return text
 
 
+def _has_intervals(report: Report) -> bool:
+    return any(row.intervals for row in report.classes)
+
+
 def _class_legend(report: Report, compared: bool, comparison: Comparison | None) -> str:
     if comparison is not None:
         return (
@@ -160,7 +164,7 @@ def _class_legend(report: Report, compared: bool, comparison: Comparison | None)
             "may be chance: not tested here."
         )
     spread = ""
-    if any(row.intervals for row in report.classes):
+    if _has_intervals(report):
         spread = f"; the thick part is the {report.settings.confidence:.0%} interval"
     return f"Lines run from 0 to 1{spread}. A dash: undefined, and counted in no mean."
 
