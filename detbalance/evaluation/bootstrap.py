@@ -17,7 +17,7 @@ import numpy.typing as npt
 from detbalance.evaluation.bootstrap_intervals import FORMS, Spread, interval
 from detbalance.evaluation.matching import Matches
 from detbalance.evaluation.resampling import FIGURES, draw_images, weighted_figures
-from detbalance.evaluation.spreads import class_spread, group_means, group_spread
+from detbalance.evaluation.spreads import class_spread, group_spread
 
 Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
@@ -47,26 +47,6 @@ class Replicates:
     estimates: dict[str, Float64]
     boxes: dict[str, Float64]
     images: dict[str, Float64]
-
-    def groups(self, group_of_class: npt.ArrayLike) -> dict[str, Float64]:
-        """Mean over the classes of each group in every draw, over those that are defined in it.
-
-        Args:
-            group_of_class: int [K + 1], 0 or more for the group of each class, -1 for none; for
-                example `of_class` of `frequency_groups`.
-
-        Returns:
-            For each figure float64 [runs, B, groups], NaN where no class is defined.
-        """
-        groups = np.asarray(group_of_class)
-        size = int(groups.max(initial=-1)) + 1
-        return {name: group_means(values, groups, size) for name, values in self.values.items()}
-
-    def group_estimates(self, group_of_class: npt.ArrayLike) -> dict[str, Float64]:
-        """As `groups`, on the images as they are: float64 [runs, groups]."""
-        groups = np.asarray(group_of_class)
-        size = int(groups.max(initial=-1)) + 1
-        return {name: group_means(values, groups, size) for name, values in self.estimates.items()}
 
     def interval(
         self, figure: str, *, run: int = 0, confidence: float = 0.95
@@ -110,7 +90,8 @@ class Replicates:
 
         Args:
             figure: one of `FIGURES`.
-            group_of_class: as for `groups`.
+            group_of_class: int [K + 1], 0 or more for the group of each class, -1 for none; for
+                example `of_class` of `frequency_groups`.
             run: which of the runs.
             confidence: how often such intervals hold the true mean, in (0, 1).
 
