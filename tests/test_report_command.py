@@ -303,6 +303,10 @@ def test_pictures_need_a_page(files, capsys):
     status, out, err = run(capsys, files, "--images", files)
     assert (status, out) == (2, "")
     assert "Add --output FOLDER." in err
+    missing = ("--images", files / "nowhere", "--output", files / "out")
+    status, out, err = run(capsys, files, *missing)
+    assert (status, out) == (2, "")  # before any work
+    assert "nowhere is no folder" in err
 
 
 def test_pictures_of_errors_are_on_the_page(files, capsys):

@@ -101,11 +101,16 @@ def report_command(
 
 
 def check_images(images: Path | None, output: Path | None) -> None:
-    """Refuse pictures without a page to show them on."""
+    """Refuse pictures without a page to show them on, and a folder that is none."""
     if images is not None and output is None:
         raise ValueError(
             "--images: the pictures go into an HTML file, and --output is missing. A folder to"
             " write into is expected. Add --output FOLDER."
+        )
+    if images is not None and not images.is_dir():
+        raise ValueError(
+            f"--images: {images} is no folder. The folder that the file names of the annotations"
+            " start from is expected. Correct the path."
         )
 
 
