@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from detbalance.annotations import Annotations, load_annotations
 from detbalance.evaluation import Evaluation, Report, build_report, evaluate
-from detbalance.frequency import class_frequency, frequency_groups
+from detbalance.frequency import Frequency, class_frequency, frequency_groups
 from detbalance.predictions import Predictions, load_predictions
 
 Truth = dict[str, list[dict[str, Any]]]
@@ -97,3 +98,22 @@ def make_report(folder: Path, seed: int = 1) -> tuple[Report, Evaluation, Annota
     result = evaluate(annotations, predictions, predictions_file="results.json")
     report = build_report(result, annotations, train_frequency=frequency, groups=groups)
     return report, result, annotations
+
+
+def scene_runs(folder: Path, number: int = 2, *, seed: int = 1) -> list[Evaluation]:
+    """Runs on one set: the same detections, each a little moved and scored anew."""
+    truth, found = make_scene(seed)
+    annotations, predictions = load(folder, truth, found)
+    runs = []
+    for i in range(number):
+        rng = np.random.default_rng(i)
+        bbox = np.maximum(predictions.bbox + rng.integers(-3, 4, predictions.bbox.shape), 1)
+        scores = rng.integers(0, 11, len(predictions.scores)) / 10
+        moved = dataclasses.replace(predictions, bbox=bbox, scores=scores)
+        runs.append(evaluate(annotations, moved, predictions_file=f"run{i}.json"))
+    return runs
+
+
+def frequency_of(annotations: Annotations, folder: Path) -> Frequency:
+    counts = dict(zip(annotations.categories.names, (30, 5, 120, 2, 60, 5), strict=True))
+    return class_frequency(training_file(folder, counts))

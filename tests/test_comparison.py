@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scenes import load, make_scene, training_file
+from scenes import frequency_of, load, make_scene, scene_runs
 from scipy import stats
 from simulation import benchmark, simulated
 
-from detbalance.annotations import Annotations
 from detbalance.comparison import compare
 from detbalance.comparison.correction import adjust_classes, adjust_groups
 from detbalance.comparison.differences import (
@@ -28,30 +27,10 @@ from detbalance.evaluation.bootstrap_intervals import Spread
 from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.resampling import FIGURES
 from detbalance.evaluation.rows import SPREAD
-from detbalance.frequency import Frequency, class_frequency
 from detbalance.intervals import wilson_interval
 from detbalance.predictions import Predictions
 
 LEVEL = 0.05
-
-
-def scene_runs(folder: Path, number: int = 2, *, seed: int = 1) -> list[Evaluation]:
-    """Runs on one set: the same detections, each a little moved and scored anew."""
-    truth, found = make_scene(seed)
-    annotations, predictions = load(folder, truth, found)
-    runs = []
-    for i in range(number):
-        rng = np.random.default_rng(i)
-        bbox = np.maximum(predictions.bbox + rng.integers(-3, 4, predictions.bbox.shape), 1)
-        scores = rng.integers(0, 11, len(predictions.scores)) / 10
-        moved = dataclasses.replace(predictions, bbox=bbox, scores=scores)
-        runs.append(evaluate(annotations, moved, predictions_file=f"run{i}.json"))
-    return runs
-
-
-def frequency_of(annotations: Annotations, folder: Path) -> Frequency:
-    counts = dict(zip(annotations.categories.names, (30, 5, 120, 2, 60, 5), strict=True))
-    return class_frequency(training_file(folder, counts))
 
 
 def chosen(predictions: Predictions, rows: np.ndarray) -> Predictions:

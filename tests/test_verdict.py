@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_comparison import frequency_of, scene_runs
+from scenes import frequency_of, scene_runs
 
 from detbalance.comparison import Comparison, Difference, GroupDifferences, compare, parse_gate
 from detbalance.comparison.verdict import signed, verdict

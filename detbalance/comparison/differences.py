@@ -17,7 +17,12 @@ import numpy.typing as npt
 
 from detbalance.evaluation.bootstrap import Replicates
 from detbalance.evaluation.bootstrap_intervals import FORMS, Spread, interval, student_quantile
-from detbalance.evaluation.spreads import class_spread, group_means, group_spread
+from detbalance.evaluation.spreads import (
+    class_spread,
+    defined_mean,
+    group_means,
+    group_spread,
+)
 
 Float64 = npt.NDArray[np.float64]
 # Between these p-values are found; above the larger one there is no difference.
@@ -185,8 +190,8 @@ class _Side:
     def of(cls, figure: str, replicates: Sequence[Replicates]) -> _Side:
         estimates = np.stack([one.estimates[figure][0] for one in replicates])
         return cls(
-            mean_of_defined([one.values[figure][0] for one in replicates]),
-            mean_of_defined(estimates),
+            defined_mean(np.stack([one.values[figure][0] for one in replicates]))[0],
+            defined_mean(estimates)[0],
             estimates,
             np.mean([one.boxes[figure][0] for one in replicates], axis=0),
             np.mean([one.images[figure][0] for one in replicates], axis=0),
@@ -242,13 +247,3 @@ def _correlation(baseline: Float64, ours: Float64) -> Float64:
 def _unbiased(spread: Spread) -> Spread:
     """The spread without the bias that the draws show: two sides have about the same."""
     return replace(spread, mean=spread.estimate)
-
-
-def mean_of_defined(values: Sequence[npt.NDArray[np.floating]] | Float64) -> Float64:
-    """Mean over the first axis, over the values that are not NaN; NaN where none is."""
-    stacked = np.asarray(values, dtype=np.float64)
-    defined = ~np.isnan(stacked)
-    number = defined.sum(axis=0)
-    result = np.full(stacked.shape[1:], np.nan)
-    np.divide(np.where(defined, stacked, 0.0).sum(axis=0), number, out=result, where=number > 0)
-    return result

@@ -79,13 +79,27 @@ def moments(values: Float32 | Float64) -> tuple[Float64, Float64]:
     Returns:
         float64 [n] each, over the draws that are defined; NaN and 0 where none is.
     """
+    mean, number = defined_mean(values)
     defined = ~np.isnan(values)
-    number = defined.sum(axis=0)
-    mean = np.full(values.shape[1], np.nan)
-    total = np.where(defined, values, 0).sum(axis=0, dtype=np.float64)
-    np.divide(total, number, out=mean, where=number > 0)
     squares = (np.where(defined, values - mean, 0.0) ** 2).sum(axis=0)
     return mean, squares / np.maximum(number - 1, 1)
+
+
+def defined_mean(values: Float32 | Float64) -> tuple[Float64, npt.NDArray[np.int64]]:
+    """Mean over the first axis, over what is not NaN.
+
+    Args:
+        values: float [n, ...].
+
+    Returns:
+        float64 [...], NaN where nothing is defined, and over how many values each mean is.
+    """
+    defined = ~np.isnan(values)
+    number = defined.sum(axis=0)
+    mean = np.full(values.shape[1:], np.nan)
+    total = np.where(defined, values, 0).sum(axis=0, dtype=np.float64)
+    np.divide(total, number, out=mean, where=number > 0)
+    return mean, number
 
 
 def group_means(values: Float32 | Float64, groups: npt.NDArray[np.integer], size: int) -> Float64:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from detbalance.evaluation.grid_figures import mean_of_defined
 from detbalance.evaluation.matching import Matches
 from detbalance.operating.fitting import fit, make_curves
-from detbalance.operating.objectives import Objective, mean_of_defined
+from detbalance.operating.objectives import Objective
 from detbalance.operating.score_counts import ScoreCounts
 
 if TYPE_CHECKING:

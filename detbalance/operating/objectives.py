@@ -152,9 +152,3 @@ def shares(right: Counted, wrong: Counted, boxes: Counted) -> tuple[Float64, Flo
         recall = np.where(boxes > 0, right / boxes, np.nan)
         shown = right + wrong
         return recall, np.where(shown > 0, right / shown, np.nan)
-
-
-def mean_of_defined(values: Float64) -> float:
-    """Mean over the classes where a figure is defined, NaN where there is none."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else float("nan")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
+from detbalance.evaluation.grid_figures import mean_of_defined
 from detbalance.evaluation.working_points import f_score
-from detbalance.operating.objectives import Objective, mean_of_defined, shares
+from detbalance.operating.objectives import Objective, shares
 from detbalance.operating.thresholds import Thresholds
 
 if TYPE_CHECKING:

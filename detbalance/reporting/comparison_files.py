@@ -7,15 +7,13 @@ recall_low, recall_high, recall_p, recall_p_adjusted); cells are empty where it 
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detbalance.evaluation.rows import SPREAD
-from detbalance.reporting.files import json_text, write_texts
+from detbalance.reporting.files import csv_text, json_text, write_texts
 from detbalance.reporting.markdown import FOLDED_FROM, escaped, markdown_table
 from detbalance.reporting.sentences import ROW_MEANS, comparison_facts, real_differences
 
@@ -63,7 +61,8 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> ComparisonFi
     """
     folder = Path(folder)
     values = comparison.to_dict()
-    texts = (json_text(values) + "\n", _csv_text(values), comparison_markdown(comparison))
+    table = csv_text(values, _COLUMNS, _flat)
+    texts = (json_text(values) + "\n", table, comparison_markdown(comparison))
     names = ("comparison.json", "comparison.csv", "comparison.md")
     files = ComparisonFiles(*(folder / name for name in names))
     write_texts("comparison", folder, dict(zip(files, texts, strict=True)))
@@ -136,18 +135,6 @@ def _cell(one: Difference, level: float) -> str:
     bold = "**" if one.p_adjusted < level else ""
     change = f"{bold}{one.difference:+.3f}{bold} [{one.low:.2f}, {one.high:.2f}]"
     return f"{sides[0]} to {sides[1]}: {change}"
-
-
-def _csv_text(content: Mapping[str, Any]) -> str:
-    rows = [{"kind": "class", **_flat(row)} for row in content["classes"]]
-    for name, row in content["groups"].items():
-        group = "" if name == "all" else name
-        rows.append({"kind": "group", "name": name, "group": group, **_flat(row)})
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

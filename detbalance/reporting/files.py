@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,7 +76,7 @@ def write_report(report: Report, folder: str | Path) -> ReportFiles:
     """
     folder = Path(folder)
     values = report.to_dict()
-    texts = (json_text(values) + "\n", _csv_text(values), markdown_report(report))
+    texts = (json_text(values) + "\n", csv_text(values, COLUMNS, _flat), markdown_report(report))
     files = ReportFiles(*(folder / f"report.{suffix}" for suffix in ("json", "csv", "md")))
     write_texts("report", folder, dict(zip(files, texts, strict=True)))
     return files
@@ -128,13 +128,24 @@ def json_text(value: Any, depth: int = 0) -> str:
     return f"{start}{line}{f',{line}'.join(items)}{line[:-1]}{end}"
 
 
-def _csv_text(content: dict[str, Any]) -> str:
-    rows = [{"kind": "class", **_flat(row)} for row in content["classes"]]
+def csv_text(
+    content: Mapping[str, Any],
+    columns: Sequence[str],
+    flat: Callable[[Mapping[str, Any]], dict[str, Any]],
+) -> str:
+    """Write the rows of classes and groups as CSV.
+
+    Args:
+        content: plain JSON values with "classes" and "groups".
+        columns: in order; what a row lacks is empty.
+        flat: makes one level of a nested row.
+    """
+    rows = [{"kind": "class", **flat(row)} for row in content["classes"]]
     for name, row in content["groups"].items():
         group = "" if name == "all" else name
-        rows.append({"kind": "group", "name": name, "group": group, **_flat(row)})
+        rows.append({"kind": "group", "name": name, "group": group, **flat(row)})
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from detbalance.reporting.sentences import listed_files
+
 if TYPE_CHECKING:
     from detbalance.comparison import Comparison
     from detbalance.evaluation import Report, ReportSettings
@@ -84,10 +86,10 @@ def page_facts(
     size = (
         f"{row.val_boxes:,} boxes to find, {row.num_evaluated:,} of {row.num_categories:,} classes"
     )
-    facts = [("Detections", _listed(_files(report, comparison, "ours")))]
+    facts = [("Detections", listed_files(_files(report, comparison, "ours")))]
     before = _files(baseline, comparison, "baseline")
     if before:
-        facts.append(("Baseline", _listed(before)))
+        facts.append(("Baseline", listed_files(before)))
     facts.append(("Ground truth", f"{settings.annotations} ({size})"))
     facts.append(("Frequencies", settings.frequency_source or "none: no training file was given"))
     if settings.group_rule:
@@ -110,11 +112,6 @@ def page_facts(
     most = f"at most {settings.max_detections[-1]} detections per image{capped}"
     facts.append(("Rules", f"{settings.rules.upper()}, {most}"))
     return tuple(facts)
-
-
-def _listed(files: tuple[str | None, ...]) -> str:
-    listed = ", ".join(name or "from memory" for name in files)
-    return listed if len(files) == 1 else f"{len(files)} runs: {listed}"
 
 
 def _intervals(settings: ReportSettings) -> str:

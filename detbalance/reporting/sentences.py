@@ -55,8 +55,8 @@ def comparison_facts(comparison: Comparison) -> dict[str, str]:
     settings = comparison.settings
     every = {
         "annotations": settings.annotations,
-        "baseline": _files(settings.baseline),
-        "ours": _files(settings.ours),
+        "baseline": listed_files(settings.baseline),
+        "ours": listed_files(settings.ours),
         **_of_figures(settings),
         "intervals": f"{settings.confidence:.0%}, from {settings.replicates:,} draws of the images",
         "groups": settings.group_rule,
@@ -78,7 +78,12 @@ def _of_figures(settings: ReportSettings | ComparisonSettings) -> dict[str, str 
     }
 
 
-def _files(names: tuple[str | None, ...]) -> str:
+def listed_files(names: tuple[str | None, ...]) -> str:
+    """Name the results files of a side.
+
+    Args:
+        names: of each run, None for detections from memory.
+    """
     listed = ", ".join(name or "from memory" for name in names)
     return listed if len(names) == 1 else f"{len(names)} runs: {listed}"
 
