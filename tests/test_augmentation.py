@@ -22,7 +22,7 @@ from detbalance.augmentation import (
     DonorBank,
     RarePaste,
     StandardAugmentation,
-    policies,
+    standard,
 )
 
 pytest.importorskip("albumentations")
@@ -257,7 +257,7 @@ def test_the_import_asks_no_network_and_leaves_the_environment(monkeypatch):
         else:
             monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", value)
         with pytest.raises(ImportError, match=r"pip install \"detbalance\[train\]\""):
-            policies._import_albumentations()
+            standard._import_albumentations()
         assert os.environ.get("NO_ALBUMENTATIONS_UPDATE") == value
     assert seen == ["1", "1"]
 

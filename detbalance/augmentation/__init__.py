@@ -4,9 +4,10 @@ An augmentation is called as `augmentation(image, target, generator)`; `Augmenta
 goes in, what comes out and what every one of them promises.
 """
 
+from detbalance.augmentation.contract import Augmentation, Compose
 from detbalance.augmentation.donors import Donor, DonorBank
 from detbalance.augmentation.paste import RarePaste
-from detbalance.augmentation.policies import Augmentation, Compose, StandardAugmentation
+from detbalance.augmentation.standard import StandardAugmentation
 
 __all__ = [
     "AUGMENTATIONS",

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detbalance.annotations import Annotations
-from detbalance.augmentation.policies import Image, check_range
+from detbalance.augmentation.contract import Image, check_range
 from detbalance.frequency import Frequency, class_frequency, frequency_groups
 from detbalance.images import read_image
 

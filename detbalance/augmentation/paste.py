@@ -11,8 +11,14 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from detbalance.augmentation.contract import (
+    Image,
+    Target,
+    append_rows,
+    check_range,
+    check_scale,
+)
 from detbalance.augmentation.donors import Donor, DonorBank
-from detbalance.augmentation.policies import Image, Target, check_range, check_scale
 from detbalance.images import import_cv2
 
 _PATIENCE = 200  # donors in a row without a place before the log says so
@@ -161,12 +167,7 @@ def _append(target: Target, pasted: list[tuple[NDArray[np.float64], int, float]]
         "areas": [area for _, _, area in pasted],
         "pasted": [True] * len(pasted),
     }
-    longer = {}
-    for name, values in target.items():
-        # What this module does not know, such as is_crowd, is zero or false for a pasted box.
-        added = rows.get(name, np.zeros((len(pasted), *values.shape[1:])))
-        longer[name] = np.concatenate([values, np.asarray(added).astype(values.dtype)])
-    return longer
+    return append_rows(target, rows, len(pasted))
 
 
 def _mirror(boxes: NDArray[np.float64], width: int) -> NDArray[np.float64]:

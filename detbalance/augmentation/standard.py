@@ -1,67 +1,19 @@
-"""What an augmentation is, chains of them, and the standard one: flips, scale and colour.
-
-Letters: H, W height and width of the image, N boxes.
-"""
+"""The standard augmentation: flips, scale and colour."""
 
 from __future__ import annotations
 
 import logging
 import os
 import random
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Image: TypeAlias = NDArray[np.uint8]
-Target: TypeAlias = dict[str, NDArray[Any]]
+from detbalance.augmentation.contract import Image, Target, check_range, check_scale, take_rows
 
 _FILL = (124, 116, 104)  # what an image shrinks away from: ImageNet's mean colour
 _logger = logging.getLogger(__name__)
-
-
-class Augmentation(Protocol):
-    """Changes an image and its boxes together.
-
-    Every implementation keeps these promises: nothing that was passed in is modified; all random
-    draws come from `generator`, so that the same generator state gives the same result; every array
-    of the target keeps one row per box. The result may share memory with what was passed in.
-    """
-
-    def __call__(
-        self, image: Image, target: Target, generator: np.random.Generator
-    ) -> tuple[Image, Target]:
-        """Return the changed image and target.
-
-        Args:
-            image: uint8 [H, W, 3], RGB.
-            target: `boxes` float32 [N, 4] xyxy in pixels, `labels` int64 [N], `areas` float64 [N],
-                `is_crowd` bool [N], and any further arrays with one row per box, such as `pasted`
-                bool [N].
-            generator: the only source of randomness.
-        """
-        ...
-
-
-class Compose:
-    """Applies augmentations one after the other, all with the same generator.
-
-    Args:
-        augmentations: in the order in which they are applied. Paste first, then distort: pasted
-            boxes then look no different from the others.
-    """
-
-    def __init__(self, augmentations: Sequence[Augmentation]) -> None:
-        self.augmentations = tuple(augmentations)
-
-    def __call__(
-        self, image: Image, target: Target, generator: np.random.Generator
-    ) -> tuple[Image, Target]:
-        """Apply all augmentations, as `Augmentation.__call__` describes."""
-        for augmentation in self.augmentations:
-            image, target = augmentation(image, target, generator)
-        return image, target
 
 
 class StandardAugmentation:
@@ -154,7 +106,7 @@ class StandardAugmentation:
         remaining = _area(moved) / np.maximum(whole, 1e-9)
         kept = (remaining > 0) & ((remaining >= self.min_visibility) | target["is_crowd"][rows])
         rows = rows[kept]
-        changed = {name: values[rows] for name, values in target.items()}
+        changed = take_rows(target, rows)
         changed["boxes"] = moved[kept]
         changed["areas"] = changed["areas"] * factor * np.minimum(remaining[kept], 1)
         return np.ascontiguousarray(result["image"]), changed
@@ -190,31 +142,6 @@ class StandardAugmentation:
         return albumentations.Compose(
             steps, bbox_params=boxes, is_check_shapes=False, save_applied_params=True
         )
-
-
-def check_range(owner: str, name: str, value: float, low: float, high: float) -> None:
-    """Raise ValueError unless `value` is in low..high.
-
-    Example:
-        >>> check_range("StandardAugmentation", "color", 1.5, 0, 1)
-        Traceback (most recent call last):
-        ValueError: StandardAugmentation: color is 1.5. Expected a number in 0..1. Change color.
-    """
-    if not low <= value <= high:  # written so that NaN fails
-        raise ValueError(
-            f"{owner}: {name} is {value}. Expected a number in {low:g}..{high:g}. Change {name}."
-        )
-
-
-def check_scale(owner: str, scale: tuple[float, float]) -> tuple[float, float]:
-    """Return the smallest and the largest factor, or raise ValueError if they are none."""
-    low, high = scale
-    if not 0 < low <= high < float("inf"):
-        raise ValueError(
-            f"{owner}: scale is ({low}, {high}). Expected two factors with"
-            " 0 < smallest <= largest. Change scale."
-        )
-    return low, high
 
 
 def _area(boxes: NDArray[Any]) -> NDArray[np.float64]:

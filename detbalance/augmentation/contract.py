@@ -1,0 +1,123 @@
+"""What an augmentation is: what goes in, what comes out, and what every one of them promises.
+
+Letters: H, W height and width of the image, N boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image: TypeAlias = NDArray[Any]
+Target: TypeAlias = dict[str, NDArray[Any]]
+
+PER_IMAGE = ("negative_labels", "not_exhaustive_labels", "pastes")
+"""Arrays of a target that belong to the image; all others have one row per box."""
+
+
+class Augmentation(Protocol):
+    """Changes an image and its boxes together.
+
+    Every implementation keeps these promises: nothing that was passed in is modified; all random
+    draws come from `generator`, so that the same generator state gives the same result; every array
+    of the target keeps one row per box, those named in `PER_IMAGE` apart; pixel values keep their
+    type. An object that stays visible stays labelled: what is left of one whose box is dropped is
+    painted over or becomes a crowd region. The result may share memory with what was passed in.
+    """
+
+    def __call__(
+        self, image: Image, target: Target, generator: np.random.Generator
+    ) -> tuple[Image, Target]:
+        """Return the changed image and target.
+
+        Args:
+            image: uint8 or uint16 [H, W, 3], RGB.
+            target: `boxes` float32 [N, 4] xyxy in pixels, `labels` int64 [N], `areas` float64 [N],
+                `is_crowd` bool [N], where there are any `masks` bool [N, H, W], and any further
+                arrays with one row per box, such as `pasted` bool [N]. Of the image, where known:
+                `negative_labels` and `not_exhaustive_labels`, int64, LVIS's lists of classes that
+                are absent and of those with objects that nobody labelled.
+            generator: the only source of randomness.
+        """
+        ...
+
+
+class Compose:
+    """Applies augmentations one after the other, all with the same generator.
+
+    Args:
+        augmentations: in the order in which they are applied. Mix first, then paste, then distort:
+            pasted boxes then look no different from the others.
+    """
+
+    def __init__(self, augmentations: Sequence[Augmentation]) -> None:
+        self.augmentations = tuple(augmentations)
+
+    def __call__(
+        self, image: Image, target: Target, generator: np.random.Generator
+    ) -> tuple[Image, Target]:
+        """Apply all augmentations, as `Augmentation.__call__` describes."""
+        for augmentation in self.augmentations:
+            image, target = augmentation(image, target, generator)
+        return image, target
+
+
+def take_rows(target: Target, rows: NDArray[Any]) -> Target:
+    """Return the target of some boxes only.
+
+    Args:
+        target: of an image.
+        rows: int [n] or bool [N], which boxes.
+
+    Returns:
+        A new target; arrays of the image are those of `target`.
+    """
+    return {name: values if name in PER_IMAGE else values[rows] for name, values in target.items()}
+
+
+def append_rows(target: Target, rows: Mapping[str, Any], number: int) -> Target:
+    """Return the target with further boxes behind its own.
+
+    Args:
+        target: of an image.
+        rows: arrays with one row per new box; what is missing is zero or false.
+        number: of new boxes.
+    """
+    longer = {}
+    for name, values in target.items():
+        if name in PER_IMAGE:
+            longer[name] = values
+            continue
+        added = rows.get(name)
+        if added is None:
+            added = np.zeros((number, *values.shape[1:]))
+        longer[name] = np.concatenate([values, np.asarray(added).astype(values.dtype)])
+    return longer
+
+
+def check_range(owner: str, name: str, value: float, low: float, high: float) -> None:
+    """Raise ValueError unless `value` is in low..high.
+
+    Example:
+        >>> check_range("StandardAugmentation", "color", 1.5, 0, 1)
+        Traceback (most recent call last):
+        ValueError: StandardAugmentation: color is 1.5. Expected a number in 0..1. Change color.
+    """
+    if not low <= value <= high:  # written so that NaN fails
+        raise ValueError(
+            f"{owner}: {name} is {value}. Expected a number in {low:g}..{high:g}. Change {name}."
+        )
+
+
+def check_scale(owner: str, scale: tuple[float, float]) -> tuple[float, float]:
+    """Return the smallest and the largest factor, or raise ValueError if they are none."""
+    low, high = scale
+    if not 0 < low <= high < float("inf"):
+        raise ValueError(
+            f"{owner}: scale is ({low}, {high}). Expected two factors with"
+            " 0 < smallest <= largest. Change scale."
+        )
+    return low, high
