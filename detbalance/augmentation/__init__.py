@@ -6,6 +6,7 @@ goes in, what comes out and what every one of them promises.
 
 from detbalance.augmentation.contract import Augmentation, Compose
 from detbalance.augmentation.donors import Donor, DonorBank
+from detbalance.augmentation.mixing import Mixup, Mosaic
 from detbalance.augmentation.paste import RarePaste
 from detbalance.augmentation.standard import StandardAugmentation
 
@@ -15,9 +16,16 @@ __all__ = [
     "Compose",
     "Donor",
     "DonorBank",
+    "Mixup",
+    "Mosaic",
     "RarePaste",
     "StandardAugmentation",
 ]
 
 # By the names that configurations use; keyword parameters of the constructors are their settings.
-AUGMENTATIONS = {"standard": StandardAugmentation, "paste": RarePaste}
+AUGMENTATIONS = {
+    "mosaic": Mosaic,
+    "mixup": Mixup,
+    "paste": RarePaste,
+    "standard": StandardAugmentation,
+}
