@@ -6,7 +6,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +21,26 @@ _TAIL = 4096
 _THREADS = 8
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
+@overload
+def read_image(path: str | Path, *, keep_depth: Literal[False] = False) -> NDArray[np.uint8]: ...
+
+
+@overload
+def read_image(path: str | Path, *, keep_depth: bool) -> NDArray[np.uint8 | np.uint16]: ...
+
+
+def read_image(path: str | Path, *, keep_depth: bool = False) -> NDArray[np.uint8 | np.uint16]:
     """Read an image file as RGB.
 
-    Grey, palette and 1-bit images become RGB, 16-bit values are scaled to 8 bits, an alpha channel
-    is dropped. The orientation tag of EXIF is ignored: boxes of COCO files belong to the pixels as
-    they are stored.
+    Grey, palette and 1-bit images become RGB, an alpha channel is dropped. The orientation tag of
+    EXIF is ignored: boxes of COCO files belong to the pixels as they are stored.
 
     Args:
         path: of the file, in any format that OpenCV reads.
+        keep_depth: leave 16-bit values as they are in place of scaling them to 8 bits.
 
     Returns:
-        uint8 [H, W, 3].
+        uint8 [H, W, 3]; uint16 for a 16-bit file with `keep_depth`.
 
     Raises:
         ValueError: if the file is missing, empty, truncated or no image; it is named.
@@ -54,16 +62,17 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         raise _unreadable(path, str(error.err)) from error
     if pixels is None:
         raise _unreadable(path, "it is no image or a damaged one")
-    if pixels.dtype == np.uint16:
+    if pixels.dtype == np.uint16 and not keep_depth:
         pixels = (pixels // 257).astype(np.uint8)
-    if pixels.dtype != np.uint8:
+    if pixels.dtype not in (np.uint8, np.uint16):
         raise _unreadable(path, f"its pixels are {pixels.dtype}, not 8 or 16 bits")
     if pixels.ndim == 2:
         return np.repeat(pixels[:, :, None], 3, axis=2)
     code = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}.get(pixels.shape[2])
     if code is None:
         raise _unreadable(path, f"it has {pixels.shape[2]} channels")
-    return np.asarray(cv2.cvtColor(pixels, code), np.uint8)
+    converted: NDArray[np.uint8 | np.uint16] = cv2.cvtColor(pixels, code)
+    return converted
 
 
 def import_cv2() -> Any:

@@ -16,6 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from detbalance.annotations import load_annotations
+from detbalance.augmentation.contract import append_rows
 from detbalance.detection.dataset import (
     DetectionDataset,
     Draw,
@@ -311,7 +312,7 @@ class Shift:
         }
         assert not target["pasted"].any()
         assert target["pasted"].shape == (n,)
-        target = {k: np.concatenate([v, extra[k]]) for k, v in target.items()}
+        target = append_rows(target, extra, 2)
         return np.full_like(image, generator.integers(256)), target
 
 
@@ -323,10 +324,19 @@ def test_augmentation_gets_all_rows_and_degenerate_boxes_are_dropped(folder):
     assert image.unique().tolist() == [pytest.approx(expected)]
 
 
-def test_lists_stay_as_they_are_through_augmentation_workers_and_collation(lists):
-    # Shift pastes a box of class 2, which the list says is absent: the list stays the file's.
+class Unlist(Shift):
+    """Also takes what it pasted from the classes that are absent, and says so."""
+
+    def __call__(self, image, target, generator):
+        image, target = super().__call__(image, target, generator)
+        absent = target["negative_labels"]
+        pastes = np.array([[2, 0]])
+        return image, {**target, "negative_labels": absent[absent != 2], "pastes": pastes}
+
+
+def test_lists_are_what_the_augmentation_leaves_through_workers_and_collation(lists):
     loader = DataLoader(
-        dataset(lists, augmentation=Shift()),
+        dataset(lists, augmentation=Unlist()),
         batch_sampler=[[Draw(0, 0), Draw(1, 1), Draw(2, 2)]],
         collate_fn=collate,
         num_workers=1,
@@ -334,8 +344,12 @@ def test_lists_stay_as_they_are_through_augmentation_workers_and_collation(lists
         generator=torch.Generator(),
     )
     _, targets = next(iter(loader))
-    assert [lists_of(target) for target in targets] == [[[2, 1], []], [[], []], [[], [2]]]
+    assert [lists_of(target) for target in targets] == [[[1], []], [[], []], [[], [2]]]
     assert targets[0]["labels"].tolist() == [1, 2, 2]
+    assert all(target["pastes"].tolist() == [[2, 0]] for target in targets)
+    assert "pastes" not in dataset(lists)[0][1]
+    nothing_asked = dataset(lists, augmentation=Shift())[0][1]["pastes"]
+    assert (nothing_asked.dtype, nothing_asked.shape) == (torch.int64, (0, 2))
 
 
 def test_augmentation_depends_on_seed_and_position_alone(folder):
@@ -361,6 +375,72 @@ def test_plain_rows_are_augmented_anew_each_time_and_in_each_worker(folder):
     )
     epochs = [[image[0, 0, 0].item() for image in next(iter(loader))[0]] for _ in range(3)]
     assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def greys(data, rows, workers):
+    """First values of the images of some rows, the loader's workers kept over three epochs."""
+    loader = DataLoader(
+        data,
+        batch_size=2,
+        sampler=rows,
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),
+        multiprocessing_context="fork" if workers else None,
+    )
+    epochs = []
+    for epoch in range(3):
+        data.set_epoch(epoch)
+        examples = [pair for batch in loader for pair in zip(*batch, strict=True)]
+        epochs.append({int(t["image_id"]): image[0, 0, 0].item() for image, t in examples})
+    return epochs
+
+
+def test_with_epochs_plain_rows_depend_on_seed_epoch_and_row_alone(folder):
+    alone = greys(dataset(folder, augmentation=Shift()), [0, 1, 2], 0)
+    assert len({tuple(epoch.values()) for epoch in alone}) == 3
+    assert len(set(alone[0].values())) == 3
+    assert greys(dataset(folder, augmentation=Shift()), [2, 0, 1], 2) == alone
+    resumed = dataset(folder, augmentation=Shift())
+    resumed.set_epoch(2)
+    assert {row: resumed[row][0][0, 0, 0].item() for row in (1, 0, 2)} == alone[2]
+    assert greys(dataset(folder, augmentation=Shift(), seed=1), [0, 1, 2], 0) != alone
+    # NumPy fills short seeds up with zeros: a place in the stream must not look like an epoch.
+    assert resumed[Draw(0, 2)][0][0, 0, 0].item() != alone[2][0]
+
+
+def test_16_bits_reach_the_tensor_and_8_the_readers_of_8(folder):
+    deep = (np.arange(1200, dtype=np.uint16) * 54 + 3).reshape(30, 40)
+    Image.fromarray(deep).save(folder / "images" / "1.png")
+    image, _ = dataset(folder).load(1)
+    assert image.dtype == np.uint16
+    assert np.array_equal(image, np.repeat(deep[:, :, None], 3, 2))
+    assert np.array_equal(read_image(folder / "images" / "1.png"), (image // 257).astype(np.uint8))
+    tensor, _ = dataset(folder)[1]
+    torch.testing.assert_close(
+        tensor[2].double(), torch.from_numpy(deep / 65535), atol=1e-7, rtol=0
+    )
+    assert len(tensor[0].unique()) == 1200
+    assert dataset(folder).load(0)[0].dtype == np.uint8
+
+
+def test_masks_are_the_segmentations_and_boxes_where_there_are_none(folder):
+    document = json.loads((folder / "notes.json").read_text())
+    document["annotations"][0]["segmentation"] = [[1, 2, 6, 2, 6, 14, 1, 14]]
+    (folder / "notes.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"notes\.json: segmentations were not loaded.*=True"):
+        dataset(folder, masks=True)
+    annotations = load_annotations(folder / "notes.json", segmentations=True)
+    data = DetectionDataset(annotations, folder / "images", masks=True)
+    masks = data.load(0)[1]["masks"]
+    assert (masks.dtype, masks.shape) == (bool, (2, 30, 40))
+    expected = np.zeros_like(masks)
+    expected[0, 2:14, 1:6] = expected[1, 5:25, 5:25] = True
+    assert np.array_equal(masks, expected)
+    assert data.load(1)[1]["masks"].shape == (0, 30, 40)
+    assert "masks" not in data[0][1]
+    assert "masks" not in dataset(folder).load(0)[1]
 
 
 def test_loading_leaves_global_random_states_alone(folder):
@@ -443,6 +523,8 @@ def test_impossible_arguments_are_refused(folder):
         DetectionDataset(notes(folder), folder / "nowhere")
     with pytest.raises(ValueError, match="seed is -1"):
         dataset(folder, seed=-1)
+    with pytest.raises(ValueError, match="epoch is -1"):
+        dataset(folder).set_epoch(-1)
     with pytest.raises(IndexError, match="no image row 3; there are 3"):
         dataset(folder)[3]
     with pytest.raises(IndexError, match="no image row -1"):

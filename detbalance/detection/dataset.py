@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from detbalance.annotations import Annotations
+from detbalance.augmentation.contract import PER_IMAGE, Image, Target, take_rows
 from detbalance.detection.crowd import CROWD_LABEL
 from detbalance.images import read_image, size_problem
 
@@ -29,6 +31,8 @@ Example = tuple[Tensor, dict[str, Tensor]]
 
 MIN_SIDE = 0.01
 """Pixels: torchvision stops at boxes without extent, which augmentation can leave."""
+
+_NO_EPOCH = -1
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,16 @@ class DetectionDataset(Dataset[Example]):
         image_dir: the folder that file names start from.
         augmentation: called on every image and target as `detbalance.augmentation.Augmentation`
             says; None for the images as they are.
+        masks: give the augmentation the masks of the objects too, for which the annotations must
+            have been loaded with segmentations.
         seed: of the augmentation's random draws, >= 0.
 
     Attributes:
         annotations: of the images.
 
     Raises:
-        ValueError: if `seed` is negative or `image_dir` is no folder.
+        ValueError: if `seed` is negative, `image_dir` is no folder, or `masks` is set and the
+            annotations have no segmentations.
     """
 
     def __init__(
@@ -70,6 +77,7 @@ class DetectionDataset(Dataset[Example]):
         image_dir: str | Path,
         *,
         augmentation: Augmentation | None = None,
+        masks: bool = False,
         seed: int = 0,
     ) -> None:
         self.image_dir = Path(image_dir)
@@ -83,21 +91,51 @@ class DetectionDataset(Dataset[Example]):
                 f"DetectionDataset: seed is {seed}. A whole number from 0 on is expected. Change"
                 " seed."
             )
+        if masks and annotations.segmentations is None:
+            raise ValueError(
+                f"{annotations.source}: segmentations were not loaded, but masks are asked for."
+                " Call load_annotations(path, segmentations=True)."
+            )
         self.annotations = annotations
         self.augmentation = augmentation
+        self.masks = masks
         self.seed = seed
         self._calls = 0
+        # Shared, so that worker processes that are kept over the epochs see it change.
+        self._epoch = torch.full((1,), _NO_EPOCH)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         """The number of images."""
         return self.annotations.num_images
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the augmentation of a plain row depend on the seed, the epoch and the row alone.
+
+        Call it before each epoch. The images are then the same whatever the number of workers, and
+        after a resume. A row that is drawn twice in an epoch looks the same both times: samplers
+        that repeat images are better served by `Draw`, which has a place in the stream for each.
+
+        Args:
+            epoch: >= 0.
+
+        Raises:
+            ValueError: if it is negative.
+        """
+        if epoch < 0:
+            raise ValueError(
+                f"DetectionDataset: epoch is {epoch}. A whole number from 0 on is expected. Change"
+                " epoch."
+            )
+        self._epoch.fill_(epoch)
 
     def __getitem__(self, draw: int | Draw) -> Example:
         """Load an image and its target.
 
         Args:
             draw: a `Draw`, whose augmentation depends on `seed` and its position alone; or a plain
-                row, whose augmentation is another one each time, by the seed of the worker.
+                row, whose augmentation is another one each time, by the seed of the worker, or
+                after `set_epoch` one an epoch.
 
         Returns:
             The image, float32 [3, H, W] in 0..1, RGB; and the target with `boxes` float32 [n, 4]
@@ -105,9 +143,10 @@ class DetectionDataset(Dataset[Example]):
             `iscrowd` int64 [n], `pasted` bool [n] (put there by the augmentation) and `image_id`,
             int64, the row. Where the file has the lists of LVIS, also `negative_labels`, int64
             (1..K), the classes that were verified to be absent from the image, and
-            `not_exhaustive_labels`, int64, those with objects that are not annotated. The lists
-            are the file's: a class that the augmentation pastes into an image where it was absent
-            is in `labels` and in `negative_labels`, and to a loss its box is simply a positive.
+            `not_exhaustive_labels`, int64, those with objects that are not annotated; both as the
+            augmentation leaves them. With an augmentation also `pastes`, int64 [A, 2], one row for
+            each object that was to be pasted: its class, and what came of it as a place in
+            `detbalance.augmentation.paste.OUTCOMES`.
 
         Raises:
             IndexError: if there is no such row.
@@ -117,25 +156,44 @@ class DetectionDataset(Dataset[Example]):
         index = draw.index if isinstance(draw, Draw) else int(draw)
         if not 0 <= index < len(self):
             raise IndexError(f"DetectionDataset: no image row {index}; there are {len(self)}.")
-        image, target = self._load(index)
+        image, target = self.load(index)
+        lists: dict[str, NDArray[Any]] = {}
         if self.augmentation is not None:
             image, target = self.augmentation(image, target, self._generator(draw))
+            lists["pastes"] = np.zeros((0, 2))
+        lists.update({name: target[name] for name in PER_IMAGE if name in target})
         boxes = target["boxes"]
-        kept = (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(axis=1)
-        target = {name: values[kept] for name, values in target.items()}
+        kept = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(axis=1))
+        target = take_rows(target, kept)
         crowd = target["is_crowd"]
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-        return pixels.contiguous().float().div_(255), {
+        # As floats already here: torch knows little to do with 16 bits.
+        pixels = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
+        return torch.from_numpy(pixels).div_(np.iinfo(image.dtype).max), {
             "boxes": _tensor(target["boxes"], np.float32),
             "labels": _tensor(np.where(crowd, CROWD_LABEL, target["labels"]), np.int64),
             "area": _tensor(target["areas"], np.float32),
             "iscrowd": _tensor(crowd, np.int64),
             "pasted": _tensor(target["pasted"], np.bool_),
             "image_id": torch.tensor(index),
-            **self._lists(index),
+            **{name: _tensor(values, np.int64) for name, values in lists.items()},
         }
 
-    def _load(self, index: int) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
+    def load(self, index: int) -> tuple[Image, Target]:
+        """Load an image and its target without augmentation, as augmentations take them.
+
+        Args:
+            index: row of the image.
+
+        Returns:
+            The image, uint8 or for a 16-bit file uint16 [H, W, 3], RGB; and the target with the
+            arrays that `detbalance.augmentation.Augmentation` describes, `pasted` among them.
+            `masks` only if the data set was made with them; an object without a segmentation has
+            its box there.
+
+        Raises:
+            ValueError: if the image is missing, unreadable, or of another size than the annotations
+                say.
+        """
         notes, rows = self.annotations, self.annotations.rows(index)
         name = notes.file_name(index)
         if not name:
@@ -143,35 +201,49 @@ class DetectionDataset(Dataset[Example]):
                 f"{notes.source}: image {notes.image_ids[index]} has no file_name. A file name is"
                 " needed to open the image. Add it."
             )
-        image = read_image(self.image_dir / name)
+        image = read_image(self.image_dir / name, keep_depth=True)
         if problem := size_problem(notes, index, (image.shape[1], image.shape[0])):
             raise ValueError(
                 f"{self.image_dir / name}: {problem}. The same size is expected, as boxes are in"
                 " pixels. Replace the image or correct the annotations."
             )
-        return image, {
+        target: Target = {
             "boxes": notes.boxes[rows],
             "labels": notes.labels[rows],
             "areas": notes.areas[rows],
             "is_crowd": notes.is_crowd[rows],
             "pasted": np.zeros(rows.stop - rows.start, dtype=np.bool_),
         }
+        if self.masks:
+            target["masks"] = self._masks(rows, image.shape[:2])
+        for key, lists in (
+            ("negative_labels", notes.neg_labels),
+            ("not_exhaustive_labels", notes.not_exhaustive_labels),
+        ):
+            if lists is not None:
+                target[key] = lists[index]
+        return image, target
 
-    def _lists(self, index: int) -> dict[str, Tensor]:
-        """The LVIS lists; of the image, not of its boxes, so the augmentation does not see them."""
-        lists = {
-            "negative_labels": self.annotations.neg_labels,
-            "not_exhaustive_labels": self.annotations.not_exhaustive_labels,
-        }
-        return {
-            name: _tensor(labels[index], np.int64)
-            for name, labels in lists.items()
-            if labels is not None
-        }
+    def _masks(self, rows: slice, size: tuple[int, ...]) -> NDArray[np.bool_]:
+        from detbalance.augmentation.masks import segmentation_mask
+
+        masks = np.zeros((rows.stop - rows.start, *size), np.bool_)
+        for mask, row in zip(masks, range(rows.start, rows.stop), strict=True):
+            found = segmentation_mask(self.annotations.segmentation(row), *size)
+            if found is None:
+                left, top, right, bottom = self.annotations.boxes[row].tolist()
+                mask[int(top) : math.ceil(bottom), int(left) : math.ceil(right)] = True
+            else:
+                mask[...] = found
+        return masks
 
     def _generator(self, draw: int | Draw) -> np.random.Generator:
         if isinstance(draw, Draw):
             return np.random.default_rng([self.seed, draw.position])
+        epoch = int(self._epoch)
+        if epoch != _NO_EPOCH:
+            # The 1 keeps the numbers apart from those of positions, as NumPy fills up with zeros.
+            return np.random.default_rng([self.seed, epoch, int(draw), 1])
         self._calls += 1
         worker = get_worker_info()
         loader = 0 if worker is None else worker.seed
