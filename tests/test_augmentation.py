@@ -14,16 +14,23 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scenes import training_file
 
 from detbalance.annotations import load_annotations
 from detbalance.augmentation import (
     AUGMENTATIONS,
+    Augmentation,
     Compose,
     DonorBank,
+    GroupPolicy,
+    Mixup,
+    Mosaic,
+    RareCrop,
     RarePaste,
     StandardAugmentation,
-    standard,
+    pipeline,
 )
+from detbalance.augmentation.contract import PER_IMAGE
 
 pytest.importorskip("albumentations")
 cv2 = pytest.importorskip("cv2")
@@ -47,6 +54,10 @@ def scene(generator, number=4, height=96, width=128, crowd=True):
     }
 
 
+def partner(index):
+    return scene(np.random.default_rng(index))
+
+
 @pytest.fixture(scope="module")
 def paste(tmp_path_factory) -> RarePaste:
     folder = tmp_path_factory.mktemp("donors")
@@ -64,11 +75,26 @@ def paste(tmp_path_factory) -> RarePaste:
     return RarePaste(bank, probability=0.9)
 
 
+@pytest.fixture(scope="module")
+def built(paste, tmp_path_factory) -> dict[str, Augmentation]:
+    """Every augmentation, and some of them in a row."""
+    counts = {"bolt": 2, "nut": 5, "x": 9}
+    annotations = training_file(tmp_path_factory.mktemp("train"), counts)
+    steps = {
+        "mosaic": Mosaic(partner, np.ones(9), probability=0.9),
+        "mixup": Mixup(partner, np.ones(9), probability=0.9),
+        "crop": RareCrop(annotations, probability=0.9),
+        "paste": paste,
+        # Turns by 90 degrees swap the sides of an image, as other presets' tests take into account.
+        "policy": GroupPolicy(annotations, preset="natural"),
+        "standard": StandardAugmentation(vertical_flip=0.3),
+    }
+    assert list(steps) == list(AUGMENTATIONS)
+    return {**steps, "compose": Compose(list(steps.values()))}
+
+
 @pytest.fixture(params=[*AUGMENTATIONS, "compose"])
-def augmentation(request, paste):
-    standard = StandardAugmentation(vertical_flip=0.3)
-    built = {"standard": standard, "paste": paste, "compose": Compose([paste, standard])}
-    assert set(AUGMENTATIONS) < set(built)
+def augmentation(request, built):
     return built[request.param]
 
 
@@ -80,7 +106,8 @@ def test_arrays_stay_in_step_and_boxes_inside(augmentation):
         assert new_image.shape == image.shape
         assert new_image.dtype == np.uint8
         assert new_image.flags.c_contiguous
-        assert {len(values) for values in new.values()} == {len(new["boxes"])}
+        rows = {len(values) for name, values in new.items() if name not in PER_IMAGE}
+        assert rows == {len(new["boxes"])}
         assert all(new[name].dtype == target[name].dtype for name in target)
         boxes = new["boxes"]
         assert (boxes[:, :2] >= 0).all()
@@ -257,7 +284,7 @@ def test_the_import_asks_no_network_and_leaves_the_environment(monkeypatch):
         else:
             monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", value)
         with pytest.raises(ImportError, match=r"pip install \"detbalance\[train\]\""):
-            standard._import_albumentations()
+            pipeline.import_albumentations()
         assert os.environ.get("NO_ALBUMENTATIONS_UPDATE") == value
     assert seen == ["1", "1"]
 

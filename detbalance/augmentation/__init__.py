@@ -1,13 +1,15 @@
-"""Standard augmentation, and boxes of rare classes pasted into other images.
+"""What makes few examples count for more: mixing, crops, pastes, policies per frequency group.
 
 An augmentation is called as `augmentation(image, target, generator)`; `Augmentation` says what
 goes in, what comes out and what every one of them promises.
 """
 
 from detbalance.augmentation.contract import Augmentation, Compose
+from detbalance.augmentation.crop import RareCrop
 from detbalance.augmentation.donors import Donor, DonorBank
 from detbalance.augmentation.mixing import Mixup, Mosaic
 from detbalance.augmentation.paste import RarePaste
+from detbalance.augmentation.policies import GroupPolicy
 from detbalance.augmentation.standard import StandardAugmentation
 
 __all__ = [
@@ -16,8 +18,10 @@ __all__ = [
     "Compose",
     "Donor",
     "DonorBank",
+    "GroupPolicy",
     "Mixup",
     "Mosaic",
+    "RareCrop",
     "RarePaste",
     "StandardAugmentation",
 ]
@@ -26,6 +30,8 @@ __all__ = [
 AUGMENTATIONS = {
     "mosaic": Mosaic,
     "mixup": Mixup,
+    "crop": RareCrop,
     "paste": RarePaste,
+    "policy": GroupPolicy,
     "standard": StandardAugmentation,
 }

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-import random
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from detbalance.augmentation.contract import Image, Target, check_range, check_scale, take_rows
+from detbalance.augmentation.contract import Image, Target, check_range, check_scale
+from detbalance.augmentation.geometry import FILL
+from detbalance.augmentation.pipeline import BoxPipeline, import_albumentations
 
-_FILL = (124, 116, 104)  # what an image shrinks away from: ImageNet's mean colour
 _logger = logging.getLogger(__name__)
 
 
@@ -21,9 +19,11 @@ class StandardAugmentation:
 
     Scaling is about the middle of the image: a larger image is cut, a smaller one gets a border.
     Boxes are cut with it, `areas` shrink in proportion to their box, and boxes of which too little
-    remains are dropped. What remains of a crowd region always stays: dropped, it would be taught as
-    background. Objects can be pickled and sent to spawned workers. OpenCV's thread count is left
-    alone; with several workers, call `cv2.setNumThreads(0)` in each.
+    remains are dropped; what remains of their objects is painted over. What remains of a crowd
+    region always stays: dropped, it would be taught as background. Masks move along. Bi-level
+    images keep their two values: they are not recoloured, and scaled by nearest pixel. Objects can
+    be pickled and sent to spawned workers. OpenCV's thread count is left alone; with several
+    workers, call `cv2.setNumThreads(0)` in each.
 
     Args:
         horizontal_flip: probability of mirroring left and right; 0 for text, digits and signs.
@@ -73,10 +73,9 @@ class StandardAugmentation:
         self.scale = check_scale("StandardAugmentation", scale)
         self.color = color
         self.min_visibility = min_visibility
-        self._moves = bool(horizontal_flip or vertical_flip or self.scale != (1, 1))
-        if not self._moves and not color:
+        if not (horizontal_flip or vertical_flip or color) and self.scale == (1, 1):
             _logger.warning("StandardAugmentation: everything is turned off, it changes no image.")
-        self._pipeline: Any = self._build()
+        self._pipeline: BoxPipeline | None = self._build()
 
     def __getstate__(self) -> dict[str, Any]:
         # Rebuilt where it is used: pickles stay small and free of another library's insides.
@@ -88,42 +87,17 @@ class StandardAugmentation:
         """Return the changed image and target, as `Augmentation.__call__` describes."""
         if self._pipeline is None:
             self._pipeline = self._build()
-        # Albumentations draws from both kinds of generator. Setting them takes 7 us, its own
-        # `set_random_seed` seven times as long.
-        python_generator = random.Random(int(generator.integers(2**63)))
-        self._pipeline.set_random_state(generator, python_generator)
-        if not self._moves:
-            return np.ascontiguousarray(self._pipeline(image=image)["image"]), target
-        boxes = target["boxes"]
-        result = self._pipeline(image=image, bboxes=boxes, rows=np.arange(len(boxes)))
-        rows = np.asarray(result["rows"], np.int64)
-        moved = np.asarray(result["bboxes"], np.float32).reshape(-1, 4)
-        factor = 1.0
-        for _, parameters in result["applied_transforms"]:
-            if "scale" in parameters:
-                factor = parameters["scale"]["x"] * parameters["scale"]["y"]
-        whole = _area(boxes[rows]) * factor
-        remaining = _area(moved) / np.maximum(whole, 1e-9)
-        kept = (remaining > 0) & ((remaining >= self.min_visibility) | target["is_crowd"][rows])
-        rows = rows[kept]
-        changed = take_rows(target, rows)
-        changed["boxes"] = moved[kept]
-        changed["areas"] = changed["areas"] * factor * np.minimum(remaining[kept], 1)
-        return np.ascontiguousarray(result["image"]), changed
+        return self._pipeline(image, target, generator)
 
-    def _build(self) -> Any:
-        albumentations, constant_border = _import_albumentations()
+    def _build(self) -> BoxPipeline:
+        albumentations, _ = import_albumentations()
         steps = []
         if self.horizontal_flip:
             steps.append(albumentations.HorizontalFlip(p=self.horizontal_flip))
         if self.vertical_flip:
             steps.append(albumentations.VerticalFlip(p=self.vertical_flip))
         if self.scale != (1, 1):
-            steps.append(
-                albumentations.Affine(
-                    scale=self.scale, keep_ratio=True, border_mode=constant_border, fill=_FILL, p=1
-                )
-            )
+            steps.append(albumentations.Affine(scale=self.scale, keep_ratio=True, fill=FILL, p=1))
         if self.color:
             span = (1 - self.color, 1 + self.color)
             hue = (-self.color / 10, self.color / 10)
@@ -132,39 +106,4 @@ class StandardAugmentation:
                     brightness=span, contrast=span, saturation=span, hue=hue, p=1
                 )
             )
-        if not self._moves:  # with boxes, albumentations would warn that no step moves them
-            return albumentations.Compose(steps)
-        # The boxes carry their row number: it says which labels, areas and flags go with them.
-        # They are cut to the image once, at the end: after each step takes a fifth more time.
-        boxes = albumentations.BboxParams(
-            format="pascal_voc", label_fields=["rows"], clip=True, check_each_transform=False
-        )
-        return albumentations.Compose(
-            steps, bbox_params=boxes, is_check_shapes=False, save_applied_params=True
-        )
-
-
-def _area(boxes: NDArray[Any]) -> NDArray[np.float64]:
-    sides = boxes[:, 2:].astype(np.float64) - boxes[:, :2]
-    return np.asarray(sides.prod(axis=1))
-
-
-def _import_albumentations() -> tuple[Any, int]:
-    """Import albumentations without letting it ask the network for a newer version."""
-    name = "NO_ALBUMENTATIONS_UPDATE"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        import albumentations
-        import cv2
-    except ImportError as error:
-        raise ImportError(
-            "detbalance.augmentation needs albumentations and OpenCV. Install them with:"
-            ' pip install "detbalance[train]"'
-        ) from error
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-    return albumentations, cv2.BORDER_CONSTANT
+        return BoxPipeline("StandardAugmentation", steps, min_visibility=self.min_visibility)

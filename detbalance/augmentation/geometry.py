@@ -1,0 +1,179 @@
+"""Boxes of an image whose pixels have moved: cut to the image, dropped, painted over.
+
+Letters: H, W height and width of the new image, N boxes. Coordinates are those of boxes: pixel i
+reaches from i to i + 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detbalance.augmentation.contract import Image, Target, take_rows
+
+FILL = (124, 116, 104)
+"""ImageNet's mean colour: beyond the edge of an image, and over what must not be seen."""
+
+_NOISE = 1e-3
+"""Pixels, and shares of an area: below it, a difference is rounding of float32."""
+
+Float64 = NDArray[np.float64]
+
+
+def is_bilevel(image: Image) -> bool:
+    """Tell whether an image has no values but 0 and the largest of its type."""
+    top = np.iinfo(image.dtype).max
+    # Few pixels tell at once for nearly every image that is not.
+    return all(bool(((part == 0) | (part == top)).all()) for part in (image[::16, ::16], image))
+
+
+def fill_color(image: Image) -> NDArray[np.int64]:
+    """Return the colour for pixels without content, [3], in the range of the image's type.
+
+    It is ImageNet's mean; for a bi-level image, in each channel, whichever value is more frequent,
+    so that the image stays bi-level.
+    """
+    top = np.iinfo(image.dtype).max
+    if is_bilevel(image):
+        return np.where(image.mean(axis=(0, 1)) > top / 2, top, 0)
+    return np.array(FILL) * (top // 255)
+
+
+def corners(boxes: NDArray[np.float32], height: int, width: int) -> Float64:
+    """Return the corners of the boxes' parts inside the image, float64 [N, 4, 2], all round."""
+    inside = np.clip(boxes.astype(np.float64), 0, (width, height, width, height))
+    return np.asarray(inside[:, [[0, 1], [2, 1], [2, 3], [0, 3]]])
+
+
+def settle(
+    image: Image,
+    target: Target,
+    before: Float64,
+    after: Float64,
+    *,
+    masks: NDArray[np.bool_] | None,
+    min_visibility: float,
+    fill: NDArray[np.int64],
+) -> tuple[Image, Target]:
+    """Make the target of an image whose pixels were moved.
+
+    Boxes become the bounds of what is visible of them. Those with too little left are dropped, and
+    what is left of their objects is painted over, kept boxes excepted. What is left of a crowd
+    region always stays: dropped, it would be taught as background. An object whose mask has no
+    pixel left is dropped too. `areas` change with the area of the box, and where it is cut, with
+    the pixels of its mask if there is one.
+
+    Args:
+        image: [H, W, 3], after the move.
+        target: before the move.
+        before: float64 [N, 4, 2], the boxes' corners before the move, of `corners`.
+        after: float64 [N, 4, 2], the same corners after it, also outside of the image; lines must
+            have stayed straight.
+        masks: bool [N, H, W] after the move, or None.
+        min_visibility: fraction in 0..1 of a box's area that must be left in the image.
+        fill: [3], the colour to paint with.
+
+    Returns:
+        The image, a copy of it if anything was painted, and the new target.
+    """
+    old, whole = _area(before), _area(after)
+    growth = whole / np.maximum(old, 1e-12)
+    boxes, visible = _visible(after, whole, *image.shape[:2])
+    share = visible / np.maximum(whole, 1e-12)
+    share[share > 1 - _NOISE] = 1
+    areas = target["areas"] * growth * share
+    seen = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    kept = seen & ((share >= min_visibility) | target["is_crowd"])
+    if masks is not None:
+        pixels_before = target["masks"].sum(axis=(1, 2))
+        pixels = masks.sum(axis=(1, 2))
+        kept &= (pixels > 0) | (pixels_before == 0)
+        cut = (share < 1) & (pixels_before > 0)
+        areas[cut] = target["areas"][cut] * pixels[cut] / pixels_before[cut]
+    rows = np.flatnonzero(kept)
+    changed = take_rows(target, rows)
+    changed["boxes"] = boxes[rows]
+    changed["areas"] = areas[rows].astype(target["areas"].dtype)
+    if masks is not None:
+        changed["masks"] = masks[rows]
+    if (gone := seen & ~kept).any():
+        # Interpolation smears an enlarged object over its edge by half of what a pixel grew.
+        smear = np.maximum(np.sqrt(growth[gone]) - 1, 0) / 2
+        image = _paint(
+            image, _pixels(boxes[gone], smear, image), _pixels(boxes[rows], 0, image), fill
+        )
+    return image, changed
+
+
+def _area(quads: Float64) -> Float64:
+    """Areas of polygons [N, 4, 2] by the shoelace formula."""
+    x, y = quads[..., 0], quads[..., 1]
+    twice = x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y
+    return np.asarray(np.abs(twice.sum(axis=1)) / 2)
+
+
+def _visible(
+    quads: Float64, whole: Float64, height: int, width: int
+) -> tuple[NDArray[np.float32], Float64]:
+    """Bounds float32 [N, 4] and areas [N] of the quads' parts inside the image."""
+    limit = (width, height, width, height)
+    bounds = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
+    boxes = np.clip(bounds, 0, limit)
+    visible = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    slanted = (bounds[:, 2:] - bounds[:, :2]).prod(axis=1) - whole > _NOISE * (1 + whole)
+    visible[slanted] = whole[slanted]
+    for row in np.flatnonzero(slanted & (boxes != bounds).any(axis=1)):
+        polygon = _clip(quads[row], height, width)
+        if len(polygon):
+            boxes[row] = np.clip([*polygon.min(axis=0), *polygon.max(axis=0)], 0, limit)
+            visible[row] = _area(polygon[None])[0]
+        else:
+            boxes[row], visible[row] = 0, 0
+    return boxes.astype(np.float32), visible
+
+
+def _clip(polygon: Float64, height: int, width: int) -> Float64:
+    """The part of a convex polygon inside the image, float64 [n, 2], n = 0 if there is none.
+
+    Source: Sutherland and Hodgman, Reentrant polygon clipping, 1974.
+    """
+    for axis, sign, limit in ((0, 1, 0), (0, -1, -width), (1, 1, 0), (1, -1, -height)):
+        depth = sign * polygon[:, axis] - limit  # >= 0 inside
+        points = []
+        for i in range(len(polygon)):
+            if depth[i - 1] * depth[i] < 0:
+                where = depth[i - 1] / (depth[i - 1] - depth[i])
+                points.append(polygon[i - 1] + where * (polygon[i] - polygon[i - 1]))
+            if depth[i] >= 0:
+                points.append(polygon[i])
+        polygon = np.array(points).reshape(-1, 2)
+    return polygon
+
+
+def _pixels(
+    boxes: NDArray[np.float32], margin: Float64 | float, image: Image
+) -> list[tuple[slice, slice]]:
+    """Rows and columns of the pixels that each box touches, with a margin."""
+    height, width = image.shape[:2]
+    reach = np.reshape(margin, (-1, 1)) - _NOISE
+    low = np.clip(np.floor(boxes[:, :2] - reach), 0, (width, height)).astype(int)
+    high = np.clip(np.ceil(boxes[:, 2:] + reach), 0, (width, height)).astype(int)
+    return [
+        (slice(top, bottom), slice(left, right))
+        for (left, top), (right, bottom) in zip(low.tolist(), high.tolist(), strict=True)
+    ]
+
+
+def _paint(
+    image: Image,
+    gone: list[tuple[slice, slice]],
+    kept: list[tuple[slice, slice]],
+    fill: NDArray[np.int64],
+) -> Image:
+    painted: Image = image.copy()
+    free = np.ones(image.shape[:2], np.bool_)
+    for place in kept:
+        free[place] = False
+    for place in gone:
+        painted[place][free[place]] = fill
+    return painted

@@ -1,0 +1,202 @@
+"""Albumentations pipelines that take boxes, areas, crowd flags and masks along.
+
+Albumentations cuts boxes to the image, so that nobody knows how much of them is left. Here the
+corners of the boxes travel as its keypoints, which it leaves uncut.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from detbalance.augmentation.contract import Image, Target
+from detbalance.augmentation.geometry import corners, fill_color, is_bilevel, settle
+
+_STRAIGHT = {
+    "Affine", "CenterCrop", "Crop", "CropAndPad", "D4", "HorizontalFlip", "LongestMaxSize", "NoOp",
+    "Pad", "PadIfNeeded", "Perspective", "RandomCrop", "RandomCropFromBorders", "RandomResizedCrop",
+    "RandomRotate90", "RandomScale", "RandomSizedCrop", "Resize", "Rotate", "SafeRotate",
+    "ShiftScaleRotate", "SmallestMaxSize", "SquareSymmetry", "Transpose", "VerticalFlip",
+}  # fmt: skip
+"""Transforms that keep lines straight, so that a box's corners tell where all of it goes."""
+
+_RETYPING = {"FromFloat", "Normalize", "ToFloat"}
+
+
+class BoxPipeline:
+    """Runs albumentations transforms on an image and its target.
+
+    16-bit images pass through as float32 in 0..1. On bi-level images, interpolation is by nearest
+    pixel and borders get the more frequent of the two values. Can't be pickled usefully: owners
+    build it anew where they are unpickled.
+
+    Args:
+        owner: where the transforms come from, for messages.
+        steps: albumentations transforms or their compositions, in order.
+        min_visibility: fraction in 0..1 of a box's area that must be left in the image.
+        recolor_bilevel: whether steps that only change values are applied to bi-level images too,
+            which then may have more than two values.
+
+    Raises:
+        ValueError: if a transform is one that boxes and masks cannot follow.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        steps: Sequence[Any],
+        *,
+        min_visibility: float,
+        recolor_bilevel: bool = False,
+    ) -> None:
+        albumentations, cv2 = import_albumentations()
+        compositions = albumentations.BaseCompose
+        leaves = list(_leaves(steps, compositions))
+        for leaf in leaves:
+            _check(owner, leaf, albumentations, cv2)
+        moving = [
+            step
+            for step in steps
+            if not all(
+                isinstance(leaf, albumentations.ImageOnlyTransform)
+                for leaf in _leaves([step], compositions)
+            )
+        ]
+        self.moves = bool(moving)
+        self.min_visibility = min_visibility
+        self._nearest = cv2.INTER_NEAREST
+        # Without processors: their conversions of keypoints cost more than the geometry.
+        settings = {"is_check_shapes": False, "mask_interpolation": cv2.INTER_NEAREST}
+        self._every = albumentations.Compose(steps, **settings)
+        self._bilevel = (
+            self._every if recolor_bilevel else albumentations.Compose(moving, **settings)
+        )
+        self._adapted = [
+            (leaf, name, getattr(leaf, name))
+            for leaf in leaves
+            for name in ("fill", "interpolation")
+            if hasattr(leaf, name)
+        ]
+
+    def __call__(
+        self, image: Image, target: Target, generator: np.random.Generator
+    ) -> tuple[Image, Target]:
+        """Return the changed image and target, as `Augmentation.__call__` describes."""
+        bilevel = is_bilevel(image)
+        pipeline = self._bilevel if bilevel else self._every
+        # Albumentations draws from both kinds of generator. Setting them takes 7 us, its own
+        # `set_random_seed` seven times as long.
+        pipeline.set_random_state(generator, random.Random(int(generator.integers(2**63))))
+        deep = image.dtype == np.uint16
+        data: dict[str, Any] = {"image": image / np.float32(65535) if deep else image}
+        self._adapt(image, bilevel)
+        number = len(target["boxes"])
+        if not self.moves or not number:
+            return _restore(pipeline(**data)["image"], image), target
+        before = corners(target["boxes"], *image.shape[:2])
+        # Keypoints are x, y, z, angle, scale; of pixel i they see the centre, at i, not its edge.
+        points = np.zeros((4 * number, 5), np.float32)
+        points[:, :2] = before.reshape(-1, 2) - 0.5
+        data["keypoints"] = points
+        if "masks" in target:
+            data["masks"] = target["masks"].astype(np.uint8)
+        result = pipeline(**data)
+        moved = _restore(result["image"], image)
+        if moved.shape == image.shape and np.array_equal(result["keypoints"], points):
+            return moved, target
+        after = result["keypoints"][:, :2].reshape(-1, 4, 2).astype(np.float64) + 0.5
+        return settle(
+            moved,
+            target,
+            before,
+            after,
+            masks=result["masks"].astype(np.bool_) if "masks" in target else None,
+            min_visibility=self.min_visibility,
+            fill=fill_color(image),
+        )
+
+    def _adapt(self, image: Image, bilevel: bool) -> None:
+        """Set border colours and interpolation for this kind of image."""
+        deep = image.dtype == np.uint16
+        for leaf, name, value in self._adapted:
+            if name == "interpolation":
+                value = self._nearest if bilevel else value
+            elif bilevel:
+                value = tuple((fill_color(image) / (65535 if deep else 1)).tolist())
+            elif deep:
+                value = tuple((np.broadcast_to(value, 3) / 255).tolist())
+            setattr(leaf, name, value)
+
+
+def _restore(pixels: Any, image: Image) -> Image:
+    """Bring the pixels back to the type of the image that they were made from."""
+    if image.dtype == np.uint16:
+        pixels = np.rint(np.clip(pixels, 0, 1) * np.float32(65535)).astype(np.uint16)
+    return np.ascontiguousarray(pixels)
+
+
+def _leaves(steps: Sequence[Any], compositions: Any) -> Iterator[Any]:
+    """Walk over the transforms inside compositions."""
+    for step in steps:
+        if isinstance(step, compositions):
+            yield from _leaves(step.transforms, compositions)
+        else:
+            yield step
+
+
+def _check(owner: str, leaf: Any, albumentations: Any, cv2: Any) -> None:
+    name = type(leaf).__name__
+    problem = None
+    if isinstance(leaf, albumentations.ImageOnlyTransform):
+        if name in _RETYPING:
+            problem = "changes the type of the pixels. Transforms that keep it are expected, as the"
+            problem += " detector scales pixels itself"
+        elif leaf.targets_as_params:
+            problem = f"needs {', '.join(leaf.targets_as_params)} beside the image. Transforms that"
+            problem += " need the image alone are expected"
+    elif name not in _STRAIGHT:
+        problem = (
+            "is a transform that boxes cannot follow exactly, as it bends lines, hides objects"
+        )
+        problem += " or needs more than the image. Expected one that changes values only, or one of"
+        problem += f" {', '.join(sorted(_STRAIGHT))}"
+    elif getattr(leaf, "border_mode", None) not in (
+        None,
+        cv2.BORDER_CONSTANT,
+        cv2.BORDER_REPLICATE,
+    ):
+        problem = (
+            f"has border_mode {leaf.border_mode}, which mirrors objects into the border, where"
+        )
+        problem += f" no box marks them. Expected {cv2.BORDER_CONSTANT} (constant)"
+    if problem:
+        raise ValueError(f"{owner}: {name} {problem}. Change it or leave it out.")
+
+
+def import_albumentations() -> tuple[Any, Any]:
+    """Import albumentations, without letting it ask the network for a newer version, and OpenCV.
+
+    Raises:
+        ImportError: if one of them is missing.
+    """
+    name = "NO_ALBUMENTATIONS_UPDATE"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        import albumentations
+        import cv2
+    except ImportError as error:
+        raise ImportError(
+            "detbalance.augmentation needs albumentations and OpenCV. Install them with:"
+            ' pip install "detbalance[train]"'
+        ) from error
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+    return albumentations, cv2
