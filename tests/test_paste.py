@@ -147,7 +147,9 @@ def test_boxes_that_are_small_or_share_their_place_are_no_donors(tmp_path):
 def test_cutouts_are_kept_within_the_budget(annotations, folder, monkeypatch):
     opened = []
     original = read_image
-    monkeypatch.setattr(donors, "read_image", lambda path: opened.append(path) or original(path))
+    monkeypatch.setattr(
+        donors, "read_image", lambda path, **depth: opened.append(path) or original(path, **depth)
+    )
     bank = DonorBank(annotations, folder, classes=["a"], cache_megabytes=3000 / 2**20)
     assert opened == []  # nothing is read before it is used
     size = bank.crop(7).image.nbytes

@@ -1,6 +1,6 @@
-"""Where pasted objects come from: boxes of rare classes, cut out of the training images.
+"""Where pasted objects come from: training images, a file of their cut-outs, folders of PNG files.
 
-Letters: H, W height and width, N boxes, C classes including background.
+Letters: C classes including background.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +15,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detbalance.annotations import Annotations
-from detbalance.augmentation.contract import Image, check_range
-from detbalance.frequency import Frequency, class_frequency, frequency_groups
+from detbalance.augmentation.contract import check_range
+from detbalance.augmentation.cutting import Donor, UnreadableDonor, cut_out
+from detbalance.augmentation.donor_choice import (
+    Choice,
+    box_areas,
+    choose_donors,
+    listed,
+    seen_regions,
+    typical_sizes,
+    wanted_labels,
+)
+from detbalance.augmentation.donor_file import DonorFile
+from detbalance.augmentation.donor_folder import FolderDonors, folder_donors
+from detbalance.frequency import class_frequency
 from detbalance.images import read_image
+
+__all__ = ["Donor", "DonorBank", "UnreadableDonor"]
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class Donor:
-    """A box with its surroundings, cut out of a training image.
-
-    Attributes:
-        image: uint8 [H, W, 3], RGB, the box and a margin around it; read-only.
-        box: float64 [4], xyxy, the box inside `image`.
-        others: float64 [N, 4], xyxy, the parts of other annotated boxes that are in `image`.
-        label: class of the box, 1..K.
-        area: area of the object in square pixels, as annotated.
-    """
-
-    image: Image
-    box: NDArray[np.float64]
-    others: NDArray[np.float64]
-    label: int
-    area: float
-
-
 class DonorBank:
-    """Boxes of the classes that are to be pasted, drawn so that rarer classes come more often.
+    """Objects of the classes that are to be pasted, drawn so that rarer classes come more often.
 
     A draw takes the class first, with probability proportional to `image_count ** -power`, then one
-    of its boxes, all alike. Left out are crowd regions, boxes that are too small, and boxes that
+    of its donors, all alike. Left out are crowd regions, boxes that are too small, and boxes that
     share more than `max_overlap` with another box: pasted, they would bring along an object that
     nobody labelled. Images are opened when a donor is first used, and cut-outs are kept within a
-    budget of memory in each process. Can be pickled; the cut-outs stay behind.
+    budget of memory in each process; with a donor file, which `detbalance donors` writes, no image
+    is opened, and the processes share the file's pages. Can be pickled; the cut-outs stay behind.
+
+    A donor whose image cannot be read raises each time, is named once in the log of each process,
+    and its file is not opened again. What is drawn does not depend on it.
 
     Args:
         annotations: the training annotations.
@@ -61,15 +59,28 @@ class DonorBank:
         margin: context on each side as a fraction of the box's width or height, 0..1.
         min_size: least square root of width x height, in pixels.
         max_overlap: 0..1, the shared area over the area of the smaller of the two boxes.
+        masks: take an object's pixels from its segmentation, polygons or run lengths, where the
+            annotations were loaded with segmentations or the donor file has them; a mask that fills
+            its box is not used, as a margin then blends in better.
+        donor_file: file of cut-outs, written from the same annotations with the same margin. Draws
+            and pixels are those without it, for the donors that it holds.
+        folders: of further donors; see `folder_donors`. They come at the size that is usual for
+            their class, of whatever size the files are.
+        folder_share: 0..1, how often a draw takes one of the folders where a class has both.
         cache_megabytes: memory for cut-outs per process, >= 0.
 
     Raises:
-        ValueError: if a value is out of range, a class is unknown, or no donor is left.
+        ValueError: if a value is out of range, a class is unknown, the donor file does not belong
+            to the annotations, or no donor is left.
         TypeError: if `classes` is one string.
 
     Attributes:
         labels: int64 [number of donors], the class of each.
         probabilities: float64 [C], how often a draw gives each class; index 0 is 0.
+        typical_sizes: float64 [C], the median of sqrt(width x height) of the boxes of a class in
+            pixels; NaN where it has none.
+        seen_regions: float64 [C, 4], xyxy, where in an image the boxes of a class have their
+            middles; see `seen_regions` in this folder's donor_choice.py.
     """
 
     def __init__(
@@ -82,78 +93,99 @@ class DonorBank:
         margin: float = 0.2,
         min_size: float = 8.0,
         max_overlap: float = 0.3,
+        masks: bool = True,
+        donor_file: Path | None = None,
+        folders: Sequence[Path] = (),
+        folder_share: float = 0.5,
         cache_megabytes: float = 64.0,
     ) -> None:
         check_range("DonorBank", "power", power, 0, 10)
         check_range("DonorBank", "margin", margin, 0, 1)
         check_range("DonorBank", "min_size", min_size, 0, 1e5)
         check_range("DonorBank", "max_overlap", max_overlap, 0, 1)
+        check_range("DonorBank", "folder_share", folder_share, 0, 1)
         check_range("DonorBank", "cache_megabytes", cache_megabytes, 0, 1e6)
         self.margin = margin
+        self.masks = masks
+        self.folder_share = folder_share
         self._annotations = annotations
         self._image_dir = Path(image_dir)
         self._budget = int(cache_megabytes * 2**20)
         self._cache: OrderedDict[int, Donor] = OrderedDict()
         self._cached_bytes = 0
+        self._unreadable: dict[Path | int, str] = {}
 
+        in_folders = folder_donors(folders, annotations.categories)
         frequency = class_frequency(annotations)
-        wanted = self._wanted_labels(classes, frequency)
-        boxes = annotations.boxes.astype(np.float64)
-        asked = np.isin(annotations.labels, wanted) & ~annotations.is_crowd
-        large = asked & (np.sqrt(_areas(boxes)) >= min_size)
-        rows = np.flatnonzero(large)
-        self._rows = rows[_largest_overlap(annotations, boxes, rows) <= max_overlap]
-        if not len(self._rows):
+        wanted = wanted_labels(annotations, classes, frequency, in_folders.labels)
+        self._from_folders = _wanted_files(in_folders, wanted, annotations)
+        choice = choose_donors(annotations, wanted, min_size=min_size, max_overlap=max_overlap)
+        self._file: DonorFile | None = None
+        self._rows = choice.rows
+        if donor_file is not None:
+            self._file = DonorFile(donor_file)
+            in_file = self._file.rows(annotations, margin)
+            numbers = np.full(annotations.num_annotations, -1, np.int64)
+            numbers[in_file] = np.arange(len(in_file))
+            self._rows = choice.rows[numbers[choice.rows] >= 0]
+            self._numbers = numbers[self._rows]
+        if not len(self._rows) + len(self._from_folders):
             raise ValueError(
-                f"{annotations.source}: no box can be pasted. Of the {int(asked.sum())} boxes of"
-                f" the {len(wanted)} classes asked for ({_listed(annotations, wanted)}),"
-                f" {int(asked.sum() - large.sum())} are smaller than min_size = {min_size:g} pixels"
-                f" and {len(rows)} overlap others by more than max_overlap = {max_overlap:g}."
-                " Name other classes, or change these limits."
+                _nothing(annotations, wanted, choice, min_size, max_overlap, donor_file)
             )
-        # Grouped by class, so that a draw within a class is one number.
-        self._rows = self._rows[np.argsort(annotations.labels[self._rows], kind="stable")]
-        self.labels: NDArray[np.int64] = annotations.labels[self._rows].astype(np.int64)
-        self._starts = np.searchsorted(
-            self.labels, np.arange(annotations.categories.num_classes + 1)
-        )
-        present = np.diff(self._starts) > 0
+        rows_labels = annotations.labels[self._rows].astype(np.int64)
+        self.labels: NDArray[np.int64] = np.concatenate([rows_labels, self._from_folders.labels])
+        every = np.arange(annotations.categories.num_classes + 1)
+        self._starts = np.searchsorted(rows_labels, every)
+        self._folder_starts = np.searchsorted(self._from_folders.labels, every)
+        present = (np.diff(self._starts) > 0) | (np.diff(self._folder_starts) > 0)
         if len(missing := wanted[~present[wanted]]):
             _logger.warning(
                 "%s: %d of the %d classes to paste have no box that can be pasted (%s).",
                 annotations.source,
                 len(missing),
                 len(wanted),
-                _listed(annotations, missing),
+                listed(annotations, missing),
             )
         weights = np.where(present, np.maximum(frequency.image_counts, 1.0) ** -power, 0.0)
         self.probabilities: NDArray[np.float64] = weights / weights.sum()
+        self.typical_sizes = typical_sizes(annotations)
+        self.seen_regions = seen_regions(annotations)
+        sizes = np.sqrt(box_areas(annotations.boxes[~annotations.is_crowd].astype(np.float64)))
+        self._any_size = float(np.median(sizes)) if len(sizes) else np.nan
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.labels)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": OrderedDict(), "_cached_bytes": 0}
 
     def draw(self, generator: np.random.Generator) -> int:
-        """Draw the number of a donor: its class first, then one of the class's boxes."""
+        """Draw the number of a donor: its class first, then one of the class's donors."""
         cumulative = np.cumsum(self.probabilities)
         label = int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
-        return int(generator.integers(self._starts[label], self._starts[label + 1]))
+        low, high = (int(v) for v in self._starts[label : label + 2])
+        first, last = (int(v) for v in self._folder_starts[label : label + 2])
+        if low == high or (first < last and generator.random() < self.folder_share):
+            low, high = first + len(self._rows), last + len(self._rows)
+        return int(generator.integers(low, high))
 
     def crop(self, donor: int) -> Donor:
-        """Return a donor's pixels, from memory or from its image file.
+        """Return a donor's pixels, from memory, the donor file, or its image file.
 
         Args:
             donor: 0..len - 1.
 
         Raises:
-            ValueError: if the image file is missing or cannot be decoded.
+            UnreadableDonor: (a ValueError) if the image file is missing, cannot be decoded, or is
+                not the one that was annotated.
         """
         if donor in self._cache:
             self._cache.move_to_end(donor)
             return self._cache[donor]
-        cut = self._cut(int(self._rows[donor]))
+        if self._file is not None and donor < len(self._rows):
+            return self._file.donor(int(self._numbers[donor]), masks=self.masks)
+        cut = self._open(donor)
         if cut.image.nbytes <= self._budget:
             self._cache[donor] = cut
             self._cached_bytes += cut.image.nbytes
@@ -162,83 +194,79 @@ class DonorBank:
             self._cached_bytes -= oldest.image.nbytes
         return cut
 
-    def _cut(self, row: int) -> Donor:
-        annotations = self._annotations
-        index = int(annotations.image_index[row])
-        image = read_image(self._image_dir / annotations.file_name(index))
-        height, width = image.shape[:2]
-        box = annotations.boxes[row].astype(np.float64)
-        context = np.tile((box[2:] - box[:2]) * self.margin, 2) * (-1, -1, 1, 1)
-        window = np.concatenate([np.floor((box + context)[:2]), np.ceil((box + context)[2:])])
-        left, top, right, bottom = np.clip(window, 0, (width, height, width, height)).astype(int)
-        if right <= left or bottom <= top:
-            raise ValueError(
-                f"{self._image_dir / annotations.file_name(index)}: annotation"
-                f" {annotations.annotation_ids[row]} lies outside of the image, which has"
-                f" {width} x {height} pixels. Expected the image that was annotated. Check the"
-                " folder of the images."
-            )
-        corner = np.array([left, top, left, top], np.float64)
-        limit = np.array([right, bottom, right, bottom], np.float64) - corner
-        every = annotations.rows(index)
-        others = np.delete(annotations.boxes[every].astype(np.float64), row - every.start, axis=0)
-        others = np.clip(others - corner, 0, limit)
-        pixels = image[top:bottom, left:right].copy()  # the copy lets go of the whole image
-        pixels.flags.writeable = False
-        return Donor(
-            image=pixels,
-            # Within the pixels also where the file did not say how large the image is.
-            box=np.clip(box - corner, 0, limit),
-            others=others[_areas(others) > 0],
-            label=int(annotations.labels[row]),
-            area=float(annotations.areas[row]),
-        )
-
-    def _wanted_labels(
-        self, classes: Sequence[str] | None, frequency: Frequency
-    ) -> NDArray[np.int64]:
-        annotations = self._annotations
-        if classes is None:
-            groups = frequency_groups(frequency)
-            grouped = (groups.of_class >= 0) & (groups.of_class < groups.names.index("frequent"))
-            wanted = np.flatnonzero(grouped & (frequency.image_counts > 0))
-            if not len(wanted):
-                raise ValueError(
-                    f"{annotations.source}: no class is rare or common ({groups.rule}). Name the"
-                    " classes to paste."
+    def _open(self, donor: int) -> Donor:
+        """Read a donor from its image, unless that is known to be in vain."""
+        path = self._path(donor)
+        for known in (path, donor):
+            if known in self._unreadable:
+                raise UnreadableDonor(self._unreadable[known])
+        # An image that can be read may be too small for one donor and not for another.
+        bad: Path | int = path
+        try:
+            if donor >= len(self._rows):
+                return self._from_folders.read(
+                    donor - len(self._rows), self._typical_size(int(self.labels[donor]))
                 )
-            return wanted
-        if isinstance(classes, str):
-            raise TypeError(
-                f'DonorBank: classes is "{classes}". Expected a list of names. Write ["{classes}"].'
+            image = read_image(path, keep_depth=True)
+            bad = donor
+            return cut_out(
+                self._annotations,
+                int(self._rows[donor]),
+                image,
+                margin=self.margin,
+                masks=self.masks,
+                path=path,
             )
-        return np.unique(annotations.categories.labels_of_names(classes))
+        except ValueError as error:
+            self._unreadable[bad] = str(error)
+            _logger.warning("A donor is left out, and so is every other draw of it: %s", error)
+            raise UnreadableDonor(str(error)) from error
+
+    def _path(self, donor: int) -> Path:
+        if donor >= len(self._rows):
+            return self._from_folders.path(donor - len(self._rows))
+        image = int(self._annotations.image_index[self._rows[donor]])
+        return self._image_dir / self._annotations.file_name(image)
+
+    def _typical_size(self, label: int) -> float:
+        """The usual size of a class; of all objects where the class has no box."""
+        size = float(self.typical_sizes[label])
+        return self._any_size if np.isnan(size) else size
 
 
-def _areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1))
+def _wanted_files(
+    donors: FolderDonors, wanted: NDArray[np.int64], annotations: Annotations
+) -> FolderDonors:
+    kept = np.isin(donors.labels, wanted)
+    if len(donors) and not kept.any():
+        _logger.warning(
+            "DonorBank: the folders have donors of %s, none of which is among the classes to"
+            " paste (%s).",
+            listed(annotations, np.unique(donors.labels)),
+            listed(annotations, wanted),
+        )
+    return donors.take(np.flatnonzero(kept))
 
 
-def _largest_overlap(
-    annotations: Annotations, boxes: NDArray[np.float64], rows: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Largest share of any other box of the image, for each of the rows."""
-    largest = np.zeros(len(rows))
-    images, starts = np.unique(annotations.image_index[rows], return_index=True)
-    ends = np.append(starts, len(rows))[1:]
-    for index, start, end in zip(images, starts, ends, strict=True):
-        own = slice(start, end)
-        every = annotations.rows(int(index))
-        mine, others = boxes[rows[own], None], boxes[every][None]
-        low = np.maximum(mine[..., :2], others[..., :2])
-        high = np.minimum(mine[..., 2:], others[..., 2:])
-        shared = np.clip(high - low, 0, None).prod(axis=2)
-        smaller = np.minimum(_areas(mine[:, 0])[:, None], _areas(others[0])[None])
-        shared[np.arange(end - start), rows[own] - every.start] = 0  # with itself
-        largest[own] = (shared / np.maximum(smaller, 1e-9)).max(axis=1)
-    return largest
-
-
-def _listed(annotations: Annotations, labels: NDArray[np.int64]) -> str:
-    names = [annotations.categories.name(int(label)) for label in labels[:5]]
-    return ", ".join(names) + (", ..." if len(labels) > 5 else "")
+def _nothing(
+    annotations: Annotations,
+    wanted: NDArray[np.int64],
+    choice: Choice,
+    min_size: float,
+    max_overlap: float,
+    donor_file: Path | None,
+) -> str:
+    if len(choice.rows):
+        return (
+            f"{donor_file}: holds none of the {len(choice.rows)} boxes that can be pasted"
+            f" ({listed(annotations, wanted)}). Expected a file with donors of these classes."
+            " Write it again with detbalance donors."
+        )
+    large = int(choice.boxes.sum() - choice.small.sum())
+    return (
+        f"{annotations.source}: no box can be pasted. Of the {int(choice.boxes.sum())} boxes of"
+        f" the {len(wanted)} classes asked for ({listed(annotations, wanted)}),"
+        f" {int(choice.small.sum())} are smaller than min_size = {min_size:g} pixels"
+        f" and {large} overlap others by more than max_overlap = {max_overlap:g}."
+        " Name other classes, or change these limits."
+    )

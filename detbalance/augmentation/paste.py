@@ -1,37 +1,69 @@
-"""Paste boxes of rare classes into other images, at places that overlap nothing.
+"""Paste objects of rare classes into other images, at places that suit them.
 
-Letters: H, W height and width, N boxes.
+Letters: H, W height and width, N boxes, C classes including background.
 """
 
 from __future__ import annotations
 
 import logging
-import math
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.augmentation.contract import (
-    Image,
-    Target,
-    append_rows,
-    check_range,
-    check_scale,
+from detbalance.annotations import Categories
+from detbalance.augmentation import blending
+from detbalance.augmentation.contract import Image, Target, check_range, check_scale
+from detbalance.augmentation.covering import with_pasted, without_covered
+from detbalance.augmentation.cutting import Donor, UnreadableDonor
+from detbalance.augmentation.donors import DonorBank
+from detbalance.augmentation.placing import (
+    NO_ROOM,
+    NOT_EXHAUSTIVE,
+    OUTCOMES,
+    OUTSIDE_REGION,
+    PLACED,
+    TOO_LARGE,
+    UNREADABLE,
+    Place,
+    Rules,
+    Scene,
+    find_place,
 )
-from detbalance.augmentation.donors import Donor, DonorBank
 from detbalance.images import import_cv2
 
+__all__ = ["OUTCOMES", "RarePaste"]
+
 _PATIENCE = 200  # donors in a row without a place before the log says so
+_WHY = {
+    NO_ROOM: "found no place (the images may be too full: lower scale, raise tries or max_overlap,"
+    " or name other classes)",
+    TOO_LARGE: "were larger than the image (lower scale, or name other classes)",
+    OUTSIDE_REGION: "did not fit where their class has been seen (turn seen_region off)",
+    NOT_EXHAUSTIVE: "met images whose objects of the class are not all annotated (name other"
+    " classes)",
+    UNREADABLE: "could not be read (check the folder of the images)",
+}
 _logger = logging.getLogger(__name__)
 
 
 class RarePaste:
-    """Pastes donors, with their margin and a soft edge, where they overlap nothing.
+    """Pastes donors with a soft edge, at places and in sizes that suit the image.
 
-    The pasted margin stays clear of every box that is there, crowd regions included, and of what
-    was pasted before; a donor for which no such place is found is left out. New boxes are appended
-    to the target with `is_crowd` false; the array `pasted` marks them, so that they can be counted
-    per class (it is added, and kept where it exists). The size of the image does not change.
+    New boxes are appended to the target with `is_crowd` false; the array `pasted` marks them, and
+    `pastes`, int64 [A, 2], gets one row for each paste that was asked for: label, and position in
+    `OUTCOMES`. Both are added where they are missing. The size of the image does not change, nor
+    does the depth of its pixels, and an image of two values, 0 and the largest, stays one.
+
+    A place is refused if it touches a crowd region or what was pasted before, if it covers more
+    than `max_overlap` of a box, or if a rule below says so. No class is pasted into an image whose
+    `not_exhaustive_labels` have it, as more of its objects may be there without a label; from
+    `negative_labels` it is taken.
+
+    Donors with a mask are blended along it and have no margin. Where the target has `masks`, those
+    of pasted objects are appended, and what is covered is taken from the others; boxes and areas
+    follow.
 
     Args:
         donors: what to paste.
@@ -41,15 +73,31 @@ class RarePaste:
         scale: smallest and largest factor on the donor's size, > 0; drawn evenly on a log scale.
         flip: whether to mirror half of the donors; not for text, digits and signs.
         feather: part of the margin over which the donor fades out towards its outer edge, 0..1;
-            1 starts at the box, 0 leaves a hard edge.
+            1 starts at the box, 0 leaves a hard edge. With a mask, the width of its soft edge.
         tries: number of places that are tried for each donor, >= 1.
+        match_scale: let the size follow the objects near the place: those of the image that are
+            larger than is usual for their class make the donor larger, by a factor in 0.5..2.
+        max_overlap: 0..1, share of a box that a donor's box may cover; 0 keeps the margins clear of
+            boxes as well.
+        max_covered: 0..1; a box of which more is covered than this becomes a crowd region, which
+            is neither taught nor background, and is removed if nothing of it is left.
+        seen_region: paste a class only where its boxes have had their middles in training, and a
+            tenth of the image around; for cameras that do not move.
+        blending: "feather" for a soft edge, "seamless" to let the colours follow those of the
+            place (Poisson editing; at the border of the image a soft edge is used).
 
     Raises:
         ValueError: if a value is out of its range.
         ImportError: if OpenCV is missing.
 
-    Source: Dwibedi et al., Cut, Paste and Learn, 2017, arXiv:1708.01642, sec. 5 (blending).
-    Differs: whole boxes with context in place of segmented objects, and no overlaps.
+    Attributes:
+        counts: int64 [C, len(OUTCOMES)], what became of each class's pastes in this process.
+
+    Source: Dwibedi et al., Cut, Paste and Learn, 2017, arXiv:1708.01642, sec. 5 (blending); Ghiasi
+    et al., Simple Copy-Paste, 2021, arXiv:2012.07177, sec. 3 (what is covered is taken from the
+    masks below).
+    Differs: whole boxes with context where there is no mask; no overlaps by default; sizes follow
+    the place.
     """
 
     def __init__(
@@ -62,11 +110,23 @@ class RarePaste:
         flip: bool = False,
         feather: float = 1.0,
         tries: int = 50,
+        match_scale: bool = True,
+        max_overlap: float = 0.0,
+        max_covered: float = 0.7,
+        seen_region: bool = False,
+        blending: Literal["feather", "seamless"] = "feather",
     ) -> None:
         check_range("RarePaste", "probability", probability, 0, 1)
         check_range("RarePaste", "max_pastes", max_pastes, 0, 1000)
         check_range("RarePaste", "feather", feather, 0, 1)
         check_range("RarePaste", "tries", tries, 1, 100_000)
+        check_range("RarePaste", "max_overlap", max_overlap, 0, 1)
+        check_range("RarePaste", "max_covered", max_covered, 0, 1)
+        if blending not in ("feather", "seamless"):
+            raise ValueError(
+                f'RarePaste: blending is "{blending}". Expected "feather" or "seamless". Change'
+                " blending."
+            )
         import_cv2()  # fail here, not in a worker
         self.donors = donors
         self.probability = probability
@@ -75,7 +135,13 @@ class RarePaste:
         self.flip = flip
         self.feather = feather
         self.tries = tries
-        self._failures = 0
+        self.match_scale = match_scale
+        self.max_overlap = max_overlap
+        self.max_covered = max_covered
+        self.seen_region = seen_region
+        self.blending = blending
+        self.counts = np.zeros((len(donors.probabilities), len(OUTCOMES)), np.int64)
+        self._refused = np.zeros(len(OUTCOMES), np.int64)  # since the last that was placed
         if not probability or not max_pastes:
             _logger.warning(
                 "RarePaste: probability is %s and max_pastes is %s, so nothing is ever pasted.",
@@ -88,120 +154,152 @@ class RarePaste:
     ) -> tuple[Image, Target]:
         """Return the changed image and target, as `Augmentation.__call__` describes."""
         number = len(target["boxes"])
-        target = {"pasted": np.zeros(number, np.bool_), **target}
+        target = {
+            "pasted": np.zeros(number, np.bool_),
+            "pastes": np.zeros((0, 2), np.int64),
+            **target,
+        }
         if not self.max_pastes or generator.random() >= self.probability:
             return image, target
-        occupied = target["boxes"].astype(np.float64)
-        pasted: list[tuple[NDArray[np.float64], int, float]] = []
-        canvas = image
+        sizes = self.donors.typical_sizes if self.match_scale else None
+        # Without overlaps there is nothing to cover, but masks may reach beyond their boxes.
+        covers = self.max_overlap > 0 or "masks" in target
+        covered = np.zeros(image.shape[:2], np.bool_) if covers else None
+        work = _Work(image, Scene.of(image.shape, target, sizes), covered)
+        pastes = []
         for _ in range(int(generator.integers(1, self.max_pastes + 1))):
-            donor = self.donors.crop(self.donors.draw(generator))
-            donor = self._vary(donor, image.shape, generator)
-            place = self._find_place(donor.image.shape, image.shape, occupied, generator)
-            self._note(place is not None)
-            if place is None:
-                continue
-            if canvas is image:
-                canvas = image.copy()
-            x, y = place
-            height, width = donor.image.shape[:2]
-            _blend(canvas[y : y + height, x : x + width], donor, self.feather)
-            occupied = np.concatenate([occupied, [[x, y, x + width, y + height]]])
-            pasted.append((donor.box + np.array([x, y, x, y]), donor.label, donor.area))
-        return (canvas, _append(target, pasted)) if pasted else (image, target)
+            donor = self.donors.draw(generator)
+            label = int(self.donors.labels[donor])
+            outcome = self._paste(donor, label, target, work, generator)
+            self._note(label, outcome)
+            pastes.append((label, outcome))
+        target["pastes"] = np.concatenate([target["pastes"], np.array(pastes, np.int64)])
+        if not work.placed:
+            return image, target
+        target = with_pasted(target, work.placed, image.shape)
+        if covered is not None:
+            target = without_covered(target, number, covered, self.max_covered)
+        return work.canvas, target
 
-    def _vary(self, donor: Donor, shape: tuple[int, ...], generator: np.random.Generator) -> Donor:
-        """Resize and mirror a donor; one that is too large comes as small as allowed."""
+    def summary(self, categories: Categories) -> str:
+        """Return one line per class that was asked for: how often, and what became of it.
+
+        Args:
+            categories: of the annotations.
+
+        Example: `bolt: 40 asked, 31 placed, 9 no room`.
+        """
+        lines = []
+        for label in np.flatnonzero(self.counts.sum(axis=1)):
+            counts = self.counts[label]
+            parts = [f"{counts.sum()} asked", f"{counts[PLACED]} placed"]
+            parts += [
+                f"{counts[code]} {name.replace('_', ' ')}"
+                for code, name in enumerate(OUTCOMES)
+                if code != PLACED and counts[code]
+            ]
+            lines.append(f"{categories.name(int(label))}: {', '.join(parts)}")
+        return "\n".join(lines)
+
+    def _paste(
+        self, number: int, label: int, target: Target, work: _Work, generator: np.random.Generator
+    ) -> int:
+        """Try to paste a donor; returns the code of what became of it."""
+        if label in target.get("not_exhaustive_labels", ()):
+            return NOT_EXHAUSTIVE
+        try:
+            donor = self.donors.crop(number)
+        except UnreadableDonor:
+            return UNREADABLE
+        donor = blending.without_margin(donor)
         low, high = self.scale
         factor = float(low * (high / low) ** generator.random())
-        mirrored = self.flip and generator.random() < 0.5
-        height, width = donor.image.shape[:2]
-        factor = max(low, min(factor, shape[0] / height, shape[1] / width))
-        new_height, new_width = max(1, round(height * factor)), max(1, round(width * factor))
-        # The box gets the factors that the pixels really got, after rounding to whole pixels.
-        factors = np.array([new_width / width, new_height / height])
-        pixels = donor.image
-        if (new_height, new_width) != (height, width):
-            cv2 = import_cv2()
-            method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-            pixels = cv2.resize(pixels, (new_width, new_height), interpolation=method)
-        box, others = donor.box * np.tile(factors, 2), donor.others * np.tile(factors, 2)
-        if mirrored:
-            pixels = pixels[:, ::-1]
-            box, others = _mirror(box, new_width), _mirror(others, new_width)
-        return Donor(pixels, box, others, donor.label, donor.area * float(factors.prod()))
+        if self.flip and generator.random() < 0.5:
+            donor = blending.mirrored(donor)
+        rules = Rules(low, factor, self._zoom(donor), self._region(label), self.max_overlap)
+        place = find_place(work.scene, donor, rules, generator.random((self.tries, 2)))
+        if not isinstance(place, Place):
+            return place
+        bilevel = work.is_bilevel(donor)
+        self._draw(blending.resized(donor, place.width, place.height), place, work, bilevel)
+        return PLACED
 
-    def _find_place(
-        self,
-        donor: tuple[int, ...],
-        image: tuple[int, ...],
-        occupied: NDArray[np.float64],
-        generator: np.random.Generator,
-    ) -> tuple[int, int] | None:
-        """Find the left upper corner of a place that overlaps nothing, or None."""
-        height, width = donor[:2]
-        if height > image[0] or width > image[1]:
+    def _zoom(self, donor: Donor) -> float | None:
+        """How much larger a donor is than is usual for its class, as a logarithm."""
+        usual = self.donors.typical_sizes[donor.label]
+        if not self.match_scale or not np.isfinite(usual):
             return None
-        x = generator.integers(0, image[1] - width + 1, size=self.tries)
-        y = generator.integers(0, image[0] - height + 1, size=self.tries)
-        beside = (x[:, None] >= occupied[:, 2]) | (x[:, None] + width <= occupied[:, 0])
-        above = (y[:, None] >= occupied[:, 3]) | (y[:, None] + height <= occupied[:, 1])
-        clear = np.all(beside | above, axis=1)
-        found = int(clear.argmax())
-        return (int(x[found]), int(y[found])) if clear[found] else None
+        if donor.resize != 1:  # it comes in the usual size
+            return 0.0
+        size = np.sqrt(np.prod(donor.box[2:] - donor.box[:2]))
+        return float(np.log(size) - np.log(usual))
 
-    def _note(self, placed: bool) -> None:
-        self._failures = 0 if placed else self._failures + 1
-        if self._failures == _PATIENCE:
+    def _region(self, label: int) -> NDArray[np.float64] | None:
+        """Where a class may go; anywhere if it has never been seen."""
+        region: NDArray[np.float64] = self.donors.seen_regions[label]
+        return region if self.seen_region and np.isfinite(region).all() else None
+
+    def _draw(self, donor: Donor, place: Place, work: _Work, bilevel: bool) -> None:
+        canvas = work.own_canvas()
+        donor = blending.in_depth(donor, canvas.dtype)
+        weights = blending.opacity(donor, self.feather)
+        x, y = place.x, place.y
+        drawn = (
+            self.blending == "seamless"
+            and not bilevel
+            and blending.seamless(canvas, donor, x, y, weights)
+        )
+        if not drawn:
+            blending.feathered(canvas, donor, x, y, weights)
+        inside = slice(y, y + place.height), slice(x, x + place.width)
+        if bilevel:
+            highest = np.iinfo(canvas.dtype).max
+            canvas[inside] = np.where(canvas[inside] > highest // 2, highest, 0)
+        if work.covered is not None:
+            work.covered[inside] |= weights >= 0.5
+        work.scene.close(place)
+        work.placed.append((donor, place))
+
+    def _note(self, label: int, outcome: int) -> None:
+        self.counts[label, outcome] += 1
+        if outcome == PLACED:
+            self._refused[:] = 0
+            return
+        self._refused[outcome] += 1
+        if self._refused.sum() == _PATIENCE:
+            most = int(self._refused.argmax())
             _logger.warning(
-                "RarePaste: the last %d donors found no place. They may be too large for the"
-                " images, or the images too full: lower scale, raise tries, or name other classes.",
+                "RarePaste: the last %d donors were all refused. %d of them %s.",
                 _PATIENCE,
+                self._refused[most],
+                _WHY[most],
             )
 
 
-def _append(target: Target, pasted: list[tuple[NDArray[np.float64], int, float]]) -> Target:
-    rows = {
-        "boxes": [box for box, _, _ in pasted],
-        "labels": [label for _, label, _ in pasted],
-        "areas": [area for _, _, area in pasted],
-        "pasted": [True] * len(pasted),
-    }
-    return append_rows(target, rows, len(pasted))
+@dataclass
+class _Work:
+    """What is known of an image while donors are pasted into it."""
 
+    image: Image
+    scene: Scene
+    covered: NDArray[np.bool_] | None  # [H, W], where old boxes can be touched at all
+    placed: list[tuple[Donor, Place]] = field(default_factory=list)
+    canvas: Image = field(init=False)
+    _bilevel: bool | None = None
 
-def _mirror(boxes: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    mirrored: NDArray[np.float64] = boxes.copy()
-    mirrored[..., 0], mirrored[..., 2] = width - boxes[..., 2], width - boxes[..., 0]
-    return mirrored
+    def __post_init__(self) -> None:
+        self.canvas = self.image
 
+    def own_canvas(self) -> Image:
+        if self.canvas is self.image:
+            self.canvas = self.image.copy()
+        return self.canvas
 
-def _blend(patch: Image, donor: Donor, feather: float) -> None:
-    """Draw a donor over a patch of the same size, in place."""
-    weight = _opacity(donor, feather)[:, :, None]
-    patch[...] = np.rint(patch + weight * (donor.image.astype(np.float64) - patch))
-
-
-def _opacity(donor: Donor, feather: float) -> NDArray[np.float64]:
-    """Opacity [H, W]: 1 in the box, falling through the margin, 0 where other boxes reach in."""
-    height, width = donor.image.shape[:2]
-    across = _ramp(width, donor.box[0], donor.box[2], feather)
-    down = _ramp(height, donor.box[1], donor.box[3], feather)
-    opacity = np.minimum(down[:, None], across[None, :])
-    for other in donor.others:
-        opacity[_pixels(other)] = 0
-    opacity[_pixels(donor.box)] = 1
-    return opacity
-
-
-def _ramp(length: int, low: float, high: float, feather: float) -> NDArray[np.float64]:
-    """Opacity along one side: 1 between low and high, falling to 0 towards both ends."""
-    middles = np.arange(length) + 0.5
-    beyond = np.maximum((low - middles) / max(low, 1), (middles - high) / max(length - high, 1))
-    return np.asarray(np.clip((1 - np.clip(beyond, 0, 1)) / max(feather, 1e-9), 0, 1))
-
-
-def _pixels(box: NDArray[np.float64]) -> tuple[slice, slice]:
-    """Select the rows and columns of the pixels that a box touches."""
-    left, top, right, bottom = box
-    return slice(int(top), math.ceil(bottom)), slice(int(left), math.ceil(right))
+    def is_bilevel(self, donor: Donor) -> bool:
+        """Whether the image has two values; a plain one of 0 or the largest, if the donor has."""
+        if self._bilevel is None:
+            self._bilevel = blending.is_bilevel(self.image)
+        if not self._bilevel:
+            return False
+        plain = self.image.min() == self.image.max()
+        return not plain or blending.is_bilevel(donor.image)

@@ -1,0 +1,290 @@
+"""One file with the cut-outs of all donors, so that training opens no image to paste.
+
+A safetensors file: the pixels of all donors one after the other, and flat arrays that say where
+each begins. It is mapped, not read: a donor costs the pages that it lies on, and the processes of
+a machine share them. Letters: D donors, T boxes beside them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detbalance.annotations import Annotations
+from detbalance.annotations.files import replace_file
+from detbalance.annotations.packed import offsets_of, take_slices
+from detbalance.augmentation.cutting import Donor
+
+FILE_FORMAT = "detbalance.donor_file/1"
+
+Int64 = NDArray[np.int64]
+
+# Arrays that are read when the file is opened; the others are read donor by donor.
+_SMALL = (
+    "pixel_offsets",
+    "other_offsets",
+    "mask_offsets",
+    "sides",
+    "depths",
+    "labels",
+    "areas",
+    "boxes",
+)
+_DTYPES = {"uint8": "U8", "int32": "I32", "int64": "I64", "float64": "F64"}
+
+
+class DonorFile:
+    """The donors of a file. Opened anew in each process that reads them; can be pickled.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: if it is missing or no donor file.
+        ImportError: if safetensors is missing.
+
+    Attributes:
+        annotation_ids: int64 [D], the ids of the annotations that the donors were cut out for.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with _open(self.path) as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FILE_FORMAT:
+                raise ValueError(
+                    f'{path}: "format" is {metadata.get("format")!r}. Expected "{FILE_FORMAT}".'
+                    " Write the file again with detbalance donors."
+                )
+            self.annotation_ids: Int64 = file.get_tensor("annotation_ids")
+        self._margin = float(metadata["margin"])
+        self._classes: list[str] = json.loads(metadata["classes"])
+        self._source = metadata["source"]
+        self._fingerprint = metadata["fingerprint"]
+        self._opened: tuple[Any, dict[str, NDArray[Any]]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.annotation_ids)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def rows(self, annotations: Annotations, margin: float) -> Int64:
+        """Return the row of each donor in the annotations, int64 [D].
+
+        Raises:
+            ValueError: if the images that the donors come from have other annotations now, classes
+                have other labels, or the margin is another one. Further images do no harm.
+        """
+        if margin != self._margin:
+            raise ValueError(
+                f"{self.path}: its donors have a margin of {self._margin:g}, {margin:g} is asked"
+                " for. Expected the same. Set margin to that of the file, or write the file again"
+                f" with detbalance donors --margin {margin:g}."
+            )
+        rows = rows_of(annotations, self.annotation_ids)
+        lost = int((rows < 0).sum())
+        why = f"{lost} of its {len(rows)} donors are no annotations of {annotations.source}"
+        if not lost:
+            if (
+                list(annotations.categories.names) == self._classes
+                and fingerprint(annotations, rows) == self._fingerprint
+            ):
+                return rows
+            why = f"the boxes or classes of {annotations.source} have changed"
+        raise ValueError(
+            f"{self.path}: is stale, {why} since the file was written from {self._source}."
+            " Expected the annotations that it was written from. Write it again with detbalance"
+            " donors."
+        )
+
+    def donor(self, number: int, *, masks: bool = True) -> Donor:
+        """Return a donor, 0..D - 1, with its mask if it has one and `masks` is on."""
+        file, small = self._handle()
+        height, width = (int(side) for side in small["sides"][number])
+        start, stop = small["pixel_offsets"][number : number + 2]
+        depth = np.uint16 if small["depths"][number] == 2 else np.uint8
+        image = file.get_slice("pixels")[int(start) : int(stop)].view(depth)
+        image = image.reshape(height, width, 3)
+        image.flags.writeable = False
+        start, stop = (int(v) for v in small["other_offsets"][number : number + 2])
+        others = file.get_slice("others")[start:stop] if stop > start else np.zeros((0, 4))
+        start, stop = (int(v) for v in small["mask_offsets"][number : number + 2])
+        mask = None
+        if masks and stop > start:
+            bits = np.unpackbits(file.get_slice("mask_bits")[start:stop], count=height * width)
+            mask = bits.reshape(height, width).astype(np.bool_)
+            mask.flags.writeable = False
+        return Donor(
+            image=image,
+            box=small["boxes"][number].copy(),
+            others=others,
+            label=int(small["labels"][number]),
+            area=float(small["areas"][number]),
+            mask=mask,
+        )
+
+    def _handle(self) -> tuple[Any, dict[str, NDArray[Any]]]:
+        if self._opened is None:
+            file = _open(self.path).__enter__()
+            if len(self) != file.get_slice("labels").get_shape()[0]:
+                raise ValueError(
+                    f"{self.path}: was replaced by another file during the run. Start again."
+                )
+            self._opened = file, {name: file.get_tensor(name) for name in _SMALL}
+        return self._opened
+
+
+@dataclass(frozen=True)
+class WrittenDonors:
+    """What a donor file holds.
+
+    Attributes:
+        number: of donors.
+        megabytes: size of the file, in units of 2**20 bytes.
+    """
+
+    number: int
+    megabytes: float
+
+
+def write_donor_file(
+    path: str | Path,
+    annotations: Annotations,
+    donors: Iterable[tuple[int, Donor]],
+    *,
+    margin: float,
+) -> WrittenDonors:
+    """Write donors into one file, as they come; it appears whole or not at all.
+
+    Args:
+        path: of the file, in a folder that exists. An existing file is replaced.
+        annotations: that the donors were cut out for.
+        donors: row of the annotation and donor, at least one, in any order.
+        margin: that they were cut out with.
+
+    Raises:
+        ValueError: if there is no donor.
+    """
+    rows: list[int] = []
+    columns: dict[str, list[Any]] = {name: [] for name in ("sides", "depths", "areas", "boxes")}
+    others: list[NDArray[np.float64]] = []
+    bits: list[NDArray[np.uint8]] = []
+    sizes: list[int] = []
+    metadata = {
+        "format": FILE_FORMAT,
+        "margin": repr(float(margin)),
+        "classes": json.dumps(annotations.categories.names, ensure_ascii=True),
+        "source": Path(annotations.source).name,
+        "fingerprint": fingerprint(annotations, np.zeros(0, np.int64)),
+    }
+    # The header comes first and can be written last: room for it is left, filled up with blanks.
+    room = 8 * ((len(json.dumps(metadata)) + 4096) // 8)
+    with replace_file(path) as file:
+        file.write(b" " * (8 + room))
+        for row, donor in donors:
+            pixels = np.ascontiguousarray(donor.image)
+            file.write(pixels.data)
+            rows.append(row)
+            sizes.append(pixels.nbytes)
+            columns["sides"].append(pixels.shape[:2])
+            columns["depths"].append(pixels.dtype.itemsize)
+            columns["areas"].append(donor.area)
+            columns["boxes"].append(donor.box)
+            others.append(donor.others)
+            bits.append(np.zeros(0, np.uint8) if donor.mask is None else np.packbits(donor.mask))
+        if not rows:
+            raise ValueError(
+                f"{path}: there is no donor to write. Expected at least one. Name other classes, or"
+                " check the folder of the images."
+            )
+        total = sum(sizes)
+        file.write(bytes(-total % 8))  # all numbers begin at a multiple of their size
+        taken = np.array(rows, np.int64)
+        metadata["fingerprint"] = fingerprint(annotations, taken)
+        arrays: dict[str, NDArray[Any]] = {
+            "annotation_ids": annotations.annotation_ids[taken],
+            "labels": annotations.labels[taken].astype(np.int64),
+            "pixel_offsets": offsets_of(np.array(sizes, np.int64)),
+            "other_offsets": offsets_of(np.array([len(boxes) for boxes in others], np.int64)),
+            "mask_offsets": offsets_of(np.array([len(part) for part in bits], np.int64)),
+            "areas": np.array(columns["areas"], np.float64),
+            "boxes": np.array(columns["boxes"], np.float64),
+            "others": np.concatenate(others).astype(np.float64),
+            "sides": np.array(columns["sides"], np.int32),
+            "depths": np.array(columns["depths"], np.uint8),
+            "mask_bits": np.concatenate(bits),
+        }
+        end = total + -total % 8
+        header: dict[str, Any] = {"__metadata__": metadata}
+        header["pixels"] = {"dtype": "U8", "shape": [end], "data_offsets": [0, end]}
+        for name, values in arrays.items():
+            file.write(np.ascontiguousarray(values).data if values.size else b"")
+            header[name] = {
+                "dtype": _DTYPES[values.dtype.name],
+                "shape": list(values.shape),
+                "data_offsets": [end, end + values.nbytes],
+            }
+            end += values.nbytes
+        text = json.dumps(header).encode()
+        assert len(text) <= room
+        file.seek(0)
+        file.write(room.to_bytes(8, "little") + text.ljust(room))
+        return WrittenDonors(len(rows), (8 + room + end) / 2**20)
+
+
+def fingerprint(annotations: Annotations, rows: Int64) -> str:
+    """Return a digest of all that donors were cut out from: the images' names and annotations.
+
+    Args:
+        annotations: of the training images.
+        rows: int64 [D], of the donors.
+    """
+    images = np.unique(annotations.image_index[rows])
+    every, _ = take_slices(annotations.offsets, images)
+    digest = hashlib.blake2b(digest_size=16)
+    names = annotations.file_names.take(images)
+    for values in (
+        names.data,
+        names.offsets,
+        annotations.annotation_ids[every],
+        annotations.labels[every].astype(np.int64),
+        annotations.boxes[every],
+        annotations.is_crowd[every],
+    ):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def rows_of(annotations: Annotations, annotation_ids: Int64) -> Int64:
+    """Return the rows of annotations by their ids, -1 where there is none."""
+    order = np.argsort(annotations.annotation_ids, kind="stable")
+    ordered = annotations.annotation_ids[order]
+    place = np.minimum(np.searchsorted(ordered, annotation_ids), max(0, len(order) - 1))
+    if not len(order):
+        return np.full(len(annotation_ids), -1, np.int64)
+    return np.where(ordered[place] == annotation_ids, order[place], -1)
+
+
+def _open(path: Path) -> Any:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise ImportError(
+            'donor files need safetensors. Install it with: pip install "detbalance[train]"'
+        ) from error
+    try:
+        return safe_open(os.fspath(path), framework="numpy")
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path}: no donor file can be read ({error}). Expected one that detbalance donors"
+            " wrote. Check the path."
+        ) from error

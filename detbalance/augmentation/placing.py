@@ -1,0 +1,198 @@
+"""Where a donor may go in an image, and at what size.
+
+Letters: H, W height and width of the image, N boxes, T tries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detbalance.augmentation.contract import Target
+from detbalance.augmentation.cutting import Donor
+from detbalance.augmentation.donor_choice import box_areas
+
+Float64 = NDArray[np.float64]
+
+OUTCOMES = (
+    "placed",
+    "no_room",
+    "too_large",
+    "outside_region",
+    "not_exhaustive",
+    "unreadable",
+)
+"""What can become of a paste; codes are positions in here."""
+
+PLACED, NO_ROOM, TOO_LARGE, OUTSIDE_REGION, NOT_EXHAUSTIVE, UNREADABLE = range(len(OUTCOMES))
+
+_ZOOM_LIMITS = (0.5, 2.0)  # how far the size at a place may differ from the donor's own
+_NEAR = 0.1  # of the image's diagonal: objects nearer than this count about alike
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the crop of a donor goes: its left upper corner and its size in pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass
+class Scene:
+    """An image as a donor sees it: what is in the way, and how large things are where.
+
+    Attributes:
+        height: of the image.
+        width: of the image.
+        objects: float64 [N, 4], xyxy, boxes of which a part may be covered.
+        closed: float64 [n, 4], xyxy, what nothing may touch: crowd regions and what was pasted.
+        middles: float64 [m, 2], x and y of the objects whose zoom is known.
+        zooms: float64 [m], their logarithm of size / usual size of the class.
+    """
+
+    height: int
+    width: int
+    objects: Float64
+    closed: Float64
+    middles: Float64 = field(default_factory=lambda: np.zeros((0, 2)))
+    zooms: Float64 = field(default_factory=lambda: np.zeros(0))
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], target: Target, typical_sizes: Float64 | None) -> Scene:
+        """Look at an image.
+
+        Args:
+            shape: of the image.
+            target: of the image.
+            typical_sizes: float64 [C], of each class; None if zooms do not matter.
+        """
+        boxes = target["boxes"].astype(np.float64)
+        crowd = target["is_crowd"]
+        scene = cls(shape[0], shape[1], boxes[~crowd], boxes[crowd])
+        if typical_sizes is not None and len(scene.objects):
+            labels = target["labels"][~crowd]
+            known = (labels > 0) & (labels < len(typical_sizes))
+            usual = np.where(known, typical_sizes[np.where(known, labels, 0)], np.nan)
+            with np.errstate(divide="ignore"):
+                zooms = np.log(np.sqrt(box_areas(scene.objects))) - np.log(usual)
+            known = np.isfinite(zooms)
+            scene.middles = (scene.objects[known, :2] + scene.objects[known, 2:]) / 2
+            scene.zooms = zooms[known]
+        return scene
+
+    def close(self, place: Place) -> None:
+        """Keep what comes next away from a place."""
+        right, bottom = place.x + place.width, place.y + place.height
+        self.closed = np.concatenate([self.closed, [[place.x, place.y, right, bottom]]])
+
+    def zoom_at(self, points: Float64) -> Float64:
+        """Return the logarithm of the zoom at points x, y [T, 2]: the mean of near objects."""
+        apart = np.hypot(points[:, :1] - self.middles[:, 0], points[:, 1:] - self.middles[:, 1])
+        weights = 1 / (apart + _NEAR * np.hypot(self.width, self.height))
+        return np.asarray(weights @ self.zooms / weights.sum(axis=1))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a place must keep to.
+
+    Attributes:
+        smallest: the smallest factor on the donor's size.
+        factor: the factor that was drawn.
+        zoom: logarithm of the donor's own size / usual size of its class; None to leave the sizes
+            of the objects near the place alone.
+        region: xyxy as parts of the image, where the object's middle must be; None for anywhere.
+        max_overlap: share of an object's box that the donor's box may cover.
+    """
+
+    smallest: float
+    factor: float
+    zoom: float | None
+    region: Float64 | None
+    max_overlap: float
+
+
+def find_place(scene: Scene, donor: Donor, rules: Rules, draws: Float64) -> Place | int:
+    """Find a place for a donor that keeps to the rules.
+
+    The factor on the donor's size is the one drawn, times the zoom at the place over the donor's
+    own within 0.5..2. A crop that is larger than the image comes as small as the smallest factor
+    allows.
+
+    Args:
+        scene: the image.
+        donor: as it is before it is resized, mirrored already.
+        rules: to keep to.
+        draws: float64 [T, 2], even in 0..1: the places to try, the first that is free is taken.
+
+    Returns:
+        The place, or the code of the reason why there is none.
+    """
+    sides = np.array([scene.width, scene.height])
+    crop = np.array([donor.image.shape[1], donor.image.shape[0]])
+    middle = (donor.box[:2] + donor.box[2:]) / 2 / crop
+    region = np.array([0.0, 0, 1, 1]) if rules.region is None else rules.region
+    ratio = np.ones(len(draws))
+    if rules.zoom is not None and len(scene.zooms):
+        # The size depends on the place and the place on the size: the size as drawn says where.
+        size = np.minimum(crop * donor.resize * rules.factor, sides)
+        low = np.maximum(region[:2] * sides, middle * size)
+        high = np.minimum(region[2:] * sides, sides - (1 - middle) * size)
+        zooms = scene.zoom_at(low + draws * (high - low))
+        ratio = np.clip(np.exp(zooms - rules.zoom), *_ZOOM_LIMITS)
+    ratio = ratio * donor.resize
+    fitting = float((sides / crop).min())
+    factor = np.maximum(ratio * rules.smallest, np.minimum(ratio * rules.factor, fitting))
+    size = np.maximum(1, np.rint(crop * factor[:, None]))
+    fits = (size <= sides).all(axis=1)
+    if not fits.any():
+        return TOO_LARGE
+    low = np.zeros_like(size)
+    high = sides - size
+    if rules.region is not None:
+        low = np.maximum(low, np.ceil(region[:2] * sides - middle * size))
+        high = np.minimum(high, np.floor(region[2:] * sides - middle * size))
+    allowed = fits & (low <= high).all(axis=1)
+    if not allowed.any():
+        return OUTSIDE_REGION
+    corners = low + np.minimum(np.floor(draws * (high - low + 1)), high - low)
+    free = allowed & _is_free(scene, donor, rules.max_overlap, corners, size, crop)
+    first = int(free.argmax())
+    if not free[first]:
+        return NO_ROOM
+    x, y, width, height = (int(v) for v in (*corners[first], *size[first]))
+    return Place(x, y, width, height)
+
+
+def _is_free(
+    scene: Scene,
+    donor: Donor,
+    max_overlap: float,
+    corners: Float64,
+    size: Float64,
+    crop: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """Whether each place, [T], touches nothing closed and covers little enough of the objects."""
+    if not max_overlap:
+        return _are_clear(corners, size, np.concatenate([scene.closed, scene.objects]))
+    free = _are_clear(corners, size, scene.closed)
+    scaled = size / crop
+    low = corners + donor.box[:2] * scaled
+    high = corners + donor.box[2:] * scaled
+    boxes = scene.objects
+    wide = np.minimum(high[:, :1], boxes[:, 2]) - np.maximum(low[:, :1], boxes[:, 0])
+    tall = np.minimum(high[:, 1:], boxes[:, 3]) - np.maximum(low[:, 1:], boxes[:, 1])
+    covered = np.clip(wide, 0, None) * np.clip(tall, 0, None)
+    return np.asarray(free & (covered <= max_overlap * box_areas(boxes)).all(axis=1))
+
+
+def _are_clear(corners: Float64, size: Float64, boxes: Float64) -> NDArray[np.bool_]:
+    x, y = corners[:, :1], corners[:, 1:]
+    beside = (x >= boxes[:, 2]) | (x + size[:, :1] <= boxes[:, 0])
+    above = (y >= boxes[:, 3]) | (y + size[:, 1:] <= boxes[:, 1])
+    return np.asarray((beside | above).all(axis=1))
