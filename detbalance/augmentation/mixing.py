@@ -5,8 +5,6 @@ Letters: H, W height and width, M images, N boxes, C classes including backgroun
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
@@ -17,22 +15,10 @@ from detbalance.augmentation.contract import (
     append_rows,
     check_range,
     check_scale,
-    take_rows,
 )
+from detbalance.augmentation.geometry import fill_color, is_bilevel
 from detbalance.augmentation.partners import Load, Partners, drawn_index
-from detbalance.augmentation.tiles import (
-    areas_of,
-    as_type,
-    fill_color,
-    is_bilevel,
-    lay,
-    on_canvas,
-    paint_over,
-    resized,
-    scaled,
-    visible_parts,
-    window_origin,
-)
+from detbalance.augmentation.tiles import Window, as_type, draw_origin, fitted, on_canvas, view
 from detbalance.images import import_cv2
 
 _MEETING = (0.35, 0.65)  # where the four images of a mosaic meet, as a fraction of each side
@@ -110,9 +96,8 @@ class Mosaic:
                 return image, target
             sources.append((as_type(partner[0], image.dtype), partner[1]))
         bilevel = all(is_bilevel(picture) for picture, _ in sources)
-        color = fill_color(image, bilevel=bilevel)
+        fill = fill_color(image)
         canvas = np.empty_like(image)
-        canvas[...] = color
         x, y = (
             int(np.clip(round(side * generator.uniform(*_MEETING)), 1, side - 1))
             for side in (width, height)
@@ -123,10 +108,19 @@ class Mosaic:
             for columns in (slice(0, x), slice(x, width))
         ]
         corners = generator.permutation(4)
-        parts = [
-            self._fill(canvas, places[corner], *source, color, bilevel, generator)
-            for corner, source in zip(corners, sources, strict=True)
-        ]
+        parts = []
+        for corner, (picture, part) in zip(corners, sources, strict=True):
+            rows, columns = places[corner]
+            tile = (rows.stop - rows.start, columns.stop - columns.start)
+            canvas[rows, columns], shown = view(
+                picture,
+                part,
+                self._window(picture.shape, part, (height, width), tile, generator),
+                fill=fill,
+                nearest=bilevel,
+                min_visibility=self.min_visibility,
+            )
+            parts.append(on_canvas(shown, (rows, columns), (height, width)))
         return canvas, _united(parts, [part for _, part in sources])
 
     def boxes_shown(self, counts: npt.ArrayLike) -> NDArray[np.float64]:
@@ -147,57 +141,35 @@ class Mosaic:
         shown = share + (1 - share) / np.maximum(np.asarray(counts, np.float64), 1)
         return np.asarray(1 - self.probability + 4 * self.probability * shown)
 
-    def _fill(
-        self,
-        canvas: Image,
-        place: tuple[slice, slice],
-        picture: Image,
-        target: Target,
-        color: NDArray[np.generic],
-        bilevel: bool,
-        generator: np.random.Generator,
-    ) -> Target:
-        """Show a window of an image at its place on the canvas; return its target there."""
-        size = canvas.shape[0], canvas.shape[1]
-        tile = (place[0].stop - place[0].start, place[1].stop - place[1].start)
-        window = self._window(picture.shape, target, size, tile, generator)
-        kept = window.kept
-        picture, part = resized(picture, take_rows(target, kept), window.size, nearest=bilevel)
-        lay(canvas[place], picture, window.origin, tile)
-        paint_over(canvas[place], window.boxes[window.left], window.boxes[kept], color)
-        fractions = window.fractions[kept]
-        return on_canvas(part, window.boxes[kept], fractions, window.origin, place, size)
-
     def _window(
         self,
         shape: tuple[int, ...],
         target: Target,
-        size: tuple[int, int],
+        canvas: tuple[int, int],
         tile: tuple[int, int],
         generator: np.random.Generator,
-    ) -> _Window:
+    ) -> Window:
         """Draw windows of an image until none cuts too much of a box; else the one with least."""
-        focus = self._focus(target, generator)
-        best: _Window | None = None
-        least = float("inf")
+        boxes, focus = target["boxes"], self._focus(target, generator)
+        alone = Window(fitted(shape, canvas), (0, 0), canvas).scale(boxes, shape)
+        areas = (alone[:, 2:] - alone[:, :2]).prod(axis=1)
+        best, least = None, float("inf")
         for _ in range(self.tries):
             factor = float(np.exp(generator.uniform(*np.log(self.scale))))
             if focus is not None:
-                sides = target["boxes"][focus, 2:] - target["boxes"][focus, :2]
-                fitted = np.array(_fitted(shape, size, 1.0)) / shape[:2] * sides[::-1]
-                fits = float((np.array(tile) / np.maximum(fitted, 1e-9)).min())
+                sides = alone[focus, 2:] - alone[focus, :2]
+                fits = float((tile[::-1] / np.maximum(sides, 1e-9)).min())
                 factor = max(self.scale[0], min(factor, fits))
-            resized_to = _fitted(shape, size, factor)
-            boxes = scaled(target["boxes"], shape, resized_to)
-            box = None if focus is None else boxes[focus]
-            origin = window_origin(resized_to, tile, box, generator)
-            cut, fractions = visible_parts(boxes, origin, tile)
-            kept = (fractions > 0) & ((fractions >= self.min_visibility) | target["is_crowd"])
-            left = (fractions > 0) & ~kept
-            hidden = float(areas_of(cut[left]).sum())
-            if hidden < least:
-                best, least = _Window(resized_to, origin, cut, fractions, kept, left), hidden
-            if not hidden:
+            resized = fitted(shape, canvas, factor)
+            window = Window(resized, (0, 0), tile)
+            box = None if focus is None else window.scale(boxes[focus], shape)
+            window = window._replace(origin=draw_origin(resized, tile, box, generator))
+            shares = window.look(boxes, shape)
+            lost = (shares < self.min_visibility) & ~target["is_crowd"]
+            painted = float((shares * areas)[lost].sum())
+            if painted < least:
+                best, least = window, painted
+            if not painted:
                 break
         assert best is not None
         return best
@@ -211,22 +183,6 @@ class Mosaic:
         if self._exposure is not None:
             weights = 1 / np.maximum(self._exposure[target["labels"][rows]], 1e-9)
         return int(rows[drawn_index(np.cumsum(weights), generator)])
-
-
-class _Window(NamedTuple):
-    """Part of an image that a mosaic shows.
-
-    `size` (height, width) that the image is resized to, `origin` (y, x) of the window in it,
-    `boxes` [N, 4] within the window, the visible `fractions` [N] of them, which are `kept` and of
-    which something is `left` that has to be painted over, bool [N].
-    """
-
-    size: tuple[int, int]
-    origin: tuple[int, int]
-    boxes: NDArray[np.float32]
-    fractions: NDArray[np.float64]
-    kept: NDArray[np.bool_]
-    left: NDArray[np.bool_]
 
 
 class Mixup:
@@ -281,19 +237,21 @@ class Mixup:
         if partner is None:
             return image, target
         size = image.shape[0], image.shape[1]
-        other = as_type(partner[0], image.dtype)
-        other, added = resized(other, partner[1], _fitted(other.shape, size, 1.0), nearest=False)
-        tall, wide = other.shape[:2]
-        y, x = (
-            int(generator.integers(length - part + 1))
-            for length, part in zip(size, (tall, wide), strict=True)
+        tall, wide = fitted(partner[0].shape, size)
+        y = int(generator.integers(size[0] - tall + 1))
+        x = int(generator.integers(size[1] - wide + 1))
+        other, moved = view(
+            as_type(partner[0], image.dtype),
+            partner[1],
+            Window((tall, wide), (-y, -x), size),
+            fill=fill_color(image),
+            nearest=False,
+            min_visibility=0.0,
         )
         share = float(generator.beta(self.alpha, self.alpha))
         canvas = image.copy()
         place = slice(y, y + tall), slice(x, x + wide)
-        canvas[place] = import_cv2().addWeighted(canvas[place], share, other, 1 - share, 0)
-        whole = np.ones(len(added["boxes"]))
-        moved = on_canvas(added, added["boxes"], whole, (0, 0), place, size)
+        canvas[place] = import_cv2().addWeighted(image[place], share, other[place], 1 - share, 0)
         return canvas, _united([target, moved], [target, partner[1]])
 
     def boxes_shown(self, counts: npt.ArrayLike) -> NDArray[np.float64]:
@@ -306,12 +264,6 @@ class Mixup:
             float64 [M], for the boxes of each image.
         """
         return np.full(np.shape(counts), 1 + self.probability)
-
-
-def _fitted(shape: tuple[int, ...], size: tuple[int, int], factor: float) -> tuple[int, int]:
-    """Height and width of an image that is fitted into a size, times a factor."""
-    ratio = factor * min(size[0] / shape[0], size[1] / shape[1])
-    return max(1, round(shape[0] * ratio)), max(1, round(shape[1] * ratio))
 
 
 def _united(parts: list[Target], sources: list[Target]) -> Target:

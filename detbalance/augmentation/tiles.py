@@ -1,4 +1,4 @@
-"""Images brought into another one's frame: their size, their depth, a window of them.
+"""Windows of images: where they lie, and what is seen in them.
 
 Letters: H, W height and width, N boxes.
 """
@@ -6,110 +6,118 @@ Letters: H, W height and width, N boxes.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.augmentation.contract import Image, Target
+from detbalance.augmentation.contract import Image, Target, take_rows
+from detbalance.augmentation.geometry import corners, settle
 from detbalance.images import import_cv2
 
-_FILL = (124, 116, 104)  # what lies around an image: ImageNet's mean colour
 
+class Window(NamedTuple):
+    """A window of an image that was resized: heights and widths in pixels, the origin as (y, x).
 
-def is_bilevel(image: Image) -> bool:
-    """Whether every value of an image is 0 or the largest of its type."""
-    largest = np.iinfo(image.dtype).max
-    # A few lines tell most images apart; the whole is looked at only where they do not.
-    return all(
-        bool(((part == 0) | (part == largest)).all())
-        for part in (image[:: 1 + len(image) // 8], image)
-    )
-
-
-def fill_color(image: Image, *, bilevel: bool) -> NDArray[Any]:
-    """Return the colour [3] for places without a picture, in the type of the image.
-
-    Args:
-        image: uint8 or uint16 [H, W, 3].
-        bilevel: take the commoner of its two levels, as any other colour would be a third.
+    The origin is negative where the window begins before the image.
     """
-    largest = np.iinfo(image.dtype).max
-    if bilevel:
-        return np.full(3, largest if 2 * np.count_nonzero(image) > image.size else 0, image.dtype)
-    return (np.array(_FILL) * (largest // 255)).astype(image.dtype)
+
+    resized: tuple[int, int]
+    origin: tuple[int, int]
+    size: tuple[int, int]
+
+    def look(self, boxes: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """Return the fraction of each box's area that is in the window, float64 [N].
+
+        Args:
+            boxes: [N, 4], xyxy in the image before it is resized.
+            shape: of that image.
+        """
+        moved = self.scale(boxes, shape) - np.tile(self.origin[::-1], 2)
+        cut = np.clip(moved, 0, np.tile(self.size[::-1], 2))
+        return np.asarray(_areas(cut) / np.maximum(_areas(moved), 1e-9))
+
+    def scale(self, boxes: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """Scale boxes [N, 4] or points [..., 2] as the pixels of an image of this shape."""
+        # The factors that the pixels really get, after rounding to whole pixels.
+        ratio = np.array(self.resized[::-1]) / np.array(shape[1::-1])
+        return np.asarray(boxes.astype(np.float64) * np.tile(ratio, boxes.shape[-1] // 2))
 
 
-def as_type(image: Image, dtype: np.dtype[Any]) -> Image:
-    """Bring an image to 8 or 16 bits; white stays white."""
-    if image.dtype == dtype:
-        return image
-    return (image // 257 if dtype == np.uint8 else image * np.uint16(257)).astype(dtype)
-
-
-def resized(
-    image: Image, target: Target, size: tuple[int, int], *, nearest: bool
+def view(
+    image: Image,
+    target: Target,
+    window: Window,
+    *,
+    fill: NDArray[np.int64],
+    nearest: bool,
+    min_visibility: float,
 ) -> tuple[Image, Target]:
-    """Resize an image with its boxes, areas and masks.
+    """Return what a window shows of an image, and the target of that.
+
+    Boxes of which too little is left are dropped and painted over, as `settle` does.
 
     Args:
         image: uint8 or uint16 [H, W, 3].
         target: as `Augmentation` describes it.
-        size: height and width to come.
-        nearest: take pixels as they are, without mixing neighbours.
+        window: to look through.
+        fill: [3], the colour around the image.
+        nearest: resize without mixing neighbouring pixels.
+        min_visibility: fraction in 0..1 of a box's area that must be in the window.
     """
-    height, width = image.shape[:2]
-    if size == (height, width):
-        return image, target
-    cv2 = import_cv2()
-    down, across = size[0] / height, size[1] / width
-    # Down to half the size, linear interpolation looks at every pixel, at a fraction of the cost.
-    smooth = cv2.INTER_AREA if down * across < 0.25 else cv2.INTER_LINEAR
-    method = cv2.INTER_NEAREST if nearest else smooth
-    changed = {
-        **target,
-        "boxes": scaled(target["boxes"], image.shape, size),
-        "areas": target["areas"] * (across * down),
-    }
+    target = take_rows(target, np.flatnonzero(window.look(target["boxes"], image.shape) > 0))
+    before = corners(target["boxes"], *image.shape[:2])
+    after = window.scale(before, image.shape) - window.origin[::-1]
+    shown = _cut(_resized(image, window.resized, nearest=nearest), window, fill)
+    masks = None
     if "masks" in target:
-        masks = [
-            cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST)
-            for mask in target["masks"]
-        ]
-        changed["masks"] = np.array(masks, np.bool_).reshape(len(masks), *size)
-    return cv2.resize(image, size[::-1], interpolation=method), changed
+        masks = np.zeros((len(before), *window.size), np.bool_)
+        for mask, old in zip(masks, target["masks"], strict=True):
+            layer = _resized(old.astype(np.uint8), window.resized, nearest=True)
+            mask[...] = _cut(layer[:, :, None], window, np.zeros(1, np.int64))[:, :, 0]
+    return settle(
+        shown, target, before, after, masks=masks, min_visibility=min_visibility, fill=fill
+    )
 
 
-def scaled(
-    boxes: NDArray[Any], shape: tuple[int, ...], size: tuple[int, int]
-) -> NDArray[np.float32]:
-    """Scale boxes [N, 4] as the pixels of an image that is resized from `shape` to `size`."""
-    # The factors that the pixels really get, after rounding to whole pixels.
-    down, across = size[0] / shape[0], size[1] / shape[1]
-    return np.asarray(boxes * np.array([across, down, across, down]), np.float32)
-
-
-def areas_of(boxes: NDArray[Any]) -> NDArray[np.float64]:
-    """Areas [N] of boxes [N, 4], 0 where they have no extent."""
-    return np.asarray(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1))
-
-
-def window_origin(
-    size: tuple[int, int],
-    tile: tuple[int, int],
-    box: NDArray[Any] | None,
-    generator: np.random.Generator,
-) -> tuple[int, int]:
-    """Draw where a window of an image begins; as (y, x), negative where the image is smaller.
+def on_canvas(target: Target, place: tuple[slice, slice], size: tuple[int, int]) -> Target:
+    """Return the target of a tile as one of the canvas that the tile is laid on.
 
     Args:
-        size: height and width of the image.
+        target: of the tile.
+        place: rows and columns of the tile on the canvas.
+        size: height and width of the canvas.
+    """
+    corner = np.array([place[1].start, place[0].start] * 2, np.float32)
+    moved = {**target, "boxes": target["boxes"] + corner}
+    if "masks" in target:
+        moved["masks"] = np.zeros((len(target["masks"]), *size), np.bool_)
+        moved["masks"][:, place[0], place[1]] = target["masks"]
+    return moved
+
+
+def fitted(shape: tuple[int, ...], size: tuple[int, int], factor: float = 1.0) -> tuple[int, int]:
+    """Return the height and width of an image that is fitted into a size, times a factor."""
+    ratio = factor * min(size[0] / shape[0], size[1] / shape[1])
+    return max(1, round(shape[0] * ratio)), max(1, round(shape[1] * ratio))
+
+
+def draw_origin(
+    resized: tuple[int, int],
+    tile: tuple[int, int],
+    box: NDArray[np.float64] | None,
+    generator: np.random.Generator,
+) -> tuple[int, int]:
+    """Draw where a window of an image begins, as (y, x).
+
+    Args:
+        resized: height and width of the image.
         tile: height and width of the window.
         box: [4], xyxy, lies wholly in the window, or fills it where it is larger; None for none.
         generator: the source of randomness.
     """
     origin = []
-    for axis, (length, part) in enumerate(zip(size, tile, strict=True)):
+    for axis, (length, part) in enumerate(zip(resized, tile, strict=True)):
         least, most = sorted((0, length - part))
         if box is not None:
             low, high = float(box[1 - axis]), float(box[3 - axis])
@@ -119,81 +127,39 @@ def window_origin(
     return origin[0], origin[1]
 
 
-def visible_parts(
-    boxes: NDArray[Any], origin: tuple[int, int], tile: tuple[int, int]
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Cut boxes to a window.
-
-    Returns:
-        Boxes float32 [N, 4] within the window, from its corner; and the fraction float64 [N] of
-        each box's area that is in it, 0 for boxes without extent.
-    """
-    shifted = boxes.astype(np.float64) - np.tile(origin[::-1], 2)
-    cut = np.clip(shifted, 0, np.tile(tile[::-1], 2))
-    return cut.astype(np.float32), areas_of(cut) / np.maximum(areas_of(shifted), 1e-9)
+def as_type(image: Image, dtype: np.dtype[Any]) -> Image:
+    """Bring an image to 8 or 16 bits; white stays white."""
+    if image.dtype == dtype:
+        return image
+    return (image // 257 if dtype == np.uint8 else image * np.uint16(257)).astype(dtype)
 
 
-def paint_over(picture: Image, gone: NDArray[Any], kept: NDArray[Any], color: NDArray[Any]) -> None:
-    """Paint the pixels that boxes touch, except where a kept box lies; in place.
-
-    Args:
-        picture: [H, W, 3].
-        gone: [n, 4], xyxy within the picture, the boxes to paint over.
-        kept: [m, 4], the boxes to leave.
-        color: [3].
-    """
-    if not len(gone):
-        return
-    painted = np.zeros(picture.shape[:2], np.bool_)
-    for boxes, value in ((gone, True), (kept, False)):
-        for left, top, right, bottom in boxes.tolist():
-            painted[int(top) : math.ceil(bottom), int(left) : math.ceil(right)] = value
-    picture[painted] = color
+def _resized(image: NDArray[Any], size: tuple[int, int], *, nearest: bool) -> NDArray[Any]:
+    height, width = image.shape[:2]
+    if size == (height, width):
+        return image
+    cv2 = import_cv2()
+    # Down to half the size, linear interpolation looks at every pixel, at a fraction of the cost.
+    strong = size[0] * size[1] < height * width / 4
+    method = cv2.INTER_AREA if strong else cv2.INTER_LINEAR
+    return np.asarray(
+        cv2.resize(image, size[::-1], interpolation=cv2.INTER_NEAREST if nearest else method)
+    )
 
 
-def on_canvas(
-    target: Target,
-    boxes: NDArray[np.float32],
-    fractions: NDArray[np.float64],
-    origin: tuple[int, int],
-    place: tuple[slice, slice],
-    size: tuple[int, int],
-) -> Target:
-    """Return the boxes of a window as boxes of the canvas that the window is laid on.
-
-    Args:
-        target: of the image; areas and masks are its.
-        boxes: float32 [N, 4], cut to the window, from its corner.
-        fractions: float64 [N], what is visible of each box.
-        origin: of the window in the image, (y, x).
-        place: rows and columns of the window on the canvas.
-        size: height and width of the canvas.
-    """
-    corner = np.array([place[1].start, place[0].start] * 2, np.float32)
-    changed = {**target, "boxes": boxes + corner, "areas": target["areas"] * fractions}
-    if "masks" in target:
-        masks = np.zeros((len(boxes), *size), np.bool_)
-        tile = (place[0].stop - place[0].start, place[1].stop - place[1].start)
-        lay(masks.transpose(1, 2, 0)[place], target["masks"].transpose(1, 2, 0), origin, tile)
-        changed["masks"] = masks
-    return changed
-
-
-def lay(
-    onto: NDArray[Any], picture: NDArray[Any], origin: tuple[int, int], tile: tuple[int, int]
-) -> None:
-    """Copy a window of a picture; what lies outside of the picture stays as it is.
-
-    Args:
-        onto: [height of the tile, width of the tile, C], written to.
-        picture: [H, W, C].
-        origin: (y, x) of the window in the picture.
-        tile: height and width of the window.
-    """
+def _cut(picture: NDArray[Any], window: Window, fill: NDArray[np.int64]) -> NDArray[Any]:
+    """Cut a window out of a picture [H, W, C]; around the picture there is a colour [C]."""
+    shown = np.empty((*window.size, picture.shape[2]), picture.dtype)
+    shown[...] = fill
     spans = [
         (max(start, 0), min(start + part, length))
-        for start, part, length in zip(origin, tile, picture.shape, strict=False)
+        for start, part, length in zip(window.origin, window.size, picture.shape, strict=False)
     ]
     (top, bottom), (left, right) = spans
-    y, x = origin
-    onto[top - y : bottom - y, left - x : right - x] = picture[top:bottom, left:right]
+    y, x = window.origin
+    shown[top - y : bottom - y, left - x : right - x] = picture[top:bottom, left:right]
+    return shown
+
+
+def _areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1))
