@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from detbalance.cli import augmentation_commands
 from detbalance.cli.calibration_options import calibration_options
 from detbalance.cli.evaluation_options import evaluation_options
 from detbalance.cli.options import COMMON, DROP_INVALID, FILE, RARE, SCORE_FLOOR, SEED, THRESHOLDS
@@ -319,6 +320,10 @@ def _quickstart(**options: object) -> None:
     from detbalance.cli.quickstart import quickstart_command
 
     quickstart_command(**options)  # type: ignore[arg-type]
+
+
+cli.add_command(augmentation_commands.donors)
+cli.add_command(augmentation_commands.generate)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

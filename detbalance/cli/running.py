@@ -26,6 +26,8 @@ _EXTRA = {
     "split": "report",
     "thresholds": "report",
     "rescore": "report",
+    "donors": "train",
+    "generate": "generate",
 }
 
 

@@ -1,0 +1,125 @@
+"""`detbalance donors`: the cut-outs of all boxes that may be pasted, in one file."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from detbalance.annotations import Annotations, load_annotations
+from detbalance.augmentation.packing import Packed, pack_donors
+from detbalance.frequency import class_frequency, frequency_groups
+from detbalance.reporting.cells import GROUP_STYLES, numbers_table
+
+_LISTED = 60
+_NAMED = 10
+_WIDE = 200  # a pipe has no width, and a class name shall not be cut for it
+_logger = logging.getLogger(__name__)
+
+
+def donors_command(
+    *,
+    annotations: Path,
+    images: Path,
+    output: Path,
+    classes: tuple[str, ...],
+    margin: float,
+    min_size: float,
+    max_overlap: float,
+    max_per_class: int,
+    seed: int,
+    drop_invalid: bool,
+    overwrite: bool,
+) -> None:
+    """Choose the boxes, cut them out, write the file, and print what it holds."""
+    if output.exists() and not overwrite:
+        raise ValueError(
+            f"{output}: is there already. A new file is expected. Pass --overwrite to replace it."
+        )
+    if not images.is_dir():
+        raise ValueError(
+            f"--images: {images} is no folder. The folder that file names start from is expected."
+            " Correct the path."
+        )
+    train = load_annotations(annotations, segmentations=True, drop_invalid=drop_invalid)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    columns = (TextColumn("cutting out donors"), BarColumn(), MofNCompleteColumn())
+    on_stderr = Console(stderr=True)
+    with Progress(
+        *columns, TimeRemainingColumn(), console=on_stderr, disable=not on_stderr.is_terminal
+    ) as bar:
+        task = bar.add_task("images", total=None)
+        packed = pack_donors(
+            train,
+            images,
+            output,
+            classes=classes or None,
+            margin=margin,
+            min_size=min_size,
+            max_overlap=max_overlap,
+            max_per_class=max_per_class,
+            seed=seed,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    _name_problems(packed)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDE)
+    console.print(_table(train, packed))
+    line = (
+        f"Written: {output} ({packed.written.number} donors, {packed.written.megabytes:.1f} MB)."
+        f" Use it with augmentation.paste.donor_file: {output}"
+    )
+    console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _name_problems(packed: Packed) -> None:
+    if not packed.problems:
+        return
+    _logger.warning(
+        "%d images cannot be used, %d donors are left out:",
+        len(packed.problems),
+        packed.unreadable.sum(),
+    )
+    for problem in list(packed.problems.values())[:_NAMED]:
+        _logger.warning("  %s", problem)
+    if len(packed.problems) > _NAMED:
+        names = list(packed.problems)[_NAMED:]
+        _logger.warning("  and %s", ", ".join(names))
+
+
+def _table(train: Annotations, packed: Packed) -> Table:
+    """What became of the boxes of each class, the rarest first."""
+    groups = frequency_groups(class_frequency(train))
+    table = numbers_table(
+        "class", "group", "boxes", "donors", "too small", "overlapping", "over limit", "unreadable"
+    )
+    counts = np.stack(
+        [
+            packed.boxes,
+            packed.donors,
+            packed.small,
+            packed.overlapping,
+            packed.over_limit,
+            packed.unreadable,
+        ]
+    )
+    asked = np.flatnonzero(packed.boxes)
+    asked = asked[np.argsort(packed.boxes[asked], kind="stable")]
+    for label in asked[:_LISTED].tolist():
+        group = groups.group(label) or "-"
+        table.add_row(
+            Text(train.categories.name(label), overflow="ellipsis"),
+            Text(group, style=GROUP_STYLES.get(group, "")),
+            *map(str, counts[:, label].tolist()),
+        )
+    if len(asked) > _LISTED:
+        table.add_row(Text(f"{len(asked) - _LISTED} more frequent classes", style="dim"))
+    table.add_section()
+    table.add_row(Text("all", style="bold"), "", *map(str, counts.sum(axis=1).tolist()))
+    return table
