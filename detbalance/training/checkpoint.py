@@ -8,6 +8,7 @@ A checkpoint is a dict written by `torch.save` that `torch.load(weights_only=Tru
     optimizer, scaler, sampler, rng
     best          the best value of the chosen metric so far
     push          gradient per class so far, `PushTotals.state_dict()`
+    exposure      boxes per class shown and pasted so far, `ExposureTotals.state_dict()`
     config        the resolved configuration
     categories    `Categories.to_dict()`
     frequency     image_counts, instance_counts, num_images and source of the training file

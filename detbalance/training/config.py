@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from detbalance.augmentation import DonorBank, RarePaste, StandardAugmentation
+from detbalance.augmentation import (
+    DonorBank,
+    GroupPolicy,
+    Mixup,
+    Mosaic,
+    RareCrop,
+    RarePaste,
+    StandardAugmentation,
+)
 from detbalance.detection.models import build_detector
 from detbalance.losses import LOSSES
 from detbalance.training.config_errors import first_fault
@@ -32,13 +40,21 @@ if TYPE_CHECKING:
         """Stands for a section that is made from a signature."""
 
     ModelSection: TypeAlias = _Dynamic
-    StandardSection: TypeAlias = _Dynamic
+    MosaicSection: TypeAlias = _Dynamic
+    MixupSection: TypeAlias = _Dynamic
+    CropSection: TypeAlias = _Dynamic
     PasteSection: TypeAlias = _Dynamic
+    PolicySection: TypeAlias = _Dynamic
+    StandardSection: TypeAlias = _Dynamic
     LossSection: TypeAlias = _Dynamic
 else:
     ModelSection = section_of("ModelSection", build_detector)
-    StandardSection = section_of("StandardSection", StandardAugmentation)
+    MosaicSection = section_of("MosaicSection", Mosaic)
+    MixupSection = section_of("MixupSection", Mixup)
+    CropSection = section_of("CropSection", RareCrop)
     PasteSection = section_of("PasteSection", DonorBank, RarePaste)
+    PolicySection = section_of("PolicySection", GroupPolicy)
+    StandardSection = section_of("StandardSection", StandardAugmentation)
     # Chosen by measurement against "image" at equal iterations: AP50 .643 against .551 on digits
     # without balancing (means of 3 seeds), .866 against .859 on blood cells (2 seeds).
     _NORMALIZER = {"normalizer": (Literal["batch", "image"], "batch")}
@@ -76,10 +92,22 @@ class DataSection(Section):
 
 
 class AugmentationSection(Section):
-    """What a training image looks like; null switches a part off."""
+    """What a training image looks like, in this order; null switches a part off."""
 
+    mosaic: MosaicSection | None = None
+    mixup: MixupSection | None = None
+    crop: CropSection | None = None
     paste: PasteSection | None = None
+    policy: PolicySection | None = None
     standard: StandardSection | None = Field(default_factory=StandardSection)
+    """On by default where there is no policy, which has flips, scale and colour of its own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _policy_in_place_of_standard(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("policy") is not None:
+            return {"standard": None, **values}
+        return values
 
 
 class TrainSection(Section):

@@ -13,10 +13,11 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from detbalance.sampling.exposure import class_exposure
 from detbalance.training.checkpoint import BEST, LAST, check_folder, load_checkpoint, prepare_folder
 from detbalance.training.config import Config
 from detbalance.training.interrupt import Interrupted, stop_request
-from detbalance.training.metrics import MANY_CLASSES, MetricsLog, Tally, read_metrics
+from detbalance.training.metrics import MANY_CLASSES, MetricsLog, Tally
 from detbalance.training.push import Float64, settings_push
 from detbalance.training.run import Run, start_accelerator
 from detbalance.training.setup import Data, load_data, loader_workers
@@ -62,7 +63,7 @@ def train(
 
     Raises:
         ValueError: for anything in the configuration or the data that cannot work; before training.
-        TrainingStopped: when the loss is not finite.
+        TrainingStopped: when the loss is not finite, or no paste is placed in a whole epoch.
         Interrupted: after Ctrl-C or SIGTERM, when the run has been saved.
     """
     options = config.train
@@ -108,7 +109,7 @@ class _Loop:
             logger.info("%s: all %d iterations are done", self.config.output, options.iterations)
         if log is not None and self.run.iteration == 0:
             self._log_settings(log)
-        tally = Tally(self.data.train.categories.num_classes)
+        tally = Tally()
         workers = loader_workers(options.workers)
         batches = iter(self.run.stream.loader(self.data.train_dataset, workers))
         with stop_request() as stop:
@@ -140,31 +141,35 @@ class _Loop:
             finally:
                 if log is not None:
                     log.close()
-        if main and self.config.augmentation.paste is not None:
-            self._say_what_was_pasted()
+        if main:
+            self._say_what_was_shown()
 
     def _log_settings(self, log: MetricsLog) -> None:
         """Log what the settings make each class count; methods that pile up are the usual fault."""
         names, limit = self.data.train.categories, self.config.train.push_limit
         push = settings_push(
-            self.data.train, self.data.factors, loss=self.run.loss, paste=self.data.paste
+            self.data.train,
+            self.data.factors,
+            loss=self.run.loss,
+            paste=self.data.paste,
+            mixing=self.data.mixing,
         )
         log.write(0, push.record(names), board=False)
         warning = None if limit is None else push.warning(names, limit)
         if warning is not None:
             logger.warning(warning)
 
-    def _say_what_was_pasted(self) -> None:
+    def _say_what_was_shown(self) -> None:
         """An augmentation that silently does nothing is the classic fault of its kind."""
-        total: dict[str, int] = {}
-        for record in read_metrics(self.config.output):
-            for name, number in record.get("pasted", {}).items():
-                total[name] = total.get(name, 0) + number
-        counts = ", ".join(f"{name} {number}" for name, number in sorted(total.items()))
-        if counts:
-            logger.info("boxes pasted: %s", counts)
-        else:
-            logger.warning("augmentation.paste was on, but no box was pasted")
+        names, exposure = self.data.train.categories, self.run.exposure
+        lines = exposure.summary(names)
+        if self.config.augmentation.paste is not None and not lines:
+            logger.warning("augmentation.paste was on, but no paste was asked for")
+        expected = class_exposure(self.data.train, self.data.factors)
+        if balance := exposure.balance(names, expected):
+            lines.append(balance)
+        for line in lines:
+            logger.info(line)
 
     def _step(self, batches: Iterator[Any], tally: Tally) -> float:
         """One optimizer step; returns its loss on this process."""
@@ -172,6 +177,7 @@ class _Loop:
         total = 0.0
         for _ in range(self.config.train.accumulation):
             images, targets = next(batches)
+            self.run.exposure.add(targets)
             device = self.accelerator.device
             images = [image.to(device, non_blocking=True) for image in images]
             targets = [
@@ -189,7 +195,7 @@ class _Loop:
                     self.accelerator.clip_grad_norm_(self.run.model.parameters(), norm)
                 self.run.optimizer.step()
                 self.run.optimizer.zero_grad()
-            tally.add(losses, targets)
+            tally.add(losses, len(targets))
             total += loss.item() / self.config.train.accumulation
         self.rate = self.run.schedule.get_last_lr()[-1]
         self.run.schedule.step()
@@ -215,9 +221,12 @@ class _Loop:
             for name, value in tally.mean_losses().items()
         }
         self.run.push.collect(self.accelerator.device)
+        self.run.exposure.collect(self.accelerator.device)
         if log is not None:
             log.write(self.run.iteration, self._record(losses, tally))
         tally.reset()
+        if problem := self.run.exposure.problem():
+            raise TrainingStopped(f"iteration {self.run.iteration}: {problem}")
 
     def _record(self, losses: dict[str, float], tally: Tally) -> dict[str, Any]:
         values: dict[str, Any] = {
@@ -226,12 +235,12 @@ class _Loop:
             "learning_rate": float(self.rate),
             "images_per_second": tally.rate() * self.accelerator.num_processes,
         }
-        pasted, categories = tally.pasted, self.data.train.categories
-        if pasted.any():
-            values["pasted"] = {categories.name(c): n for c, n in enumerate(pasted.tolist()) if n}
+        categories = self.data.train.categories
         # With very many classes not every record has them all: the log would grow by gigabytes.
         every = self.config.train.log_every * (1 + categories.num_categories // MANY_CLASSES)
-        if self.run.iteration % every == 0:
+        all_classes = self.run.iteration % every == 0
+        values.update(self.run.exposure.record(categories, shown=all_classes))
+        if all_classes:
             values.update(self.run.push.record(categories))
         return values
 

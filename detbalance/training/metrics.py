@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -83,18 +82,13 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
 
 
 class Tally:
-    """Losses, pasted boxes, images and seconds since the last log record.
-
-    Args:
-        num_classes: K + 1.
+    """Losses, images and seconds since the last log record.
 
     Attributes:
         seconds: spent on training steps; the loop adds to it.
-        pasted: int64 [K + 1], boxes of each class that the augmentation put into images.
     """
 
-    def __init__(self, num_classes: int) -> None:
-        self._num_classes = num_classes
+    def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
@@ -102,17 +96,13 @@ class Tally:
         self._sums: dict[str, Tensor] = {}
         self._batches = self._images = 0
         self.seconds = 0.0
-        self.pasted = np.zeros(self._num_classes, dtype=np.int64)
 
-    def add(self, losses: Mapping[str, Tensor], targets: list[dict[str, Tensor]]) -> None:
-        """Count a batch: its losses, and its targets as the data set gives them."""
+    def add(self, losses: Mapping[str, Tensor], images: int) -> None:
+        """Count a batch: its losses, and how many images it had."""
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
         self._batches += 1
-        self._images += len(targets)
-        for target in targets:
-            labels = target["labels"][target["pasted"]].cpu().numpy()
-            self.pasted += np.bincount(labels, minlength=self._num_classes)
+        self._images += images
 
     def mean_losses(self) -> dict[str, Tensor]:
         """The mean of each loss over the batches."""

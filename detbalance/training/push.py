@@ -5,7 +5,7 @@ Arrays by class are float64 [K + 1]; index 0 is background.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from detbalance.annotations import Annotations, Categories
-from detbalance.augmentation import RarePaste
+from detbalance.augmentation import Mixup, Mosaic, RarePaste
 from detbalance.frequency import class_frequency
 from detbalance.losses import ClassificationLoss
 from detbalance.losses.sigmoid import SigmoidLoss
@@ -120,7 +120,8 @@ class SettingsPush:
     Attributes:
         sampling: how often a box of the class is shown.
         loss: the weight of its positives, as far as the loss's settings fix it.
-        paste: own and pasted boxes over own boxes, if every donor finds a place.
+        paste: own and pasted boxes over own boxes, if every donor finds a place. Own boxes are
+            those of the partners of a mosaic or mixup too.
         reference: label of the class with most boxes.
     """
 
@@ -176,6 +177,7 @@ def settings_push(
     *,
     loss: ClassificationLoss | None = None,
     paste: RarePaste | None = None,
+    mixing: Sequence[Mosaic | Mixup] = (),
 ) -> SettingsPush:
     """Compute what sampling, loss weights and paste each make a box of a class count.
 
@@ -184,9 +186,17 @@ def settings_push(
         factors: [M], expected draws of each image in an epoch.
         loss: None for one without weights.
         paste: None where nothing is pasted.
+        mixing: what puts several images into one, before anything is pasted.
     """
     boxes = class_frequency(annotations).instance_counts.astype(np.float64)
     shown = class_exposure(annotations, factors)
+    # Partners follow the factors, so that mixing shows more boxes of all classes alike. A paste is
+    # the less beside them.
+    counts = np.bincount(
+        annotations.image_index[~annotations.is_crowd], minlength=annotations.num_images
+    )
+    more = sum((part.boxes_shown(counts) - 1 for part in mixing), np.ones(len(counts)))
+    beside = class_exposure(annotations, factors * more)
     pasted = np.zeros(len(boxes))
     if paste is not None:
         per_image = paste.probability * (paste.max_pastes + 1) / 2 if paste.max_pastes else 0.0
@@ -203,6 +213,6 @@ def settings_push(
         return SettingsPush(
             sampling=relative(shown / boxes),
             loss=relative(weights),
-            paste=relative(1.0 + pasted / shown),
+            paste=relative(1.0 + pasted / beside),
             reference=reference,
         )

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from detbalance.sampling import RepeatFactorSampler
 from detbalance.training.checkpoint import save_checkpoint
 from detbalance.training.config import Config
+from detbalance.training.exposure import ExposureTotals
 from detbalance.training.push import PushTotals
 from detbalance.training.setup import (
     Data,
@@ -56,6 +57,7 @@ class Run:
         bare_model: the torchvision model inside.
         loss: its classification loss; None for torchvision's own.
         push: gradient per class so far.
+        exposure: boxes per class shown and pasted so far.
         iteration: optimizer steps done.
         best: the best value of the chosen metric so far.
     """
@@ -87,6 +89,7 @@ class Run:
             infinite=True,
         )
         self.stream = BatchStream(sampler, batch_size)
+        self.exposure = ExposureTotals(data.train.categories.num_classes, sampler.epoch_length)
         self.iteration = 0
         self.best: float | None = None
         self._first = 0  # the iteration that this process started after
@@ -116,6 +119,8 @@ class Run:
         self.best = state["best"]
         if "push" in state:  # earlier versions did not count it
             self.push.load_state_dict(state["push"])
+        if "exposure" in state:  # likewise
+            self.exposure.load_state_dict(state["exposure"])
         rng = state["rng"]
         if len(rng) == self.accelerator.num_processes:
             _set_rng(rng[self.accelerator.process_index])
@@ -124,6 +129,7 @@ class Run:
         """Write the state; all processes take part, the main process writes."""
         rng = gather_object([_rng()])
         self.push.collect(self.accelerator.device)
+        self.exposure.collect(self.accelerator.device)
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
@@ -140,6 +146,7 @@ class Run:
             "rng": rng,
             "best": self.best,
             "push": self.push.state_dict(),
+            "exposure": self.exposure.state_dict(),
             "config": self.config.to_dict(),
             "categories": self.data.train.categories.to_dict(),
             "frequency": {

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from detbalance.annotations import Annotations, Categories, load_annotations
-from detbalance.augmentation import Compose, DonorBank, RarePaste, StandardAugmentation
+from detbalance.augmentation import (
+    Compose,
+    DonorBank,
+    GroupPolicy,
+    Mixup,
+    Mosaic,
+    RareCrop,
+    RarePaste,
+    StandardAugmentation,
+)
 from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.heads import set_classification_loss
 from detbalance.detection.models import build_detector
 from detbalance.frequency import Frequency, class_frequency
 from detbalance.images import usable_images
 from detbalance.losses import LOSSES, ClassificationLoss
+from detbalance.sampling.exposure import class_exposure
 from detbalance.training.config import Config, TrainSection
 from detbalance.training.sampling import image_factors
 
@@ -32,16 +43,18 @@ if TYPE_CHECKING:
 class Data:
     """What a run reads: checked annotations, class counts, draw factors and the two data sets.
 
-    `paste` is part of the training set's augmentation; None where nothing is pasted.
+    `paste` and `mixing` are parts of the training set's augmentation; None and empty where nothing
+    is pasted and no images are mixed.
     """
 
     train: Annotations
     val: Annotations
     frequency: Frequency
-    factors: np.ndarray[Any, np.dtype[np.float64]]
+    factors: NDArray[np.float64]
     train_dataset: DetectionDataset
     val_dataset: DetectionDataset
     paste: RarePaste | None = None
+    mixing: tuple[Mosaic | Mixup, ...] = ()
 
 
 def load_data(config: Config) -> Data:
@@ -66,24 +79,34 @@ def load_data(config: Config) -> Data:
             f"{train.source}: has no box to learn from. At least one annotation that is not crowd"
             " is expected. Check the file."
         )
+    factors = image_factors(config.sampling, train)
     paste = build_paste(config, train)
+    mixing = build_mixing(config, train, factors)
     dataset = DetectionDataset(
         train,
         config.data.path("train_images"),
-        augmentation=build_augmentation(config, paste),
+        augmentation=build_augmentation(config, train, paste=paste, mixing=mixing),
         seed=config.seed,
     )
     val_dataset = DetectionDataset(val, config.data.path("val_images"))
-    return Data(
-        train, val, frequency, image_factors(config.sampling, train), dataset, val_dataset, paste
-    )
+    return Data(train, val, frequency, factors, dataset, val_dataset, paste, mixing)
 
 
 def _load(config: Config, part: str) -> Annotations:
     """One of the two files, without the images that cannot be read if that was asked for."""
-    annotations = load_annotations(config.data.path(part), drop_invalid=config.data.drop_invalid)
+    annotations = load_annotations(
+        config.data.path(part),
+        drop_invalid=config.data.drop_invalid,
+        segmentations=part == "train" and _takes_masks(config),
+    )
     folder = config.data.path(f"{part}_images")
     return usable_images(annotations, folder, skip=config.data.skip_missing)
+
+
+def _takes_masks(config: Config) -> bool:
+    """Whether pasted objects are cut out along their segmentations."""
+    paste = config.augmentation.paste
+    return paste is not None and bool(paste.model_dump()["masks"])
 
 
 def build_paste(config: Config, train: Annotations) -> RarePaste | None:
@@ -96,11 +119,46 @@ def build_paste(config: Config, train: Annotations) -> RarePaste | None:
     return RarePaste(donors, **_arguments_of(RarePaste, options))
 
 
-def build_augmentation(config: Config, paste: RarePaste | None) -> Compose | None:
-    """The paste and the standard augmentation of a configuration, in this order."""
-    parts: list[Any] = [] if paste is None else [paste]
-    if config.augmentation.standard is not None:
-        parts.append(StandardAugmentation(**config.augmentation.standard.model_dump()))
+def build_mixing(
+    config: Config, train: Annotations, factors: NDArray[np.float64]
+) -> tuple[Mosaic | Mixup, ...]:
+    """The mosaic and mixup of a configuration, whose partners are drawn by `factors` [M]."""
+    mosaic, mixup = config.augmentation.mosaic, config.augmentation.mixup
+    load = DetectionDataset(train, config.data.path("train_images")).load
+    parts: list[Mosaic | Mixup] = []
+    if mosaic is not None:
+        exposure = class_exposure(train, factors)
+        parts.append(Mosaic(load, factors, exposure=exposure, **mosaic.model_dump()))
+    if mixup is not None:
+        parts.append(Mixup(load, factors, **mixup.model_dump()))
+    return tuple(parts)
+
+
+def build_augmentation(
+    config: Config,
+    train: Annotations,
+    *,
+    paste: RarePaste | None,
+    mixing: Sequence[Mosaic | Mixup] = (),
+) -> Compose | None:
+    """All parts of the augmentation of a configuration, in the order of its section.
+
+    Args:
+        config: the configuration.
+        train: the training set.
+        paste: from `build_paste`.
+        mixing: from `build_mixing`.
+    """
+    section = config.augmentation
+    parts: list[Any] = [*mixing]
+    if section.crop is not None:
+        parts.append(RareCrop(train, **section.crop.model_dump()))
+    if paste is not None:
+        parts.append(paste)
+    if section.policy is not None:
+        parts.append(GroupPolicy(train, **section.policy.model_dump()))
+    if section.standard is not None:
+        parts.append(StandardAugmentation(**section.standard.model_dump()))
     return Compose(parts) if parts else None
 
 
