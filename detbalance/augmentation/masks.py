@@ -5,7 +5,6 @@ Letters: H, W height and width of the image.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 Mask = NDArray[np.bool_]
 Window = tuple[int, int, int, int]
 
-_FARTHEST = 1e6  # pixels; what lies beyond is a fault of the file, and would take all memory
+_FARTHEST = 1e5  # pixels; what lies beyond is a fault of the file, and would take all memory
 
 
 def segmentation_mask(
@@ -45,18 +44,18 @@ def segmentation_mask(
         array([[0, 1, 0],
                [1, 0, 0]])
     """
-    left, top, right, bottom = window or (0, 0, width, height)
-    mask: Mask | None
     if isinstance(segmentation, Mapping):
-        whole = _of_runs(segmentation, height, width)
-        mask = None if whole is None else whole[top:bottom, left:right].copy()
+        parts = [_of_runs(segmentation, height, width)]
     elif isinstance(segmentation, Sequence) and not isinstance(segmentation, str):
-        mask = np.zeros((bottom - top, right - left), np.bool_)
-        for polygon in segmentation:
-            _draw(mask, polygon, height, width, left, top)
+        parts = [_of_polygon(polygon, height, width) for polygon in segmentation]
     else:
         return None
-    return mask if mask is not None and mask.any() else None
+    left, top, right, bottom = window or (0, 0, width, height)
+    mask = np.zeros((bottom - top, right - left), np.bool_)
+    for part in parts:
+        if part is not None:
+            mask |= part[top:bottom, left:right]
+    return mask if mask.any() else None
 
 
 def mask_box(mask: Mask) -> NDArray[np.float64]:
@@ -69,32 +68,18 @@ def mask_box(mask: Mask) -> NDArray[np.float64]:
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
 
 
-def _draw(mask: Mask, polygon: object, height: int, width: int, left: int, top: int) -> None:
-    """Add a polygon to the mask of a window; only its own surroundings are drawn."""
+def _of_polygon(polygon: object, height: int, width: int) -> Mask | None:
     try:
         points = np.asarray(polygon, np.float64)
     except (TypeError, ValueError):
-        return
+        return None
     if points.ndim != 1 or len(points) < 6 or len(points) % 2:
-        return
+        return None
     if not (np.abs(points) < _FARTHEST).all():  # NaN included
-        return
-    corners = points.reshape(-1, 2)
-    # From the image's border on, as pycocotools rounds negative numbers another way.
-    x0, y0 = (max(0, math.floor(v)) for v in corners.min(axis=0))
-    high = corners.max(axis=0)
-    x1, y1 = min(width, math.ceil(high[0]) + 1), min(height, math.ceil(high[1]) + 1)
-    if x1 <= x0 or y1 <= y0:
-        return
-    shifted = (corners - (x0, y0)).reshape(1, -1).tolist()
-    drawn = _coco_masks().frPyObjects(shifted, y1 - y0, x1 - x0)
-    pixels = _coco_masks().decode(drawn)[:, :, 0].astype(np.bool_)
-    rows, columns = mask.shape
-    part = mask[max(0, y0 - top) : max(0, y1 - top), max(0, x0 - left) : max(0, x1 - left)]
-    from_y, from_x = max(0, top - y0), max(0, left - x0)
-    part |= pixels[from_y : top + rows - y0, from_x : left + columns - x0][
-        : part.shape[0], : part.shape[1]
-    ]
+        return None
+    # Only the run lengths: pycocotools' own decoding warns with recent versions of NumPy.
+    (runs,) = _coco_masks().frPyObjects([points.tolist()], height, width)
+    return _of_runs(runs, height, width)
 
 
 def _of_runs(runs: Mapping[str, Any], height: int, width: int) -> Mask | None:
