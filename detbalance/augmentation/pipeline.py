@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,14 @@ _STRAIGHT = {
     "ShiftScaleRotate", "SmallestMaxSize", "SquareSymmetry", "Transpose", "VerticalFlip",
 }  # fmt: skip
 """Transforms that keep lines straight, so that a box's corners tell where all of it goes."""
+
+_RESIZING = {
+    "CropAndPad", "LongestMaxSize", "RandomResizedCrop", "RandomScale", "RandomSizedCrop", "Resize",
+    "SmallestMaxSize",
+}  # fmt: skip
+"""Those that stretch pixels from the edge of the image, but keypoints from the first centre."""
+
+_HALF_PIXEL = np.array([0.5, 0.5, 0, 0, 0], np.float32)
 
 _RETYPING = {"FromFloat", "Normalize", "ToFloat"}
 
@@ -58,6 +67,8 @@ class BoxPipeline:
         leaves = list(_leaves(steps, compositions))
         for leaf in leaves:
             _check(owner, leaf, albumentations, cv2)
+            if type(leaf).__name__ in _RESIZING:
+                leaf.apply_to_keypoints = partial(_by_edges, leaf.apply_to_keypoints)
         moving = [
             step
             for step in steps
@@ -70,7 +81,11 @@ class BoxPipeline:
         self.min_visibility = min_visibility
         self._nearest = cv2.INTER_NEAREST
         # Without processors: their conversions of keypoints cost more than the geometry.
-        settings = {"is_check_shapes": False, "mask_interpolation": cv2.INTER_NEAREST}
+        settings = {
+            "is_check_shapes": False,
+            "mask_interpolation": cv2.INTER_NEAREST,
+            "additional_targets": {"corners": "keypoints"},
+        }
         self._every = albumentations.Compose(steps, **settings)
         self._bilevel = (
             self._every if recolor_bilevel else albumentations.Compose(moving, **settings)
@@ -96,19 +111,22 @@ class BoxPipeline:
         self._adapt(image, bilevel)
         number = len(target["boxes"])
         if not self.moves or not number:
-            return _restore(pipeline(**data)["image"], image), target
+            moved = _restore(pipeline(**data)["image"], image)
+            if "masks" in target and not number:
+                target = {**target, "masks": np.zeros((0, *moved.shape[:2]), np.bool_)}
+            return moved, target
         before = corners(target["boxes"], *image.shape[:2])
         # Keypoints are x, y, z, angle, scale; of pixel i they see the centre, at i, not its edge.
         points = np.zeros((4 * number, 5), np.float32)
         points[:, :2] = before.reshape(-1, 2) - 0.5
-        data["keypoints"] = points
+        data["corners"] = points
         if "masks" in target:
             data["masks"] = target["masks"].astype(np.uint8)
         result = pipeline(**data)
         moved = _restore(result["image"], image)
-        if moved.shape == image.shape and np.array_equal(result["keypoints"], points):
+        if moved.shape == image.shape and np.array_equal(result["corners"], points):
             return moved, target
-        after = result["keypoints"][:, :2].reshape(-1, 4, 2).astype(np.float64) + 0.5
+        after = result["corners"][:, :2].reshape(-1, 4, 2).astype(np.float64) + 0.5
         return settle(
             moved,
             target,
@@ -130,6 +148,12 @@ class BoxPipeline:
             elif deep:
                 value = tuple((np.broadcast_to(value, 3) / 255).tolist())
             setattr(leaf, name, value)
+
+
+def _by_edges(apply: Any, points: Any, **parameters: Any) -> Any:
+    """Move keypoints as pixels are: by their edges."""
+    moved = apply(points + _HALF_PIXEL, **parameters)
+    return moved - _HALF_PIXEL
 
 
 def _restore(pixels: Any, image: Image) -> Image:
