@@ -324,6 +324,7 @@ def _quickstart(**options: object) -> None:
 
 cli.add_command(augmentation_commands.donors)
 cli.add_command(augmentation_commands.generate)
+cli.add_command(augmentation_commands.preview)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from detbalance.cli.options import DROP_INVALID, FILE, SEED
@@ -118,3 +120,43 @@ def generate(**options: object) -> None:
     from detbalance.cli.generate import generate_command
 
     generate_command(**options)  # type: ignore[arg-type]
+
+
+@click.command("preview")
+@click.option("--config", required=True, type=FILE, help="YAML file; examples are in configs/.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a field, for example augmentation.paste.probability=1. Repeatable.",
+)
+@click.option(
+    "--data-root",
+    type=FILE,
+    help="Start of the relative paths in the config's data section. Default: the environment"
+    " variable DETBALANCE_DATA.",
+)
+@click.option(
+    "--output",
+    default=Path("runs/preview.png"),
+    show_default=True,
+    type=FILE,
+    help="PNG file to write.",
+)
+@click.option(
+    "--images", default=24, show_default=True, type=click.IntRange(1), help="Images to draw."
+)
+@click.option(
+    "--draws",
+    default=200,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Images to make for the counts; the first of them are drawn.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file.")
+def preview(**options: object) -> None:
+    """Show what a training would see: its first images with boxes, and what was pasted."""
+    from detbalance.cli.preview import preview_command
+
+    preview_command(**options)  # type: ignore[arg-type]

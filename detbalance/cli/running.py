@@ -28,6 +28,7 @@ _EXTRA = {
     "rescore": "report",
     "donors": "train",
     "generate": "generate",
+    "preview": "train",
 }
 
 

@@ -1,0 +1,109 @@
+"""`detbalance preview`: the images that a training would see, with boxes, and what was pasted."""
+
+from __future__ import annotations
+
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.text import Text
+from torch import Tensor
+
+from detbalance.annotations import Annotations
+from detbalance.augmentation.paste import OUTCOMES
+from detbalance.detection.dataset import Draw
+from detbalance.frequency import frequency_groups
+from detbalance.reporting.cells import GROUP_STYLES, numbers_table
+from detbalance.reporting.contact_sheet import CROWD, OWN, PASTED, Cell, save_sheet
+from detbalance.sampling import RepeatFactorSampler
+from detbalance.training.config import load_config
+from detbalance.training.setup import Data, load_data
+
+_TITLE = "blue: own boxes and those of mixed images; orange: pasted; grey: crowd regions, ignored"
+
+
+def preview_command(
+    *,
+    config: Path,
+    overrides: tuple[str, ...],
+    data_root: Path | None,
+    output: Path,
+    images: int,
+    draws: int,
+    overwrite: bool,
+) -> None:
+    """Make the first draws of the configured training, draw some, count all."""
+    if output.exists() and not overwrite:
+        raise ValueError(
+            f"{output}: is there already. A new file is expected. Give another --output, or"
+            " --overwrite."
+        )
+    settings = load_config(config, overrides, data_root=data_root)
+    data = load_data(settings)
+    sampler = RepeatFactorSampler(data.factors, seed=settings.seed, infinite=True)
+    labels: list[npt.NDArray[np.int64]] = []
+    pastes: list[npt.NDArray[np.int64]] = []
+    cells: list[Cell] = []
+    draws = max(draws, images)
+    for draw in islice(map(Draw, sampler, count()), draws):
+        image, target = data.train_dataset[draw]
+        labels.append(target["labels"][target["labels"] > 0].numpy())
+        if "pastes" in target:
+            pastes.append(target["pastes"].numpy())
+        if len(cells) < images:
+            cells.append(_cell(data.train, draw.index, image, target))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_sheet(cells, output, title=_TITLE)
+    console = Console()
+    _print_counts(data, np.concatenate(labels), pastes, draws, console)
+    console.print(f"The first {len(cells)} images of the training: {output}")
+
+
+def _cell(train: Annotations, index: int, image: Tensor, target: dict[str, Tensor]) -> Cell:
+    pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
+    crowd, pasted = target["iscrowd"].tolist(), target["pasted"].tolist()
+    return Cell(
+        image=pixels,
+        caption=train.file_name(index),
+        boxes=target["boxes"].numpy(),
+        names=[train.categories.name(c) if c > 0 else "" for c in target["labels"].tolist()],
+        colors=[
+            CROWD if is_crowd else PASTED if is_pasted else OWN
+            for is_crowd, is_pasted in zip(crowd, pasted, strict=True)
+        ],
+    )
+
+
+def _print_counts(
+    data: Data,
+    labels: npt.NDArray[np.int64],
+    pastes: list[npt.NDArray[np.int64]],
+    draws: int,
+    console: Console,
+) -> None:
+    """A table: boxes of each class in the file and as shown, and what became of its donors."""
+    categories, frequency = data.train.categories, data.frequency
+    groups = frequency_groups(frequency)
+    shown = np.bincount(labels, minlength=categories.num_classes)
+    asked = np.concatenate([np.zeros((0, 2), np.int64), *pastes])
+    outcomes = np.zeros((categories.num_classes, len(OUTCOMES)), np.int64)
+    np.add.at(outcomes, (asked[:, 0], asked[:, 1]), 1)
+    reasons = [n for n in range(1, len(OUTCOMES)) if outcomes[:, n].any()]
+    refused = [OUTCOMES[n].replace("_", " ") for n in reasons]
+    table = numbers_table("class", "group", "boxes", "shown", "asked", "pasted", *refused)
+    for label in np.argsort(frequency.image_counts[1:], kind="stable") + 1:
+        group = groups.group(int(label))
+        row = outcomes[label]
+        numbers = [frequency.instance_counts[label], shown[label], row.sum(), row[0]]
+        table.add_row(
+            Text(categories.name(int(label))),
+            Text(group or "-", style=GROUP_STYLES.get(group or "", "")),
+            *(f"{int(n):,}" for n in [*numbers, *row[reasons]]),
+        )
+    console.print(table)
+    console.print(
+        f"boxes: in {data.train.source}. shown: in the first {draws:,} drawn images, pasted ones"
+        f" included. asked: donors drawn, {int(outcomes.sum()):,} in all."
+    )

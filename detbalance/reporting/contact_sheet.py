@@ -1,0 +1,115 @@
+"""Many small images on one sheet, with their boxes: for looking at what an augmentation makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detbalance.annotations.files import replace_file
+from detbalance.images import import_cv2
+
+OWN, PASTED, CROWD = (31, 155, 255), (255, 122, 0), (150, 150, 150)
+_GAP = 6
+_CAPTION = 16  # pixels in height
+_FONT = 0.38
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """An image of a sheet.
+
+    Attributes:
+        image: uint8 [H, W, 3], RGB.
+        caption: text above it.
+        boxes: float [N, 4], xyxy in pixels of `image`.
+        names: text of each box; "" for none.
+        colors: RGB of each box, such as `OWN`.
+    """
+
+    image: npt.NDArray[np.uint8]
+    caption: str = ""
+    boxes: npt.NDArray[Any] | None = None
+    names: Sequence[str] = ()
+    colors: Sequence[tuple[int, int, int]] = ()
+
+
+def save_sheet(
+    cells: Sequence[Cell], path: str | Path, *, columns: int = 6, width: int = 320, title: str = ""
+) -> Path:
+    """Put images side by side and write the sheet as a PNG.
+
+    Args:
+        cells: in reading order, at least one.
+        path: file to write; it appears whole or not at all.
+        columns: images in a row.
+        width: of each, in pixels; all are as high as the highest of them needs.
+        title: a line above all; it may say what the colours mean.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: if OpenCV is missing.
+    """
+    cv2 = import_cv2()
+    columns = min(columns, len(cells))
+    drawn = [_drawn(cell, width) for cell in cells]
+    tile = max(picture.shape[0] for picture in drawn)
+    rows = -(-len(drawn) // columns)
+    top = _GAP + (_CAPTION + _GAP if title else 0)
+    down, across = tile + _CAPTION + _GAP, width + _GAP
+    sheet = np.full((top + rows * down, _GAP + columns * across, 3), 255, np.uint8)
+    if title:
+        _write(sheet, title, _GAP, _GAP + _CAPTION - 4, (0, 0, 0))
+    for number, (cell, picture) in enumerate(zip(cells, drawn, strict=True)):
+        row, column = divmod(number, columns)
+        y, x = top + row * down, _GAP + column * across
+        _write(sheet, _fitting(cell.caption, width), x, y + _CAPTION - 4, (70, 70, 70))
+        y += _CAPTION
+        sheet[y : y + picture.shape[0], x : x + width] = picture
+    written, data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    assert written
+    with replace_file(path) as file:
+        file.write(data.tobytes())
+    return Path(path)
+
+
+def _drawn(cell: Cell, width: int) -> npt.NDArray[np.uint8]:
+    """The image at the width of the sheet's columns, with its boxes and their names."""
+    cv2 = import_cv2()
+    factor = width / cell.image.shape[1]
+    height = max(1, round(cell.image.shape[0] * factor))
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST
+    picture = cv2.resize(cell.image, (width, height), interpolation=method)
+    boxes = np.zeros((0, 4)) if cell.boxes is None else cell.boxes
+    for box, name, color in zip(boxes, cell.names, cell.colors, strict=True):
+        left, top, right, bottom = (round(float(v) * factor) for v in box)
+        cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), color, 1)
+        if name:
+            (wide, high), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, _FONT, 1)
+            x = max(0, min(left, width - wide - 2))
+            y = top - 3 if top > high + 4 else min(bottom + high + 3, height - 2)
+            picture[max(0, y - high - 2) : y + 3, x : x + wide + 2] = color
+            _write(picture, name, x + 1, y, (255, 255, 255))
+    return np.asarray(picture, np.uint8)
+
+
+def _write(
+    picture: npt.NDArray[np.uint8], text: str, x: int, y: int, color: tuple[int, int, int]
+) -> None:
+    cv2 = import_cv2()
+    plain = text.encode("ascii", "replace").decode()  # all that OpenCV's letters can show
+    cv2.putText(picture, plain, (x, y), cv2.FONT_HERSHEY_SIMPLEX, _FONT, color, 1, cv2.LINE_AA)
+
+
+def _fitting(text: str, width: int) -> str:
+    """The end of a text, as much as there is room for: file names differ there."""
+    cv2 = import_cv2()
+    while text and cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, _FONT, 1)[0][0] > width:
+        text = text[1:]
+    return text
