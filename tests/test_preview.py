@@ -22,8 +22,7 @@ def config(tmp_path_factory):
 
 def preview(config, output, *options):
     command = ["preview", "--config", str(config), "--output", str(output), *options]
-    result = CliRunner().invoke(cli, command, catch_exceptions=True)
-    return result
+    return CliRunner().invoke(cli, command)
 
 
 def row_of(output, name):
