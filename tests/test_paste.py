@@ -1,52 +1,21 @@
-"""Donors and pasting: which boxes are taken, where they go, and what stays untouched."""
+"""Pasting: where donors go, and what stays untouched."""
 
 from __future__ import annotations
 
-import json
 import logging
-import pickle
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detbalance.annotations import load_annotations
-from detbalance.augmentation import DonorBank, RarePaste, donors
+pytest.importorskip("cv2")
+
+import cv2
+from donor_sets import SIDE, empty_target, write
+
+from detbalance.augmentation import DonorBank, RarePaste
 from detbalance.augmentation.paste import _PATIENCE
-from detbalance.images import read_image
-
-cv2 = pytest.importorskip("cv2")
-
-SIDE = 80
-
-
-def write(folder, boxes, *, num_images=None, names=("a", "b", "c"), side=SIDE, sizes=True):
-    """Write images of noise and a COCO file; boxes are (image, label, xywh, crowd)."""
-    generator = np.random.default_rng(11)
-    num_images = num_images or max(image for image, *_ in boxes) + 1
-    images = []
-    for index in range(num_images):
-        pixels = generator.integers(0, 256, size=(side, side, 3), dtype=np.uint8)
-        cv2.imwrite(str(folder / f"{index}.png"), pixels)
-        images.append({"id": index, "file_name": f"{index}.png"})
-        if sizes:
-            images[-1] |= {"width": side, "height": side}
-    annotations = [
-        {"id": n + 1, "image_id": image, "category_id": label, "bbox": list(bbox),
-         "area": 0.5 * bbox[2] * bbox[3], "iscrowd": int(crowd)}
-        for n, (image, label, bbox, crowd) in enumerate(boxes)
-    ]  # fmt: skip
-    categories = [{"id": n + 1, "name": name} for n, name in enumerate(names)]
-    path = folder / "train.json"
-    path.write_text(
-        json.dumps({"images": images, "annotations": annotations, "categories": categories})
-    )
-    return load_annotations(path)
-
-
-def pixels_of(folder, index):
-    return cv2.cvtColor(cv2.imread(str(folder / f"{index}.png")), cv2.COLOR_BGR2RGB)
 
 
 @pytest.fixture(scope="module")
@@ -70,167 +39,6 @@ def annotations(folder):
 @pytest.fixture(scope="module")
 def bank(annotations, folder):
     return DonorBank(annotations, folder, classes=["a", "b", "c"])
-
-
-def empty_target(number=0):
-    return {
-        "boxes": np.zeros((number, 4), np.float32),
-        "labels": np.zeros(number, np.int64),
-        "areas": np.zeros(number),
-        "is_crowd": np.zeros(number, bool),
-    }
-
-
-# Donors
-
-
-def test_donors_are_all_boxes_of_the_classes_but_no_crowd(annotations, folder, bank):
-    assert np.bincount(bank.labels).tolist() == [0, 8, 4, 2]
-    assert len(DonorBank(annotations, folder, classes=["c", "b"])) == 6
-
-
-def test_by_default_rare_and_common_classes_are_donors(annotations, folder):
-    assert set(DonorBank(annotations, folder).labels) == {2, 3}
-
-
-@pytest.mark.parametrize("power", [0, 0.5, 1])
-def test_classes_are_drawn_by_a_power_of_their_image_count(annotations, folder, power):
-    bank = DonorBank(annotations, folder, classes=["a", "b", "c"], power=power)
-    weights = np.array([8, 4, 2]) ** -float(power)
-    expected = weights / weights.sum()
-    assert np.allclose(bank.probabilities, [0, *expected])
-    generator = np.random.default_rng(0)
-    drawn = [bank.draw(generator) for _ in range(4000)]
-    shares = np.bincount(bank.labels[drawn], minlength=4)[1:] / 4000
-    assert np.allclose(shares, expected, atol=4 * np.sqrt(0.25 / 4000))
-    assert set(drawn) == set(range(len(bank)))
-
-
-def test_a_crop_has_the_pixels_of_its_source(annotations, folder, bank):
-    seen = set()
-    for number in range(len(bank)):
-        donor = bank.crop(number)
-        row = bank._rows[number]
-        source = pixels_of(folder, annotations.image_index[row])
-        box = annotations.boxes[row]
-        left, top = np.round(box[:2] - donor.box[:2]).astype(int)
-        height, width = donor.image.shape[:2]
-        assert np.array_equal(donor.image, source[top : top + height, left : left + width])
-        assert np.allclose(donor.box + np.array([left, top, left, top]), box)
-        wide = 0.2 * (box[2] - box[0])  # the margin, but not beyond the image
-        assert left == max(0, np.floor(box[0] - wide))
-        assert left + width == min(SIDE, np.ceil(box[2] + wide))
-        assert donor.label == annotations.labels[row]
-        assert donor.area == annotations.areas[row]
-        seen.add(row)
-    assert len(seen) == len(bank)
-
-
-def test_boxes_that_are_small_or_share_their_place_are_no_donors(tmp_path):
-    boxes = [
-        (0, 1, (5, 5, 20, 20), 0),
-        (0, 2, (8, 8, 5, 5), 0),  # lies inside of the first
-        (0, 1, (50, 50, 20, 20), 0),
-        (0, 2, (68, 50, 10, 20), 0),  # a fifth of it lies in the one before
-        (0, 3, (40, 5, 7, 9), 0),  # 7.9 px
-        (0, 3, (40, 20, 7, 10), 0),  # 8.4 px
-        (1, 1, (5, 5, 20, 20), 0),
-        (1, 2, (5, 5, 20, 20), 1),  # a crowd region counts like any other box
-    ]
-    annotations = write(tmp_path, boxes)
-    bank = DonorBank(annotations, tmp_path, classes=["a", "b", "c"], max_overlap=0.25)
-    assert sorted(bank._rows) == [2, 3, 5]
-    every = DonorBank(annotations, tmp_path, classes=["a"], max_overlap=1)
-    assert len(every) == 3
-
-
-def test_cutouts_are_kept_within_the_budget(annotations, folder, monkeypatch):
-    opened = []
-    original = read_image
-    monkeypatch.setattr(
-        donors, "read_image", lambda path, **depth: opened.append(path) or original(path, **depth)
-    )
-    bank = DonorBank(annotations, folder, classes=["a"], cache_megabytes=3000 / 2**20)
-    assert opened == []  # nothing is read before it is used
-    size = bank.crop(7).image.nbytes
-    assert 1000 < size < 1500  # two fit, three do not
-    for number in (0, 0, 1, 1, 0, 2, 0, 1):
-        bank.crop(number)
-    assert [int(path.stem) for path in opened] == [7, 0, 1, 2, 1]
-    assert bank._cached_bytes == sum(c.image.nbytes for c in bank._cache.values()) <= 3000
-    assert not pickle.loads(pickle.dumps(bank))._cache
-    none = DonorBank(annotations, folder, classes=["a"], cache_megabytes=0)
-    none.crop(0)
-    assert not none._cache
-
-
-def test_no_donors_is_an_error_with_the_classes_and_the_limits(annotations, folder):
-    with pytest.raises(
-        ValueError, match=r"train.json: no box can be pasted.*\(b, c\).*6 are smaller"
-    ):
-        DonorBank(annotations, folder, classes=["b", "c"], min_size=40)
-
-
-def test_equal_counts_name_no_class_to_paste(tmp_path):
-    annotations = write(tmp_path, [(0, c, (20 * c, 5, 12, 12), 0) for c in (1, 2, 3)])
-    with pytest.raises(ValueError, match=r"no class is rare or common.*Name the classes"):
-        DonorBank(annotations, tmp_path)
-
-
-def test_an_unknown_class_is_refused(annotations, folder):
-    with pytest.raises(ValueError, match='"bb"'):
-        DonorBank(annotations, folder, classes=["a", "bb"])
-
-
-def test_one_string_is_no_list_of_classes(annotations, folder):
-    with pytest.raises(TypeError, match=r'classes is "ab".*\["ab"\]'):
-        DonorBank(annotations, folder, classes="ab")
-
-
-def test_a_class_without_donors_is_named_in_the_log(annotations, folder, caplog):
-    with caplog.at_level(logging.WARNING):
-        DonorBank(annotations, folder, classes=["b", "c"], min_size=14.5)
-    assert "1 of the 2 classes to paste have no box that can be pasted (c)" in caplog.text
-
-
-@pytest.mark.parametrize("name", ["power", "margin", "min_size", "max_overlap", "cache_megabytes"])
-def test_values_out_of_range_are_refused(annotations, folder, name):
-    with pytest.raises(ValueError, match=rf"DonorBank: {name} is -1"):
-        DonorBank(annotations, folder, **{name: -1})
-
-
-def test_missing_and_broken_images_are_named(tmp_path):
-    annotations = write(tmp_path, [(n, 1, (9, 9, 30, 30), 0) for n in range(4)], sizes=False)
-    (tmp_path / "0.png").unlink()
-    (tmp_path / "1.png").write_bytes(b"not an image")
-    (tmp_path / "2.png").write_bytes(b"")
-    cv2.imwrite(str(tmp_path / "3.png"), np.zeros((8, 8, 3), np.uint8))
-    bank = DonorBank(annotations, tmp_path, classes=["a"], margin=0)
-    for number, problem in enumerate(
-        (r"0.png: the image cannot be read", r"1.png: .* cannot be read",
-         r"2.png: .* cannot be read", r"3.png: annotation 4 lies outside .* 8 x 8 pixels")
-    ):  # fmt: skip
-        with pytest.raises(ValueError, match=problem):
-            bank.crop(number)
-
-
-def test_a_box_beyond_an_image_of_unknown_size_is_cut(tmp_path):
-    annotations = write(tmp_path, [(0, 1, (60, 60, 40, 40), 0)], sizes=False)
-    donor = DonorBank(annotations, tmp_path, classes=["a"]).crop(0)
-    height, width = donor.image.shape[:2]
-    assert donor.box.tolist() == [width - 20, height - 20, width, height]
-
-
-def test_classes_without_boxes_are_not_missed_by_default(tmp_path, caplog):
-    boxes = [(n, 1, (5, 5, 20, 20), 0) for n in range(6)] + [(0, 2, (40, 5, 20, 20), 0)]
-    annotations = write(tmp_path, boxes)
-    with caplog.at_level(logging.WARNING):
-        bank = DonorBank(annotations, tmp_path)
-    assert set(bank.labels) == {2}
-    assert caplog.text == ""
-
-
-# Pasting
 
 
 @given(seed=st.integers(0, 2**32), number=st.integers(0, 6), flip=st.booleans())
