@@ -135,7 +135,7 @@ class DonorFile:
     def _handle(self) -> tuple[Any, dict[str, NDArray[Any]]]:
         if self._opened is None:
             file = _open(self.path).__enter__()
-            if len(self) != file.get_slice("labels").get_shape()[0]:
+            if not np.array_equal(file.get_tensor("annotation_ids"), self.annotation_ids):
                 raise ValueError(
                     f"{self.path}: was replaced by another file during the run. Start again."
                 )
@@ -249,6 +249,7 @@ def fingerprint(annotations: Annotations, rows: Int64) -> str:
         rows: int64 [D], of the donors.
     """
     images = np.unique(annotations.image_index[rows])
+    images = images[np.argsort(annotations.image_ids[images])]  # whatever the file's order
     every, _ = take_slices(annotations.offsets, images)
     digest = hashlib.blake2b(digest_size=16)
     names = annotations.file_names.take(images)

@@ -82,7 +82,7 @@ def _name_problems(packed: Packed) -> None:
     if not packed.problems:
         return
     _logger.warning(
-        "%d images cannot be used, %d donors are left out:",
+        "Images that cannot be used: %d, donors left out with them: %d.",
         len(packed.problems),
         packed.unreadable.sum(),
     )
