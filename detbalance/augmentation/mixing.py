@@ -126,7 +126,8 @@ class Mosaic:
     def boxes_shown(self, counts: npt.ArrayLike) -> NDArray[np.float64]:
         """Estimate how often a draw shows a box, relative to a draw without mosaics.
 
-        Partners included, which follow the same distribution; the windows cut some boxes off.
+        Partners included, which follow the same distribution; the windows cut some boxes off. In
+        crowded images somewhat more is shown, as windows that cut boxes are drawn again.
 
         Args:
             counts: [M], boxes of each image.

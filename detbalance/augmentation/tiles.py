@@ -33,15 +33,15 @@ class Window(NamedTuple):
             boxes: [N, 4], xyxy in the image before it is resized.
             shape: of that image.
         """
-        moved = self.scale(boxes, shape) - np.tile(self.origin[::-1], 2)
-        cut = np.clip(moved, 0, np.tile(self.size[::-1], 2))
+        moved = self.scale(boxes, shape) - np.array([*self.origin[::-1]] * 2)
+        cut = np.clip(moved, 0, np.array([*self.size[::-1]] * 2))
         return np.asarray(_areas(cut) / np.maximum(_areas(moved), 1e-9))
 
     def scale(self, boxes: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:
         """Scale boxes [N, 4] or points [..., 2] as the pixels of an image of this shape."""
         # The factors that the pixels really get, after rounding to whole pixels.
-        ratio = np.array(self.resized[::-1]) / np.array(shape[1::-1])
-        return np.asarray(boxes.astype(np.float64) * np.tile(ratio, boxes.shape[-1] // 2))
+        down, across = self.resized[0] / shape[0], self.resized[1] / shape[1]
+        return np.asarray(boxes * np.array([across, down] * (boxes.shape[-1] // 2)))
 
 
 def view(
@@ -142,22 +142,23 @@ def _resized(image: NDArray[Any], size: tuple[int, int], *, nearest: bool) -> ND
     # Down to half the size, linear interpolation looks at every pixel, at a fraction of the cost.
     strong = size[0] * size[1] < height * width / 4
     method = cv2.INTER_AREA if strong else cv2.INTER_LINEAR
-    return np.asarray(
-        cv2.resize(image, size[::-1], interpolation=cv2.INTER_NEAREST if nearest else method)
-    )
+    # The exact one takes the middles of pixels, as linear interpolation does: masks stay in step.
+    method = cv2.INTER_NEAREST_EXACT if nearest else method
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=method))
 
 
 def _cut(picture: NDArray[Any], window: Window, fill: NDArray[np.int64]) -> NDArray[Any]:
-    """Cut a window out of a picture [H, W, C]; around the picture there is a colour [C]."""
-    shown = np.empty((*window.size, picture.shape[2]), picture.dtype)
-    shown[...] = fill
-    spans = [
-        (max(start, 0), min(start + part, length))
-        for start, part, length in zip(window.origin, window.size, picture.shape, strict=False)
-    ]
-    (top, bottom), (left, right) = spans
-    y, x = window.origin
-    shown[top - y : bottom - y, left - x : right - x] = picture[top:bottom, left:right]
+    """Show a window of a picture [H, W, C], around which there is a colour [C]."""
+    (top, left), (tall, wide) = window.origin, window.size
+    height, width = picture.shape[:2]
+    rows = slice(max(top, 0), min(top + tall, height))
+    columns = slice(max(left, 0), min(left + wide, width))
+    inside = picture[rows, columns]
+    if inside.shape[:2] == window.size:
+        return inside
+    shown = np.empty((tall, wide, picture.shape[2]), picture.dtype)
+    shown[...] = fill.astype(picture.dtype)
+    shown[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = inside
     return shown
 
 
