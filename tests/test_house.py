@@ -36,6 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "losses": set(),
     "images": {"annotations"},
     "augmentation": {"annotations", "frequency", "images"},
+    "generation": {"annotations", "frequency", "images", "augmentation"},
     "detection": {"annotations", "predictions", "images", "losses", "augmentation"},
     "evaluation": {"annotations", "predictions", "frequency", "intervals"},
     "comparison": {"annotations", "predictions", "frequency", "intervals", "evaluation"},

@@ -1,0 +1,61 @@
+"""Real donors beside generated crops, class by class, to be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from detbalance.generation.crops import Crop
+from detbalance.images import import_cv2
+
+_SIDE, _GAP, _ACROSS = 72, 4, 10
+_LINE = 22  # height of a line of text
+_BACK, _INK = 255, 40
+
+
+def write_contact_sheet(
+    path: Path, rows: Mapping[str, tuple[Sequence[Crop], Sequence[Crop]]]
+) -> None:
+    """Write a PNG with a row for each class: donors on the left, generated crops on the right.
+
+    Args:
+        path: of the PNG.
+        rows: donors and generated crops by the caption of the row; the first of each are shown.
+    """
+    cv2 = import_cv2()
+    step = _SIDE + _GAP
+    middle = 3 * _GAP
+    width = 2 * _ACROSS * step + middle + _GAP
+    sheet = np.full((_LINE + len(rows) * (_LINE + step) + _GAP, width, 3), _BACK, np.uint8)
+    _write(sheet, "real donors", _GAP, 0)
+    _write(sheet, "generated", _GAP + _ACROSS * step + middle, 0)
+    for number, (caption, (real, generated)) in enumerate(rows.items()):
+        top = _LINE + number * (_LINE + step)
+        _write(sheet, caption, _GAP, top)
+        for start, crops in ((0, real), (_ACROSS * step + middle, generated)):
+            for place, crop in enumerate(crops[:_ACROSS]):
+                cell = _fit(crop)
+                y, x = top + _LINE, _GAP + start + place * step
+                sheet[y : y + cell.shape[0], x : x + cell.shape[1]] = cell
+    written, data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    assert written
+    path.write_bytes(data.tobytes())
+
+
+def _fit(crop: Crop) -> Crop:
+    """A crop in a cell, its aspect ratio kept."""
+    cv2 = import_cv2()
+    scale = _SIDE / max(crop.shape[:2])
+    height, width = (max(1, min(_SIDE, round(side * scale))) for side in crop.shape[:2])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(crop, (width, height), interpolation=method), np.uint8)
+
+
+def _write(sheet: Crop, text: str, x: int, y: int) -> None:
+    cv2 = import_cv2()
+    # OpenCV's fonts have no letters beyond ASCII.
+    plain = text.encode("ascii", "replace").decode()
+    place, font = (x, y + _LINE - 7), cv2.FONT_HERSHEY_SIMPLEX
+    cv2.putText(sheet, plain, place, font, 0.45, (_INK,) * 3, 1, cv2.LINE_AA)

@@ -1,0 +1,355 @@
+"""From annotations to a folder of generated donors: learn, draw, check, write.
+
+Letters: n donors, N drawn crops, S side in pixels, K' classes that are learned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detbalance.annotations import Annotations
+from detbalance.annotations.files import open_file, replace_file
+from detbalance.generation.choosing import Choice, choose_classes
+from detbalance.generation.classifier import PARTS, JudgeFeatures, Judges, train_judges
+from detbalance.generation.contact_sheet import write_contact_sheet
+from detbalance.generation.crops import (
+    Crop,
+    Crops,
+    as_tensor,
+    box_in_crop,
+    cut_background,
+    cut_donors,
+)
+from detbalance.generation.donors_folder import (
+    SHEET,
+    check_output,
+    move_into_place,
+    work_folder,
+    write_crops,
+    write_index,
+)
+from detbalance.generation.drawing import Kept, draw_class
+from detbalance.generation.filters import CropFilter
+from detbalance.generation.gan import GanSettings, GanTraining, class_shares
+from detbalance.generation.quality import (
+    class_kid,
+    describe,
+    import_kid,
+    pretrained_features,
+)
+from detbalance.generation.result import ClassResult, Result, Settings
+
+Progress = Callable[[str, int, int], None]
+
+_CHECKPOINT = "checkpoint.pt"
+_SAVE_SECONDS = 30
+_BACKGROUND = 400
+_JUDGES = "the judges' own features"
+
+
+class Stopped(Exception):
+    """The user stopped the run; what was learned is saved."""
+
+
+def generate(
+    annotations: Annotations,
+    image_dir: str | Path,
+    output: str | Path,
+    settings: Settings,
+    *,
+    device: str = "cpu",
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Result:
+    """Learn to draw the donors of rare classes, and write drawn crops that pass the checks.
+
+    Files appear in `output` all at once, at the end. On the CPU, the same seed gives the same
+    files.
+
+    Args:
+        annotations: the training annotations.
+        image_dir: folder that their file names are relative to.
+        output: folder to write; see `donors_folder` for what is in it.
+        settings: what to generate.
+        device: where the generator is trained.
+        overwrite: replace generated donors that the folder holds.
+        resume: go on with a run of the same settings that was stopped.
+        progress: is told the name of the stage, what is done, and of how much.
+        should_stop: is asked during training whether to stop.
+
+    Raises:
+        ValueError: if no class has enough donors, an image cannot be read, the folder holds
+            something else, or there is nothing to resume.
+        ImportError: if a library is missing.
+        Stopped: if `should_stop` said so; what was learned is saved for `resume`.
+    """
+    started = time.monotonic()
+    output = Path(output)
+    check_output(output, overwrite=overwrite)
+    import_kid()
+    tell: Progress = progress or (lambda stage, done, total: None)
+    choice = choose_classes(annotations, settings)
+    work = _work_folder(output, resume)
+    key = _key(annotations, settings)
+
+    labels = np.union1d(choice.wanted, choice.others)
+    donors = cut_donors(
+        annotations,
+        image_dir,
+        labels,
+        seed=settings.seed,
+        progress=lambda done, total: tell("cutting donors", done, total),
+    )
+    background = cut_background(annotations, image_dir, donors, _BACKGROUND, seed=settings.seed)
+    own = torch.from_numpy(np.searchsorted(labels, donors.labels))  # 0..K' - 1
+    images = as_tensor(donors.pixels, settings.size)
+    training = _gan(images, own, np.isin(labels, choice.wanted), settings, device)
+    if resume:
+        training.load_state_dict(_load_checkpoint(work / _CHECKPOINT, key))
+    _train(training, work, key, tell, should_stop)
+
+    judges = train_judges(
+        images,
+        own,
+        as_tensor(background, settings.size),
+        symmetry=settings.symmetry,
+        seed=settings.seed,
+        progress=lambda done, total: tell("training judges", done, total),
+    )
+    kept = _draw_all(annotations, choice, labels, donors, images, training, judges, settings, tell)
+    features = _rate(annotations, choice, donors, kept, background, judges, settings, tell)
+
+    written = {name: some for name, some in kept.items() if some}
+    result = Result(
+        output=output if written else None,
+        classes=choice.results,
+        taught_by=tuple(annotations.categories.name(int(label)) for label in choice.others),
+        features=features,
+        seconds=time.monotonic() - started,
+    )
+    if written:
+        _write(work, output, annotations, donors, written, choice, result, settings, key)
+    else:
+        shutil.rmtree(work)
+    return result
+
+
+def _work_folder(output: Path, resume: bool) -> Path:
+    work = work_folder(output)
+    if resume and not (work / _CHECKPOINT).is_file():
+        raise ValueError(
+            f"{output}: there is nothing to resume. A run that was stopped is expected. Leave"
+            " --resume out."
+        )
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+    return work
+
+
+def _key(annotations: Annotations, settings: Settings) -> dict[str, Any]:
+    """What a run that is resumed must have in common with the one that was stopped."""
+    content = hashlib.sha256(open_file(annotations.source)[:]).hexdigest()
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    return {"annotations_sha256": content, "settings": plain}
+
+
+def _gan(
+    images: Tensor, own: Tensor, is_wanted: Any, settings: Settings, device: str
+) -> GanTraining:
+    shares = class_shares(torch.bincount(own).numpy(), is_wanted, power=settings.power)
+    gan = GanSettings(
+        size=settings.size,
+        iterations=settings.iterations,
+        symmetry=settings.symmetry,
+        seed=settings.seed,
+    )
+    return GanTraining(images, own, shares, gan, torch.device(device))
+
+
+def _train(
+    training: GanTraining,
+    work: Path,
+    key: dict[str, Any],
+    tell: Progress,
+    should_stop: Callable[[], bool] | None,
+) -> None:
+    total = training.settings.iterations
+    saved = time.monotonic()
+    while training.iteration < total:
+        training.step()
+        tell("training", training.iteration, total)
+        stop = should_stop is not None and should_stop()
+        if stop or time.monotonic() - saved > _SAVE_SECONDS or training.iteration == total:
+            with replace_file(work / _CHECKPOINT) as file:
+                torch.save({**key, "training": training.state_dict()}, file)
+            saved = time.monotonic()
+        if stop:
+            raise Stopped(
+                f"stopped at iteration {training.iteration} of {total}; --resume goes on from there"
+            )
+
+
+def _load_checkpoint(path: Path, key: dict[str, Any]) -> dict[str, Any]:
+    remedy = "Leave --resume out."
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+        raise ValueError(
+            f"{path}: is no readable checkpoint ({type(error).__name__}). One that was written when"
+            f" a run was stopped is expected. {remedy}"
+        ) from error
+    for name, value in key.items():
+        if state[name] != value:
+            raise ValueError(
+                f"{path}: the run that was stopped had other {name.split('_')[0]}. The same ones"
+                f" are expected. Repeat them, or leave --resume out."
+            )
+    return dict(state["training"])
+
+
+def _draw_all(
+    annotations: Annotations,
+    choice: Choice,
+    labels: Any,
+    donors: Crops,
+    images: Tensor,
+    training: GanTraining,
+    judges: Judges,
+    settings: Settings,
+    tell: Progress,
+) -> dict[str, list[Kept]]:
+    """Draw the crops of every class, and fill in what was drawn, kept and refused."""
+    results = {result.name: result for result in choice.results}
+    kept = {}
+    for done, label in enumerate(choice.wanted.tolist()):
+        tell("drawing and checking", done, len(choice.wanted))
+        result = results[annotations.categories.name(label)]
+        own_label = int(np.searchsorted(labels, label))
+        rows = np.flatnonzero(donors.labels == label)
+        check = CropFilter(
+            judges,
+            images[rows],
+            judges.held_out[rows],
+            own_label,
+            symmetry=settings.symmetry,
+        )
+        result.threshold, result.held_out_kept = check.threshold, check.recall
+        if len(judges.held_out_background):
+            passed = check.accepts(judges.held_out_background)
+            result.background_kept = float(passed.float().mean())
+        kept[result.name] = draw_class(
+            training,
+            check,
+            own_label,
+            donors.of_class(label),
+            donors.annotation_ids[rows],
+            result,
+            wanted=settings.per_class,
+            bi_level=donors.bi_level,
+            seed=settings.seed,
+        )
+    return kept
+
+
+def _rate(
+    annotations: Annotations,
+    choice: Choice,
+    donors: Crops,
+    kept: dict[str, list[Kept]],
+    background: list[Crop],
+    judges: Judges,
+    settings: Settings,
+    tell: Progress,
+) -> str:
+    """Fill in the KID of every class; returns the name of the features that it is of."""
+    network: nn.Module | None = pretrained_features()
+    name = _JUDGES if network is None else str(network.name)
+    if network is None:
+        network = JudgeFeatures(judges, settings.size)
+    nothing = describe(background, network)
+    results = {result.name: result for result in choice.results}
+    for done, label in enumerate(choice.wanted.tolist()):
+        tell("comparing with real donors", done, len(choice.wanted))
+        class_name = annotations.categories.name(label)
+        results[class_name].kid = class_kid(
+            describe([crop.pixels for crop in kept[class_name]], network),
+            describe(donors.of_class(label), network),
+            nothing,
+            seed=settings.seed,
+        )
+    return name
+
+
+def _write(
+    work: Path,
+    output: Path,
+    annotations: Annotations,
+    donors: Crops,
+    written: dict[str, list[Kept]],
+    choice: Choice,
+    result: Result,
+    settings: Settings,
+    key: dict[str, Any],
+) -> None:
+    (work / _CHECKPOINT).unlink(missing_ok=True)
+    ordered = [r for r in choice.results if r.name in written]
+    entries = write_crops(
+        work,
+        {
+            r.name: [
+                (k.pixels, {"box": box_in_crop(*k.pixels.shape[1::-1]), **k.facts})
+                for k in written[r.name]
+            ]
+            for r in ordered
+        },
+    )
+    rows = {
+        _caption(r): (
+            donors.of_class(int(annotations.categories.labels_of_names([r.name])[0])),
+            [k.pixels for k in written[r.name]],
+        )
+        for r in ordered
+    }
+    write_contact_sheet(work / SHEET, rows)
+    provenance = {
+        "made_by": f"detbalance {version('detbalance')} generate",
+        "annotations": annotations.source,
+        **key,
+        "classes": [r.to_dict() for r in result.classes],
+        "taught_by": list(result.taught_by),
+        "kid_features": result.features,
+        "kid_note": "generated: generated crops against donors, which the generator was trained on;"
+        " real: one half of the donors against the other; background: places without objects"
+        " against donors.",
+        "judges": PARTS,
+        "seconds": round(result.seconds, 1),
+        "versions": {n: version(n) for n in ("torch", "torchmetrics", "numpy")},
+    }
+    write_index(work, provenance, entries)
+    move_into_place(work, output)
+
+
+def _caption(result: ClassResult) -> str:
+    kid = result.kid
+    figures = (
+        ""
+        if kid.generated != kid.generated
+        else (f"   KID {kid.generated:.3f} (real {kid.real:.3f}, background {kid.background:.3f})")
+    )
+    return f"{result.name}: {result.donors} donors, {result.kept} kept of {result.made}{figures}"

