@@ -133,6 +133,28 @@ def test_numbers_in_exponent_form_are_numbers(write):
             r'loss\.name is "equalised_focal"\. Known: .*Did you mean "equalized_focal"\?',
         ),
         ("train.push_limit=0.5", r"train\.push_limit is 0\.5: .*greater than 1"),
+        ("augmentation.mosaik={}", r'augmentation\.mosaik is not .*Did you mean "mosaic"\?'),
+        ("augmentation.mosaic.scal=1", r'mosaic\.scal is not .*tries\. Did you mean "scale"\?'),
+        ("augmentation.mosaic.factors=[1]", r"augmentation\.mosaic\.factors is not a known key"),
+        ("augmentation.mosaic.exposure=[1]", r"augmentation\.mosaic\.exposure is not a known key"),
+        ("augmentation.mosaic.scale=1", r"augmentation\.mosaic\.scale is 1: a list is expected"),
+        ("augmentation.mosaic.scale=[1]", r"mosaic\.scale is \[1\]: more values are .*scale=VALUE"),
+        ("augmentation.mosaic=1", r"augmentation\.mosaic is 1: keys with values are expected\."),
+        ("augmentation.mosaic.scale=[x, 1]", r"mosaic\.scale\.0 is 'x': .*number.*VALUE\.$"),
+        ("augmentation.mixup.alpha=high", r"augmentation\.mixup\.alpha is 'high': .*number"),
+        (
+            "augmentation.crop.classes=red",
+            r"augmentation\.crop\.classes is 'red': a list is expected",
+        ),
+        (
+            "augmentation.policy.preset=natural_",
+            r'augmentation\.policy\.preset is "natural_"\. .*Did you mean "natural"\?',
+        ),
+        ("augmentation.policy.strength={rare: x}", r"policy\.strength\.rare is 'x': .*number"),
+        (
+            "augmentation.policy.pipelines={rare: [{Rotate: 10}]}",
+            r"policy\.pipelines\.rare\.0\.Rotate is 10: keys with values are expected",
+        ),
     ],
 )
 def test_faults_are_one_clear_line(write, override, message):
@@ -194,6 +216,28 @@ def test_values_by_class_name_reach_the_loss(write):
     loss = classification_loss(build_model(config, counts.categories, counts, pretrained=False))
     assert loss.alpha.tolist() == [0.25, 0.75]
     assert loss.gamma.tolist() == [1, 3]
+
+
+def test_augmentation_is_off_but_for_the_standard_one_unless_a_policy_replaces_it(write, tmp_path):
+    def parts(*overrides):
+        section = load_config(write(), overrides).to_dict()["augmentation"]
+        return [name for name, value in section.items() if value is not None]
+
+    assert parts() == ["standard"]
+    assert parts("augmentation.policy={}") == ["policy"]
+    assert parts("augmentation.policy.preset=aerial", "augmentation.standard={}") == [
+        "policy",
+        "standard",
+    ]
+    assert parts("augmentation.policy=null") == ["standard"]
+    every = ["mosaic", "mixup", "crop", "paste", "policy"]
+    sections = [f"augmentation.{name}={{}}" for name in every]
+    assert parts(*sections) == every
+    config = load_config(write(), [*sections, "augmentation.mosaic.scale=[0.4, 0.8]"])
+    again = tmp_path / "again.yaml"
+    again.write_text(config.to_yaml())
+    assert load_config(again).to_dict() == config.to_dict()
+    assert config.augmentation.mosaic.scale == (0.4, 0.8)
 
 
 def test_missing_section_is_named(write, tmp_path):

@@ -100,6 +100,10 @@ def _described(problem: _Problem, model: type[BaseModel], raw: Mapping[str, Any]
     name, kind = ".".join(keys), details["type"]
     if kind == "extra_forbidden":
         return f"{name} is not a known key.{_nearest(keys[-1], _known_keys(keys, model, raw))}"
+    if kind == "missing" and keys[-1].isdigit():
+        name = ".".join(keys[:-1])
+        remedy = f"Change it in the file or with --set {name}=VALUE."
+        return f"{name} is {details['input']!r}: more values are expected. {remedy}"
     if kind == "missing":
         remedy = f"Add it to the file or pass --set {name}=VALUE."
         return f"{name} is missing. It has no default. {remedy}"
@@ -114,9 +118,16 @@ def _described(problem: _Problem, model: type[BaseModel], raw: Mapping[str, Any]
     if kind == "union_tag_not_found":
         known = sorted(word for s in _sections(keys, model, raw) for word in _words(s, tag))
         return f"{name}.{tag} is missing. Known: {', '.join(known)}. Add it."
-    message = details["msg"].removeprefix("Value error, ").rstrip(".")
+    message = _EXPECTED.get(kind) or details["msg"].removeprefix("Value error, ").rstrip(".")
     shown = "" if kind == "value_error" else f" is {details['input']!r}"
     return f"{name}{shown}: {message}. Change it in the file or with --set {name}=VALUE."
+
+
+# What pydantic says in the words of Python's types.
+_EXPECTED = {
+    **dict.fromkeys(["sequence_str", "list_type", "tuple_type"], "a list is expected"),
+    **dict.fromkeys(["model_type", "dict_type"], "keys with values are expected"),
+}
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
