@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from painted import assert_in_step, assert_labelled, bilevel_scene, mask_bounds, painted_scene
 from scenes import training_file
 
 from detbalance.annotations import load_annotations
@@ -242,6 +243,50 @@ def test_color_changes_pixels_but_no_boxes():
     )
     assert not np.array_equal(new_image, image)
     assert all(np.array_equal(new[name], target[name]) for name in target)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    number=st.integers(0, 6),
+    dtype=st.sampled_from([np.uint8, np.uint16]),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_visible_object_becomes_unlabelled(seed, number, dtype):
+    generator = np.random.default_rng(seed)
+    image, target = painted_scene(generator, number, dtype=dtype)
+    augmentation = StandardAugmentation(scale=(0.5, 1.9), color=0, min_visibility=0.6)
+    new_image, new = augmentation(image, target, generator)
+    assert new_image.dtype == dtype
+    assert_in_step(new_image, new, target)
+    assert_labelled(new_image, new, number)
+    assert np.abs(mask_bounds(new["masks"]) - new["boxes"]).max(initial=0) <= 1
+
+
+def test_colours_of_16_bits_change_as_those_of_8_bits():
+    image, target = scene(np.random.default_rng(0))
+    augmentation = StandardAugmentation(vertical_flip=0.5)
+    for seed in range(4):
+        small = augmentation(image, target, np.random.default_rng(seed))
+        deep = augmentation(image.astype(np.uint16) * 257, target, np.random.default_rng(seed))
+        assert deep[0].dtype == np.uint16
+        assert np.abs(deep[0] / 257 - small[0]).mean() < 2
+        assert all(np.array_equal(deep[1][name], small[1][name]) for name in target)
+        assert len(np.unique(deep[0])) > 256
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_bilevel_images_keep_their_two_values(dtype):
+    top = np.iinfo(dtype).max
+    for seed in range(10):
+        image, target = bilevel_scene(np.random.default_rng(seed), 5, dtype)
+        image = top - image if seed % 2 else image
+        augmentation = StandardAugmentation(min_visibility=0.95)
+        new_image, _ = augmentation(image, target, np.random.default_rng(seed))
+        assert new_image.dtype == dtype
+        assert set(np.unique(new_image)) == {0, top}
+        shrink = StandardAugmentation(scale=(0.5, 0.5))
+        shrunk, _ = shrink(image, target, np.random.default_rng(seed))
+        assert (shrunk[:10] == (top if image.mean() > top / 2 else 0)).all()
 
 
 def test_all_off_changes_nothing_and_says_so(caplog):

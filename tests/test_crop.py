@@ -92,7 +92,7 @@ def test_the_window_holds_all_of_the_box_and_lies_in_the_image(annotations, seed
 
 def test_the_chosen_object_is_never_cut(annotations):
     """One object of the classes and many others, of all sizes: it keeps its whole area."""
-    crop = RareCrop(annotations, classes=["a"], probability=1, zoom=(1, 8), tries=3)
+    crop = RareCrop(annotations, classes=["a"], probability=1, zoom=(1, 4), tries=3)
     cropped = 0
     for seed in range(60):
         generator = np.random.default_rng(seed)
@@ -105,7 +105,7 @@ def test_the_chosen_object_is_never_cut(annotations):
         assert (factors >= 1 - 1e-5).all()
         assert new["areas"][row] == pytest.approx(target["areas"][5] * factors.prod(), rel=1e-4)
         if (old[2:] - old[:2]).min() > 2:  # thinner ones fade
-            seen = np.abs(new_image - np.array([0.0, 255, 255])).max(axis=2) < 128
+            seen = np.abs(new_image - np.array([0.0, 255, 255])).max(axis=2) < 64
             assert np.abs(mask_bounds(seen[None])[0] - box).max() <= 1.5
         cropped += factors[0] > 1.05
     assert cropped > 25
