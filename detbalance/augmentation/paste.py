@@ -83,6 +83,8 @@ class RarePaste:
             is neither taught nor background, and is removed if nothing of it is left.
         seen_region: paste a class only where its boxes have had their middles in training, and a
             tenth of the image around; for cameras that do not move.
+        context_places: free places that are compared: a donor goes where the image looks most like
+            the margin that it brings along; with 1, to the first.
         blending: "feather" for a soft edge, "seamless" to let the colours follow those of the
             place (Poisson editing; at the border of the image a soft edge is used).
 
@@ -114,6 +116,7 @@ class RarePaste:
         max_overlap: float = 0.0,
         max_covered: float = 0.7,
         seen_region: bool = False,
+        context_places: int = 1,
         blending: Literal["feather", "seamless"] = "feather",
     ) -> None:
         check_range("RarePaste", "probability", probability, 0, 1)
@@ -122,6 +125,7 @@ class RarePaste:
         check_range("RarePaste", "tries", tries, 1, 100_000)
         check_range("RarePaste", "max_overlap", max_overlap, 0, 1)
         check_range("RarePaste", "max_covered", max_covered, 0, 1)
+        check_range("RarePaste", "context_places", context_places, 1, 1000)
         if blending not in ("feather", "seamless"):
             raise ValueError(
                 f'RarePaste: blending is "{blending}". Expected "feather" or "seamless". Change'
@@ -139,6 +143,7 @@ class RarePaste:
         self.max_overlap = max_overlap
         self.max_covered = max_covered
         self.seen_region = seen_region
+        self.context_places = context_places
         self.blending = blending
         self.counts = np.zeros((len(donors.probabilities), len(OUTCOMES)), np.int64)
         self._refused = np.zeros(len(OUTCOMES), np.int64)  # since the last that was placed
@@ -165,7 +170,9 @@ class RarePaste:
         # Without overlaps there is nothing to cover, but masks may reach beyond their boxes.
         covers = self.max_overlap > 0 or "masks" in target
         covered = np.zeros(image.shape[:2], np.bool_) if covers else None
-        work = _Work(image, Scene.of(image.shape, target, sizes), covered)
+        scene = Scene.of(image.shape, target, sizes)
+        scene.image = image
+        work = _Work(image, scene, covered)
         pastes = []
         for _ in range(int(generator.integers(1, self.max_pastes + 1))):
             donor = self.donors.draw(generator)
@@ -216,7 +223,8 @@ class RarePaste:
         factor = float(low * (high / low) ** generator.random())
         if self.flip and generator.random() < 0.5:
             donor = blending.mirrored(donor)
-        rules = Rules(low, factor, self._zoom(donor), self._region(label), self.max_overlap)
+        zoom, region = self._zoom(donor), self._region(label)
+        rules = Rules(low, factor, zoom, region, self.max_overlap, self.context_places)
         place = find_place(work.scene, donor, rules, generator.random((self.tries, 2)))
         if not isinstance(place, Place):
             return place

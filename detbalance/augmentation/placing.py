@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.augmentation.contract import Target
+from detbalance.augmentation.context import most_alike
+from detbalance.augmentation.contract import Image, Target
 from detbalance.augmentation.cutting import Donor
 from detbalance.augmentation.donor_choice import box_areas
 
@@ -53,6 +54,7 @@ class Scene:
         closed: float64 [n, 4], xyxy, what nothing may touch: crowd regions and what was pasted.
         middles: float64 [m, 2], x and y of the objects whose zoom is known.
         zooms: float64 [m], their logarithm of size / usual size of the class.
+        image: its pixels, where places are to be compared by them.
     """
 
     height: int
@@ -61,6 +63,7 @@ class Scene:
     closed: Float64
     middles: Float64 = field(default_factory=lambda: np.zeros((0, 2)))
     zooms: Float64 = field(default_factory=lambda: np.zeros(0))
+    image: Image | None = None
 
     @classmethod
     def of(cls, shape: tuple[int, ...], target: Target, typical_sizes: Float64 | None) -> Scene:
@@ -108,6 +111,7 @@ class Rules:
             of the objects near the place alone.
         region: xyxy as parts of the image, where the object's middle must be; None for anywhere.
         max_overlap: share of an object's box that the donor's box may cover.
+        compared: free places among which the pixels decide; with 1 the first is taken.
     """
 
     smallest: float
@@ -115,6 +119,7 @@ class Rules:
     zoom: float | None
     region: Float64 | None
     max_overlap: float
+    compared: int = 1
 
 
 def find_place(scene: Scene, donor: Donor, rules: Rules, draws: Float64) -> Place | int:
@@ -128,7 +133,7 @@ def find_place(scene: Scene, donor: Donor, rules: Rules, draws: Float64) -> Plac
         scene: the image.
         donor: as it is before it is resized, mirrored already.
         rules: to keep to.
-        draws: float64 [T, 2], even in 0..1: the places to try, the first that is free is taken.
+        draws: float64 [T, 2], even in 0..1: the places to try, in this order.
 
     Returns:
         The place, or the code of the reason why there is none.
@@ -161,11 +166,15 @@ def find_place(scene: Scene, donor: Donor, rules: Rules, draws: Float64) -> Plac
     if not allowed.any():
         return OUTSIDE_REGION
     corners = low + np.minimum(np.floor(draws * (high - low + 1)), high - low)
-    free = allowed & _is_free(scene, donor, rules.max_overlap, corners, size, crop)
-    first = int(free.argmax())
-    if not free[first]:
+    free = np.flatnonzero(allowed & _is_free(scene, donor, rules.max_overlap, corners, size, crop))[
+        : rules.compared
+    ]
+    if not len(free):
         return NO_ROOM
-    x, y, width, height = (int(v) for v in (*corners[first], *size[first]))
+    best = free[0]
+    if len(free) > 1 and scene.image is not None:
+        best = free[most_alike(scene.image, donor, corners[free], size[free])]
+    x, y, width, height = (int(v) for v in (*corners[best], *size[best]))
     return Place(x, y, width, height)
 
 
@@ -182,8 +191,9 @@ def _is_free(
         return _are_clear(corners, size, np.concatenate([scene.closed, scene.objects]))
     free = _are_clear(corners, size, scene.closed)
     scaled = size / crop
-    low = corners + donor.box[:2] * scaled
-    high = corners + donor.box[2:] * scaled
+    # The pixels that the box touches are all the donor's.
+    low = corners + np.floor(donor.box[:2] * scaled)
+    high = corners + np.ceil(donor.box[2:] * scaled)
     boxes = scene.objects
     wide = np.minimum(high[:, :1], boxes[:, 2]) - np.maximum(low[:, :1], boxes[:, 0])
     tall = np.minimum(high[:, 1:], boxes[:, 3]) - np.maximum(low[:, 1:], boxes[:, 1])
