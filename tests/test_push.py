@@ -13,7 +13,7 @@ from squares import make_data, write_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from detbalance.annotations import Categories, load_annotations
-from detbalance.augmentation import DonorBank, RarePaste
+from detbalance.augmentation import Compose, DonorBank, Mixup, Mosaic, RarePaste
 from detbalance.cli.train import run_training
 from detbalance.detection.dataset import DetectionDataset, Draw
 from detbalance.frequency import class_frequency
@@ -225,14 +225,17 @@ def test_sampling_factor_is_what_draws_count(scattered):
     np.testing.assert_array_equal(push.paste, 1)
 
 
-def test_product_is_what_draws_and_pastes_count(scattered, tmp_path):
+@pytest.mark.parametrize(("mixed", "epochs", "tolerance"), [(False, 40, 0.08), (True, 8, 0.2)])
+def test_product_is_what_draws_and_pastes_count(scattered, tmp_path, mixed, epochs, tolerance):
     factors = repeat_factors(scattered, target_length=58)
     bank = DonorBank(scattered, tmp_path, classes=["few", "one"], margin=0.0, min_size=4.0)
     paste = RarePaste(bank, probability=0.6, max_pastes=3, scale=(1.0, 1.0))
-    dataset = DetectionDataset(scattered, tmp_path, augmentation=paste)
+    load = DetectionDataset(scattered, tmp_path).load
+    mixing = [Mosaic(load, factors, probability=0.8), Mixup(load, factors)] if mixed else []
+    dataset = DetectionDataset(scattered, tmp_path, augmentation=Compose([*mixing, paste]))
     sampler = RepeatFactorSampler(factors, seed=0)
     own, pasted = np.zeros(5), np.zeros(5)
-    for epoch in range(40):
+    for epoch in range(epochs):
         sampler.set_epoch(epoch)
         for position, index in enumerate(sampler):
             target = dataset[Draw(index, (epoch << 32) | position)][1]
@@ -240,12 +243,13 @@ def test_product_is_what_draws_and_pastes_count(scattered, tmp_path):
             put = target["pasted"][target["iscrowd"] == 0].numpy()
             own += np.bincount(labels[~put], minlength=5)
             pasted += np.bincount(labels[put], minlength=5)
-    push = settings_push(scattered, factors, paste=paste)
+    push = settings_push(scattered, factors, paste=paste, mixing=mixing)
     boxes = class_frequency(scattered).instance_counts[1:4]
-    np.testing.assert_allclose(push.paste[1:4], ((own + pasted) / own.clip(1))[1:4], rtol=0.08)
+    realised = ((own + pasted) / own.clip(1))[1:4]
+    np.testing.assert_allclose(push.paste[1:4], realised, rtol=tolerance)
     shown = (own + pasted)[1:4] / boxes
-    np.testing.assert_allclose(push.product[1:4], shown / shown[0], rtol=0.08)
-    assert push.product[3] > 10
+    np.testing.assert_allclose(push.product[1:4], shown / shown[0], rtol=tolerance)
+    assert push.product[3] > (4 if mixed else 10)
     for factor in (push.sampling, push.loss, push.paste):
         assert factor[[0, 4]].tolist() == [1, 1]  # background, and a class without a box
 

@@ -142,6 +142,9 @@ def test_two_processes_train_as_one(config_file, tmp_path):
         other = two["push"]["run"] if key == "push" else two["model"][key]
         assert value.sum() > 0, key
         torch.testing.assert_close(other, value, rtol=1e-5, atol=0, msg=key)
+    # Both processes' boxes and pastes are counted.
+    assert torch.equal(one["exposure"]["run"], two["exposure"]["run"])
+    assert one["exposure"]["run"][0].sum() >= 12
 
 
 def test_ctrl_c_saves_and_resume_goes_on(config_file, tmp_path):

@@ -238,7 +238,8 @@ class _Loop:
         categories = self.data.train.categories
         # With very many classes not every record has them all: the log would grow by gigabytes.
         every = self.config.train.log_every * (1 + categories.num_categories // MANY_CLASSES)
-        all_classes = self.run.iteration % every == 0
+        last = self.run.iteration == self.config.train.iterations
+        all_classes = last or self.run.iteration % every == 0
         values.update(self.run.exposure.record(categories, shown=all_classes))
         if all_classes:
             values.update(self.run.push.record(categories))
