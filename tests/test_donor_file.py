@@ -175,7 +175,7 @@ def swap_the_classes(content):
 
 
 def rename_an_image(content):
-    content["images"][0]["file_name"] = "other.png"
+    content["images"][0]["file_name"] = "9.png"
 
 
 def make_a_crowd(content):

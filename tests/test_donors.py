@@ -116,6 +116,7 @@ def test_cutouts_are_kept_within_the_budget(annotations, folder, monkeypatch):
     bank = DonorBank(annotations, folder, classes=["a"], cache_megabytes=3000 / 2**20)
     assert opened == []  # nothing is read before it is used
     size = bank.crop(7).image.nbytes
+    assert bank.crop(7).image.base is None  # it does not keep all of the image in memory
     assert 1000 < size < 1500  # two fit, three do not
     for number in (0, 0, 1, 1, 0, 2, 0, 1):
         bank.crop(number)
