@@ -78,7 +78,7 @@ def overlap(box, others):
 
 RULES = st.fixed_dictionaries(
     {
-        "max_overlap": st.sampled_from([0.0, 0.0, 0.3, 1.0]),
+        "may_cover": st.sampled_from([0.0, 0.0, 0.3, 1.0]),
         "max_covered": st.sampled_from([0.0, 0.7, 1.0]),
         "match_scale": st.booleans(),
         "seen_region": st.booleans(),
@@ -152,7 +152,7 @@ def test_every_paste_keeps_to_every_rule(bank, seed, rules, number, depth, masks
         assert (overlap(box, others) < 1e-6).all()
         assert (overlap(box, crowd) < 1e-6).all()
         covered = overlap(box, old[~target["is_crowd"]])
-        assert (covered <= rules["max_overlap"] * old_areas[~target["is_crowd"]] + 1e-3).all()
+        assert (covered <= rules["may_cover"] * old_areas[~target["is_crowd"]] + 1e-3).all()
         if rules["seen_region"]:
             region = bank.seen_regions[label]
             middle = (box[:2] + box[2:]) / 2 / (width, height)
@@ -169,13 +169,13 @@ def test_every_paste_keeps_to_every_rule(bank, seed, rules, number, depth, masks
         wide, tall = 0.2 * (right - left) + 4, 0.2 * (bottom - top) + 4
         rows = slice(max(0, int(top - tall)), int(bottom + tall) + 1)
         allowed[rows, max(0, int(left - wide)) : int(right + wide) + 1] = True
-    untouched = crowd if rules["max_overlap"] else old
+    untouched = crowd if rules["may_cover"] else old
     for left, top, right, bottom in untouched:
         allowed[int(np.ceil(top)) : int(bottom), int(np.ceil(left)) : int(right)] = False
     assert not (changed & ~allowed).any()
     if placed == 0:
         assert new_image is image
-    if not masks and not rules["max_overlap"]:
+    if not masks and not rules["may_cover"]:
         assert np.array_equal(new["boxes"][:number], target["boxes"])
         assert np.array_equal(new["is_crowd"][:number], target["is_crowd"])
     if masks:
@@ -290,14 +290,14 @@ def test_donors_of_folders_come_in_the_usual_size(data, folder, tmp_path):
 # Old boxes that are covered
 
 
-def cover(bank, box, *, masks=None, max_overlap=1.0, seeds=300, **options):
+def cover(bank, box, *, masks=None, may_cover=1.0, seeds=300, **options):
     """Targets after pasting over one old box, with the pasted boxes."""
     target = {**empty_target(1), "labels": np.array([2]), "areas": np.array([50.0])}
     target["boxes"] = np.array([box], np.float32)
     if masks is not None:
         target["masks"] = masks
     paste = RarePaste(
-        bank, probability=1, max_pastes=1, scale=(1, 1), max_overlap=max_overlap, tries=1,
+        bank, probability=1, max_pastes=1, scale=(1, 1), may_cover=may_cover, tries=1,
         match_scale=False, **options,
     )  # fmt: skip
     image = np.full((60, 60, 3), 100, np.uint8)
@@ -351,7 +351,7 @@ def test_what_is_more_than_half_the_donors_is_covered(tmp_path):
     bank = DonorBank(data, tmp_path, classes=["a"], margin=1)
     mask = np.zeros((1, 60, 60), bool)
     mask[0, 10:50, 10:50] = True
-    paste = RarePaste(bank, probability=1, max_pastes=1, max_overlap=0.3)
+    paste = RarePaste(bank, probability=1, max_pastes=1, may_cover=0.3)
     target = {**empty_target(1), "masks": mask}
     target["boxes"] = np.array([[10, 10, 50, 50]], np.float32)
     met = 0
@@ -367,7 +367,7 @@ def test_what_is_more_than_half_the_donors_is_covered(tmp_path):
 def test_as_much_is_covered_as_is_allowed_and_no_more(data, folder):
     bank = DonorBank(data, folder, classes=["b"], margin=0)
     shares = []
-    for _, new in cover(bank, [20, 20, 40, 40], max_overlap=0.25):
+    for _, new in cover(bank, [20, 20, 40, 40], may_cover=0.25):
         if new["pasted"].any():
             shares.append(overlap(new["boxes"][1], new["boxes"][:1])[0] / 400)
     assert 0.21 < max(shares) <= 0.25
@@ -377,7 +377,7 @@ def test_crowd_regions_stay_clear_at_any_overlap(bank):
     target = empty_target(1)
     target["boxes"][:] = [40, 0, 60, 90]
     target["is_crowd"][:] = True
-    paste = RarePaste(bank, probability=1, max_pastes=3, max_overlap=1)
+    paste = RarePaste(bank, probability=1, max_pastes=3, may_cover=1)
     for seed in range(40):
         image = np.zeros((90, 100, 3), np.uint8)
         new_image, _ = paste(image, target, np.random.default_rng(seed))
@@ -580,7 +580,7 @@ def test_a_region_without_room_is_its_own_reason(tmp_path):
     assert new["pastes"].tolist() == [[1, CODE["placed"]]]
 
 
-@pytest.mark.parametrize("name", ["max_overlap", "max_covered"])
+@pytest.mark.parametrize("name", ["may_cover", "max_covered"])
 def test_shares_out_of_range_are_refused(bank, name):
     with pytest.raises(ValueError, match=rf"RarePaste: {name} is 2"):
         RarePaste(bank, **{name: 2})

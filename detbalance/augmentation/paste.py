@@ -37,7 +37,7 @@ __all__ = ["OUTCOMES", "RarePaste"]
 
 _PATIENCE = 200  # donors in a row without a place before the log says so
 _WHY = {
-    NO_ROOM: "found no place (the images may be too full: lower scale, raise tries or max_overlap,"
+    NO_ROOM: "found no place (the images may be too full: lower scale, raise tries or may_cover,"
     " or name other classes)",
     TOO_LARGE: "were larger than the image (lower scale, or name other classes)",
     OUTSIDE_REGION: "did not fit where their class has been seen (turn seen_region off)",
@@ -57,7 +57,7 @@ class RarePaste:
     does the depth of its pixels, and an image of two values, 0 and the largest, stays one.
 
     A place is refused if it touches a crowd region or what was pasted before, if it covers more
-    than `max_overlap` of a box, or if a rule below says so. No class is pasted into an image whose
+    than `may_cover` of a box, or if a rule below says so. No class is pasted into an image whose
     `not_exhaustive_labels` have it, as more of its objects may be there without a label; from
     `negative_labels` it is taken.
 
@@ -77,7 +77,7 @@ class RarePaste:
         tries: number of places that are tried for each donor, >= 1.
         match_scale: let the size follow the objects near the place: those of the image that are
             larger than is usual for their class make the donor larger, by a factor in 0.5..2.
-        max_overlap: 0..1, share of a box that a donor's box may cover; 0 keeps the margins clear of
+        may_cover: 0..1, share of a box that a donor's box may cover; 0 keeps the margins clear of
             boxes as well.
         max_covered: 0..1; a box of which more is covered than this becomes a crowd region, which
             is neither taught nor background, and is removed if nothing of it is left.
@@ -113,7 +113,7 @@ class RarePaste:
         feather: float = 1.0,
         tries: int = 50,
         match_scale: bool = True,
-        max_overlap: float = 0.0,
+        may_cover: float = 0.0,
         max_covered: float = 0.7,
         seen_region: bool = False,
         context_places: int = 1,
@@ -123,7 +123,7 @@ class RarePaste:
         check_range("RarePaste", "max_pastes", max_pastes, 0, 1000)
         check_range("RarePaste", "feather", feather, 0, 1)
         check_range("RarePaste", "tries", tries, 1, 100_000)
-        check_range("RarePaste", "max_overlap", max_overlap, 0, 1)
+        check_range("RarePaste", "may_cover", may_cover, 0, 1)
         check_range("RarePaste", "max_covered", max_covered, 0, 1)
         check_range("RarePaste", "context_places", context_places, 1, 1000)
         if blending not in ("feather", "seamless"):
@@ -140,7 +140,7 @@ class RarePaste:
         self.feather = feather
         self.tries = tries
         self.match_scale = match_scale
-        self.max_overlap = max_overlap
+        self.may_cover = may_cover
         self.max_covered = max_covered
         self.seen_region = seen_region
         self.context_places = context_places
@@ -168,7 +168,7 @@ class RarePaste:
             return image, target
         sizes = self.donors.typical_sizes if self.match_scale else None
         # Without overlaps there is nothing to cover, but masks may reach beyond their boxes.
-        covers = self.max_overlap > 0 or "masks" in target
+        covers = self.may_cover > 0 or "masks" in target
         covered = np.zeros(image.shape[:2], np.bool_) if covers else None
         scene = Scene.of(image.shape, target, sizes)
         scene.image = image
@@ -224,7 +224,7 @@ class RarePaste:
         if self.flip and generator.random() < 0.5:
             donor = blending.mirrored(donor)
         zoom, region = self._zoom(donor), self._region(label)
-        rules = Rules(low, factor, zoom, region, self.max_overlap, self.context_places)
+        rules = Rules(low, factor, zoom, region, self.may_cover, self.context_places)
         place = find_place(work.scene, donor, rules, generator.random((self.tries, 2)))
         if not isinstance(place, Place):
             return place

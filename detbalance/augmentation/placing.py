@@ -110,7 +110,7 @@ class Rules:
         zoom: logarithm of the donor's own size / usual size of its class; None to leave the sizes
             of the objects near the place alone.
         region: xyxy as parts of the image, where the object's middle must be; None for anywhere.
-        max_overlap: share of an object's box that the donor's box may cover.
+        may_cover: share of an object's box that the donor's box may cover.
         compared: free places among which the pixels decide; with 1 the first is taken.
     """
 
@@ -118,7 +118,7 @@ class Rules:
     factor: float
     zoom: float | None
     region: Float64 | None
-    max_overlap: float
+    may_cover: float
     compared: int = 1
 
 
@@ -166,7 +166,7 @@ def find_place(scene: Scene, donor: Donor, rules: Rules, draws: Float64) -> Plac
     if not allowed.any():
         return OUTSIDE_REGION
     corners = low + np.minimum(np.floor(draws * (high - low + 1)), high - low)
-    free = np.flatnonzero(allowed & _is_free(scene, donor, rules.max_overlap, corners, size, crop))[
+    free = np.flatnonzero(allowed & _is_free(scene, donor, rules.may_cover, corners, size, crop))[
         : rules.compared
     ]
     if not len(free):
@@ -181,13 +181,13 @@ def find_place(scene: Scene, donor: Donor, rules: Rules, draws: Float64) -> Plac
 def _is_free(
     scene: Scene,
     donor: Donor,
-    max_overlap: float,
+    may_cover: float,
     corners: Float64,
     size: Float64,
     crop: NDArray[np.int64],
 ) -> NDArray[np.bool_]:
     """Whether each place, [T], touches nothing closed and covers little enough of the objects."""
-    if not max_overlap:
+    if not may_cover:
         return _are_clear(corners, size, np.concatenate([scene.closed, scene.objects]))
     free = _are_clear(corners, size, scene.closed)
     scaled = size / crop
@@ -198,7 +198,7 @@ def _is_free(
     wide = np.minimum(high[:, :1], boxes[:, 2]) - np.maximum(low[:, :1], boxes[:, 0])
     tall = np.minimum(high[:, 1:], boxes[:, 3]) - np.maximum(low[:, 1:], boxes[:, 1])
     covered = np.clip(wide, 0, None) * np.clip(tall, 0, None)
-    return np.asarray(free & (covered <= max_overlap * box_areas(boxes)).all(axis=1))
+    return np.asarray(free & (covered <= may_cover * box_areas(boxes)).all(axis=1))
 
 
 def _are_clear(corners: Float64, size: Float64, boxes: Float64) -> NDArray[np.bool_]:

@@ -41,6 +41,7 @@ def section_of(
         for parameter in inspect.signature(function).parameters.values():
             is_array = hints.get(parameter.name) in (npt.ArrayLike, npt.ArrayLike | None)
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not is_array:
+                assert parameter.name not in fields, f"{title}: two meanings of {parameter.name}"
                 default = ... if parameter.default is parameter.empty else parameter.default
                 fields[parameter.name] = (hints[parameter.name], default)
     return create_model(title, __base__=base, **fields)

@@ -15,7 +15,7 @@ from _compared_runs import compared, table
 __all__ = ["main", "table"]
 
 CONFIG = "configs/deeppcb_lt.yaml"
-ITERATIONS = 700
+ITERATIONS = 450
 FOLDER = Path("runs/benchmarks/deeppcb_augmentation")
 COMMON = (
     "model={detector: retinanet, backbone: tiny, weights: none, min_size: 320, max_size: 320,"
