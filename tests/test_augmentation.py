@@ -272,6 +272,9 @@ def test_colours_of_16_bits_change_as_those_of_8_bits():
         assert np.abs(deep[0] / 257 - small[0]).mean() < 2
         assert all(np.array_equal(deep[1][name], small[1][name]) for name in target)
         assert len(np.unique(deep[0])) > 256
+    shrink = StandardAugmentation(**{**OFF, "scale": (0.5, 0.5)})
+    shrunk, _ = shrink(image.astype(np.uint16) * 257, target, np.random.default_rng(0))
+    assert np.abs(shrunk[0] - np.array([124, 116, 104]) * 257.0).max() <= 1
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

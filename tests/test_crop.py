@@ -83,6 +83,8 @@ def test_the_window_holds_all_of_the_box_and_lies_in_the_image(annotations, seed
     assert (windows[:, :2] <= ends[0]).all()
     assert (windows[:, 2:] >= ends[1]).all()
     assert (windows[:, 2:] - windows[:, :2] >= np.array([width, height]) / 4 - 0.5).all()
+    shares = (windows[:, 2:] - windows[:, :2]) / np.array([width, height])
+    assert (np.abs(shares[:, 0] - shares[:, 1]) <= 0.5 / width + 0.5 / height + 1e-9).all()
     room = windows[:, 2:] - windows[:, :2] >= 1.5 * (ends[1] - ends[0]) + 3
     context = 0.2 * (ends[1] - ends[0])
     left = (ends[0] - windows[:, :2] >= context - 1) | (windows[:, :2] == 0)

@@ -127,7 +127,7 @@ class RareCrop:
         start, end = np.floor(box[:2]), np.ceil(box[2:])
         zoom = low * (high / low) ** generator.random((self.tries, 1))
         zoom = np.minimum(zoom, (size / (end - start)).min())
-        sides = np.clip(np.rint(size / zoom), end - start, size)
+        sides = np.rint(size / zoom)
         context = np.minimum((box[2:] - box[:2]) * _CONTEXT, (sides - (end - start)) / 2)
         # Where the context would reach out of the image, the window stops at the image's edge.
         first = np.clip(np.ceil(end + context - sides), 0, size - sides)
