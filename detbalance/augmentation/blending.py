@@ -132,13 +132,6 @@ def in_depth(donor: Donor, depth: np.dtype[np.generic]) -> Donor:
     return dataclasses.replace(donor, image=(donor.image // 257).astype(np.uint8))
 
 
-def is_bilevel(image: Image) -> bool:
-    """Whether all values are 0 or the largest of their type. Photographs take no time."""
-    highest = np.iinfo(image.dtype).max
-    few = image[:: max(1, len(image) // 4)]
-    return all(bool(((part == 0) | (part == highest)).all()) for part in (few, image))
-
-
 def feathered(canvas: Image, donor: Donor, x: int, y: int, weights: Opacity) -> None:
     """Draw a donor over the canvas at x, y, in place.
 

@@ -18,6 +18,7 @@ from detbalance.augmentation.contract import Image, Target, check_range, check_s
 from detbalance.augmentation.covering import with_pasted, without_covered
 from detbalance.augmentation.cutting import Donor, UnreadableDonor
 from detbalance.augmentation.donors import DonorBank
+from detbalance.augmentation.geometry import is_bilevel
 from detbalance.augmentation.placing import (
     NO_ROOM,
     NOT_EXHAUSTIVE,
@@ -306,8 +307,8 @@ class _Work:
     def is_bilevel(self, donor: Donor) -> bool:
         """Whether the image has two values; a plain one of 0 or the largest, if the donor has."""
         if self._bilevel is None:
-            self._bilevel = blending.is_bilevel(self.image)
+            self._bilevel = is_bilevel(self.image)
         if not self._bilevel:
             return False
         plain = self.image.min() == self.image.max()
-        return not plain or blending.is_bilevel(donor.image)
+        return not plain or is_bilevel(donor.image)

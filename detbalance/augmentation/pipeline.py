@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detbalance.augmentation.contract import Image, Target
 from detbalance.augmentation.geometry import corners, fill_color, is_bilevel, settle
@@ -108,7 +109,8 @@ class BoxPipeline:
         pipeline.set_random_state(generator, random.Random(int(generator.integers(2**63))))
         deep = image.dtype == np.uint16
         data: dict[str, Any] = {"image": image / np.float32(65535) if deep else image}
-        self._adapt(image, bilevel)
+        fill = fill_color(image)
+        self._adapt(image.dtype == np.uint16, fill if bilevel else None)
         number = len(target["boxes"])
         if not self.moves or not number:
             moved = _restore(pipeline(**data)["image"], image)
@@ -134,17 +136,21 @@ class BoxPipeline:
             after,
             masks=result["masks"].astype(np.bool_) if "masks" in target else None,
             min_visibility=self.min_visibility,
-            fill=fill_color(image),
+            fill=fill,
         )
 
-    def _adapt(self, image: Image, bilevel: bool) -> None:
-        """Set border colours and interpolation for this kind of image."""
-        deep = image.dtype == np.uint16
+    def _adapt(self, deep: bool, fill: NDArray[np.int64] | None) -> None:
+        """Set border colours and interpolation for this kind of image.
+
+        Args:
+            deep: whether it has 16 bits a value, which come as parts of the largest.
+            fill: its colour beyond the edge if it is bi-level, else None.
+        """
         for leaf, name, value in self._adapted:
             if name == "interpolation":
-                value = self._nearest if bilevel else value
-            elif bilevel:
-                value = tuple((fill_color(image) / (65535 if deep else 1)).tolist())
+                value = value if fill is None else self._nearest
+            elif fill is not None:
+                value = tuple((fill / (65535 if deep else 1)).tolist())
             elif deep:
                 value = tuple((np.broadcast_to(value, 3) / 255).tolist())
             setattr(leaf, name, value)
