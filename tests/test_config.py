@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import typing
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import yaml
 
 from detbalance.annotations import Categories
+from detbalance.augmentation import DonorBank, RarePaste
 from detbalance.detection.heads import detector_classes
 from detbalance.detection.models import build_detector
 from detbalance.frequency import Frequency
@@ -238,6 +240,14 @@ def test_augmentation_is_off_but_for_the_standard_one_unless_a_policy_replaces_i
     again.write_text(config.to_yaml())
     assert load_config(again).to_dict() == config.to_dict()
     assert config.augmentation.mosaic.scale == (0.4, 0.8)
+
+
+def test_no_key_of_a_section_belongs_to_two_constructors():
+    keys = [
+        [p.name for p in signature(c).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        for c in (DonorBank, RarePaste)
+    ]
+    assert not set(keys[0]) & set(keys[1])
 
 
 def test_missing_section_is_named(write, tmp_path):

@@ -227,7 +227,7 @@ def test_a_box_as_large_as_its_image_stays_in_the_mosaic():
 def test_partners_are_drawn_by_the_factors(kind):
     factors = np.array([0.0, 1.0, 3.0, 0.25, 0.0, 1.75, 0.0])
     drawn = np.zeros(7)
-    image, target = Scenes(1, sides=(2, 3)).load(0)
+    image, target = Scenes(1, sides=(2, 3), boxes=0).load(0)
 
     def load(row):
         drawn[row] += 1

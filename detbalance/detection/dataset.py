@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from detbalance.annotations import Annotations
 from detbalance.augmentation.contract import PER_IMAGE, Image, Target, take_rows
+from detbalance.augmentation.masks import segmentation_mask
 from detbalance.detection.crowd import CROWD_LABEL
 from detbalance.images import read_image, size_problem
 
@@ -225,8 +226,6 @@ class DetectionDataset(Dataset[Example]):
         return image, target
 
     def _masks(self, rows: slice, size: tuple[int, ...]) -> NDArray[np.bool_]:
-        from detbalance.augmentation.masks import segmentation_mask
-
         masks = np.zeros((rows.stop - rows.start, *size), np.bool_)
         for mask, row in zip(masks, range(rows.start, rows.stop), strict=True):
             found = segmentation_mask(self.annotations.segmentation(row), *size)
