@@ -19,9 +19,8 @@ from detbalance.generation.gan import class_shares, draw_rows, own_randomness
 from detbalance.generation.networks import CropClassifier, parts
 
 PARTS = 3
-_BATCH = 64
+_BATCH = 48
 _NONSENSE = 0.3
-_STEPS = 500
 
 
 class JudgeFeatures(nn.Module):
@@ -78,7 +77,7 @@ def train_judges(
     *,
     symmetry: str = "none",
     seed: int = 0,
-    steps: int = _STEPS,
+    steps: int = 300,
     progress: Callable[[int, int], None] | None = None,
 ) -> Judges:
     """Train the classifiers that crops are checked by.

@@ -31,9 +31,11 @@ class GanSettings:
         size: S, side of the crops in pixels, 32, 48 or 64.
         iterations: steps of both networks.
         batch_size: N, crops per step.
-        learning_rate: of Adam, for both networks.
+        learning_rates: of Adam, for the generator and the discriminator; a generator as fast as the
+            discriminator runs from one image to the next.
         ema: share of the averaged generator that is kept at each step, 0..1.
         penalty: weight of the discriminator's squared gradient at real crops, >= 0.
+        variety: weight of what generated crops of a class differ less than its donors, >= 0.
         symmetry: "none", "mirror" or "square", see `diff_augment`.
         seed: of all draws.
     """
@@ -41,9 +43,10 @@ class GanSettings:
     size: int = 32
     iterations: int = 3000
     batch_size: int = 32
-    learning_rate: float = 4e-4
+    learning_rates: tuple[float, float] = (2e-4, 8e-4)
     ema: float = 0.998
     penalty: float = 0.01
+    variety: float = 2.0
     symmetry: str = "none"
     seed: int = 0
 
@@ -76,6 +79,19 @@ def class_shares(
         if group.any():
             shares[group] = share * weights[group] / weights[group].sum()
     return shares
+
+
+def differences(images: Tensor) -> Tensor:
+    """Mean absolute difference between neighbours in each group of `GROUP` images.
+
+    Args:
+        images: float [N, 3, S, S].
+
+    Returns:
+        float [N / GROUP].
+    """
+    groups = images.reshape(-1, GROUP, *images.shape[1:])
+    return (groups - groups.roll(1, dims=1)).abs().mean(dim=(1, 2, 3, 4))
 
 
 def _steepness(scores: Tensor, images: Tensor) -> Tensor:
@@ -131,9 +147,10 @@ def own_randomness(seed: int) -> Iterator[None]:
 class GanTraining:
     """A generator and a discriminator that learn from each other.
 
-    Hinge losses, and a penalty on a discriminator that is steep at real crops; both networks see
-    images through `diff_augment` only. The generator that is used in the end is the average of its
-    weights over the last steps.
+    Hinge losses; a penalty on a discriminator that is steep at real crops; and one on a generator
+    whose crops of a class differ less from each other than its donors do, as small data tempt it to
+    draw one image only. Both networks see images through `diff_augment` only. The generator that is
+    used in the end is the average of its weights over the last steps.
 
     Args:
         images: float [n, 3, S, S] in -1..1, the donors, sorted by label.
@@ -145,9 +162,11 @@ class GanTraining:
     Attributes:
         iteration: steps that are done.
 
-    Source: hinge losses: Lim and Ye, Geometric GAN, 2017, arXiv:1705.02894, sec. 3; the penalty: R1
-    of Mescheder et al., 2018, arXiv:1801.04406, eq. 9, every few steps as in Karras et al., 2020,
-    arXiv:1912.04958, app. B; the average of the generator: Yazici et al., 2018, arXiv:1806.04498.
+    Source: hinge losses: Lim and Ye, Geometric GAN, 2017, arXiv:1705.02894, sec. 3; the first
+    penalty: R1 of Mescheder et al., 2018, arXiv:1801.04406, eq. 9, every few steps as in Karras et
+    al., 2020, arXiv:1912.04958, app. B; the second: after Mao et al., 2019, arXiv:1903.05628, eq.
+    3; the average: Yazici et al., 2018, arXiv:1806.04498. Differs: variety is asked for only up to
+    that of the donors.
     """
 
     def __init__(
@@ -165,10 +184,13 @@ class GanTraining:
         with own_randomness(settings.seed):
             self._generator = Generator(len(shares), settings.size).to(device)
             self._discriminator = Discriminator(len(shares), settings.size).to(device)
+        self._variety = self._differences_of_donors().to(device)
         self._average = copy.deepcopy(self._generator).eval().requires_grad_(False)
         self._optimizers = [
-            torch.optim.Adam(net.parameters(), lr=settings.learning_rate, betas=(0.0, 0.99))
-            for net in (self._generator, self._discriminator)
+            torch.optim.Adam(net.parameters(), lr=rate, betas=(0.0, 0.99))
+            for net, rate in zip(
+                (self._generator, self._discriminator), settings.learning_rates, strict=True
+            )
         ]
 
     def step(self) -> tuple[float, float]:
@@ -192,6 +214,8 @@ class GanTraining:
         drawn_labels, latent = self._draw(size)
         drawn = self._generator(latent, drawn_labels)
         generator_loss = -self._discriminator(self._augment(drawn), drawn_labels).mean()
+        lacking = relu(1 - differences(drawn) / self._variety[drawn_labels[::GROUP]]).mean()
+        generator_loss = generator_loss + self.settings.variety * lacking
         self._descend(0, generator_loss)
         self._update_average()
         self.iteration += 1
@@ -226,6 +250,15 @@ class GanTraining:
 
     def _networks(self) -> tuple[nn.Module, ...]:
         return self._generator, self._discriminator, self._average
+
+    def _differences_of_donors(self) -> Tensor:
+        """How much two donors of a class differ, float [K']."""
+        by_class = []
+        for label in range(len(self._shares)):
+            shares = np.eye(len(self._shares))[label]
+            rows = draw_rows(self._labels, shares, 64 * GROUP, self._random)
+            by_class.append(differences(self._images[rows]).mean().clamp(min=1e-3))
+        return torch.stack(by_class)
 
     def _draw(self, number: int) -> tuple[Tensor, Tensor]:
         labels = draw_labels(self._shares, number, self._random, group=GROUP)

@@ -147,13 +147,10 @@ class CropClassifier(nn.Module):
     def __init__(self, num_labels: int, width: int = 24) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        channels = (3, width, 2 * width, 4 * width)
-        for before, after in pairwise(channels):
+        channels = (3, width, 2 * width, 4 * width, 4 * width)
+        for (before, after), stride in zip(pairwise(channels), (2, 2, 2, 1), strict=True):
             layers += [
-                nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(after),
-                nn.ReLU(),
-                nn.Conv2d(after, after, 3, padding=1, bias=False),
+                nn.Conv2d(before, after, 3, stride, 1, bias=False),
                 nn.BatchNorm2d(after),
                 nn.ReLU(),
             ]

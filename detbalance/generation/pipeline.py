@@ -129,6 +129,7 @@ def generate(
         as_tensor(background, settings.size),
         symmetry=settings.symmetry,
         seed=settings.seed,
+        steps=settings.judge_steps,
         progress=lambda done, total: tell("training judges", done, total),
     )
     kept = _draw_all(annotations, choice, labels, donors, images, training, judges, settings, tell)

@@ -28,6 +28,7 @@ class Settings:
         symmetry: "none"; "mirror" if mirrored objects are as good as the real ones; "square" if
             turned ones are, too.
         power: >= 0; the share of a class in training goes with its number of donors to minus this.
+        judge_steps: steps of the training of each classifier that checks.
         seed: of all draws.
 
     Raises:
@@ -42,6 +43,7 @@ class Settings:
     with_others: bool | None = None
     symmetry: str = "none"
     power: float = 0.5
+    judge_steps: int = 300
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -51,7 +53,13 @@ class Settings:
                     f"Settings: {name} is {getattr(self, name)!r}. Known:"
                     f" {', '.join(map(str, known))}. Choose one of these."
                 )
-        for name, least in (("iterations", 1), ("per_class", 1), ("min_donors", 6), ("power", 0)):
+        for name, least in (
+            ("iterations", 1),
+            ("per_class", 1),
+            ("min_donors", 6),
+            ("power", 0),
+            ("judge_steps", 1),
+        ):
             if not getattr(self, name) >= least:
                 raise ValueError(
                     f"Settings: {name} is {getattr(self, name)}. Expected at least {least}."
