@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.text import Text
 from torch import Tensor
 
-from detbalance.annotations import Annotations
 from detbalance.augmentation.paste import OUTCOMES
 from detbalance.detection.dataset import Draw
 from detbalance.frequency import frequency_groups
@@ -21,6 +20,7 @@ from detbalance.sampling import RepeatFactorSampler
 from detbalance.training.config import load_config
 from detbalance.training.setup import Data, load_data
 
+_MANY = 8  # own boxes, from which on only those of rare classes are named
 _TITLE = "blue: own boxes and those of mixed images; orange: pasted; grey: crowd regions, ignored"
 
 
@@ -53,7 +53,7 @@ def preview_command(
         if "pastes" in target:
             pastes.append(target["pastes"].numpy())
         if len(cells) < images:
-            cells.append(_cell(data.train, draw.index, image, target))
+            cells.append(_cell(data, draw.index, image, target))
     output.parent.mkdir(parents=True, exist_ok=True)
     save_sheet(cells, output, title=_TITLE)
     console = Console()
@@ -61,17 +61,23 @@ def preview_command(
     console.print(f"The first {len(cells)} images of the training: {output}")
 
 
-def _cell(train: Annotations, index: int, image: Tensor, target: dict[str, Tensor]) -> Cell:
-    pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
-    crowd, pasted = target["iscrowd"].tolist(), target["pasted"].tolist()
+def _cell(data: Data, index: int, image: Tensor, target: dict[str, Tensor]) -> Cell:
+    categories, groups = data.train.categories, frequency_groups(data.frequency)
+    labels, pasted = target["labels"].tolist(), target["pasted"].tolist()
+    crowded = len(labels) - sum(pasted) > _MANY
+
+    def name(label: int) -> str:
+        hidden = label <= 0 or (crowded and groups.group(label) != "rare")
+        return "" if hidden else categories.name(label)
+
     return Cell(
-        image=pixels,
-        caption=train.file_name(index),
+        image=(image.permute(1, 2, 0) * 255).round().byte().numpy(),
+        caption=data.train.file_name(index),
         boxes=target["boxes"].numpy(),
-        names=[train.categories.name(c) if c > 0 else "" for c in target["labels"].tolist()],
+        names=[name(label) for label in labels],
         colors=[
-            CROWD if is_crowd else PASTED if is_pasted else OWN
-            for is_crowd, is_pasted in zip(crowd, pasted, strict=True)
+            CROWD if label <= 0 else PASTED if is_pasted else OWN
+            for label, is_pasted in zip(labels, pasted, strict=True)
         ],
     )
 
