@@ -271,7 +271,7 @@ def test_too_few_donors_are_refused(annotations):
         ({"size": 40}, "size is 40. Known: 32, 48, 64"),
         ({"symmetry": "both"}, "Known: none, mirror, square"),
         ({"iterations": 0}, "iterations is 0. Expected at least 1"),
-        ({"min_donors": 5}, "Expected at least 6"),
+        ({"min_donors": 2}, "Expected at least 3"),
         ({"power": float("nan")}, "power is nan"),
     ],
 )

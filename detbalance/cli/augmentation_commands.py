@@ -94,7 +94,7 @@ def donors(**options: object) -> None:
     "--min-donors",
     default=20,
     show_default=True,
-    type=click.IntRange(6),
+    type=click.IntRange(3),
     help="Leave out classes with fewer real objects: they would be learned by heart.",
 )
 @click.option(

@@ -56,6 +56,8 @@ Progress = Callable[[str, int, int], None]
 
 _CHECKPOINT = "checkpoint.pt"
 _SAVE_SECONDS = 30
+LEAST_TOLD = 0.5
+"""What must lie between the shares of donors and of background that pass, or nothing is drawn."""
 _BACKGROUND = 400
 _JUDGES = "the judges' own features"
 
@@ -104,7 +106,8 @@ def generate(
     import_kid()
     tell: Progress = progress or (lambda stage, done, total: None)
     choice = choose_classes(annotations, settings)
-    work = _work_folder(output, resume)
+    if resume:
+        _check_resume(output)
     key = _key(annotations, settings)
 
     labels = np.union1d(choice.wanted, choice.others)
@@ -119,8 +122,12 @@ def generate(
     own = torch.from_numpy(np.searchsorted(labels, donors.labels))  # 0..K' - 1
     images = as_tensor(donors.pixels, settings.size)
     training = _gan(images, own, np.isin(labels, choice.wanted), settings, device)
+    work = work_folder(output)
     if resume:
         training.load_state_dict(_load_checkpoint(work / _CHECKPOINT, key))
+    else:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
     _train(training, work, key, tell, should_stop)
 
     judges = train_judges(
@@ -150,17 +157,12 @@ def generate(
     return result
 
 
-def _work_folder(output: Path, resume: bool) -> Path:
-    work = work_folder(output)
-    if resume and not (work / _CHECKPOINT).is_file():
+def _check_resume(output: Path) -> None:
+    if not (work_folder(output) / _CHECKPOINT).is_file():
         raise ValueError(
             f"{output}: there is nothing to resume. A run that was stopped is expected. Leave"
             " --resume out."
         )
-    if not resume:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-    return work
 
 
 def _key(annotations: Annotations, settings: Settings) -> dict[str, Any]:
@@ -237,7 +239,7 @@ def _draw_all(
 ) -> dict[str, list[Kept]]:
     """Draw the crops of every class, and fill in what was drawn, kept and refused."""
     results = {result.name: result for result in choice.results}
-    kept = {}
+    kept: dict[str, list[Kept]] = {}
     for done, label in enumerate(choice.wanted.tolist()):
         tell("drawing and checking", done, len(choice.wanted))
         result = results[annotations.categories.name(label)]
@@ -254,6 +256,13 @@ def _draw_all(
         if len(judges.held_out_background):
             passed = check.accepts(judges.held_out_background)
             result.background_kept = float(passed.float().mean())
+        kept[result.name] = []
+        if check.recall - np.nan_to_num(result.background_kept) < LEAST_TOLD:
+            result.left_out = (
+                f"{check.recall:.0%} of unseen donors and {result.background_kept:.0%} of places"
+                " without objects pass the check against nonsense, so it is worth nothing"
+            )
+            continue
         kept[result.name] = draw_class(
             training,
             check,

@@ -21,7 +21,7 @@ class Settings:
         size: side of what the generator draws, in pixels, one of `SIZES`.
         iterations: steps of the training.
         per_class: crops to keep of each class, >= 1.
-        min_donors: donors that a class must have, >= 6; with fewer, the generator can only learn
+        min_donors: donors that a class must have, >= 3; with fewer, the generator can only learn
             them by heart, and no check can tell.
         with_others: whether the other classes' donors are shown too, so that rare classes share
             what objects look like here; None: where a class has fewer than 200 donors.
@@ -56,7 +56,7 @@ class Settings:
         for name, least in (
             ("iterations", 1),
             ("per_class", 1),
-            ("min_donors", 6),
+            ("min_donors", 3),
             ("power", 0),
             ("judge_steps", 1),
         ):
