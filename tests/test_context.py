@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from donor_sets import empty_target, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detbalance.augmentation import DonorBank, RarePaste
 from detbalance.augmentation.context import most_alike
 from detbalance.augmentation.cutting import Donor
 
-pytest.importorskip("cv2")
+cv2 = pytest.importorskip("cv2")
 
 BOX = np.array([10.0, 8.0, 30.0, 24.0])
 
@@ -57,3 +59,25 @@ def test_with_a_mask_or_without_a_margin_the_first_place_is_taken():
     assert most_alike(image, donor_of(crop, mask=np.ones((32, 40), bool)), corners, sizes) == 0
     whole = Donor(crop, np.array([0.0, 0, 40, 32]), np.zeros((0, 4)), 1, 1280.0)
     assert most_alike(image, whole, corners, sizes) == 0
+
+
+def test_pasting_compares_the_places_that_are_free(tmp_path):
+    """Of two halves of an image, dark donors go to the dark one; with one place, to either."""
+    data = write(tmp_path, [(0, 1, (20, 20, 24, 24), 0)], names=("a",))
+    cv2.imwrite(str(tmp_path / "0.png"), np.full((80, 80, 3), 30, np.uint8))
+    bank = DonorBank(data, tmp_path, classes=["a"])
+    image = np.full((90, 240, 3), 220, np.uint8)
+    image[:, :120] = 30
+
+    def dark_share(places):
+        paste = RarePaste(
+            bank, probability=1, max_pastes=1, match_scale=False, context_places=places
+        )
+        lefts = [
+            paste(image, empty_target(), np.random.default_rng(seed))[1]["boxes"][0, 0]
+            for seed in range(60)
+        ]
+        return np.mean(np.array(lefts) < 96)
+
+    assert dark_share(12) == 1
+    assert 0.2 < dark_share(1) < 0.7

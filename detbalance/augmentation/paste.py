@@ -117,7 +117,7 @@ class RarePaste:
         may_cover: float = 0.0,
         max_covered: float = 0.7,
         seen_region: bool = False,
-        context_places: int = 1,
+        context_places: int = 12,
         blending: Literal["feather", "seamless"] = "feather",
     ) -> None:
         check_range("RarePaste", "probability", probability, 0, 1)

@@ -28,9 +28,7 @@ def methods(policy: str, donors: Path) -> dict[str, tuple[str, ...]]:
             "augmentation.crop={probability: 0.5}",
         ),
         "+ paste": (),
-        "+ paste, like surroundings": (
-            "augmentation.paste={probability: 0.5, context_places: 12}",
-        ),
+        "+ paste, first free place": ("augmentation.paste={probability: 0.5, context_places: 1}",),
         "+ paste, generated donors too": (
             f"augmentation.paste={{probability: 0.5, folders: [{donors}]}}",
         ),
