@@ -29,7 +29,13 @@ def main() -> dict[str, Any]:
     """Train all that is missing, and compare each method with repeat factors."""
     data = Path(os.environ["DETBALANCE_DATA"]) / "deeppcb_lt"
     donors = generated(
-        FOLDER / "generated", data / "train.json", data / "images", "--symmetry", "square"
+        FOLDER / "generated",
+        data / "train.json",
+        data / "images",
+        "--symmetry",
+        "square",
+        "--iterations",
+        "2500",
     )
     return compared(
         FOLDER,
