@@ -27,7 +27,7 @@ def methods(policy: str, donors: Path) -> dict[str, tuple[str, ...]]:
             "augmentation.standard=null",
             "augmentation.crop={probability: 0.5}",
         ),
-        "+ paste": (),
+        "+ paste": ("augmentation.paste={probability: 0.5}",),
         "+ paste, first free place": ("augmentation.paste={probability: 0.5, context_places: 1}",),
         "+ paste, generated donors too": (
             f"augmentation.paste={{probability: 0.5, folders: [{donors}]}}",

@@ -17,7 +17,7 @@ from _digits_runs import one_run
 __all__ = ["main", "table"]
 
 CONFIG = "configs/gtsdb_crops.yaml"
-ITERATIONS = 250
+ITERATIONS = 180
 FOLDER = Path("runs/benchmarks/gtsdb_augmentation")
 # All start from one plain detector that finds signs, with classifiers of their own from the start.
 START = FOLDER / "start"
