@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from _digits_runs import one_run
+from _digits_runs import train_missing
 
 from detbalance.cli.evaluating import Ground
 from detbalance.comparison import compare
@@ -59,7 +59,7 @@ def compared(
         return [*common, *methods[method], *own, "train.workers=0"]
 
     def train(run: tuple[str, int]) -> None:
-        one_run(config, changes(*run))
+        train_missing(config, changes(*run))
         print(f"{run[0]}, seed {run[1]}: done", flush=True)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -44,17 +44,18 @@ def train_all(
         make_digits(folder / f"data-{seed}", seed=seed)
     runs = [(row, seed) for row in cases for seed in SEEDS]
 
-    def train(run: tuple[Row, int]) -> dict[str, float]:
+    def settings(run: tuple[Row, int]) -> tuple[str, list[str]]:
         row, seed = run
         name = "-".join(row) if isinstance(row, tuple) else str(row)
         data = (folder / f"data-{seed}").resolve()
         output = folder / name.replace(" ", "_").replace(",", "") / str(seed)
         config, changes = cases[row]
         common = (f"seed={seed}", f"data.root={data}", f"output={output}", "train.workers=0")
-        return one_run(config, [*changes, f"train.iterations={iterations}", *common])
+        return config, [*changes, f"train.iterations={iterations}", *common]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = dict(zip(runs, pool.map(train, runs), strict=True))
+        list(pool.map(lambda run: train_missing(*settings(run)), runs))
+    results = {run: group_figures(*settings(run)) for run in runs}
     figures = {}
     for row in cases:
         found = [results[row, seed] for seed in SEEDS]
@@ -66,15 +67,18 @@ def train_all(
     return figures
 
 
-def one_run(config: str, changes: Sequence[str]) -> dict[str, float]:
-    """Train one detector, or read its report; AP50 and recall of the three groups."""
-    run = load_config(config, changes)
-    if not finished(run):
+def train_missing(config: str, changes: Sequence[str]) -> None:
+    """Train one detector, unless it is there."""
+    if not finished(load_config(config, changes)):
         command = [sys.executable, "tools/train.py", "--config", config, "--overwrite"]
         command += [word for change in changes for word in ("--set", change)]
         one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
         subprocess.run(command, check=True, env=one_thread, stdout=subprocess.DEVNULL)
-    groups = load_report(run.output / "report.json").groups
+
+
+def group_figures(config: str, changes: Sequence[str]) -> dict[str, float]:
+    """Read the report of a run; AP50 and recall of the three groups."""
+    groups = load_report(load_config(config, changes).output / "report.json").groups
     return {f"AP50 {group}": float(groups[group].AP50) for group in GROUPS} | {
         f"recall {group}": float(groups[group].recall) for group in GROUPS
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 from _augmentation_methods import NO_PASTE, NO_SAMPLING
 from _compared_runs import compared, table
-from _digits_runs import one_run
+from _digits_runs import train_missing
 
 __all__ = ["main", "table"]
 
@@ -36,5 +36,5 @@ METHODS = {
 def main() -> dict[str, Any]:
     """Train all that is missing, and compare each method with plain."""
     start = (*SMALL, *METHODS["plain"], "train.iterations=400", f"output={START}")
-    one_run(CONFIG, start)
+    train_missing(CONFIG, start)
     return compared(FOLDER, CONFIG, METHODS, ITERATIONS, reference="plain", common=COMMON)
