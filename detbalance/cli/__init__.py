@@ -14,7 +14,18 @@ import click
 from detbalance.cli import augmentation_commands
 from detbalance.cli.calibration_options import calibration_options
 from detbalance.cli.evaluation_options import evaluation_options
-from detbalance.cli.options import COMMON, DROP_INVALID, FILE, RARE, SCORE_FLOOR, SEED, THRESHOLDS
+from detbalance.cli.options import (
+    COMMON,
+    CONFIG,
+    DATA_ROOT,
+    DROP_INVALID,
+    FILE,
+    OVERRIDES,
+    RARE,
+    SCORE_FLOOR,
+    SEED,
+    THRESHOLDS,
+)
 from detbalance.cli.running import run
 
 
@@ -25,20 +36,9 @@ def cli() -> None:
 
 
 @cli.command("train")
-@click.option("--config", required=True, type=FILE, help="YAML file; examples are in configs/.")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a field, for example train.iterations=500. Repeatable.",
-)
-@click.option(
-    "--data-root",
-    type=FILE,
-    help="Start of the relative paths in the config's data section. Default: the environment"
-    " variable DETBALANCE_DATA.",
-)
+@CONFIG
+@OVERRIDES
+@DATA_ROOT
 @click.option("--output", type=FILE, help="The run's folder, instead of the config's output.")
 @DROP_INVALID
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from detbalance.cli.options import DROP_INVALID, FILE, SEED
+from detbalance.cli.options import CONFIG, DATA_ROOT, DROP_INVALID, FILE, OVERRIDES, SEED
 
 
 @click.command("donors")
@@ -123,20 +123,9 @@ def generate(**options: object) -> None:
 
 
 @click.command("preview")
-@click.option("--config", required=True, type=FILE, help="YAML file; examples are in configs/.")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a field, for example augmentation.paste.probability=1. Repeatable.",
-)
-@click.option(
-    "--data-root",
-    type=FILE,
-    help="Start of the relative paths in the config's data section. Default: the environment"
-    " variable DETBALANCE_DATA.",
-)
+@CONFIG
+@OVERRIDES
+@DATA_ROOT
 @click.option(
     "--output",
     default=Path("runs/preview.png"),

@@ -8,6 +8,22 @@ import click
 
 FILE = click.Path(path_type=Path)
 
+CONFIG = click.option(
+    "--config", required=True, type=FILE, help="YAML file; examples are in configs/."
+)
+OVERRIDES = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a field, for example train.iterations=500. Repeatable.",
+)
+DATA_ROOT = click.option(
+    "--data-root",
+    type=FILE,
+    help="Start of the relative paths in the config's data section. Default: the environment"
+    " variable DETBALANCE_DATA.",
+)
 DROP_INVALID = click.option(
     "--drop-invalid", is_flag=True, help="Leave out invalid annotations and say how many."
 )
