@@ -193,10 +193,13 @@ def _verdict(row: ClassResult) -> str:
     kid = row.kid
     if math.isnan(kid.real) or math.isnan(kid.background) or kid.background <= kid.real:
         return f"{row.name}: KID cannot be told from that of the background."
+    if kid.generated <= kid.real + 2 * kid.spread:
+        return (
+            f"{row.name}: generated crops are no farther from the donors than halves of so few"
+            f" donors may be from each other (KID {kid.real:.3f} +- {2 * kid.spread:.3f})."
+        )
     share = (kid.generated - kid.real) / (kid.background - kid.real)
-    words = (
-        "as near to the donors as these are to each other"
-        if kid.generated <= kid.real + 2 * kid.spread
-        else f"{share:.0%} of the way from real ones to places without objects"
+    return (
+        f"{row.name}: generated crops are {share:.0%} of the way from real ones to places without"
+        " objects."
     )
-    return f"{row.name}: generated crops are {words}."

@@ -12,7 +12,7 @@ from detbalance.images import import_cv2
 
 _SIDE, _GAP, _ACROSS = 72, 4, 10
 _LINE = 22  # height of a line of text
-_BACK, _INK = 255, 40
+_BACK, _INK = 225, 40  # grey, so that white crops have an edge
 
 
 def write_contact_sheet(
