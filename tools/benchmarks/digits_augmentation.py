@@ -23,9 +23,15 @@ def main() -> dict[str, Any]:
     """Train all that is missing, and compare each method with repeat factors."""
     data = FOLDER / "data"
     make_digits(data, seed=0)
-    # Six scans of a rare class are fewer than a network should learn from: asked for all the same.
+    # Six donors of a rare class are fewer than a network should learn from: asked for all the same.
     donors = generated(
-        FOLDER / "generated", data / "train.json", data / "train", "--min-donors", "6"
+        FOLDER / "generated",
+        data / "train.json",
+        data / "train",
+        "--min-donors",
+        "5",
+        "--iterations",
+        "2000",
     )
     return compared(
         FOLDER,
