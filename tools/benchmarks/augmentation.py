@@ -23,7 +23,7 @@ import numpy as np
 
 IMAGES, BOXES, CLASSES = 64, 8, 6
 WIDTH, HEIGHT = 640, 480
-ROUNDS = 9
+ROUNDS = 7
 LARGE = (100_000, 860_000, 80)
 
 
@@ -65,6 +65,8 @@ def measure_loader(folder: Path) -> dict[str, dict[str, float]]:
     factors = np.ones(train.num_images)
     standard = StandardAugmentation()
     bank = DonorBank(train, folder)
+    for donor in range(len(bank)):  # as after the first epochs
+        bank.crop(donor)
     packed_file = folder / "donors.safetensors"
     command = [sys.executable, "tools/donors.py", "--annotations", train.source]
     command += ["--images", str(folder), "--output", str(packed_file)]
