@@ -16,7 +16,15 @@ from detbalance.images import read_image
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchmetrics")
 
-from detbalance.generation import Settings, Stopped, filters, generate, pipeline  # noqa: E402
+from detbalance.generation import (  # noqa: E402
+    ClassResult,
+    Settings,
+    Stopped,
+    filters,
+    generate,
+    pipeline,
+)
+from detbalance.generation.quality import Kid  # noqa: E402
 
 QUICK = {"iterations": 2, "judge_steps": 1, "per_class": 8}
 
@@ -228,6 +236,21 @@ def test_command_says_what_came_of_it(annotations, folder, tmp_path, lenient, ca
     assert "Shown in training as well: cross/plus." in shown
     assert "the figure flatters it" in shown
     assert f"Written: {tmp_path / 'out'}" in shown
+
+
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [
+        ((0.5, 0.1, 4.1, 0.3), "halves of so few donors may be from each other (KID 0.100 +- 0.6"),
+        ((1.1, 0.1, 4.1, 0.3), "are 25% of the way from real ones to places without objects."),
+        ((4.2, 0.1, 4.1, 0.3), "no nearer to real ones than places without objects."),
+        ((4.2, 0.1, 0.0, 0.3), "KID cannot be told from that of the background."),
+    ],
+)
+def test_what_kid_says_in_words(figures, words):
+    from detbalance.cli.generate import _verdict
+
+    assert words in _verdict(ClassResult(name="disc", donors=30, kid=Kid(*figures)))
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,10 @@ def _verdict(row: ClassResult) -> str:
             f"{row.name}: generated crops are no farther from the donors than halves of so few"
             f" donors may be from each other (KID {kid.real:.3f} +- {2 * kid.spread:.3f})."
         )
+    if kid.generated >= kid.background:
+        return (
+            f"{row.name}: generated crops are no nearer to real ones than places without objects."
+        )
     share = (kid.generated - kid.real) / (kid.background - kid.real)
     return (
         f"{row.name}: generated crops are {share:.0%} of the way from real ones to places without"
