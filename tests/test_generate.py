@@ -23,6 +23,7 @@ from detbalance.generation import (  # noqa: E402
     filters,
     generate,
     pipeline,
+    writing,
 )
 from detbalance.generation.quality import Kid  # noqa: E402
 
@@ -194,7 +195,7 @@ def test_a_folder_is_replaced_only_when_asked_and_only_at_the_end(
     with pytest.raises(ValueError, match=r"already holds generated donors.*--overwrite"):
         run(annotations, folder, output, seed=5)
     with monkeypatch.context() as broken:
-        broken.setattr(pipeline, "write_index", full_disk)
+        broken.setattr(writing, "write_index", full_disk)
         with pytest.raises(OSError, match="disk full"):
             run(annotations, folder, output, seed=5, overwrite=True)
     assert files_of(output) == before

@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "losses": set(),
     "images": {"annotations"},
     "augmentation": {"annotations", "frequency", "images"},
-    "generation": {"annotations", "frequency", "images", "augmentation"},
+    "generation": {"annotations", "frequency", "images", "augmentation", "detection"},
     "detection": {"annotations", "predictions", "images", "losses", "augmentation"},
     "evaluation": {"annotations", "predictions", "frequency", "intervals"},
     "comparison": {"annotations", "predictions", "frequency", "intervals", "evaluation"},

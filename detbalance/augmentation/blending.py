@@ -123,15 +123,6 @@ def box_pixels(box: NDArray[np.float64]) -> tuple[slice, slice]:
     return slice(int(top), math.ceil(bottom)), slice(int(left), math.ceil(right))
 
 
-def in_depth(donor: Donor, depth: np.dtype[np.generic]) -> Donor:
-    """Return a donor with 8 or 16 bits a value, white staying white."""
-    if donor.image.dtype == depth:
-        return donor
-    if depth == np.uint16:
-        return dataclasses.replace(donor, image=donor.image.astype(np.uint16) * np.uint16(257))
-    return dataclasses.replace(donor, image=(donor.image // 257).astype(np.uint8))
-
-
 def feathered(canvas: Image, donor: Donor, x: int, y: int, weights: Opacity) -> None:
     """Draw a donor over the canvas at x, y, in place.
 

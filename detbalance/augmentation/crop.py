@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from detbalance.annotations import Annotations
 from detbalance.augmentation.contract import Image, Target, check_range
+from detbalance.augmentation.donor_choice import wanted_labels
 from detbalance.augmentation.geometry import corners, fill_color, is_bilevel, settle
-from detbalance.frequency import class_frequency, frequency_groups
+from detbalance.frequency import class_frequency
 from detbalance.images import import_cv2
 
 _CONTEXT = 0.2  # as a fraction of the box's sides, on each side, where there is room for it
@@ -164,20 +165,10 @@ def _resize(pixels: Image, height: int, width: int, nearest: bool) -> Image:
 
 def _weights(annotations: Annotations, classes: Sequence[str] | None) -> NDArray[np.float64]:
     """One over the images of each class asked for, float64 [C]; 0 for the others."""
-    if isinstance(classes, str):
-        raise TypeError(
-            f'RareCrop: classes is "{classes}". Expected a list of names. Write ["{classes}"].'
-        )
     frequency = class_frequency(annotations)
-    if classes is None:
-        groups = frequency_groups(frequency)
-        wanted = (groups.of_class >= 0) & (groups.of_class < groups.names.index("frequent"))
-        if not (wanted & (frequency.image_counts > 0)).any():
-            raise ValueError(
-                f"{annotations.source}: no class is rare or common ({groups.rule}). Name the"
-                " classes to crop around."
-            )
-    else:
-        wanted = np.zeros(annotations.categories.num_classes, np.bool_)
-        wanted[annotations.categories.labels_of_names(classes)] = True
-    return np.where(wanted, 1 / np.maximum(frequency.image_counts, 1), 0.0)
+    wanted = wanted_labels(
+        annotations, classes, frequency, owner="RareCrop", purpose="to crop around"
+    )
+    weights = np.zeros(annotations.categories.num_classes)
+    weights[wanted] = 1 / np.maximum(frequency.image_counts[wanted], 1)
+    return weights

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detbalance.annotations import Annotations
 from detbalance.augmentation.contract import Image
-from detbalance.augmentation.donor_choice import box_areas
+from detbalance.augmentation.geometry import box_areas
 from detbalance.augmentation.masks import Mask, segmentation_mask
 
 _FULL = 0.97  # a mask that fills this much of its box is the box: its margin blends in better

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from detbalance.annotations import Annotations
 from detbalance.annotations.packed import take_slices
+from detbalance.augmentation.geometry import box_areas
 from detbalance.frequency import Frequency, frequency_groups
 
 Float64 = NDArray[np.float64]
@@ -75,14 +76,19 @@ def wanted_labels(
     classes: Sequence[str] | None,
     frequency: Frequency,
     elsewhere: Sequence[int] | Int64 = (),
+    *,
+    owner: str = "DonorBank",
+    purpose: str = "to paste",
 ) -> Int64:
-    """Return the labels of the classes to paste, ascending.
+    """Return the labels of the classes that something is to be done for, ascending.
 
     Args:
         annotations: of the training images.
         classes: their names; None for those that `frequency_groups` calls rare or common.
         frequency: counts of the annotations.
         elsewhere: labels of classes that have donors other than the annotated boxes.
+        owner: named in messages.
+        purpose: what the classes are for, in messages.
 
     Raises:
         ValueError: if a name is unknown, or no class is rare or common.
@@ -97,20 +103,14 @@ def wanted_labels(
         if not len(wanted):
             raise ValueError(
                 f"{annotations.source}: no class is rare or common ({groups.rule}). Name the"
-                " classes to paste."
+                f" classes {purpose}."
             )
         return wanted
     if isinstance(classes, str):
         raise TypeError(
-            f'DonorBank: classes is "{classes}". Expected a list of names. Write ["{classes}"].'
+            f'{owner}: classes is "{classes}". Expected a list of names. Write ["{classes}"].'
         )
     return np.unique(annotations.categories.labels_of_names(classes))
-
-
-def box_areas(boxes: Float64) -> Float64:
-    """Return the areas, [N], of boxes xyxy, [N, 4]; 0 where a side is negative."""
-    sides = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None)
-    return np.asarray(sides[:, 0] * sides[:, 1])
 
 
 def largest_overlap(annotations: Annotations, boxes: Float64, rows: Int64) -> Float64:

@@ -19,7 +19,6 @@ from detbalance.augmentation.contract import check_range
 from detbalance.augmentation.cutting import Donor, UnreadableDonor, cut_out
 from detbalance.augmentation.donor_choice import (
     Choice,
-    box_areas,
     choose_donors,
     listed,
     seen_regions,
@@ -28,6 +27,8 @@ from detbalance.augmentation.donor_choice import (
 )
 from detbalance.augmentation.donor_file import DonorFile
 from detbalance.augmentation.donor_folder import FolderDonors, folder_donors
+from detbalance.augmentation.geometry import box_areas
+from detbalance.augmentation.partners import drawn_index
 from detbalance.frequency import class_frequency
 from detbalance.images import read_image
 
@@ -162,8 +163,7 @@ class DonorBank:
 
     def draw(self, generator: np.random.Generator) -> int:
         """Draw the number of a donor: its class first, then one of the class's donors."""
-        cumulative = np.cumsum(self.probabilities)
-        label = int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
+        label = drawn_index(np.cumsum(self.probabilities), generator)
         low, high = (int(v) for v in self._starts[label : label + 2])
         first, last = (int(v) for v in self._folder_starts[label : label + 2])
         if low == high or (first < last and generator.random() < self.folder_share):

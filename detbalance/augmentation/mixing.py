@@ -16,9 +16,9 @@ from detbalance.augmentation.contract import (
     check_range,
     check_scale,
 )
-from detbalance.augmentation.geometry import fill_color, is_bilevel
+from detbalance.augmentation.geometry import as_depth, fill_color, is_bilevel
 from detbalance.augmentation.partners import Load, Partners, drawn_index
-from detbalance.augmentation.tiles import Window, as_type, draw_origin, fitted, on_canvas, view
+from detbalance.augmentation.tiles import Window, draw_origin, fitted, on_canvas, view
 from detbalance.images import import_cv2
 
 _MEETING = (0.35, 0.65)  # where the four images of a mosaic meet, as a fraction of each side
@@ -94,7 +94,7 @@ class Mosaic:
             partner = self._partners.draw(generator)
             if partner is None:
                 return image, target
-            sources.append((as_type(partner[0], image.dtype), partner[1]))
+            sources.append((as_depth(partner[0], image.dtype), partner[1]))
         bilevel = all(is_bilevel(picture) for picture, _ in sources)
         fill = fill_color(image)
         canvas = np.empty_like(image)
@@ -242,7 +242,7 @@ class Mixup:
         y = int(generator.integers(size[0] - tall + 1))
         x = int(generator.integers(size[1] - wide + 1))
         other, moved = view(
-            as_type(partner[0], image.dtype),
+            as_depth(partner[0], image.dtype),
             partner[1],
             Window((tall, wide), (-y, -x), size),
             fill=fill_color(image),

@@ -6,7 +6,7 @@ Letters: H, W height and width, N boxes, C classes including background.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from detbalance.augmentation.contract import Image, Target, check_range, check_s
 from detbalance.augmentation.covering import with_pasted, without_covered
 from detbalance.augmentation.cutting import Donor, UnreadableDonor
 from detbalance.augmentation.donors import DonorBank
-from detbalance.augmentation.geometry import is_bilevel
+from detbalance.augmentation.geometry import as_depth, is_bilevel
 from detbalance.augmentation.placing import (
     NO_ROOM,
     NOT_EXHAUSTIVE,
@@ -250,7 +250,7 @@ class RarePaste:
 
     def _draw(self, donor: Donor, place: Place, work: _Work, bilevel: bool) -> None:
         canvas = work.own_canvas()
-        donor = blending.in_depth(donor, canvas.dtype)
+        donor = replace(donor, image=as_depth(donor.image, canvas.dtype))
         weights = blending.opacity(donor, self.feather)
         x, y = place.x, place.y
         drawn = (

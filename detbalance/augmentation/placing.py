@@ -6,6 +6,7 @@ Letters: H, W height and width of the image, N boxes, T tries.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from detbalance.augmentation.context import most_alike
 from detbalance.augmentation.contract import Image, Target
 from detbalance.augmentation.cutting import Donor
-from detbalance.augmentation.donor_choice import box_areas
+from detbalance.augmentation.geometry import box_areas
 
 Float64 = NDArray[np.float64]
 
@@ -188,8 +189,8 @@ def _is_free(
 ) -> NDArray[np.bool_]:
     """Whether each place, [T], touches nothing closed and covers little enough of the objects."""
     if not may_cover:
-        return _are_clear(corners, size, np.concatenate([scene.closed, scene.objects]))
-    free = _are_clear(corners, size, scene.closed)
+        return are_clear(corners, size, np.concatenate([scene.closed, scene.objects]))
+    free = are_clear(corners, size, scene.closed)
     scaled = size / crop
     # The pixels that the box touches are all the donor's.
     low = corners + np.floor(donor.box[:2] * scaled)
@@ -201,7 +202,14 @@ def _is_free(
     return np.asarray(free & (covered <= may_cover * box_areas(boxes)).all(axis=1))
 
 
-def _are_clear(corners: Float64, size: Float64, boxes: Float64) -> NDArray[np.bool_]:
+def are_clear(corners: NDArray[Any], size: NDArray[Any], boxes: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which places touch no box, bool [T].
+
+    Args:
+        corners: [T, 2], x and y of each place.
+        size: [T, 2], or [1, 2] for all alike, width and height.
+        boxes: [N, 4], xyxy.
+    """
     x, y = corners[:, :1], corners[:, 1:]
     beside = (x >= boxes[:, 2]) | (x + size[:, :1] <= boxes[:, 0])
     above = (y >= boxes[:, 3]) | (y + size[:, 1:] <= boxes[:, 1])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detbalance.augmentation.contract import Image, Target, take_rows
-from detbalance.augmentation.geometry import corners, settle
+from detbalance.augmentation.geometry import box_areas, corners, settle
 from detbalance.images import import_cv2
 
 
@@ -35,7 +35,7 @@ class Window(NamedTuple):
         """
         moved = self.scale(boxes, shape) - np.array([*self.origin[::-1]] * 2)
         cut = np.clip(moved, 0, np.array([*self.size[::-1]] * 2))
-        return np.asarray(_areas(cut) / np.maximum(_areas(moved), 1e-9))
+        return np.asarray(box_areas(cut) / np.maximum(box_areas(moved), 1e-9))
 
     def scale(self, boxes: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:
         """Scale boxes [N, 4] or points [..., 2] as the pixels of an image of this shape."""
@@ -127,13 +127,6 @@ def draw_origin(
     return origin[0], origin[1]
 
 
-def as_type(image: Image, dtype: np.dtype[Any]) -> Image:
-    """Bring an image to 8 or 16 bits; white stays white."""
-    if image.dtype == dtype:
-        return image
-    return (image // 257 if dtype == np.uint8 else image * np.uint16(257)).astype(dtype)
-
-
 def _resized(image: NDArray[Any], size: tuple[int, int], *, nearest: bool) -> NDArray[Any]:
     height, width = image.shape[:2]
     if size == (height, width):
@@ -160,7 +153,3 @@ def _cut(picture: NDArray[Any], window: Window, fill: NDArray[np.int64]) -> NDAr
     shown[...] = fill.astype(picture.dtype)
     shown[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = inside
     return shown
-
-
-def _areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1))

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -15,10 +15,10 @@ from detbalance.annotations import Annotations, load_annotations
 from detbalance.augmentation.packing import Packed, pack_donors
 from detbalance.frequency import class_frequency, frequency_groups
 from detbalance.reporting.cells import GROUP_STYLES, numbers_table
+from detbalance.reporting.console import print_content
 
 _LISTED = 60
 _NAMED = 10
-_WIDE = 200  # a pipe has no width, and a class name shall not be cut for it
 _logger = logging.getLogger(__name__)
 
 
@@ -67,15 +67,11 @@ def donors_command(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     _name_problems(packed)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDE)
-    console.print(_table(train, packed))
     line = (
         f"Written: {output} ({packed.written.number} donors, {packed.written.megabytes:.1f} MB)."
         f" Use it with augmentation.paste.donor_file: {output}"
     )
-    console.print(line, soft_wrap=True, highlight=False, markup=False)
+    print_content(Group(_table(train, packed), Text(line)), None)
 
 
 def _name_problems(packed: Packed) -> None:

@@ -9,18 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.box import HORIZONTALS
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from detbalance.annotations import load_annotations
 from detbalance.generation import ClassResult, Result, Settings, Stopped, generate
+from detbalance.reporting.console import print_content
 from detbalance.training.interrupt import stop_request
 
 logger = logging.getLogger(__name__)
-
-_WIDE = 200  # a pipe has no width, and a class name shall not be cut for it
 
 
 def generate_command(
@@ -118,12 +117,7 @@ def _stages() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _show(result: Result) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDE)
-    console.print(_table(result.classes))
-    for line in _sentences(result):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    print_content(Group(_table(result.classes), *map(Text, _sentences(result))), None)
 
 
 def _table(classes: tuple[ClassResult, ...]) -> Table:

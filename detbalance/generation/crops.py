@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,8 @@ from torch import Tensor
 from detbalance.annotations import Annotations
 from detbalance.augmentation.cutting import Donor, cut_out
 from detbalance.augmentation.donor_choice import choose_donors
+from detbalance.augmentation.geometry import is_bilevel
+from detbalance.augmentation.placing import are_clear
 from detbalance.images import import_cv2, read_image
 
 Crop = NDArray[np.uint8]
@@ -106,7 +107,7 @@ def cut_donors(
         pixels=tuple(pixels),
         labels=annotations.labels[rows].astype(np.int64),
         annotation_ids=annotations.annotation_ids[rows],
-        bi_level=all(_is_bi_level(crop) for crop in pixels),
+        bi_level=all(is_bilevel(crop) for crop in pixels),
     )
 
 
@@ -131,7 +132,7 @@ def cut_background(
     for index in random.permutation(annotations.num_images):
         if len(found) >= number:
             break
-        image = to_8_bits(read_image(Path(image_dir) / annotations.file_name(int(index))))
+        image = read_image(Path(image_dir) / annotations.file_name(int(index)))
         boxes = annotations.boxes[annotations.rows(int(index))]
         for _ in range(each):
             height, width = like.pixels[int(random.integers(len(like)))].shape[:2]
@@ -165,13 +166,6 @@ def resize(crop: Crop, width: int, height: int) -> Crop:
     return np.asarray(cv2.resize(crop, (width, height), interpolation=method), np.uint8)
 
 
-def to_8_bits(pixels: NDArray[Any]) -> Crop:
-    """Pixels of 8 or 16 bits as 8 bits."""
-    if pixels.dtype == np.uint16:
-        pixels = pixels // 257
-    return np.asarray(pixels, np.uint8)
-
-
 def _chosen_rows(
     annotations: Annotations, labels: NDArray[np.int64], random: np.random.Generator
 ) -> NDArray[np.int64]:
@@ -187,7 +181,7 @@ def _chosen_rows(
 
 def _centred(donor: Donor) -> Crop:
     """A donor with its whole margin; what lies outside of the image repeats its edge."""
-    pixels = to_8_bits(donor.image)
+    pixels = donor.image
     height, width = pixels.shape[:2]
     margin = MARGIN * (donor.box[2:] - donor.box[:2])
     low = np.round(donor.box[:2] - margin).astype(int)
@@ -195,10 +189,6 @@ def _centred(donor: Donor) -> Crop:
     rows = np.clip(np.arange(low[1], max(high[1], low[1] + 1)), 0, height - 1)
     columns = np.clip(np.arange(low[0], max(high[0], low[0] + 1)), 0, width - 1)
     return np.ascontiguousarray(pixels[rows[:, None], columns])
-
-
-def _is_bi_level(crop: Crop) -> bool:
-    return bool(np.all((crop == 0) | (crop == 255)))
 
 
 def _clear_place(
@@ -212,9 +202,6 @@ def _clear_place(
     height, width = size
     if height > image[0] or width > image[1]:
         return None
-    x = random.integers(0, image[1] - width + 1, size=(tries, 1))
-    y = random.integers(0, image[0] - height + 1, size=(tries, 1))
-    apart = (x >= boxes[:, 2]) | (x + width <= boxes[:, 0])
-    apart |= (y >= boxes[:, 3]) | (y + height <= boxes[:, 1])
-    clear = np.flatnonzero(apart.all(axis=1))
-    return (int(x[clear[0], 0]), int(y[clear[0], 0])) if len(clear) else None
+    corners = random.integers(0, (image[1] - width + 1, image[0] - height + 1), size=(tries, 2))
+    clear = np.flatnonzero(are_clear(corners, np.array([[width, height]]), boxes))
+    return (int(corners[clear[0], 0]), int(corners[clear[0], 1])) if len(clear) else None

@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +22,17 @@ from torch import Tensor, nn
 from detbalance.annotations import Annotations
 from detbalance.annotations.files import open_file, replace_file
 from detbalance.generation.choosing import Choice, choose_classes
-from detbalance.generation.classifier import PARTS, JudgeFeatures, Judges, train_judges
-from detbalance.generation.contact_sheet import write_contact_sheet
+from detbalance.generation.classifier import JudgeFeatures, Judges, train_judges
 from detbalance.generation.crops import (
     Crop,
     Crops,
     as_tensor,
-    box_in_crop,
     cut_background,
     cut_donors,
 )
 from detbalance.generation.donors_folder import (
-    SHEET,
     check_output,
-    move_into_place,
     work_folder,
-    write_crops,
-    write_index,
 )
 from detbalance.generation.drawing import Kept, draw_class
 from detbalance.generation.filters import CropFilter
@@ -50,7 +43,8 @@ from detbalance.generation.quality import (
     import_kid,
     pretrained_features,
 )
-from detbalance.generation.result import ClassResult, Result, Settings
+from detbalance.generation.result import Result, Settings
+from detbalance.generation.writing import write_folder
 
 Progress = Callable[[str, int, int], None]
 
@@ -151,7 +145,8 @@ def generate(
         seconds=time.monotonic() - started,
     )
     if written:
-        _write(work, output, annotations, donors, written, choice, result, settings, key)
+        (work / _CHECKPOINT).unlink(missing_ok=True)
+        write_folder(work, output, annotations, donors, written, result, key)
     else:
         shutil.rmtree(work)
     return result
@@ -304,62 +299,3 @@ def _rate(
             seed=settings.seed,
         )
     return name
-
-
-def _write(
-    work: Path,
-    output: Path,
-    annotations: Annotations,
-    donors: Crops,
-    written: dict[str, list[Kept]],
-    choice: Choice,
-    result: Result,
-    settings: Settings,
-    key: dict[str, Any],
-) -> None:
-    (work / _CHECKPOINT).unlink(missing_ok=True)
-    ordered = [r for r in choice.results if r.name in written]
-    entries = write_crops(
-        work,
-        {
-            r.name: [
-                (k.pixels, {"box": box_in_crop(*k.pixels.shape[1::-1]), **k.facts})
-                for k in written[r.name]
-            ]
-            for r in ordered
-        },
-    )
-    rows = {
-        _caption(r): (
-            donors.of_class(int(annotations.categories.labels_of_names([r.name])[0])),
-            [k.pixels for k in written[r.name]],
-        )
-        for r in ordered
-    }
-    write_contact_sheet(work / SHEET, rows)
-    provenance = {
-        "made_by": f"detbalance {version('detbalance')} generate",
-        "annotations": annotations.source,
-        **key,
-        "classes": [r.to_dict() for r in result.classes],
-        "taught_by": list(result.taught_by),
-        "kid_features": result.features,
-        "kid_note": "generated: generated crops against donors, which the generator was trained on;"
-        " real: one half of the donors against the other; background: places without objects"
-        " against donors.",
-        "judges": PARTS,
-        "seconds": round(result.seconds, 1),
-        "versions": {n: version(n) for n in ("torch", "torchmetrics", "numpy")},
-    }
-    write_index(work, provenance, entries)
-    move_into_place(work, output)
-
-
-def _caption(result: ClassResult) -> str:
-    kid = result.kid
-    figures = (
-        ""
-        if kid.generated != kid.generated
-        else (f"   KID {kid.generated:.3f} (real {kid.real:.3f}, background {kid.background:.3f})")
-    )
-    return f"{result.name}: {result.donors} donors, {result.kept} kept of {result.made}{figures}"

