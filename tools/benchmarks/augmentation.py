@@ -7,6 +7,7 @@ albumentations', which gets the same four images.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -40,10 +41,7 @@ def main() -> dict[str, Any]:
 
 
 def measure_loader(folder: Path) -> dict[str, dict[str, float]]:
-    """Milliseconds an image and that over the standard pipeline's, the median of rounds.
-
-    Each round measures all pipelines one after the other, so that a slow moment hits all of them.
-    """
+    """Milliseconds of processor an image, and those over the standard pipeline's: medians."""
     import cv2
 
     from detbalance.annotations import load_annotations
@@ -63,7 +61,6 @@ def measure_loader(folder: Path) -> dict[str, dict[str, float]]:
     train = load_annotations(write_data(folder))
     raw = DetectionDataset(train, folder)
     factors = np.ones(train.num_images)
-    standard = StandardAugmentation()
     bank = DonorBank(train, folder)
     for donor in range(len(bank)):  # as after the first epochs
         bank.crop(donor)
@@ -73,38 +70,51 @@ def measure_loader(folder: Path) -> dict[str, dict[str, float]]:
     subprocess.run(command, check=True, capture_output=True)
     packed = DonorBank(train, folder, donor_file=packed_file)
     # Only what is named differs; "always" shows the cost of one that acts on every image.
-    parts: dict[str, list[Any]] = {
-        "standard": [standard],
-        "paste, as by default": [RarePaste(bank), standard],
-        "paste from a donor file": [RarePaste(packed), standard],
-        "paste always": [RarePaste(bank, probability=1), standard],
-        "rare crop always": [RareCrop(train, probability=1), standard],
-        "policy natural in its place": [GroupPolicy(train, preset="natural")],
-        "mosaic always": [Mosaic(raw.load, factors, probability=1), standard],
-        "mosaic of albumentations": [AlbumentationsMosaic(raw.load, train.num_images), standard],
-        "mixup always": [Mixup(raw.load, factors, probability=1), standard],
+    before: dict[str, list[Any]] = {
+        "standard": [],
+        "paste, as by default": [RarePaste(bank)],
+        "paste from a donor file": [RarePaste(packed)],
+        "paste always": [RarePaste(bank, probability=1)],
+        "rare crop always": [RareCrop(train, probability=1)],
+        "mosaic always": [Mosaic(raw.load, factors, probability=1)],
+        "mosaic of albumentations": [AlbumentationsMosaic(raw.load, train.num_images)],
+        "mixup always": [Mixup(raw.load, factors, probability=1)],
     }
+    parts = {name: [*steps, SameDraws(StandardAugmentation())] for name, steps in before.items()}
+    parts["policy natural in its place"] = [SameDraws(GroupPolicy(train, preset="natural"))]
     datasets = {
-        name: DetectionDataset(train, folder, augmentation=Compose(list(steps)))
+        name: DetectionDataset(train, folder, augmentation=Compose(steps))
         for name, steps in parts.items()
     }
     datasets = {"decode only": raw, **datasets}
-    times: dict[str, list[float]] = {name: [] for name in datasets}
+    times = {name: [0.0] * ROUNDS for name in datasets}
     for number in range(-1, ROUNDS):
-        for name, dataset in datasets.items():
-            started = time.perf_counter()
-            for index in range(train.num_images):
+        for index in range(train.num_images):
+            # All pipelines one after the other: a slow moment hits all of them.
+            for name, dataset in datasets.items():
+                started = time.process_time()
                 dataset[Draw(index, max(number, 0) * train.num_images + index)]
-            if number >= 0:  # the first round fills caches
-                times[name].append((time.perf_counter() - started) / train.num_images)
+                if number >= 0:  # the first round fills caches
+                    times[name][number] += time.process_time() - started
     whole = np.array(times["standard"])
     return {
         name: {
-            "ms": 1000 * median(found),
+            "ms": 1000 * median(found) / train.num_images,
             "ratio": float(np.median(np.array(found) / whole)),
         }
         for name, found in times.items()
     }
+
+
+class SameDraws:
+    """A step whose draws do not depend on the steps before it: pipelines differ by these alone."""
+
+    def __init__(self, step: Callable[..., Any]) -> None:
+        self._step, self._calls = step, itertools.count()
+
+    def __call__(self, image: Any, target: Any, generator: np.random.Generator) -> Any:
+        """Act with the same draws at the same call in every pipeline."""
+        return self._step(image, target, np.random.default_rng(next(self._calls)))
 
 
 class AlbumentationsMosaic:
