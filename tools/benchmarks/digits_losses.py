@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from _digits_runs import GROUPS, SEEDS, shown, train_all
+from _digits_runs import GROUPS, PASTE_ANYWHERE, SEEDS, shown, train_all
 
 from detbalance.cli.quickstart import PLAIN
 
-# Pasted at the first free place in any size, as when these figures were measured.
-PASTE = "augmentation.paste={probability: 0.5, match_scale: false, context_places: 1}"
-SETTINGS: dict[str, tuple[str, ...]] = {"loss alone": PLAIN, "with sampling and paste": (PASTE,)}
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "loss alone": PLAIN,
+    "with sampling and paste": (PASTE_ANYWHERE,),
+}
 # What the defaults, made for LVIS, would leave without effect on ten classes: three of them are in
 # fewer than 3 % of the images. Re-weighting is deferred to the last fifth, as in LDAM's paper.
 OPTIONS = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from _digits_runs import methods_figures, methods_table
+from _digits_runs import PASTE_ANYWHERE, methods_figures, methods_table
 
 CONFIG = "configs/digits.yaml"
 NO_PASTE = "augmentation.paste=null"
@@ -22,7 +22,8 @@ SAMPLING = {
     "solve": ("sampling={method: solve}",),
 }
 METHODS = {name: (*changes, NO_PASTE) for name, changes in SAMPLING.items()} | {
-    f"{name} + paste": SAMPLING[name] for name in ("plain", "repeat factors", "solve")
+    f"{name} + paste": (*SAMPLING[name], PASTE_ANYWHERE)
+    for name in ("plain", "repeat factors", "solve")
 }
 ITERATIONS = 450
 FOLDER = Path("runs/benchmarks/digits_sampling")
