@@ -41,6 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": {"annotations", "predictions", "frequency", "intervals"},
     "comparison": {"annotations", "predictions", "frequency", "intervals", "evaluation"},
     "operating": {"annotations", "predictions", "frequency", "intervals", "evaluation"},
+    "ensembling": {"annotations", "predictions", "frequency", "evaluation", "operating"},
     "reporting": {
         "annotations",
         "predictions",
@@ -52,6 +53,7 @@ ROOMS: dict[str, set[str]] = {
         "comparison",
         "operating",
     },
+    "regions": {"annotations", "images", "losses", "augmentation", "detection"},
     "training": {
         "annotations",
         "predictions",
@@ -79,6 +81,7 @@ WITHOUT_TORCH = [
     "evaluation",
     "comparison",
     "operating",
+    "ensembling",
     "reporting",
 ]
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "base", "misc"}

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import click
 
-from detbalance.cli import augmentation_commands
+from detbalance.cli import (
+    augmentation_commands,
+    repair_commands,
+)
 from detbalance.cli.calibration_options import calibration_options
 from detbalance.cli.evaluation_options import evaluation_options
 from detbalance.cli.options import (
@@ -325,6 +328,7 @@ def _quickstart(**options: object) -> None:
 cli.add_command(augmentation_commands.donors)
 cli.add_command(augmentation_commands.generate)
 cli.add_command(augmentation_commands.preview)
+cli.add_command(repair_commands.refit)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -54,11 +54,11 @@ def evaluate_command(
     AP and for other thresholds; shown.json those that reach the threshold of their class.
     """
     check_output(output, overwrite)
-    where = _device(device)
+    where = chosen_device(device)
     state = load_checkpoint(checkpoint)
     categories = Categories.from_dict(state["categories"])
     truth = load_annotations(annotations, drop_invalid=drop_invalid)
-    labels = _labels_in(truth, categories, checkpoint)
+    labels = labels_in(truth, categories, checkpoint)
     floors = None if thresholds is None else load_thresholds(thresholds)
     floor = score_floor if floors is None else floors.by_label(truth.categories)
     usable_images(truth, images)
@@ -125,7 +125,8 @@ def _save(
     return [str(file), f"{selected} ({shown.num_predictions} that reach their class's threshold)"]
 
 
-def _device(name: str | None) -> torch.device:
+def chosen_device(name: str | None) -> torch.device:
+    """The device of an option, or a GPU where there is one."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -137,7 +138,7 @@ def _device(name: str | None) -> torch.device:
         ) from error
 
 
-def _labels_in(
+def labels_in(
     truth: Annotations, categories: Categories, checkpoint: Path
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """[K + 1] the file's label of each of the checkpoint's labels; they are matched by name."""

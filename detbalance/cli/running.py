@@ -29,6 +29,8 @@ _EXTRA = {
     "donors": "train",
     "generate": "generate",
     "preview": "train",
+    "refit": "refit",
+    "fuse": "report",
 }
 
 
@@ -52,7 +54,8 @@ def run(cli: click.Group, arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         _fail(f"{error.format_message()} See: detbalance {command} --help".replace("\n", " "))
     except (click.Abort, KeyboardInterrupt) as error:
-        _fail(str(error) or "interrupted", status=130)
+        # Click puts an exception of its own, without words, around ours.
+        _fail(str(error.__cause__ or error) or "interrupted", status=130)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("detbalance"):
             raise

@@ -79,7 +79,9 @@ class BalancedOneStageHead(Mixin):
                 by_row = normalizer.repeat_interleave(logits.shape[1])
             else:
                 normalizer = by_row = over_ranks(found.sum())
-            labels = [_labels(t, matched) for t, matched in zip(targets, matched_idxs, strict=True)]
+            labels = [
+                anchor_labels(t, matched) for t, matched in zip(targets, matched_idxs, strict=True)
+            ]
             further = wanted(
                 loss,
                 targets,
@@ -193,8 +195,16 @@ class BalancedClassificationHead(LossHolder):
         return classes.view(*logits.shape[:2], -1)
 
 
-def _labels(target: Target, matched: Tensor) -> Tensor:
-    """The label of each anchor, int64 [A]: 0 background, 1..K, -1 ignored."""
+def anchor_labels(target: Target, matched: Tensor) -> Tensor:
+    """Tell the label of each anchor.
+
+    Args:
+        target: of the image, as `CrowdApart` gives it.
+        matched: int64 [A], the row of each anchor's object, -1 for background, `IGNORED`.
+
+    Returns:
+        int64 [A]: 0 background, 1..K, -1 ignored.
+    """
     labels = torch.where(matched == IGNORED, -1, 0)
     found = matched >= 0
     labels[found] = target["labels"][matched[found]]

@@ -1,0 +1,109 @@
+"""What a refit did to a detector, on images that it was not fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from detbalance.annotations import Annotations
+from detbalance.cli.compare import compare_command
+from detbalance.cli.evaluate import image_progress, labels_in
+from detbalance.cli.evaluating import Ground
+from detbalance.detection.dataset import DetectionDataset
+from detbalance.detection.predict import predict
+from detbalance.predictions import save_predictions
+
+
+def show_effect(
+    before: nn.Module,
+    after: nn.Module,
+    truth: Annotations,
+    images: Path,
+    output: Path,
+    *,
+    train_file: Path,
+    batch_size: int,
+    workers: int,
+    max_loss: float,
+    drop_invalid: bool,
+    changed: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    name: str = "refit",
+) -> None:
+    """Predict with both, compare, and say plainly which groups lost more than is allowed.
+
+    The one after is asked within `changed`, as it may be a way of asking that is new.
+    """
+    console = Console(stderr=True)
+    labels = labels_in(truth, before.categories, Path("the checkpoint"))  # type: ignore[arg-type]
+    files = {"before": output / "predictions_before.json", "after": output / "predictions.json"}
+    for model, file in ((before, files["before"]), (after, files["after"])):
+        way = changed if file == files["after"] else nullcontext
+        with way(), image_progress(console, truth.num_images) as tell:
+            found = predict(
+                model,
+                DetectionDataset(truth, images),
+                batch_size=batch_size,
+                workers=workers,
+                progress=tell,
+            )
+        found = replace(found, labels=labels[found.labels])
+        save_predictions(file, found, truth)
+    compare_command(
+        files=(files["before"], files["after"]),
+        baseline=(),
+        ours=(),
+        annotations=Path(truth.source),
+        train_file=train_file,
+        output=output / "comparison",
+        images=None,
+        figure="AP50",
+        fail_if=(),
+        score_floor=0.3,
+        thresholds=None,
+        rules="coco",
+        bootstrap=500,
+        confidence=0.95,
+        seed=0,
+        rare=None,
+        common=None,
+        drop_invalid=drop_invalid,
+        overwrite=True,
+    )
+    ground = Ground.read(
+        Path(truth.source),
+        train_file=train_file,
+        score_floor=0.3,
+        thresholds=None,
+        rare=None,
+        common=None,
+        drop_invalid=drop_invalid,
+    )
+    reports = {
+        name: ground.report(ground.evaluate(file, rules="coco", confidence=0.95))
+        for name, file in files.items()
+    }
+    lost = []
+    for group in ("rare", "common", "frequent"):
+        for figure in ("AP50", "recall"):
+            was, now = (
+                float(getattr(reports[n].groups[group], figure)) for n in ("before", "after")
+            )
+            if was - now > max_loss:
+                lost.append(f"{group} {figure} {was:.2f} -> {now:.2f}")
+    out = Console()
+    if lost:
+        out.print(
+            f"This {name} harms: {'; '.join(lost)} (limit {max_loss:g}, --max-loss). The detector"
+            " before it may be the better one.",
+            style="bold yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+    else:
+        out.print(f"No group lost more than {max_loss:g} in AP50 or recall.", highlight=False)

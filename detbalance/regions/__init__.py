@@ -1,0 +1,1 @@
+"""Region features of a frozen detector: taken out, rebalanced, its classifier refitted to them."""
