@@ -1,0 +1,109 @@
+"""The commands around ensembles, declared; the work of each is in a module of its name."""
+
+from __future__ import annotations
+
+import click
+
+from detbalance.cli.options import DROP_INVALID, FILE, RULES, SEED
+
+
+@click.command("fuse")
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="RESULTS.JSON...")
+@click.option("--annotations", required=True, type=FILE, help="COCO file that lists the images.")
+@click.option("--output", required=True, type=FILE, help="COCO results file to write.")
+@click.option(
+    "--method",
+    default="wbf",
+    show_default=True,
+    type=click.Choice(["wbf", "nmw", "nms", "soft_nms", "soft_nms_linear"]),
+    help="Weighted boxes fusion, non-maximum weighted, NMS, soft-NMS.",
+)
+@click.option(
+    "--iou",
+    "iou_thresholds",
+    multiple=True,
+    default=(0.55,),
+    show_default=True,
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Boxes of a class that overlap more are one object. Repeatable with --calibrate-on: the"
+    " best is chosen, the first unless another is clearly better.",
+)
+@click.option(
+    "--fused-score",
+    "confidence",
+    default="box_and_model_avg",
+    show_default=True,
+    type=click.Choice(["box_and_model_avg", "avg", "max", "absent_model_aware_avg"]),
+    help="How wbf makes one score of several.",
+)
+@click.option(
+    "--sigma",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Of soft_nms: the larger, the less scores are lowered.",
+)
+@click.option(
+    "--weight",
+    "weights",
+    multiple=True,
+    type=float,
+    help="Weight of a results file, once for each, in their order. Default: equal, or chosen by"
+    " --calibrate-on.",
+)
+@click.option(
+    "--calibrate-on",
+    type=FILE,
+    help="COCO file, not training data, to make scores comparable and to choose weights on. That of"
+    " --annotations will do: then each part of it is fused by what the others say.",
+)
+@click.option(
+    "--calibration-predictions",
+    multiple=True,
+    type=FILE,
+    help="Results on --calibrate-on, once for each results file, in their order.",
+)
+@click.option(
+    "--train",
+    "train_file",
+    type=FILE,
+    help="COCO file of the training data, to say what fusion does to rare and frequent classes.",
+)
+@click.option(
+    "--skip-below",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Leave out detections with a lower score before they are fused.",
+)
+@click.option(
+    "--score-floor",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Leave out fused detections with a lower score.",
+)
+@click.option(
+    "--max-detections",
+    type=click.IntRange(1),
+    help="Detections of an image that stay. Default: 100, by LVIS's rules 300.",
+)
+@RULES
+@click.option(
+    "--folds",
+    default=5,
+    show_default=True,
+    type=click.IntRange(3),
+    help="Parts of the calibration images; each is judged by what the others say.",
+)
+@SEED
+@DROP_INVALID
+@click.option("--overwrite", is_flag=True, help="Replace the output file.")
+def fuse(**options: object) -> None:
+    """Make one set of detections of those of several detectors.
+
+    A run's folder stands for its predictions.json.
+    """
+    from detbalance.cli.fuse import fuse_command
+
+    fuse_command(**options)  # type: ignore[arg-type]

@@ -1,0 +1,301 @@
+"""`detbalance fuse`: several results files made one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from detbalance.annotations import Annotations, load_annotations
+from detbalance.cli.evaluating import results_file, waiting
+from detbalance.cli.thresholds import check_output_file, training_frequency
+from detbalance.ensembling import FusionChoice, Options, choose_fusion, fuse
+from detbalance.ensembling.fusion import Confidence, check_weights
+from detbalance.ensembling.result import FusedClass, Way
+from detbalance.ensembling.weighting import settings_to_try
+from detbalance.evaluation.rules import RulesChoice, choose_rules
+from detbalance.operating.result import GROUP_NAMES
+from detbalance.predictions import Predictions, load_predictions, save_predictions
+from detbalance.reporting.cells import GROUP_STYLES, KEPT_OF_MANY, count, figure, numbers_table
+from detbalance.reporting.console import print_content
+
+_MOST_CLASSES = 60
+_SECONDS = 3e-6  # about what one detection takes, for each fold and each setting tried
+_CHOSEN = "bold green"
+_WAYS: dict[Way, str] = {
+    "as they are": "equal weights, scores as they are",
+    "equal": "equal weights, calibrated",
+    "chosen": "chosen setting, calibrated",
+}
+
+
+def fuse_command(
+    *,
+    files: tuple[Path, ...],
+    annotations: Path,
+    output: Path,
+    method: str,
+    iou_thresholds: tuple[float, ...],
+    confidence: Confidence,
+    sigma: float,
+    weights: tuple[float, ...],
+    calibrate_on: Path | None,
+    calibration_predictions: tuple[Path, ...],
+    train_file: Path | None,
+    skip_below: float,
+    score_floor: float,
+    max_detections: int | None,
+    rules: RulesChoice,
+    folds: int,
+    seed: int,
+    drop_invalid: bool,
+    overwrite: bool,
+) -> None:
+    """Read, choose where there is something to choose on, print, fuse and write."""
+    members = [results_file(file) for file in files]
+    on_itself = calibrate_on is not None and calibrate_on.resolve() == annotations.resolve()
+    _check(
+        members,
+        weights,
+        calibrate_on,
+        calibration_predictions,
+        train_file,
+        iou_thresholds,
+        on_itself=on_itself,
+    )
+    inputs = [annotations, *members, *calibration_predictions]
+    inputs += [file for file in (calibrate_on, train_file) if file is not None]
+    _check_not_input(output, inputs)
+    check_output_file(output, overwrite)
+    truth = load_annotations(annotations, drop_invalid=drop_invalid)
+    detections = [_load(member, truth) for member in members]
+    options = Options(
+        iou_threshold=iou_thresholds[0],
+        confidence=confidence,
+        sigma=sigma,
+        skip_below=skip_below,
+        score_floor=score_floor,
+        max_detections=max_detections or choose_rules(truth, rules).max_detections,
+    )
+    console = Console()
+    if calibrate_on is None:
+        fused = fuse(detections, method, weights=weights or None, options=options)
+        if len(members) > 1:
+            _say(
+                console,
+                "Note: scores of different files were taken as they are. With --calibrate-on they"
+                " are made comparable first, and weights are chosen.",
+                "yellow",
+            )
+    else:
+        calibration, known = truth, detections
+        if not on_itself:
+            calibration = load_annotations(calibrate_on, drop_invalid=drop_invalid)
+            _check_same_classes(calibration, truth)
+            known = [_load(results_file(file), calibration) for file in calibration_predictions]
+        work = sum(one.num_predictions for one in known) * folds
+        seconds = _SECONDS * work * len(settings_to_try(iou_thresholds, len(members)))
+        with waiting("choosing how to fuse", seconds):
+            choice = choose_fusion(
+                calibration,
+                known,
+                method,
+                names=[str(member) for member in members],
+                options=options,
+                iou_thresholds=iou_thresholds,
+                frequency=training_frequency(train_file, calibrate_on, drop_invalid),
+                rules=rules,
+                num_folds=folds,
+                seed=seed,
+            )
+        print_content(_content(choice), console)
+        for warning in choice.warnings:
+            _say(console, f"Warning: {warning}", "bold red")
+        if on_itself:
+            _say(
+                console,
+                f"Note: each of the {folds} parts of {annotations} was fused by what the"
+                " others say, since scores were calibrated and weights chosen on this file."
+                " Figures of the output are held-out ones.",
+                "yellow",
+            )
+        fused = choice.held_out if on_itself else choice.fuse(detections)
+    _write(output, fused, truth)
+    _say(
+        console,
+        f"Written: {output} ({fused.num_predictions} detections of"
+        f" {sum(d.num_predictions for d in detections)} in {len(members)} files)",
+        "",
+    )
+
+
+def _check(
+    members: Sequence[Path],
+    weights: Sequence[float],
+    calibrate_on: Path | None,
+    calibration_predictions: Sequence[Path],
+    train_file: Path | None,
+    iou_thresholds: Sequence[float],
+    *,
+    on_itself: bool,
+) -> None:
+    """Refuse options that do not go together."""
+    if weights:
+        if calibrate_on is not None:
+            raise ValueError(
+                "--weight, --calibrate-on: both are given. Weights are either given or chosen on"
+                " data. Leave out one of them."
+            )
+        if len(weights) != len(members):
+            raise ValueError(
+                f"--weight: {len(weights)} weights for {len(members)} results files. One for each"
+                " is expected, in their order. Repeat --weight."
+            )
+        check_weights(weights, len(members))
+    if calibrate_on is None:
+        for option, given in (
+            ("--calibration-predictions", bool(calibration_predictions)),
+            ("--train", train_file is not None),
+            ("--iou, more than one", len(iou_thresholds) > 1),
+        ):
+            if given:
+                raise ValueError(
+                    f"{option}: --calibrate-on is missing. A file to choose and judge on is"
+                    " expected. Add --calibrate-on val.json."
+                )
+        return
+    if train_file is not None and train_file.resolve() == calibrate_on.resolve():
+        raise ValueError(
+            f"--calibrate-on: {calibrate_on} is the training file too. Scores on images that"
+            " detectors learned from are too high; other images are expected. Calibrate on the"
+            " validation file."
+        )
+    if on_itself and calibration_predictions:
+        raise ValueError(
+            "--calibration-predictions: --calibrate-on is the file of --annotations, whose results"
+            " are given. None are expected. Leave them out."
+        )
+    if not on_itself and len(calibration_predictions) != len(members):
+        raise ValueError(
+            f"--calibration-predictions: {len(calibration_predictions)} for {len(members)} results"
+            f" files. Results of each on {calibrate_on} are expected, in their order. Repeat"
+            " --calibration-predictions."
+        )
+
+
+def _check_not_input(output: Path, inputs: Sequence[Path]) -> None:
+    for file in inputs:
+        if output.resolve() == file.resolve():
+            raise ValueError(
+                f"--output: {output} is one of the files to read. Another file is expected. Name a"
+                " new one."
+            )
+
+
+def _check_same_classes(calibration: Annotations, truth: Annotations) -> None:
+    if calibration.categories.names != truth.categories.names:
+        raise ValueError(
+            f"{calibration.source}: its classes are not those of {truth.source}. The same names in"
+            " the same order of ids are expected. Use files of one data set."
+        )
+
+
+def _load(file: Path, truth: Annotations) -> Predictions:
+    """Read a results file; names it where scores are no probabilities."""
+    predictions = load_predictions(file, truth)
+    wrong = (predictions.scores < 0) | (predictions.scores > 1)
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise ValueError(
+            f"{file}: {int(wrong.sum())} of {len(wrong)} detections have a score outside 0..1"
+            f" (first: detection {first}, score {predictions.scores[first]:g}). Probabilities are"
+            " expected, to be fused with those of other detectors. Write them as such."
+        )
+    return predictions
+
+
+def _write(output: Path, fused: Predictions, truth: Annotations) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_predictions(output, fused, truth)
+
+
+def _say(console: Console, text: str, style: str) -> None:
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+def _content(choice: FusionChoice) -> Group:
+    """Lay out what was chosen and what it gives."""
+    settings = choice.settings
+    facts = {
+        "calibrated on": settings.annotations,
+        "method": f"{settings.method}, {choice.setting}",
+        "judged by": f"{settings.folds} folds of images, seed {settings.seed}, by"
+        f" {settings.rules.upper()}'s rules",
+        "groups": settings.group_rule,
+        "frequencies": settings.frequency_source,
+    }
+    grid = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        if value:
+            grid.add_row(Text(name, style="dim", no_wrap=True), Text(value, overflow="fold"))
+    return Group(
+        grid,
+        Text("\nAP50 on images that nothing was chosen on", style="bold"),
+        _ways_table(choice),
+        Text("\nClasses", style="bold"),
+        *_class_table(choice),
+        Text(
+            "1, 2, ...: each file alone. equal: with equal weights and calibrated scores. used: the"
+            " way in green.",
+            style="dim",
+        ),
+        Text(f"\n{choice.verdict}", style="bold"),
+        *(Text(f"Note: {note}", style="yellow") for note in choice.notes),
+    )
+
+
+def _ways_table(choice: FusionChoice) -> Table:
+    every = [*choice.alone, *choice.ways.values()]
+    groups = [name for name in GROUP_NAMES if any(name in one.groups for one in every)]
+    table = numbers_table("mean of classes", *groups, "all")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    titles = [f"{i} {one.name}" for i, one in enumerate(choice.alone, start=1)]
+    titles += [_WAYS[way] for way in choice.ways]
+    used = choice.ways[choice.used]
+    for title, one in zip(titles, every, strict=True):
+        cells = [figure(one.groups.get(name, float("nan"))) for name in groups]
+        table.add_row(
+            Text(title, overflow="fold"),
+            *cells,
+            figure(one.mean),
+            style=_CHOSEN if one is used else "",
+        )
+    return table
+
+
+def _class_table(choice: FusionChoice) -> list[Table | Text]:
+    numbers = [str(i) for i in range(1, len(choice.alone) + 1)]
+    weights = [f"weight\n{i}" for i in numbers] if choice.used == "chosen" else []
+    table = numbers_table(
+        "class", "group", "train\nboxes", "calib.\nboxes", *numbers, "equal", "used", *weights
+    )
+    rows: Sequence[FusedClass] = choice.classes
+    left_out: list[Table | Text] = []
+    if len(rows) > _MOST_CLASSES:
+        rows = sorted(rows, key=lambda row: not row.boxes)[:KEPT_OF_MANY]
+        number = len(choice.classes) - len(rows)
+        left_out.append(Text(f"not listed: {number} more frequent or without boxes", style="dim"))
+    for row in rows:
+        table.add_row(
+            Text(row.name, no_wrap=True, overflow="ellipsis"),
+            Text(row.group or "-", style=GROUP_STYLES.get(row.group or "", "dim")),
+            count(row.train_boxes),
+            count(row.boxes),
+            *map(figure, (*row.members, row.equal, row.used)),
+            *(map(figure, row.weights) if weights else ()),
+        )
+    return [table, *left_out]

@@ -1,0 +1,97 @@
+"""Weights of members by how good they are, each class leaning on all where its boxes are few.
+
+A weight for every member and class, found one by one, would fit the noise of a few boxes. So all
+follow from the APs of the members and two numbers, which is what cross-fitting chooses.
+
+Letters: J members, K categories.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+POWERS = (1.0, 3.0, 8.0, math.inf)
+SHRINKAGES = (math.inf, 30.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How to fuse, as far as it is chosen on data.
+
+    Attributes:
+        iou_threshold: as `Options` has it.
+        power: that APs are raised to: 0 for equal weights, infinite for the best member alone.
+        shrink_boxes: n_0; a class with n boxes has n / (n + n_0) of its own AP. Infinite for one
+            weight for all classes.
+    """
+
+    iou_threshold: float
+    power: float = 0.0
+    shrink_boxes: float = math.inf
+
+    def __str__(self) -> str:
+        what = "equal weights"
+        if self.power:
+            own = "the mean AP50"
+            if math.isfinite(self.shrink_boxes):
+                own = f"the AP50 of each class (n0 {self.shrink_boxes:g} boxes)"
+            what = f"weights by {own} to the power {self.power:g}"
+            if math.isinf(self.power):
+                what = f"the best member alone, by {own}"
+        return f"{what}, IoU {self.iou_threshold:g}"
+
+
+def settings_to_try(iou_thresholds: tuple[float, ...], num_members: int) -> tuple[Setting, ...]:
+    """List settings from the plainest on; a single member needs no weights.
+
+    Args:
+        iou_thresholds: to choose from, the usual one first.
+        num_members: J.
+
+    Returns:
+        Equal weights at every threshold first, then the others.
+    """
+    equal = tuple(Setting(iou) for iou in iou_thresholds)
+    if num_members == 1:
+        return equal
+    return equal + tuple(
+        Setting(iou, power, boxes)
+        for power in POWERS
+        for boxes in SHRINKAGES
+        for iou in iou_thresholds
+    )
+
+
+def weights_by_skill(ap: Float64, boxes: Int64, *, power: float, shrink_boxes: float) -> Float64:
+    """Weigh members by their APs.
+
+    Args:
+        ap: float64 [J, K + 1], AP50 of each member and class, NaN for classes without boxes.
+        boxes: int64 [K + 1], to find of each class.
+        power: as `Setting` has it.
+        shrink_boxes: as `Setting` has it.
+
+    Returns:
+        float64 [J, K + 1], the largest of a class is 1; all 1 where no member finds anything.
+
+    Example:
+        >>> ap = np.array([[np.nan, 0.8, 0.2], [np.nan, 0.4, 0.1]])
+        >>> weights_by_skill(ap, np.array([0, 50, 10]), power=1.0, shrink_boxes=10.0).round(2)
+        array([[1. , 1. , 1. ],
+               [0.5, 0.5, 0.5]])
+    """
+    found = boxes > 0
+    means = ap[:, found].mean(axis=1, keepdims=True) if found.any() else np.zeros((len(ap), 1))
+    share = np.zeros(len(boxes)) if math.isinf(shrink_boxes) else boxes / (boxes + shrink_boxes)
+    own = np.where(found, ap, 0.0)
+    skill = share * own + (1 - share) * means
+    best = skill.max(axis=0)
+    # Relative to the best before the power is taken, which can be infinite.
+    return np.asarray(np.where(best > 0, skill / np.where(best > 0, best, 1.0), 1.0) ** power)
