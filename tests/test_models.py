@@ -124,6 +124,18 @@ def test_every_kind_of_backbone_trains_and_detects(detector, backbone):
     assert set(found) == {"boxes", "labels", "scores"}
 
 
+def test_tiny_keeps_its_statistics_where_asked(tmp_path):
+    source = build_detector(4, backbone="tiny").train()
+    source.backbone(torch.rand(2, 3, 64, 64))  # statistics that are not those of the start
+    path = save(tmp_path, source.state_dict())
+    model = build_detector(4, backbone="tiny", weights=path, frozen_norm=True).train()
+    before = model.backbone.body.state_dict()
+    model.backbone(torch.rand(2, 3, 64, 64))
+    after, theirs = model.backbone.body.state_dict(), source.backbone.body.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in after)
+    assert all(torch.equal(theirs[k], after[k]) for k in after)
+
+
 def test_tiny_is_small():
     model = build_detector(11, backbone="tiny")
     assert sum(p.numel() for p in model.parameters()) < 0.6e6

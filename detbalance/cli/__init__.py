@@ -329,6 +329,7 @@ def _quickstart(**options: object) -> None:
 cli.add_command(augmentation_commands.donors)
 cli.add_command(augmentation_commands.generate)
 cli.add_command(augmentation_commands.preview)
+cli.add_command(ensembling_commands.bag)
 cli.add_command(ensembling_commands.fuse)
 cli.add_command(repair_commands.refit)
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from detbalance.cli.options import DROP_INVALID, FILE, RULES, SEED
+from detbalance.cli.options import (
+    CONFIG,
+    DATA_ROOT,
+    DROP_INVALID,
+    FILE,
+    OVERRIDES,
+    RULES,
+    SEED,
+)
 
 
 @click.command("fuse")
@@ -107,3 +115,47 @@ def fuse(**options: object) -> None:
     from detbalance.cli.fuse import fuse_command
 
     fuse_command(**options)  # type: ignore[arg-type]
+
+
+@click.command("bag")
+@CONFIG
+@OVERRIDES
+@DATA_ROOT
+@click.option("--output", required=True, type=FILE, help="Folder of the members.")
+@click.option(
+    "--by",
+    default="bags",
+    show_default=True,
+    type=click.Choice(["bags", "seeds", "folds", "losses"]),
+    help="What members differ in, beside their seed: balanced bags of the training images, nothing"
+    " else, the fold of images that each leaves out, the classification loss.",
+)
+@click.option("--members", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--losses", multiple=True, metavar="NAME", help="One for each member. Repeatable.")
+@click.option(
+    "--target",
+    type=click.IntRange(1),
+    help="Boxes of a class that are enough for a bag. Default: the geometric mean of the smallest"
+    " and the largest class.",
+)
+@click.option(
+    "--backbone",
+    type=FILE,
+    help="Checkpoint of a detector of the same architecture: members start from it, and share its"
+    " backbone, which is not trained.",
+)
+@click.option(
+    "--member",
+    "only",
+    multiple=True,
+    type=click.IntRange(0),
+    help="Train this member alone, for example on another machine. Repeatable.",
+)
+@click.option("--prepare-only", is_flag=True, help="Write the configurations, and train nothing.")
+@SEED
+@click.option("--overwrite", is_flag=True, help="Replace members that the folder holds.")
+def bag(**options: object) -> None:
+    """Train several detectors to be fused; members that are finished are not trained again."""
+    from detbalance.cli.bag import bag_command
+
+    bag_command(**options)  # type: ignore[arg-type]

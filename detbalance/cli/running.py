@@ -30,6 +30,7 @@ _EXTRA = {
     "generate": "generate",
     "preview": "train",
     "refit": "refit",
+    "bag": "train",
     "fuse": "report",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
@@ -100,20 +101,28 @@ class Pyramid(nn.Module):
         return self.fpn(self.body(x))  # type: ignore[no-any-return]
 
 
+Norm: TypeAlias = Callable[[int], nn.Module]
+
+
 class TinyBody(nn.Module):
     """Four stages of 32, 48, 64 and 96 channels for small images and training from scratch.
 
     0.29 million parameters; feature maps of strides 8 and 16.
+
+    Args:
+        norm: of each convolution, by its channels.
     """
 
     channels = (64, 96)
     strides = (8, 16)
 
-    def __init__(self) -> None:
+    def __init__(self, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
-        self.stem = nn.Sequential(_convolution(3, 32, stride=2), _convolution(32, 48, stride=2))
-        self.stage3 = nn.Sequential(_convolution(48, 64, stride=2), _Residual(64))
-        self.stage4 = nn.Sequential(_convolution(64, 96, stride=2), _Residual(96))
+        self.stem = nn.Sequential(
+            _convolution(norm, 3, 32, stride=2), _convolution(norm, 32, 48, stride=2)
+        )
+        self.stage3 = nn.Sequential(_convolution(norm, 48, 64, stride=2), _Residual(norm, 64))
+        self.stage4 = nn.Sequential(_convolution(norm, 64, 96, stride=2), _Residual(norm, 96))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Compute the feature maps.
@@ -129,18 +138,18 @@ class TinyBody(nn.Module):
 
 
 class _Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, norm: Norm, channels: int) -> None:
         super().__init__()
-        self.convolution = _convolution(channels, channels)
+        self.convolution = _convolution(norm, channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.convolution(x)  # type: ignore[no-any-return]
 
 
-def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+def _convolution(norm: Norm, inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
+        norm(outputs),
         nn.ReLU(inplace=True),
     )
 
@@ -174,7 +183,8 @@ def build_body(
     """
     if name == TINY:
         _check_strides(name, strides, [8, 16], complete=True)
-        return Body(TinyBody(), list(TinyBody.channels), list(TinyBody.strides), *HALF)
+        norm = FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d
+        return Body(TinyBody(norm), list(TinyBody.channels), list(TinyBody.strides), *HALF)
     if name in TORCHVISION_BACKBONES:
         build = _mobilenet if name.startswith(MOBILENET) else _resnet
         return build(name, strides, default_strides, frozen_norm, trainable_layers)

@@ -19,7 +19,6 @@ from torch import Tensor
 from detbalance.regions.objective import Objective
 from detbalance.regions.samples import Samples
 
-
 _SLOW = 0.02
 """The rate of shifts and factors, which work on all regions alike, as a part of that of logits."""
 

@@ -49,9 +49,10 @@ def rebalance(
     Background is there as class 0, so that borders to it are seen. It stays as it is, unless the
     sampler removes what lies on a border or the options ask for more. Without a `sampling_strategy`
     in the options, an over-sampler brings every class to `target` (some make fewer, where they see
-    no border), and an under-sampler brings larger classes down to it. An over-sampler works on one class after the other, each with as many
-    neighbours as it has regions for; the regions of a class that it cannot work on are repeated,
-    and a log message says so. A class that a sampler removes as a whole is put back.
+    no border), and an under-sampler brings larger classes down to it. An over-sampler works on one
+    class after the other, each with as many neighbours as it has regions for; the regions of a
+    class that it cannot work on are repeated, and a log message says so. A class that a sampler
+    removes as a whole is put back.
 
     Args:
         samples: of the data.
