@@ -14,6 +14,7 @@ import click
 from detbalance.cli import (
     augmentation_commands,
     ensembling_commands,
+    opinion_commands,
     repair_commands,
 )
 from detbalance.cli.calibration_options import calibration_options
@@ -332,6 +333,8 @@ cli.add_command(augmentation_commands.preview)
 cli.add_command(ensembling_commands.bag)
 cli.add_command(ensembling_commands.fuse)
 cli.add_command(repair_commands.refit)
+cli.add_command(opinion_commands.opinion)
+cli.add_command(opinion_commands.suspects)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -32,6 +32,8 @@ _EXTRA = {
     "refit": "refit",
     "bag": "train",
     "fuse": "report",
+    "opinion": "refit",
+    "suspects": "refit",
 }
 
 

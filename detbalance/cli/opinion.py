@@ -1,0 +1,283 @@
+"""`detbalance opinion`: a classifier or one-class models beside a detector's own scores."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from detbalance.annotations import Annotations, Categories, load_annotations
+from detbalance.annotations.files import replace_file
+from detbalance.cli.evaluate import labels_in
+from detbalance.cli.refit import parse_params, told_progress
+from detbalance.cli.refit_effect import show_effect
+from detbalance.cli.region_data import Detector, RegionData, region_data
+from detbalance.frequency import class_frequency, frequency_groups
+from detbalance.images import usable_images
+from detbalance.regions.advice import advised
+from detbalance.regions.estimators import Weighing, fit_opinion
+from detbalance.regions.lifting import LiftFigures, fit_lifts
+from detbalance.regions.named_estimators import is_one_class, make_classifier, make_one_class
+from detbalance.regions.one_class import OneClassOpinion
+from detbalance.regions.opinion_file import Opinion, load_opinion, save_opinion
+from detbalance.regions.selection import Limits
+from detbalance.training.setup import loader_workers
+
+FILE, REPORT = "opinion.skops", "opinion.json"
+
+
+def opinion_command(
+    *,
+    checkpoint: Path,
+    annotations: Path,
+    images: Path | None,
+    method: str,
+    params: tuple[str, ...],
+    output: Path,
+    features: Path | None,
+    opinion: Path | None,
+    classes: tuple[str, ...],
+    max_fppi: float,
+    floor: float,
+    predict: Path | None,
+    predict_images: Path | None,
+    candidates: int,
+    max_background: int,
+    batch_size: int,
+    workers: int | None,
+    device: str | None,
+    max_loss: float,
+    seed: int,
+    drop_invalid: bool,
+    overwrite: bool,
+) -> None:
+    """Fit an opinion or read one, save it, and let the detector hear it."""
+    options = parse_params(params)
+    if opinion is None:
+        _check_method(method, options, seed)
+    if (output / FILE).exists() and not overwrite:
+        raise ValueError(
+            f"{output}: already holds an opinion. An empty or new folder is expected. Pass"
+            " --overwrite to replace it, or another --output."
+        )
+    if (predict is None) != (predict_images is None):
+        raise ValueError(
+            "--predict, --predict-images: one is missing. Both are expected, or none. Give the"
+            " other one."
+        )
+    if opinion is None and images is None:
+        raise ValueError(
+            "--images: is missing. The folder of the training images is expected, unless --opinion"
+            " names a saved one. Add it."
+        )
+    if opinion is not None and predict is None:
+        raise ValueError(
+            "--opinion: there is nothing to do with it. --predict and --predict-images are"
+            " expected. Add them."
+        )
+    detector = Detector.read(checkpoint, device)
+    shown = None
+    if predict is not None and predict_images is not None:
+        # Read before the work: a wrong file shall not be noticed after it.
+        shown = load_annotations(predict, drop_invalid=drop_invalid)
+        labels_in(shown, detector.categories, checkpoint)
+        usable_images(shown, predict_images)
+    output.mkdir(parents=True, exist_ok=True)
+    if opinion is None:
+        assert images is not None
+        truth = detector.annotations(annotations, images, drop_invalid)
+        data = region_data(
+            detector,
+            truth,
+            images,
+            features or output / "features",
+            limits=Limits(),
+            repeats=3,
+            seed=seed,
+            batch_size=batch_size,
+            workers=workers,
+        )
+        lifted = _labels(truth, classes)
+        found, about = _fit(
+            detector, data, method, options, lifted, max_fppi, floor, max_background, seed
+        )
+        about |= {
+            "options": options,
+            "checkpoint": str(checkpoint),
+            "annotations": str(annotations),
+            "chosen_on": "held-out images of the annotations above, by cross-fitting",
+        }
+        save_opinion(
+            output / FILE,
+            found,
+            weights=detector.weights,
+            categories=detector.categories,
+            width=data.samples.features.shape[1],
+        )
+        with replace_file(output / REPORT) as file:
+            file.write(json.dumps(about, indent=1).encode())
+        line = f"Opinion: {output / FILE}"
+        Console().print(line, soft_wrap=True, highlight=False, markup=False)
+    else:
+        found = load_opinion(opinion, weights=detector.weights, categories=detector.categories)
+    if shown is not None and predict_images is not None:
+        show_effect(
+            detector.model,
+            detector.model,
+            shown,
+            predict_images,
+            output,
+            train_file=annotations,
+            batch_size=batch_size,
+            workers=loader_workers(workers),
+            max_loss=max_loss,
+            drop_invalid=drop_invalid,
+            changed=partial(advised, detector.classifier, found, candidates=candidates),
+            name="opinion",
+        )
+
+
+def _check_method(method: str, options: dict[str, Any], seed: int) -> None:
+    """An unknown method or option, or a missing library, is told before any work."""
+    if is_one_class(method):
+        make_one_class(method, options, 10, seed)
+    else:
+        make_classifier(method, options, seed)
+
+
+def _labels(truth: Annotations, classes: tuple[str, ...]) -> list[int]:
+    """Labels of the classes that are named, or of the rare ones."""
+    if classes:
+        return sorted({int(label) for label in truth.categories.labels_of_names(classes)})
+    groups = frequency_groups(class_frequency(truth)).of_class
+    return [int(label) for label in np.flatnonzero(groups == 0)]
+
+
+def _fit(
+    detector: Detector,
+    data: RegionData,
+    method: str,
+    options: dict[str, Any],
+    labels: list[int],
+    max_fppi: float,
+    floor: float,
+    max_background: int,
+    seed: int,
+) -> tuple[Opinion, dict[str, Any]]:
+    """The opinion, and what to write of it."""
+    started = time.perf_counter()
+    given = (data.samples, data.rows, data.scores)
+    shared = not detector.classifier.sigmoid
+    names = detector.categories
+    with told_progress("fitting", "fits") as tell:
+        if is_one_class(method):
+            lifts, figures = fit_lifts(
+                *given,
+                labels,
+                method,
+                options,
+                shared=shared,
+                max_fppi=max_fppi,
+                floor=floor,
+                max_background=max_background,
+                seed=seed,
+                progress=tell,
+            )
+            about = _about_lifts(lifts, figures, names, max_fppi)
+            found: Opinion = lifts
+        else:
+            found, weighing = fit_opinion(
+                *given,
+                method,
+                options,
+                shared=shared,
+                floor=floor,
+                max_background=max_background,
+                seed=seed,
+                progress=tell,
+            )
+            about = _about_weight(method, weighing, names)
+    about["minutes"] = round((time.perf_counter() - started) / 60, 2)
+    return found, {"method": method, **about}
+
+
+def _about_weight(method: str, found: Weighing, categories: Categories) -> dict[str, Any]:
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"weight of {method}")
+    table.add_column("mean AP of classes, regions of held-out images", justify="right")
+    table.add_column("boxes shown", justify="right")
+    means = {weight: float(np.nanmean(values)) for weight, values in found.precision.items()}
+    for weight, mean in means.items():
+        mark = " <- taken" if weight == found.weight else ""
+        alone = " (the detector alone)" if not weight else ""
+        shown = f"{found.shown[weight]:.3f}"
+        table.add_row(f"{weight:g}{alone}", f"{mean:.4f}", f"{shown}{mark}")
+    console.print(table, highlight=False)
+    few = [categories.name(label) for label in found.few]
+    if few:
+        console.print(f"Too few boxes to learn from: {', '.join(few)}", highlight=False)
+    if not found.weight:
+        console.print("No weight did better on held-out images: the detector is left alone.")
+    return {
+        "weight": found.weight,
+        "held_out_mean_ap": {f"{weight:g}": mean for weight, mean in means.items()},
+        "held_out_shown": {f"{weight:g}": share for weight, share in found.shown.items()},
+        "held_out_ap": {
+            f"{weight:g}": [None if np.isnan(v) else float(v) for v in values[1:]]
+            for weight, values in found.precision.items()
+        },
+        "classes": list(categories.names),
+        "too_few_boxes": few,
+    }
+
+
+def _about_lifts(
+    found: OneClassOpinion, figures: list[LiftFigures], categories: Categories, max_fppi: float
+) -> dict[str, Any]:
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"{found.method}, held-out images")
+    columns = ("boxes", "shown", "regained", "false an image", "by score alone")
+    for name in columns:
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for one in figures:
+        false = f"{one.false_per_image:.3f}"
+        values = (one.boxes, one.shown, one.regained, false, one.by_score)
+        note = "" if one.used else f"left alone: {one.why}"
+        table.add_row(categories.name(one.label), *map(str, values), note)
+    console.print(table, highlight=False)
+    better = [categories.name(o.label) for o in figures if o.used and o.by_score > o.regained]
+    if better:
+        console.print(
+            f"For {', '.join(better)} a lower threshold of the class alone brings back more at the"
+            " same rate: see `detbalance thresholds`.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if not found.lifts:
+        console.print("No class is lifted: the detector is left alone.")
+    return {
+        "floor": found.floor,
+        "max_false_per_image": max_fppi,
+        "lifted": [
+            {
+                "class": categories.name(one.label),
+                "boxes": one.boxes,
+                "shown": one.shown,
+                "regained": one.regained,
+                "false_per_image": one.false_per_image,
+                "regained_by_score_alone": one.by_score,
+                "used": one.used,
+                "why_not": one.why,
+            }
+            for one in figures
+        ],
+    }

@@ -1,0 +1,205 @@
+"""`detbalance suspects`: annotated boxes whose labels look wrong, images with strange objects."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from detbalance.annotations import Annotations
+from detbalance.annotations.files import replace_file
+from detbalance.cli.refit import told_progress
+from detbalance.cli.region_data import Detector, region_data
+from detbalance.images import read_image
+from detbalance.regions.selection import Limits
+from detbalance.regions.strangers import Strangers, strangers
+from detbalance.regions.suspects import Suspects, suspects
+from detbalance.reporting.contact_sheet import OWN, PASTED, Cell, save_sheet
+
+NAME = "suspects"
+_PRINTED = 15
+_LEAST_SIDE = 32  # pixels of the image that a cell shows
+
+
+def suspects_command(
+    *,
+    checkpoint: Path,
+    annotations: Path,
+    images: Path,
+    output: Path,
+    features: Path | None,
+    judge: str,
+    floor: float,
+    sheet: int,
+    batch_size: int,
+    workers: int | None,
+    device: str | None,
+    seed: int,
+    drop_invalid: bool,
+    overwrite: bool,
+) -> None:
+    """Judge every label by what other images taught, write lists and a sheet to look at."""
+    if (output / f"{NAME}.json").exists() and not overwrite:
+        raise ValueError(
+            f"{output}: already holds suspects. A new or empty folder is expected. Pass --overwrite"
+            " to replace them."
+        )
+    detector = Detector.read(checkpoint, device)
+    truth = detector.annotations(annotations, images, drop_invalid)
+    output.mkdir(parents=True, exist_ok=True)
+    data = region_data(
+        detector,
+        truth,
+        images,
+        features or output / "features",
+        # Every box is to be judged, and background serves only to know it.
+        limits=Limits(boxes_per_class=max(1, len(truth.labels)), hard=16, random=8),
+        repeats=0,
+        seed=seed,
+        batch_size=batch_size,
+        workers=workers,
+    )
+    with told_progress("judging", "fits") as tell:
+        found = suspects(data.samples, data.rows, data.scores, judge, seed=seed, progress=tell)
+    plain = np.flatnonzero(data.plain)
+    strange = strangers(
+        data.samples.take(plain),
+        data.rows[plain],
+        data.scores[plain],
+        data.boxes[plain],
+        floor=floor,
+        seed=seed,
+    )
+    records = _records(found, truth)
+    about = {
+        "checkpoint": str(checkpoint),
+        "annotations": str(annotations),
+        "judge": judge,
+        "judged_by": "what regions of other images taught, by cross-fitting",
+        "boxes_judged": len(records),
+        "boxes_not_judged": int((~truth.is_crowd).sum()) - len(records),
+        "classes_with_too_few_boxes": [truth.categories.name(label) for label in found.few],
+        "suspects": records,
+        "score_floor": floor,
+        "strange_images": _strange_records(strange, truth),
+    }
+    with replace_file(output / f"{NAME}.json") as file:
+        file.write(json.dumps(about, indent=1).encode())
+    with replace_file(output / f"{NAME}.csv") as file:
+        file.write(_table(records).encode())
+    written = [output / f"{NAME}.json", output / f"{NAME}.csv"]
+    if sheet and records:
+        written.append(_draw(found, truth, images, output / f"{NAME}.png", sheet))
+    _print(about, [str(path) for path in written])
+
+
+def _records(found: Suspects, truth: Annotations) -> list[dict[str, Any]]:
+    seen: dict[int, int] = {}
+    records = []
+    for place, (row, label, likely, suspicion) in enumerate(
+        zip(found.rows, found.labels, found.likely, found.suspicion, strict=True), start=1
+    ):
+        seen[int(label)] = seen.get(int(label), 0) + 1
+        image = int(truth.image_index[row])
+        records.append(
+            {
+                "rank": place,
+                "rank_in_class": seen[int(label)],
+                "annotation_id": int(truth.annotation_ids[row]),
+                "image_id": int(truth.image_ids[image]),
+                "file_name": truth.file_name(image),
+                "class": truth.categories.name(int(label)),
+                "looks_like": truth.categories.name(int(likely)) if likely else None,
+                "suspicion": round(float(suspicion), 4),
+                "bbox": [round(float(value), 2) for value in truth.bbox[row]],
+            }
+        )
+    return records
+
+
+def _strange_records(found: Strangers, truth: Annotations) -> list[dict[str, Any]]:
+    return [
+        {
+            "image_id": int(truth.image_ids[image]),
+            "file_name": truth.file_name(int(image)),
+            "strangeness": round(float(strangeness), 3),
+            "box": [round(float(value), 1) for value in box],
+            "annotation_id": int(truth.annotation_ids[row]) if row >= 0 else None,
+        }
+        for image, strangeness, box, row in zip(
+            found.images, found.strangeness, found.boxes, found.rows, strict=True
+        )
+    ]
+
+
+def _table(records: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    names = [name for name in records[0] if name != "bbox"] if records else ["rank"]
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def _draw(found: Suspects, truth: Annotations, images: Path, path: Path, count: int) -> Path:
+    """The most suspicious boxes with what is around them."""
+    cells = []
+    for row, label, likely in zip(
+        found.rows[:count], found.labels[:count], found.likely[:count], strict=True
+    ):
+        pixels = read_image(images / truth.file_name(int(truth.image_index[row])))
+        part, box = _around(pixels, truth.boxes[row])
+        name = truth.categories.name(int(label))
+        caption = f"{truth.annotation_ids[row]}"
+        if likely:
+            caption += f" like {truth.categories.name(int(likely))}"
+        color = PASTED if likely else OWN
+        cells.append(Cell(part, caption, box[None], (name,), (color,)))
+    title = "labels that look wrong: id, class that it looks like; on the box the label as it is"
+    return save_sheet(cells, path, columns=8, width=150, title=title)
+
+
+def _around(
+    pixels: NDArray[np.uint8], box: NDArray[np.float32]
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """A square of twice the box's side around it, and the box in there."""
+    height, width = pixels.shape[:2]
+    side = min(height, width, int(max(_LEAST_SIDE, 2 * (box[2:] - box[:2]).max())))
+    left, top = (
+        int(np.clip(round((box[i] + box[i + 2]) / 2 - side / 2), 0, size - side))
+        for i, size in ((0, width), (1, height))
+    )
+    return pixels[top : top + side, left : left + side], box - np.array([left, top] * 2)
+
+
+def _print(about: dict[str, Any], written: list[str]) -> None:
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for name in ("annotation", "image", "class", "looks like", "suspicion"):
+        table.add_column(name, justify="right" if name == "suspicion" else "left")
+    for one in about["suspects"][:_PRINTED]:
+        table.add_row(
+            str(one["annotation_id"]),
+            one["file_name"],
+            one["class"],
+            one["looks_like"] or "-",
+            f"{one['suspicion']:.2f}",
+        )
+    console.print(table, highlight=False, markup=False)
+    console.print(
+        f"{about['boxes_judged']} boxes judged, {about['boxes_not_judged']} not; strangest image:"
+        f" {about['strange_images'][0]['file_name'] if about['strange_images'] else '-'}",
+        highlight=False,
+        markup=False,
+    )
+    if about["classes_with_too_few_boxes"]:
+        few = ", ".join(about["classes_with_too_few_boxes"])
+        console.print(f"Too few boxes to be judged: {few}", highlight=False, markup=False)
+    console.print(f"Written: {', '.join(written)}", soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,61 @@
+"""Two opinions on the same regions made one.
+
+Letters: n regions, K classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detbalance.regions.object_scores import Float64
+
+_SURE = 1e-6
+"""A probability is never nearer to 0 or 1: a forest's 0 would silence a detector for ever."""
+
+
+def pooled(scores: Float64, said: Float64, weight: float, shared: bool) -> Float64:
+    """Pool scores and an opinion by a weighted mean of their logarithms.
+
+    Scores that speak for themselves are pooled by log odds, those that share one sum by logarithms,
+    after which the sum is what it was. Where nothing is said a score stays.
+
+    Args:
+        scores: float64 [n, K + 1] in 0..1.
+        said: float64 [n, K + 1] in 0..1, NaN for nothing.
+        weight: of what is said, 0..1.
+        shared: whether the scores of a region share one sum, that of a softmax.
+
+    Returns:
+        float64 [n, K + 1].
+
+    Example:
+        >>> pooled(np.array([[0.0, 0.2, 0.6]]), np.array([[0.1, 0.8, np.nan]]), 0.5, False).round(2)
+        array([[0. , 0.5, 0.6]])
+
+    Source: logarithmic opinion pool, Genest and Zidek, Combining probability distributions, 1986,
+    sec. 3. Differs: one pool for each class where a detector has an output for each.
+    """
+    if not weight:
+        return scores
+    heard = np.isfinite(said)
+    own = scores.clip(_SURE, 1.0 - _SURE)
+    other = np.where(heard, said, own)
+    if shared:
+        # An opinion on some of the classes says nothing on how likely the others are.
+        known = np.where(heard, own, 0.0).sum(axis=1, keepdims=True)
+        total = np.where(heard, said, 0.0).sum(axis=1, keepdims=True)
+        other = np.where(heard, other * known / np.maximum(total, _SURE), own)
+        logs = (1.0 - weight) * np.log(own) + weight * np.log(other.clip(_SURE))
+        new = np.exp(logs - logs.max(axis=1, keepdims=True))
+        # 1 of a plain softmax; some losses leave a part to no class.
+        new *= scores.sum(axis=1, keepdims=True) / new.sum(axis=1, keepdims=True)
+        return np.where(heard.any(axis=1, keepdims=True), new, scores)
+    other = other.clip(_SURE, 1.0 - _SURE)
+    logs = (1.0 - weight) * _log_odds(own) + weight * _log_odds(other)
+    new = np.where(heard, 1.0 / (1.0 + np.exp(-logs)), scores)
+    new[:, 0] = scores[:, 0]  # background has no score of its own
+    return new
+
+
+def _log_odds(values: Float64) -> Float64:
+    return np.asarray(np.log(values) - np.log1p(-values))
