@@ -52,6 +52,7 @@ ROOMS: dict[str, set[str]] = {
         "evaluation",
         "comparison",
         "operating",
+        "ensembling",
     },
     "regions": {"annotations", "images", "losses", "augmentation", "detection"},
     "training": {

@@ -154,3 +154,12 @@ def check_output(output: Path | None, overwrite: bool, name: str = "report") -> 
             f"{output}: already holds a {name}. A new or empty folder is expected. Pass --overwrite"
             " to replace it."
         )
+
+
+def check_same_classes(other: Annotations, truth: Annotations) -> None:
+    """Refuse annotations whose labels mean other classes."""
+    if other.categories.names != truth.categories.names:
+        raise ValueError(
+            f"{other.source}: its classes are not those of {truth.source}. The same names in the"
+            " same order of ids are expected. Use files of one data set."
+        )

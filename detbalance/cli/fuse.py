@@ -5,31 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
 from detbalance.annotations import Annotations, load_annotations
-from detbalance.cli.evaluating import results_file, waiting
+from detbalance.cli.evaluating import check_same_classes, results_file, waiting
 from detbalance.cli.thresholds import check_output_file, training_frequency
-from detbalance.ensembling import FusionChoice, Options, choose_fusion, fuse
+from detbalance.ensembling import Options, choose_fusion, fuse
 from detbalance.ensembling.fusion import Confidence, check_weights
-from detbalance.ensembling.result import FusedClass, Way
 from detbalance.ensembling.weighting import settings_to_try
 from detbalance.evaluation.rules import RulesChoice, choose_rules
-from detbalance.operating.result import GROUP_NAMES
 from detbalance.predictions import Predictions, load_predictions, save_predictions
-from detbalance.reporting.cells import GROUP_STYLES, KEPT_OF_MANY, count, figure, numbers_table
 from detbalance.reporting.console import print_content
+from detbalance.reporting.fusion_console import fusion_content
 
-_MOST_CLASSES = 60
 _SECONDS = 3e-6  # about what one detection takes, for each fold and each setting tried
-_CHOSEN = "bold green"
-_WAYS: dict[Way, str] = {
-    "as they are": "equal weights, scores as they are",
-    "equal": "equal weights, calibrated",
-    "chosen": "chosen setting, calibrated",
-}
 
 
 def fuse_command(
@@ -94,7 +84,7 @@ def fuse_command(
         calibration, known = truth, detections
         if not on_itself:
             calibration = load_annotations(calibrate_on, drop_invalid=drop_invalid)
-            _check_same_classes(calibration, truth)
+            check_same_classes(calibration, truth)
             known = [_load(results_file(file), calibration) for file in calibration_predictions]
         work = sum(one.num_predictions for one in known) * folds
         seconds = _SECONDS * work * len(settings_to_try(iou_thresholds, len(members)))
@@ -111,7 +101,7 @@ def fuse_command(
                 num_folds=folds,
                 seed=seed,
             )
-        print_content(_content(choice), console)
+        print_content(fusion_content(choice), console)
         for warning in choice.warnings:
             _say(console, f"Warning: {warning}", "bold red")
         if on_itself:
@@ -195,14 +185,6 @@ def _check_not_input(output: Path, inputs: Sequence[Path]) -> None:
             )
 
 
-def _check_same_classes(calibration: Annotations, truth: Annotations) -> None:
-    if calibration.categories.names != truth.categories.names:
-        raise ValueError(
-            f"{calibration.source}: its classes are not those of {truth.source}. The same names in"
-            " the same order of ids are expected. Use files of one data set."
-        )
-
-
 def _load(file: Path, truth: Annotations) -> Predictions:
     """Read a results file; names it where scores are no probabilities."""
     predictions = load_predictions(file, truth)
@@ -224,78 +206,3 @@ def _write(output: Path, fused: Predictions, truth: Annotations) -> None:
 
 def _say(console: Console, text: str, style: str) -> None:
     console.print(Text(text, style=style), soft_wrap=True)
-
-
-def _content(choice: FusionChoice) -> Group:
-    """Lay out what was chosen and what it gives."""
-    settings = choice.settings
-    facts = {
-        "calibrated on": settings.annotations,
-        "method": f"{settings.method}, {choice.setting}",
-        "judged by": f"{settings.folds} folds of images, seed {settings.seed}, by"
-        f" {settings.rules.upper()}'s rules",
-        "groups": settings.group_rule,
-        "frequencies": settings.frequency_source,
-    }
-    grid = Table.grid(padding=(0, 2))
-    for name, value in facts.items():
-        if value:
-            grid.add_row(Text(name, style="dim", no_wrap=True), Text(value, overflow="fold"))
-    return Group(
-        grid,
-        Text("\nAP50 on images that nothing was chosen on", style="bold"),
-        _ways_table(choice),
-        Text("\nClasses", style="bold"),
-        *_class_table(choice),
-        Text(
-            "1, 2, ...: each file alone. equal: with equal weights and calibrated scores. used: the"
-            " way in green.",
-            style="dim",
-        ),
-        Text(f"\n{choice.verdict}", style="bold"),
-        *(Text(f"Note: {note}", style="yellow") for note in choice.notes),
-    )
-
-
-def _ways_table(choice: FusionChoice) -> Table:
-    every = [*choice.alone, *choice.ways.values()]
-    groups = [name for name in GROUP_NAMES if any(name in one.groups for one in every)]
-    table = numbers_table("mean of classes", *groups, "all")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    titles = [f"{i} {one.name}" for i, one in enumerate(choice.alone, start=1)]
-    titles += [_WAYS[way] for way in choice.ways]
-    used = choice.ways[choice.used]
-    for title, one in zip(titles, every, strict=True):
-        cells = [figure(one.groups.get(name, float("nan"))) for name in groups]
-        table.add_row(
-            Text(title, overflow="fold"),
-            *cells,
-            figure(one.mean),
-            style=_CHOSEN if one is used else "",
-        )
-    return table
-
-
-def _class_table(choice: FusionChoice) -> list[Table | Text]:
-    numbers = [str(i) for i in range(1, len(choice.alone) + 1)]
-    weights = [f"weight\n{i}" for i in numbers] if choice.used == "chosen" else []
-    table = numbers_table(
-        "class", "group", "train\nboxes", "calib.\nboxes", *numbers, "equal", "used", *weights
-    )
-    rows: Sequence[FusedClass] = choice.classes
-    left_out: list[Table | Text] = []
-    if len(rows) > _MOST_CLASSES:
-        rows = sorted(rows, key=lambda row: not row.boxes)[:KEPT_OF_MANY]
-        number = len(choice.classes) - len(rows)
-        left_out.append(Text(f"not listed: {number} more frequent or without boxes", style="dim"))
-    for row in rows:
-        table.add_row(
-            Text(row.name, no_wrap=True, overflow="ellipsis"),
-            Text(row.group or "-", style=GROUP_STYLES.get(row.group or "", "dim")),
-            count(row.train_boxes),
-            count(row.boxes),
-            *map(figure, (*row.members, row.equal, row.used)),
-            *(map(figure, row.weights) if weights else ()),
-        )
-    return [table, *left_out]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -107,6 +108,7 @@ def refit_command(
         batch_size=batch_size,
         workers=loader_workers(workers),
     )
+    started = time.perf_counter()
     with told_progress("refitting", "fits") as tell:
         found = refit(
             Task(
@@ -118,14 +120,26 @@ def refit_command(
             ),
             method,
         )
-    before = state
+    minutes = round((time.perf_counter() - started) / 60, 2)
     classifier.write(found.weight.to(where), found.bias.to(where))
     output.mkdir(parents=True, exist_ok=True)
-    saved = save_refit(output, before, model, found, method, options, checkpoint, annotations)
+    saved = save_refit(
+        output,
+        state,
+        model,
+        found,
+        {
+            "method": method,
+            "options": options,
+            "checkpoint": str(checkpoint),
+            "annotations": str(annotations),
+            "minutes": minutes,
+        },
+    )
     _print(found, method, truth.categories, saved)
     if val is not None and val_images is not None:
         show_effect(
-            model_from_checkpoint(before, str(checkpoint)).to(where),
+            model_from_checkpoint(state, str(checkpoint)).to(where),
             model,
             load_annotations(val, drop_invalid=drop_invalid),
             val_images,
@@ -165,17 +179,11 @@ def save_refit(
     state: Mapping[str, Any],
     model: nn.Module,
     found: Refit,
-    method: str,
-    options: Mapping[str, Any],
-    checkpoint: Path,
-    annotations: Path,
+    asked: Mapping[str, Any],
 ) -> Path:
     """Write the checkpoint and what it came from; returns the checkpoint's path."""
     about = {
-        "method": method,
-        "options": dict(options),
-        "checkpoint": str(checkpoint),
-        "annotations": str(annotations),
+        **asked,
         "chosen": found.chosen,
         "chosen_on": "held-out images of the annotations above, by cross-fitting",
         "held_out_loss": found.held_out,

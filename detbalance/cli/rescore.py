@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from detbalance.annotations import Annotations, load_annotations
+from detbalance.annotations import load_annotations
+from detbalance.cli.evaluating import check_same_classes
 from detbalance.cli.thresholds import check_output_file, training_frequency
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.operating import choose_strength, parse_objective, rescore
@@ -43,7 +44,7 @@ def rescore_command(
     target = truth
     if apply_annotations is not None:
         target = load_annotations(apply_annotations, drop_invalid=drop_invalid)
-        _check_same_classes(truth, target)
+        check_same_classes(target, truth)
     calibration = load_predictions(predictions, truth)
     # Read before the work: a wrong file shall not be noticed after it.
     detections = load_predictions(apply_to or predictions, target) if output is not None else None
@@ -75,11 +76,3 @@ def rescore_command(
         highlight=False,
         markup=False,
     )
-
-
-def _check_same_classes(truth: Annotations, target: Annotations) -> None:
-    if truth.categories.names != target.categories.names:
-        raise ValueError(
-            f"{target.source}: its classes are not those of {truth.source}. The same names in the"
-            " same order of ids are expected. Use files of one data set."
-        )
