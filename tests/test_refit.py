@@ -15,6 +15,7 @@ from torch import nn
 
 from detbalance.detection.heads import set_classification_loss
 from detbalance.losses import LOSSES
+from detbalance.regions import refit as refitting
 from detbalance.regions.classifier import classifier_of
 from detbalance.regions.fitting import Change, FitSettings, class_weights, fit_change, mean_loss
 from detbalance.regions.folds import image_folds
@@ -263,18 +264,27 @@ def test_a_classifier_that_nothing_betters_stays_to_the_last_bit(monkeypatch):
 
 
 def test_what_is_chosen_is_judged_on_images_that_the_fit_has_not_seen(monkeypatch):
-    task = trained_task("retinanet")
-    seen = []
+    task = replace(trained_task("retinanet"), folds=3)
+    seen, judged = [], []
 
     def spy(samples):
         seen.append(set(samples.images.tolist()))
         return Change(torch.zeros(K + 1, 288), torch.zeros(K + 1), torch.ones(K + 1))
 
+    def judge(samples, weights, bias, objective, change):
+        if change is not None:
+            judged.append(set(samples.images.tolist()))
+        return 1.0 if change is None else 0.5
+
     monkeypatch.setitem(METHODS, "spy", lambda task: iter([("spied", spy)]))
+    monkeypatch.setattr(refitting, "mean_loss", judge)
     refit(task, "spy")
     everything = set(task.samples.images.tolist())
-    assert seen[0] | seen[1] == everything
-    assert not seen[0] & seen[1]  # two folds: each fit sees what the other is judged on
+    assert set.union(*judged) == everything
+    for fit, judge_of_it in zip(seen[:3], judged, strict=True):
+        assert not fit & judge_of_it
+        assert fit | judge_of_it == everything
+    assert seen[3] == everything  # what is taken is fitted to all
 
 
 def test_classes_without_regions_keep_their_ranking():

@@ -19,7 +19,7 @@ from _digits_runs import train_missing
 from detbalance.cli.evaluating import Ground
 from detbalance.comparison import compare
 from detbalance.evaluation import with_replicates
-from detbalance.training.config import load_config
+from detbalance.training.config import Config, load_config
 from detbalance.training.metrics import read_metrics
 
 SEEDS = (0, 1, 2)
@@ -65,52 +65,21 @@ def compared(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(train, runs))
     settings = load_config(config, changes(reference, 0))
-    ground = Ground.read(
-        settings.data.path("val"),
-        train_file=settings.data.path("train"),
-        score_floor=settings.evaluation.score_floor,
-        thresholds=None,
-        rare=None,
-        common=None,
-        drop_invalid=False,
-    )
-    evaluations, pasted = {}, {}
-    for method in methods:
-        outputs = [load_config(config, changes(method, seed)).output for seed in SEEDS]
-        evaluations[method] = [
-            with_replicates(
-                ground.evaluate(output / "predictions.json", rules="coco", confidence=0.95), DRAWS
-            )
-            for output in outputs
-        ]
-        pasted[method] = sum(
+    outputs = {
+        method: [load_config(config, changes(method, seed)).output for seed in SEEDS]
+        for method in methods
+    }
+    results = {
+        method: [output / "predictions.json" for output in runs] for method, runs in outputs.items()
+    }
+    figures, boxes = differences(settings, results, reference)
+    for method, runs in outputs.items():
+        pasted = sum(
             sum(record.get("pasted", {}).values())
-            for output in outputs
+            for output in runs
             for record in read_metrics(output)
         )
-    figures: dict[str, Any] = {}
-    for method, ours in evaluations.items():
-        against = compare(
-            evaluations[reference],
-            ours,
-            train_frequency=ground.frequency,
-            groups=ground.groups,
-            replicates=DRAWS,
-        )
-        reports = [ground.report(run) for run in ours]
-        figures[method] = {"pasted_per_image": pasted[method] / _images(settings, iterations)}
-        for group in GROUPS:
-            for name in FIGURES:
-                each = [float(getattr(report.groups[group], name)) for report in reports]
-                found = against.groups[group].figures[name]
-                figures[method][f"{name} {group}"] = {
-                    "mean": mean(each),
-                    "sd": stdev(each),
-                    "difference": found.difference,
-                    "low": found.low,
-                    "high": found.high,
-                }
-    boxes = {group: against.groups[group].val_boxes for group in GROUPS}
+        figures[method]["pasted_per_image"] = pasted / _images(settings, iterations)
     result = {
         "seeds": list(SEEDS),
         "iterations": iterations,
@@ -120,6 +89,61 @@ def compared(
     }
     print(table(result))
     return result
+
+
+def differences(
+    settings: Config, results: Mapping[str, Sequence[Path]], reference: str
+) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """Judge the detections of several methods, and compare each with one of them.
+
+    Args:
+        settings: whose val they are of.
+        results: by method a results file for each seed.
+        reference: the method to compare with.
+
+    Returns:
+        By method, group and figure `mean` and `sd` over the seeds, and `difference`, `low` and
+        `high`, its 95 % interval, from the reference; and the val boxes of each group.
+    """
+    ground = Ground.read(
+        settings.data.path("val"),
+        train_file=settings.data.path("train"),
+        score_floor=settings.evaluation.score_floor,
+        thresholds=None,
+        rare=None,
+        common=None,
+        drop_invalid=False,
+    )
+    evaluations = {
+        method: [
+            with_replicates(ground.evaluate(file, rules="coco", confidence=0.95), DRAWS)
+            for file in files
+        ]
+        for method, files in results.items()
+    }
+    figures: dict[str, dict[str, Any]] = {}
+    for method, ours in evaluations.items():
+        against = compare(
+            evaluations[reference],
+            ours,
+            train_frequency=ground.frequency,
+            groups=ground.groups,
+            replicates=DRAWS,
+        )
+        reports = [ground.report(run) for run in ours]
+        figures[method] = {}
+        for group in GROUPS:
+            for name in FIGURES:
+                each = [float(getattr(report.groups[group], name)) for report in reports]
+                found = against.groups[group].figures[name]
+                figures[method][f"{name} {group}"] = {
+                    "mean": mean(each),
+                    "sd": stdev(each) if len(each) > 1 else 0.0,
+                    "difference": found.difference,
+                    "low": found.low,
+                    "high": found.high,
+                }
+    return figures, {group: against.groups[group].val_boxes for group in GROUPS}
 
 
 def _images(settings: Any, iterations: int) -> int:
