@@ -86,7 +86,7 @@ def lifted(scores: Float64, label: int, floor: float, shared: bool) -> Float64:
 
     Example:
         >>> lifted(np.array([[0.0, 0.15, 0.6]]), 1, 0.3, False).round(3)
-        array([[0.  , 0.307, 0.6  ]])
+        array([[0.   , 0.311, 0.6  ]])
     """
     new: Float64 = scores.copy()
     share = _SPAN * (1.0 - floor)
