@@ -131,7 +131,6 @@ def test_folds_keep_images_whole_and_share_rare_classes_out():
         assert len(set(fold[samples.images == image])) == 1
     # Three images show the rare class; each fold has one.
     rare = samples.labels == 2
-    assert sorted(set(zip(samples.images[rare].tolist(), fold[rare].tolist(), strict=True)))
     assert set(fold[rare]) == {0, 1, 2}
     assert np.bincount(fold).max() - np.bincount(fold).min() <= 2
 
@@ -287,7 +286,7 @@ def test_what_is_chosen_is_judged_on_images_that_the_fit_has_not_seen(monkeypatc
     assert seen[3] == everything  # what is taken is fitted to all
 
 
-def test_classes_without_regions_keep_their_ranking():
+def test_classes_with_few_regions_or_none_are_no_trouble():
     task = trained_task("fasterrcnn", counts=(300, 60, 0, 1, 2))
     found = refit(task, "crt")
     assert torch.isfinite(found.weight).all()

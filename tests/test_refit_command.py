@@ -210,9 +210,14 @@ def test_what_cannot_work_ends_in_one_line_before_any_work(run, refit, tmp_path)
     notes["categories"][0]["name"] = "blue"
     other = tmp_path / "blue.json"
     other.write_text(json.dumps(notes))
-    status, said, _ = refit("--annotations", str(other))
-    assert status == 2
-    assert "missing: red; unknown to the checkpoint: blue" in said
+    for wrong in (
+        ("--annotations", str(other)),
+        ("--val", str(other), "--val-images", str(data / "images")),
+    ):
+        status, said, folder = refit(*wrong)
+        assert status == 2
+        assert "missing: red; unknown to the checkpoint: blue" in said
+        assert not (folder / "features").exists()
 
 
 def test_a_refit_that_is_there_is_not_replaced_by_accident(refit, tmp_path):

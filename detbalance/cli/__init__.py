@@ -15,13 +15,15 @@ from detbalance.cli import (
     augmentation_commands,
     ensembling_commands,
     evaluation_commands,
-    opinion_commands,
     repair_commands,
 )
 from detbalance.cli.options import (
+    BATCH_SIZE,
+    CHECKPOINT,
     COMMON,
     CONFIG,
     DATA_ROOT,
+    DEVICE,
     DROP_INVALID,
     FILE,
     OVERRIDES,
@@ -29,6 +31,7 @@ from detbalance.cli.options import (
     SCORE_FLOOR,
     SEED,
     THRESHOLDS,
+    WORKERS,
 )
 from detbalance.cli.running import run
 
@@ -55,7 +58,7 @@ def _train(**options: object) -> None:
 
 
 @cli.command("evaluate")
-@click.option("--checkpoint", required=True, type=FILE, help="best.pt or last.pt of a run.")
+@CHECKPOINT
 @click.option("--annotations", required=True, type=FILE, help="COCO file to evaluate on.")
 @click.option("--images", required=True, type=FILE, help="Folder of its images.")
 @click.option(
@@ -67,15 +70,11 @@ def _train(**options: object) -> None:
     type=FILE,
     help="COCO file to count class frequencies in, instead of the counts in the checkpoint.",
 )
-@click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1))
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    help="Loader processes. Default: none without a GPU, else one a core up to 8.",
-)
+@BATCH_SIZE
+@WORKERS
 @SCORE_FLOOR
 @THRESHOLDS
-@click.option("--device", help="For example cuda, cuda:1, cpu. Default: a GPU where there is one.")
+@DEVICE
 @click.option("--autocast", is_flag=True, help="Mixed precision, on a GPU.")
 @DROP_INVALID
 @click.option("--overwrite", is_flag=True, help="Replace results that the folder holds.")
@@ -202,8 +201,8 @@ cli.add_command(augmentation_commands.preview)
 cli.add_command(ensembling_commands.bag)
 cli.add_command(ensembling_commands.fuse)
 cli.add_command(repair_commands.refit)
-cli.add_command(opinion_commands.opinion)
-cli.add_command(opinion_commands.suspects)
+cli.add_command(repair_commands.opinion)
+cli.add_command(repair_commands.suspects)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

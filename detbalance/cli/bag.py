@@ -16,7 +16,7 @@ from detbalance.cli.quickstart import finished
 from detbalance.ensembling.bagging import balanced_bags
 from detbalance.losses import LOSSES
 from detbalance.operating.cross_fitting import image_folds
-from detbalance.training.checkpoint import LAST, load_checkpoint
+from detbalance.training.checkpoint import LAST
 from detbalance.training.config import Config, load_config
 
 logger = logging.getLogger(__name__)
@@ -42,9 +42,6 @@ def bag_command(
     _check(by, members, losses, only)
     frozen = _frozen(backbone)
     base = load_config(config, [*overrides, *frozen], data_root=data_root)
-    known = output / "member-0.yaml"
-    if known.exists() and not overwrite and not only:
-        logger.info("%s: going on with its members", output)
     output.mkdir(parents=True, exist_ok=True)
     number = len(losses) if by == "losses" else members
     changes = _changes(base, by, number, losses, target, seed, output)
@@ -128,8 +125,6 @@ def _trained(file: Path, overwrite: bool) -> bool:
         return True
     for attempt in range(2):
         goes_on = (config.output / LAST).is_file() and (attempt > 0 or not overwrite)
-        if goes_on:
-            load_checkpoint(config.output / LAST)
         words = ["train", "--config", str(file), "--resume" if goes_on else "--overwrite"]
         script = "import sys; from detbalance.cli import main; main(sys.argv[1:])"
         done = subprocess.run([sys.executable, "-c", script, *words], check=False)

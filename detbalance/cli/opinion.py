@@ -12,14 +12,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from detbalance.annotations import Annotations, Categories, load_annotations
+from detbalance.annotations import Annotations, Categories
 from detbalance.annotations.files import replace_file
-from detbalance.cli.evaluate import labels_in
-from detbalance.cli.refit import parse_params, told_progress
+from detbalance.cli.refit import parse_params
 from detbalance.cli.refit_effect import show_effect
-from detbalance.cli.region_data import Detector, RegionData, region_data
+from detbalance.cli.region_data import Detector, RegionData, region_data, told_progress
 from detbalance.frequency import class_frequency, frequency_groups
-from detbalance.images import usable_images
 from detbalance.regions.advice import advised
 from detbalance.regions.estimators import Weighing, fit_opinion
 from detbalance.regions.lifting import LiftFigures, fit_lifts
@@ -66,11 +64,6 @@ def opinion_command(
             f"{output}: already holds an opinion. An empty or new folder is expected. Pass"
             " --overwrite to replace it, or another --output."
         )
-    if (predict is None) != (predict_images is None):
-        raise ValueError(
-            "--predict, --predict-images: one is missing. Both are expected, or none. Give the"
-            " other one."
-        )
     if opinion is None and images is None:
         raise ValueError(
             "--images: is missing. The folder of the training images is expected, unless --opinion"
@@ -82,12 +75,7 @@ def opinion_command(
             " expected. Add them."
         )
     detector = Detector.read(checkpoint, device)
-    shown = None
-    if predict is not None and predict_images is not None:
-        # Read before the work: a wrong file shall not be noticed after it.
-        shown = load_annotations(predict, drop_invalid=drop_invalid)
-        labels_in(shown, detector.categories, checkpoint)
-        usable_images(shown, predict_images)
+    shown = detector.judged_on(predict, predict_images, "--predict", drop_invalid)
     output.mkdir(parents=True, exist_ok=True)
     if opinion is None:
         assert images is not None

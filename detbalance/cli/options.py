@@ -57,3 +57,15 @@ RULES = click.option(
     type=click.Choice(["auto", "coco", "lvis"]),
     help="Whose rules boxes are matched by; auto: what the annotation file asks for.",
 )
+CHECKPOINT = click.option(
+    "--checkpoint", required=True, type=FILE, help="best.pt or last.pt of a run."
+)
+BATCH_SIZE = click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1))
+WORKERS = click.option(
+    "--workers",
+    type=click.IntRange(0),
+    help="Loader processes. Default: none without a GPU, else one a core up to 8.",
+)
+DEVICE = click.option(
+    "--device", help="For example cuda, cuda:1, cpu. Default: a GPU where there is one."
+)

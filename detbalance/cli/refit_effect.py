@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -14,7 +15,6 @@ from torch import nn
 from detbalance.annotations import Annotations
 from detbalance.cli.compare import compare_command
 from detbalance.cli.evaluate import image_progress, labels_in
-from detbalance.cli.evaluating import Ground
 from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.predict import predict
 from detbalance.predictions import save_predictions
@@ -75,26 +75,13 @@ def show_effect(
         drop_invalid=drop_invalid,
         overwrite=True,
     )
-    ground = Ground.read(
-        Path(truth.source),
-        train_file=train_file,
-        score_floor=0.3,
-        thresholds=None,
-        rare=None,
-        common=None,
-        drop_invalid=drop_invalid,
-    )
-    reports = {
-        name: ground.report(ground.evaluate(file, rules="coco", confidence=0.95))
-        for name, file in files.items()
-    }
+    groups = json.loads((output / "comparison" / "comparison.json").read_text())["groups"]
     lost = []
     for group in ("rare", "common", "frequent"):
         for figure in ("AP50", "recall"):
-            was, now = (
-                float(getattr(reports[n].groups[group], figure)) for n in ("before", "after")
-            )
-            if was - now > max_loss:
+            values = groups.get(group, {}).get("figures", {}).get(figure, {})
+            was, now = values.get("baseline"), values.get("ours")
+            if was is not None and now is not None and was - now > max_loss:
                 lost.append(f"{group} {figure} {was:.2f} -> {now:.2f}")
     out = Console()
     if lost:

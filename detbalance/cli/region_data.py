@@ -1,27 +1,40 @@
-"""What `opinion` and `suspects` have in common: a detector, annotations, features of regions."""
+"""What refit, opinion and suspects share: a detector, annotations, features of its regions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from detbalance.annotations import Annotations, Categories, load_annotations
-from detbalance.cli.evaluate import chosen_device
-from detbalance.cli.refit import digest_of, in_order, taken_features
+from detbalance.augmentation import StandardAugmentation
+from detbalance.cli.evaluate import chosen_device, labels_in
+from detbalance.detection.dataset import DetectionDataset
+from detbalance.frequency import class_frequency
 from detbalance.images import usable_images
 from detbalance.regions.classifier import Classifier, classifier_of
+from detbalance.regions.collecting import collect_features, rare_repeats
 from detbalance.regions.feature_file import STATE, RegionFeatures, read_state
 from detbalance.regions.samples import Samples, read_samples
 from detbalance.regions.selection import Limits
+from detbalance.sampling import repeat_factors
 from detbalance.training.checkpoint import load_checkpoint, model_from_checkpoint
 from detbalance.training.config import parse_config
+from detbalance.training.interrupt import stop_request
 from detbalance.training.setup import loader_workers
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +71,29 @@ class Detector:
         """Read annotations with the labels of the detector, and look for their images."""
         truth = load_annotations(file, drop_invalid=drop_invalid)
         truth = in_order(truth, self.categories, self.path)
+        usable_images(truth, images)
+        return truth
+
+    def judged_on(
+        self, file: Path | None, images: Path | None, option: str, drop_invalid: bool
+    ) -> Annotations | None:
+        """Read the annotations to show an effect on, before any work; None where none are named.
+
+        Args:
+            file: COCO file.
+            images: folder of its images.
+            option: that names the file; the folder's has "-images" behind it.
+            drop_invalid: leave out invalid annotations.
+        """
+        if (file is None) != (images is None):
+            raise ValueError(
+                f"{option}, {option}-images: one is missing. Both are expected, or none. Give the"
+                " other one."
+            )
+        if file is None or images is None:
+            return None
+        truth = load_annotations(file, drop_invalid=drop_invalid)
+        labels_in(truth, self.categories, self.path)
         usable_images(truth, images)
         return truth
 
@@ -111,13 +147,10 @@ def region_data(
         stored = RegionFeatures(folder)
     else:
         stored = taken_features(
-            detector.classifier,
+            detector,
             truth,
             images,
             folder,
-            standard=parse_config(
-                detector.state["config"], str(detector.path)
-            ).augmentation.standard,
             limits=limits,
             most_repeats=repeats,
             seed=seed,
@@ -157,3 +190,96 @@ def _finished(folder: Path) -> dict[str, Any] | None:
         return None
     state = read_state(folder)
     return state if state["images"] == state["source"].get("looks") else None
+
+
+def taken_features(
+    detector: Detector,
+    truth: Annotations,
+    images: Path,
+    folder: Path,
+    *,
+    limits: Limits,
+    most_repeats: int,
+    seed: int,
+    batch_size: int,
+    workers: int,
+) -> RegionFeatures:
+    """Take the features of all regions out, or go on where that was stopped."""
+    standard = parse_config(detector.state["config"], str(detector.path)).augmentation.standard
+    augmentation = None if standard is None else StandardAugmentation(**standard.model_dump())
+    again = _repeats(truth, most_repeats)
+    source = {
+        "weights": detector.weights,
+        "labels_and_boxes": digest_of([truth.labels, truth.boxes]),
+        "repeats": most_repeats,
+    }
+    with told_progress("taking features out", "images") as tell, stop_request() as stop:
+        stored = collect_features(
+            detector.classifier,
+            DetectionDataset(truth, images),
+            folder,
+            limits=limits,
+            augmentation=augmentation,
+            repeats=again,
+            seed=seed,
+            batch_size=batch_size,
+            workers=workers,
+            source=source,
+            progress=tell,
+            stop=stop.is_set,
+        )
+    if stored is None:
+        raise KeyboardInterrupt(
+            f"interrupted; the features so far are in {folder}. Run the same command to go on."
+        )
+    return stored
+
+
+def _repeats(truth: Annotations, most: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Further looks at images of classes that are rarer than the median class."""
+    counts = class_frequency(truth).image_counts[1:]
+    present = counts[counts > 0]
+    if not most or not len(present):
+        return np.zeros(truth.num_images, np.int64)
+    threshold = float(np.median(present)) / truth.num_images
+    return rare_repeats(repeat_factors(truth, threshold=threshold), most)
+
+
+def digest_of(values: Any) -> str:
+    """A short digest of tensors and arrays; other values do not count."""
+    digest = hashlib.sha256()
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            value = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        if isinstance(value, np.ndarray):
+            digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def in_order(truth: Annotations, categories: Categories, checkpoint: Path) -> Annotations:
+    """The annotations with the checkpoint's labels."""
+    theirs = labels_in(truth, categories, checkpoint)
+    ours = np.argsort(theirs)
+    if (ours == np.arange(len(ours))).all():
+        return truth
+    return replace(truth, labels=ours[truth.labels], categories=categories)
+
+
+@contextmanager
+def told_progress(title: str, unit: str) -> Iterator[Any]:
+    """A bar on a terminal; a line now and then elsewhere."""
+    console = Console(stderr=True)
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    said = -1
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+
+        def tell(done: int, total: int) -> None:
+            nonlocal said
+            bar.update(task, completed=done, total=total)
+            tenth = 10 * done // max(1, total)
+            if not console.is_terminal and tenth != said:
+                said = tenth
+                logger.info("%s: %d of %d %s", title, done, total, unit)
+
+        yield tell

@@ -15,8 +15,7 @@ from rich.table import Table
 
 from detbalance.annotations import Annotations
 from detbalance.annotations.files import replace_file
-from detbalance.cli.refit import told_progress
-from detbalance.cli.region_data import Detector, region_data
+from detbalance.cli.region_data import Detector, region_data, told_progress
 from detbalance.images import read_image
 from detbalance.regions.selection import Limits
 from detbalance.regions.strangers import Strangers, strangers

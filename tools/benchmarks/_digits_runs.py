@@ -22,7 +22,7 @@ from detbalance.training.config import load_config
 SEEDS = (0, 1, 2)
 GROUPS = ("frequent", "common", "rare")
 COLUMNS = [f"{figure} {group}" for figure in ("AP50", "recall") for group in GROUPS]
-# Pasted at the first free place in any size, as when the figures of samplers and losses were made.
+# Pasted at the first free place, in any size.
 PASTE_ANYWHERE = "augmentation.paste={probability: 0.5, match_scale: false, context_places: 1}"
 Row = TypeVar("Row")
 
