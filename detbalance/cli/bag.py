@@ -1,4 +1,4 @@
-"""`detbalance bag`: train the members of an ensemble, each an ordinary run."""
+"""`detbalance bag`: train the members of an ensemble, ordinary runs or the snapshots of one."""
 
 from __future__ import annotations
 
@@ -8,18 +8,32 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from detbalance.annotations import load_annotations
 from detbalance.annotations.files import replace_file
+from detbalance.cli.evaluate import chosen_device
 from detbalance.cli.quickstart import finished
+from detbalance.cli.train import evaluate_run
 from detbalance.ensembling.bagging import balanced_bags
 from detbalance.losses import LOSSES
 from detbalance.operating.cross_fitting import image_folds
-from detbalance.training.checkpoint import LAST
+from detbalance.training.checkpoint import (
+    LAST,
+    load_checkpoint,
+    model_from_checkpoint,
+    remove_run,
+    snapshot_name,
+)
 from detbalance.training.config import Config, load_config
+from detbalance.training.push import positive_share
+from detbalance.training.setup import load_data
 
 logger = logging.getLogger(__name__)
+
+# Name of the run whose snapshots are members.
+_RUN = "run"
 
 
 def bag_command(
@@ -38,39 +52,47 @@ def bag_command(
     seed: int,
     overwrite: bool,
 ) -> None:
-    """Write a configuration for each member, train those that are not there, say what is next."""
-    _check(by, members, losses, only)
+    """Write a configuration for each run, train those that are not there, say what is next."""
+    _check(by, members, losses, target, only)
+    one_run = by == "snapshots"
     frozen = _frozen(backbone)
-    base = load_config(config, [*overrides, *frozen], data_root=data_root)
+    cycles = [f"train.cycles={members}"] if one_run else []
+    base = load_config(config, [*overrides, *frozen, *cycles], data_root=data_root)
     output.mkdir(parents=True, exist_ok=True)
+    _check_kind(output, one_run, overwrite)
     number = len(losses) if by == "losses" else members
-    changes = _changes(base, by, number, losses, target, seed, output)
+    changes = [cycles] if one_run else _changes(base, by, number, losses, target, seed, output)
     files = []
-    for member, own in enumerate(changes):
-        place = output / f"member-{member}"
+    for i, own in enumerate(changes):
+        place = output / (_RUN if one_run else f"member-{i}")
         made = load_config(
             config,
-            [*overrides, *frozen, *own, f"seed={seed + member}", f"output={place}"],
+            [*overrides, *frozen, *own, f"seed={seed + i}", f"output={place}"],
             data_root=data_root,
         )
-        files.append(_written(output / f"member-{member}.yaml", made, overwrite))
-    chosen = [m for m in range(number) if not only or m in only]
+        files.append(_written(place.with_suffix(".yaml"), made, overwrite))
+    chosen = [file for i, file in enumerate(files) if not only or i in only]
     console = Console()
     if prepare_only:
         _say(console, "Train each with:")
-        for member in chosen:
-            _say(console, f"  detbalance train --config {files[member]}")
+        for file in chosen:
+            _say(console, f"  detbalance train --config {file}")
+        if one_run:
+            _say(console, "This command without --prepare-only then predicts with its snapshots.")
         return
-    dead = [m for m in chosen if not _trained(files[m], overwrite)]
+    dead = [file for file in chosen if not _trained(file, overwrite)]
     if dead:
-        names = ", ".join(str(files[m]) for m in dead)
         raise ValueError(
-            f"{output}: {len(dead)} of {len(chosen)} members did not finish ({names}). All are"
-            " expected to. See what they said above; the same command goes on with them alone."
+            f"{output}: {len(dead)} of {len(chosen)} runs did not finish"
+            f" ({', '.join(map(str, dead))}). All are expected to. See what they said above; the"
+            " same command goes on with them alone."
         )
-    runs = " ".join(str(output / f"member-{m}") for m in range(number))
-    _say(console, f"Members trained: {', '.join(str(m) for m in chosen)}. Make one of them with:")
-    _say(console, f"  detbalance fuse {runs} --annotations {base.data.path('val')}"
+    if one_run:
+        _predict(load_config(files[0]), output, members)
+    done = [m for m in range(number) if not only or m in only]
+    folders = " ".join(str(output / f"member-{m}") for m in range(number))
+    _say(console, f"Members trained: {', '.join(map(str, done))}. Make one of them with:")
+    _say(console, f"  detbalance fuse {folders} --annotations {base.data.path('val')}"
          f" --output {output / 'fused.json'}")  # fmt: skip
 
 
@@ -105,16 +127,33 @@ def _changes(
     return changes
 
 
+def _check_kind(output: Path, one_run: bool, overwrite: bool) -> None:
+    """Refuse, or remove to overwrite them, runs of which members are made in the other way.
+
+    They have other names, but members have the same folders.
+    """
+    others = output.glob("member-*.yaml" if one_run else f"{_RUN}.yaml")
+    for file in sorted(others):
+        if not overwrite:
+            raise _another_ensemble(file)
+        remove_run(file.with_suffix(""))
+        file.unlink()
+
+
 def _written(file: Path, config: Config, overwrite: bool) -> Path:
-    text = config.to_yaml()
-    if file.exists() and not overwrite and file.read_text(encoding="utf-8") != text:
-        raise ValueError(
-            f"{file}: is of another ensemble than the one asked for now. The same options are"
-            " expected, to go on with it. Give another --output, or --overwrite."
-        )
+    same = file.exists() and config.is_written_in(file.read_text(encoding="utf-8"))
+    if file.exists() and not same and not overwrite:
+        raise _another_ensemble(file)
     with replace_file(file) as target:
-        target.write(text.encode())
+        target.write(config.to_yaml().encode())
     return file
+
+
+def _another_ensemble(file: Path) -> ValueError:
+    return ValueError(
+        f"{file}: is of another ensemble than the one asked for now. The same options are"
+        " expected, to go on with it. Give another --output, or --overwrite."
+    )
 
 
 def _trained(file: Path, overwrite: bool) -> bool:
@@ -139,6 +178,41 @@ def _trained(file: Path, overwrite: bool) -> bool:
     return False
 
 
+def _predict(config: Config, output: Path, members: int) -> None:
+    """Give each snapshot of a run a member's folder, with what a run leaves of its evaluation."""
+    snapshots = [config.output / snapshot_name(member) for member in range(members)]
+    places = [output / f"member-{member}" for member in range(members)]
+    missing = [pair for pair in zip(snapshots, places, strict=True) if not _is_predicted(*pair)]
+    if not missing:
+        return
+    lost = [snapshot for snapshot, _ in missing if not snapshot.exists()]
+    if lost:
+        raise ValueError(
+            f"{lost[0]}: is not there, nor are its member's predictions ({len(lost)} such"
+            " snapshots). Those of a finished run are expected. Put them back, or train again with"
+            " --overwrite."
+        )
+    data, device = load_data(config), chosen_device(None)
+    for snapshot, place in missing:
+        logger.info("%s: predicting with %s", place, snapshot)
+        state = load_checkpoint(snapshot)
+        # As in training, so that the last snapshot's results are the run's to the bit.
+        model = model_from_checkpoint(state, str(snapshot)).to(memory_format=torch.channels_last)
+        place.mkdir(exist_ok=True)
+        own = config.model_copy(update={"output": place})
+        evaluate_run(own, model.to(device), data, positive_share(state["push"]["run"]))
+
+
+def _is_predicted(snapshot: Path, place: Path) -> bool:
+    """Whether a member's results are there, and of this snapshot, not of one that it replaced."""
+    results = [place / "predictions.json", place / "report.json"]
+    if not all(file.exists() for file in results):
+        return False
+    # The results of a snapshot that was removed to save space stay good.
+    made = snapshot.stat().st_mtime_ns if snapshot.exists() else 0
+    return all(file.stat().st_mtime_ns >= made for file in results)
+
+
 def _frozen(backbone: Path | None) -> list[str]:
     """Overrides that let members share the backbone of a trained detector, which stays as it is."""
     if backbone is None:
@@ -151,7 +225,9 @@ def _frozen(backbone: Path | None) -> list[str]:
     return [f"model.weights={backbone}", "model.frozen_norm=true", "train.backbone_rate=0"]
 
 
-def _check(by: str, members: int, losses: Sequence[str], only: Sequence[int]) -> None:
+def _check(
+    by: str, members: int, losses: Sequence[str], target: int | None, only: Sequence[int]
+) -> None:
     if (by == "losses") != bool(losses):
         raise ValueError(
             "--by, --losses: belong together. --by losses with at least one --losses NAME is"
@@ -162,6 +238,21 @@ def _check(by: str, members: int, losses: Sequence[str], only: Sequence[int]) ->
         raise ValueError(
             f'--losses: "{unknown[0]}" is unknown. Known: {", ".join(LOSSES)}, torchvision. Choose'
             " of them."
+        )
+    if target is not None and by != "bags":
+        raise ValueError(
+            f"--by, --target: {target} boxes are enough for a bag, and members differ by {by}."
+            " --by bags is expected with it. Correct one of them."
+        )
+    if by == "snapshots" and only:
+        raise ValueError(
+            f"--member: is {only[0]}, and snapshots are of one run, which makes all members. It is"
+            " expected with members that are runs of their own. Leave it out."
+        )
+    if by == "snapshots" and members < 2:
+        raise ValueError(
+            f"--members: is {members}. At least 2 snapshots are expected of a run. Raise it, or use"
+            " detbalance train."
         )
     number = len(losses) if by == "losses" else members
     wrong = [member for member in only if member >= number]

@@ -126,9 +126,11 @@ def fuse(**options: object) -> None:
     "--by",
     default="bags",
     show_default=True,
-    type=click.Choice(["bags", "seeds", "folds", "losses"]),
+    type=click.Choice(["bags", "seeds", "folds", "losses", "snapshots"]),
     help="What members differ in, beside their seed: balanced bags of the training images, nothing"
-    " else, the fold of images that each leaves out, the classification loss.",
+    " else, the fold of images that each leaves out, the classification loss. Or snapshots of one"
+    " run, whose learning rate goes down once for each: all members together take the iterations,"
+    " and the time, of one ordinary run.",
 )
 @click.option("--members", default=3, show_default=True, type=click.IntRange(1))
 @click.option("--losses", multiple=True, metavar="NAME", help="One for each member. Repeatable.")

@@ -37,6 +37,11 @@ CONFIG_FILE = "config.yaml"
 LAST, BEST = "last.pt", "best.pt"
 
 
+def snapshot_name(cycle: int) -> str:
+    """The file name of the checkpoint at the end of a cycle, counted from 0."""
+    return f"snapshot-{cycle}.pt"
+
+
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint so that a kill at any moment leaves the old one or the new one, whole."""
     with replace_file(path) as file:
@@ -84,7 +89,7 @@ def load_detector(path: str | Path) -> nn.Module:
     """Load a trained detector as a plain torchvision model, on the CPU, in eval mode.
 
     Args:
-        path: a checkpoint of a run (best.pt or last.pt). It carries all that is needed.
+        path: a checkpoint of a run (best.pt, last.pt or a snapshot). It carries all that is needed.
 
     Returns:
         The model. It takes a list of float images [3, H, W] in 0..1 and returns a list of dicts
@@ -135,7 +140,7 @@ def check_folder(folder: Path, config: Config, *, resume: bool, overwrite: bool)
 def prepare_folder(folder: Path, config: Config, *, resume: bool) -> None:
     """Make the folder, without the run that it held unless that goes on, and save the config."""
     if not resume and _holds_run(folder):
-        _remove_run(folder)
+        remove_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with replace_file(folder / CONFIG_FILE) as file:
         file.write(config.to_yaml().encode())
@@ -163,7 +168,9 @@ def _check_same_run(folder: Path, config: Config) -> None:
             f"{folder}: has no {LAST} to resume from. A run that saved a checkpoint is expected."
             " Start it without --resume."
         )
-    before, now = _flat(load_checkpoint(last)["config"]), _flat(config.to_dict())
+    # Parsed: a field that an earlier version did not have is its default.
+    started = parse_config(load_checkpoint(last)["config"], str(last))
+    before, now = _flat(started.to_dict()), _flat(config.to_dict())
     for key in {**now, **before}:
         if key not in _MAY_CHANGE and before.get(key) != now.get(key):
             raise ValueError(
@@ -183,9 +190,12 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _remove_run(folder: Path) -> None:
+def remove_run(folder: Path) -> None:
     """Remove what a run writes, and nothing else that may lie in the folder."""
     names = [LAST, BEST, CONFIG_FILE, METRICS_FILE, "predictions.json", "report.json", "report.csv"]
     for name in names:
         (folder / name).unlink(missing_ok=True)
+    for path in folder.glob("snapshot-*.pt"):
+        if path.stem.removeprefix("snapshot-").isdecimal():
+            path.unlink()
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)

@@ -29,6 +29,7 @@ from detbalance.detection.models import build_detector
 from detbalance.losses import LOSSES
 from detbalance.training.config_errors import first_fault
 from detbalance.training.sampling import NoSampling, SamplingSection
+from detbalance.training.schedule import check_cycles
 from detbalance.training.sections import Section, section_of
 
 DATA_ROOT_VARIABLE = "DETBALANCE_DATA"
@@ -124,6 +125,9 @@ class TrainSection(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     schedule: Literal["cosine", "step", "constant"] = "cosine"
+    cycles: Annotated[int, Field(gt=0)] = 1
+    """For "cosine": how many times the rate goes from its full value to 0, in equal parts of the
+    run. Each of several leaves a checkpoint, snapshot-0.pt and so on, for `detbalance bag`."""
     warmup: Annotated[int, Field(ge=0)] = 100
     steps: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.67, 0.89)
     """For "step": the fractions of the run after which the rate drops to a tenth."""
@@ -180,6 +184,17 @@ class Config(Section):
     def to_yaml(self) -> str:
         """The resolved configuration as the text of a YAML file."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    def is_written_in(self, text: str) -> bool:
+        """Whether the text of a YAML file, of this version or an earlier one, says the same.
+
+        Values are compared, not texts: a field that an earlier version did not have has its
+        default, so that a run of that version stays the same run.
+        """
+        try:
+            return Config.model_validate(yaml.safe_load(text)).to_dict() == self.to_dict()
+        except (yaml.YAMLError, ValidationError):
+            return False
 
 
 def load_config(
@@ -238,6 +253,7 @@ def parse_config(raw: Mapping[str, Any], where: str) -> Config:
     except ValidationError as error:
         raise ValueError(f"{where}: {first_fault(error, Config, raw)}") from error
     _check_pair(config, where)
+    check_cycles(config.train, where)
     return config
 
 

@@ -14,12 +14,20 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from detbalance.sampling.exposure import class_exposure
-from detbalance.training.checkpoint import BEST, LAST, check_folder, load_checkpoint, prepare_folder
+from detbalance.training.checkpoint import (
+    BEST,
+    LAST,
+    check_folder,
+    load_checkpoint,
+    prepare_folder,
+    snapshot_name,
+)
 from detbalance.training.config import Config
 from detbalance.training.interrupt import Interrupted, stop_request
 from detbalance.training.metrics import MANY_CLASSES, MetricsLog, Tally
 from detbalance.training.push import Float64, settings_push
 from detbalance.training.run import Run, start_accelerator
+from detbalance.training.schedule import cycle_ends
 from detbalance.training.setup import Data, load_data, loader_workers
 
 logger = logging.getLogger(__name__)
@@ -109,6 +117,8 @@ class _Loop:
             logger.info("%s: all %d iterations are done", self.config.output, options.iterations)
         if log is not None and self.run.iteration == 0:
             self._log_settings(log)
+        # The state at the end of a single cycle is last.pt.
+        ends = cycle_ends(options.iterations, options.cycles) if options.cycles > 1 else ()
         tally = Tally()
         workers = loader_workers(options.workers)
         batches = iter(self.run.stream.loader(self.data.train_dataset, workers))
@@ -132,6 +142,9 @@ class _Loop:
                     every = options.evaluate_every
                     if self.evaluate and (last or (every and self.run.iteration % every == 0)):
                         self._evaluate(self.evaluate, log)
+                    if self.run.iteration in ends:
+                        # Before last.pt: a run killed in between comes here again.
+                        self.run.save(snapshot_name(ends.index(self.run.iteration)))
                     if last or stopping or self.run.iteration % options.checkpoint_every == 0:
                         self.run.save(LAST)
                     if stopping and not last:

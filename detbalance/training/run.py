@@ -18,11 +18,11 @@ from detbalance.training.checkpoint import save_checkpoint
 from detbalance.training.config import Config
 from detbalance.training.exposure import ExposureTotals
 from detbalance.training.push import PushTotals
+from detbalance.training.schedule import build_schedule
 from detbalance.training.setup import (
     Data,
     build_model,
     build_optimizer,
-    build_schedule,
     classification_loss,
 )
 from detbalance.training.stream import BatchStream

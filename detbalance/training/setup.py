@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -236,22 +235,3 @@ def build_optimizer(options: TrainSection, model: nn.Module) -> torch.optim.Opti
             parameters, lr=options.learning_rate, momentum=options.momentum, fused=True
         )
     return torch.optim.AdamW(parameters, lr=options.learning_rate, fused=True)
-
-
-def build_schedule(
-    options: TrainSection, optimizer: torch.optim.Optimizer
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """A linear warm-up, then the configured schedule, as a function of the iteration alone."""
-
-    def factor(iteration: int) -> float:
-        if iteration < options.warmup:
-            return (iteration + 1) / options.warmup
-        done = iteration / options.iterations
-        if options.schedule == "step":
-            return float(0.1 ** sum(done >= step for step in options.steps))
-        if options.schedule == "cosine":
-            left = max(1, options.iterations - options.warmup)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (iteration - options.warmup) / left)))
-        return 1.0
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
