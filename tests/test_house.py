@@ -40,7 +40,14 @@ ROOMS: dict[str, set[str]] = {
     "detection": {"annotations", "predictions", "images", "losses", "augmentation"},
     "evaluation": {"annotations", "predictions", "frequency", "intervals"},
     "comparison": {"annotations", "predictions", "frequency", "intervals", "evaluation"},
-    "operating": {"annotations", "predictions", "frequency", "intervals", "evaluation"},
+    "operating": {
+        "annotations",
+        "predictions",
+        "frequency",
+        "intervals",
+        "splitting",
+        "evaluation",
+    },
     "ensembling": {"annotations", "predictions", "frequency", "evaluation", "operating"},
     "reporting": {
         "annotations",
@@ -54,7 +61,7 @@ ROOMS: dict[str, set[str]] = {
         "operating",
         "ensembling",
     },
-    "regions": {"annotations", "images", "losses", "augmentation", "detection"},
+    "regions": {"annotations", "images", "splitting", "losses", "augmentation", "detection"},
     "training": {
         "annotations",
         "predictions",

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from region_samples import made_samples
 
+from detbalance.regions.columns import linear
 from detbalance.regions.rebalance import gaussian_regions, rebalance, sampler_names
-from detbalance.regions.samples import linear
 
 pytest.importorskip("imblearn")
 

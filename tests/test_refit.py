@@ -17,13 +17,14 @@ from detbalance.detection.heads import set_classification_loss
 from detbalance.losses import LOSSES
 from detbalance.regions import refit as refitting
 from detbalance.regions.classifier import classifier_of
+from detbalance.regions.columns import FrozenLogits, LazyColumn, linear
 from detbalance.regions.fitting import Change, FitSettings, class_weights, fit_change, mean_loss
 from detbalance.regions.folds import image_folds
 from detbalance.regions.means import mean_directions
 from detbalance.regions.methods import METHODS, fits_of, tau_scale
 from detbalance.regions.objective import Objective
 from detbalance.regions.refit import refit
-from detbalance.regions.samples import linear
+from detbalance.regions.samples import CHUNK
 from detbalance.regions.task import Task
 
 QUICK = FitSettings(iterations=60, batch_size=128, learning_rate=3.0)
@@ -315,3 +316,28 @@ def test_progress_ends_at_the_last_fit():
     refit(replace(trained_task("fasterrcnn"), progress=lambda d, n: told.append((d, n))), "lws")
     assert told[-1][0] == told[-1][1] == 11
     assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+@pytest.mark.parametrize("method", ["crt", "lws", "tau", "ncm"])
+def test_a_refit_reads_features_a_few_at_a_time(method):
+    asked = []
+
+    def read(rows):
+        asked.append(len(rows))
+        return whole.features[rows]
+
+    classifier = classifier_of(detector("fasterrcnn", None))
+    weight, bias = (values.detach() for values in classifier.weights())
+    whole = made_samples((6000, 4000, 3000, 0), width=weight.shape[2], outputs=weight.shape[1])
+    features = LazyColumn(read, np.arange(len(whole)), weight.shape[2])
+    logits = FrozenLogits(features, whole.slots, weight, bias)
+    samples = replace(whole, features=features, logits=logits)
+    task = Task(classifier, samples, FitSettings(iterations=3))
+    found = refit(task, method)
+    assert max(asked) <= CHUNK < len(samples) / 1.5
+    assert sum(asked) >= len(samples)
+    # And what comes of it is what comes of features in memory.
+    there = replace(samples, features=whole.features, logits=samples.logits[:])
+    same = refit(replace(task, samples=there), method)
+    assert found.held_out == pytest.approx(same.held_out, rel=1e-4)
+    torch.testing.assert_close(found.weight, same.weight, rtol=1e-3, atol=1e-4)

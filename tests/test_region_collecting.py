@@ -20,8 +20,9 @@ from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.models import build_detector
 from detbalance.regions.classifier import classifier_of
 from detbalance.regions.collecting import collect_features, rare_repeats
+from detbalance.regions.columns import linear
 from detbalance.regions.feature_file import REGION, FeatureWriter, RegionFeatures
-from detbalance.regions.samples import linear, read_samples
+from detbalance.regions.samples import read_samples
 from detbalance.regions.selection import Limits, choose_regions, kept_share
 
 LIMITS = Limits(boxes_per_class=1000, hard=5, random=6)
@@ -40,7 +41,7 @@ def test_kept_background_stands_for_all_of_it_and_holds_the_hardest(labels, hard
     objects = np.where(labels > 0, np.arange(len(labels)), -1)
     background = max(1, int((labels == 0).sum()) // 2)
     rows, weights = choose_regions(
-        labels, objects, scores, background, np.ones(4), Limits(9, hard, random),
+        labels, objects, scores, background, np.ones(4), (hard, random, 1.0),
         np.random.default_rng(seed),
     )  # fmt: skip
     assert (np.diff(rows) > 0).all()
@@ -57,7 +58,8 @@ def test_kept_background_stands_for_all_of_it_and_holds_the_hardest(labels, hard
         assert len(set(weights[np.isin(rows, hardest)])) <= 1
 
 
-def test_sums_over_kept_regions_are_on_average_those_over_all():
+@pytest.mark.parametrize("some", [(5, 6, 1.0), (0, 1, 0.3)])
+def test_sums_over_kept_regions_are_on_average_those_over_all(some):
     generator = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], [300, 40, 20])
     objects = np.r_[np.full(300, -1), np.repeat(np.arange(10), 4), np.repeat(np.arange(10, 15), 4)]
@@ -65,7 +67,7 @@ def test_sums_over_kept_regions_are_on_average_those_over_all():
     share = np.array([1.0, 0.3, 1.0])
     found = np.zeros((4000, 3))
     for i in range(len(found)):
-        rows, weights = choose_regions(labels, objects, scores, 300, share, LIMITS, generator)
+        rows, weights = choose_regions(labels, objects, scores, 300, share, some, generator)
         found[i] = np.bincount(labels[rows], weights * values[rows], minlength=3)
         # Regions of one object are there together or not at all.
         assert set(np.bincount(objects[rows][labels[rows] > 0])) <= {0, 4}
@@ -74,6 +76,40 @@ def test_sums_over_kept_regions_are_on_average_those_over_all():
     assert (abs(found.mean(axis=0) - exact) <= 4 * error + 1e-9).all()
     assert error[1] > 0
     assert kept_share(np.array([0, 10, 5000]), Limits(1000)).tolist() == [1, 1, 0.2]
+
+
+@given(
+    counts=st.lists(st.integers(0, 50), min_size=1, max_size=12),
+    total=st.integers(1, 300),
+)
+def test_the_largest_classes_are_thinned_out_until_the_total_is_met(counts, total):
+    counts = np.array([0, *counts])
+    limits = Limits(boxes_per_class=1000, boxes=total)
+    kept = counts * kept_share(counts, limits)
+    assert kept.sum() == pytest.approx(min(total, counts.sum()))
+    thinned = kept < counts - 1e-9
+    # One level: whoever is above it comes down to it, and nobody below is touched.
+    assert np.ptp(kept[thinned]) == pytest.approx(0) if thinned.any() else True
+    assert (kept[~thinned] <= kept[thinned].min() + 1e-9).all() if thinned.any() else True
+
+
+@given(
+    hard=st.integers(0, 40),
+    random=st.integers(1, 40),
+    looks=st.integers(1, 10**6),
+    background=st.integers(1, 10**6),
+)
+def test_background_in_all_is_bounded(hard, random, looks, background):
+    limits = Limits(hard=hard, random=random, background=background)
+    most_hard, drawn, chance = limits.of_background(looks)
+    assert (most_hard + drawn) * looks * chance <= background * (1 + 1e-9)
+    assert drawn >= 1
+    assert most_hard <= hard
+    if (hard + random) * looks <= background:
+        assert (most_hard, drawn, chance) == (hard, random, 1.0)
+    elif looks <= background // 2:
+        # No more is given up than must be.
+        assert (most_hard + drawn + 1) * looks > background
 
 
 def test_rare_repeats_round_and_are_bounded():
@@ -259,7 +295,7 @@ def test_a_detector_that_has_diverged_is_refused(data, tmp_path):
 
 
 def test_limits_out_of_range_are_refused(classifier, data, tmp_path):
-    with pytest.raises(ValueError, match="random of at least 1"):
+    with pytest.raises(ValueError, match="limits of region features: random 0"):
         collect_features(classifier, dataset(data), tmp_path, limits=Limits(5, 5, 0))
 
 

@@ -77,6 +77,22 @@ _FLOOR = click.option(
     " scores, half drawn from the rest.",
 )
 @click.option(
+    "--max-boxes",
+    default=100_000,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Boxes of all classes together whose regions are kept; where there are more, fewer of the"
+    " largest classes are.",
+)
+@click.option(
+    "--max-negatives",
+    default=400_000,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Background regions of all images together that are kept; where there would be more, fewer"
+    " of each image are.",
+)
+@click.option(
     "--repeats",
     default=3,
     show_default=True,

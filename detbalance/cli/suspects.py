@@ -53,13 +53,14 @@ def suspects_command(
     detector = Detector.read(checkpoint, device)
     truth = detector.annotations(annotations, images, drop_invalid)
     output.mkdir(parents=True, exist_ok=True)
+    every = max(1, len(truth.labels))
     data = region_data(
         detector,
         truth,
         images,
         features or output / "features",
         # Every box is to be judged, and background serves only to know it.
-        limits=Limits(boxes_per_class=max(1, len(truth.labels)), hard=16, random=8),
+        limits=Limits(every, hard=16, random=8, boxes=every),
         repeats=0,
         seed=seed,
         batch_size=batch_size,

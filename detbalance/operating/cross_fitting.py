@@ -22,6 +22,7 @@ from detbalance.evaluation.matching import Matches
 from detbalance.operating.fitting import fit, make_curves
 from detbalance.operating.objectives import Objective
 from detbalance.operating.score_counts import ScoreCounts
+from detbalance.splitting.folds import deal_images
 
 if TYPE_CHECKING:
     from detbalance.annotations import Annotations
@@ -73,8 +74,7 @@ class HeldOut:
 def image_folds(annotations: Annotations, num_folds: int, seed: int) -> Int64:
     """Cut the images into folds that share the boxes of rare classes as evenly as may be.
 
-    Images are dealt out like cards, those with the rarest classes first; the order among images of
-    one class is random.
+    See `detbalance.splitting.folds.deal_images`.
 
     Args:
         annotations: the ground truth.
@@ -93,14 +93,9 @@ def image_folds(annotations: Annotations, num_folds: int, seed: int) -> Int64:
             f"{annotations.source}. Expected {FEWEST_FOLDS} or more, and no more than images. "
             "Choose another number, or calibrate on more images."
         )
-    counts = np.bincount(annotations.labels, minlength=annotations.categories.num_classes)
-    rarest = np.full(annotations.num_images, counts.max() + 1)
-    np.minimum.at(rarest, annotations.image_index, counts[annotations.labels])
-    shuffled = np.random.default_rng(seed).permutation(annotations.num_images)
-    order = shuffled[np.argsort(rarest[shuffled], kind="stable")]
-    folds = np.empty(annotations.num_images, dtype=np.int64)
-    folds[order] = np.arange(annotations.num_images) % num_folds
-    return folds
+    return deal_images(
+        annotations.labels, annotations.image_index, annotations.num_images, num_folds, seed
+    )
 
 
 def run_trials(

@@ -111,11 +111,7 @@ class _AdvisedRoIHeads(Mixin):
             part[rows] = advice(self.seen[start : start + len(boxes)][rows].float(), part[rows])
             start += len(boxes)
         own = self.classification_loss
-        if own is None:
-            # Torchvision takes the softmax of the logarithms, which is the scores again.
-            class_logits = scores.clamp(min=torch.finfo(scores.dtype).tiny).log()
-        else:
-            self.classification_loss = _Given(scores)
+        self.classification_loss = _Given(scores)
         try:
             return super().postprocess_detections(  # type: ignore[no-any-return]
                 class_logits, box_regression, proposals, image_shapes

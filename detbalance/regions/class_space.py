@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detbalance.regions.object_scores import Float64, Int64
-from detbalance.regions.samples import Samples
+from detbalance.regions.samples import CHUNK, Samples
 
 
 def space_of(samples: Samples, rows: Int64, components: int = 64) -> Any:
@@ -40,8 +40,12 @@ def space_of(samples: Samples, rows: Int64, components: int = 64) -> Any:
 
 def places_in(space: Any, samples: Samples, rows: Int64) -> NDArray[Any]:
     """Regions in the space, float [m, P], of some rows; those that are not finite are left out."""
-    features = finite(samples, rows)
-    return np.asarray(space.transform(features)) if len(features) else np.zeros((0, 1))
+    found = [np.zeros((0, 1))]
+    for start in range(0, len(rows), CHUNK):
+        features = finite(samples, rows[start : start + CHUNK])
+        if len(features):
+            found.append(np.asarray(space.transform(features)))
+    return np.concatenate(found[1:] or found)
 
 
 def finite(samples: Samples, rows: Int64) -> NDArray[np.float32]:

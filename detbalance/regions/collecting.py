@@ -48,7 +48,8 @@ def collect_features(
 ) -> RegionFeatures | None:
     """Take out the features of all images, or go on where a pass before was stopped.
 
-    Memory does not grow with the number of images: rows go to disk as they come.
+    Memory does not grow with the number of images: rows go to disk as they come, and all of them
+    are no more than the limits say.
 
     Args:
         classifier: of the detector; its model must be in eval mode and is not changed.
@@ -72,11 +73,7 @@ def collect_features(
             feature at all is finite.
     """
     limits = limits or Limits()
-    if limits.boxes_per_class < 1 or limits.hard < 0 or limits.random < 1:
-        raise ValueError(
-            f"collect_features(): limits are {asdict(limits)}. boxes_per_class and random of at"
-            " least 1 and hard of at least 0 are expected. Change them."
-        )
+    limits.check()
     weight, _ = classifier.weights()
     notes = dataset.annotations
     repeats = np.zeros(len(dataset), np.int64) if repeats is None else repeats
@@ -100,7 +97,7 @@ def collect_features(
         logger.info("%s: going on after %d of %d images", folder, writer.images, len(draws))
     counts = np.bincount(notes.labels[~notes.is_crowd], minlength=notes.categories.num_classes)
     # Repeated looks at an image are further chances of its boxes to be kept.
-    share = kept_share(counts, limits)
+    share, some = kept_share(counts, limits), limits.of_background(len(draws))
     both = _Looks(dataset, augmentation, seed)
     loader = DataLoader(
         both,
@@ -118,7 +115,7 @@ def collect_features(
             [{name: t[name].to(device) for name in ("boxes", "labels")} for t in targets],
         )
         parts = [
-            _kept(classifier, regions, int(target["image_id"]), share, limits, generator)
+            _kept(classifier, regions, int(target["image_id"]), share, some, generator)
             for regions, target, generator in zip(
                 looked, targets, _generators(seed, writer.images), strict=False
             )
@@ -168,7 +165,7 @@ def _kept(
     regions: ImageRegions,
     image: int,
     share: NDArray[np.float64],
-    limits: Limits,
+    background_limits: tuple[int, int, float],
     generator: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.void]]:
     scores = classifier.scores(regions.logits)[:, 1:].amax(dim=1).cpu().numpy()
@@ -178,7 +175,7 @@ def _kept(
         np.nan_to_num(scores, nan=0.0),
         regions.background,
         share,
-        limits,
+        background_limits,
         generator,
     )
     where = torch.from_numpy(rows).to(regions.labels.device)

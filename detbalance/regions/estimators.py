@@ -20,7 +20,8 @@ from detbalance.regions.folds import image_folds
 from detbalance.regions.named_estimators import make_classifier
 from detbalance.regions.object_scores import Float64, Int64, Items, class_precision, share_shown
 from detbalance.regions.pooling import pooled
-from detbalance.regions.samples import Samples
+from detbalance.regions.samples import CHUNK, Samples
+from detbalance.regions.selection import level_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ MOST_HIDDEN = 0.05
 MIN_BOXES = 3
 """Boxes of a class from which on something is learned of it."""
 
-_CHUNK = 8192
+MOST_OBJECTS = 50_000
+"""Regions with an object that a classifier or a space is fitted to."""
 
 
 @dataclass(frozen=True)
@@ -181,8 +183,8 @@ def out_of_fold(
     for number in range(folds):
         estimator = fit(np.flatnonzero(fold != number))
         outside = np.flatnonzero(fold == number)
-        for start in range(0, len(outside), _CHUNK):
-            chunk = outside[start : start + _CHUNK]
+        for start in range(0, len(outside), CHUNK):
+            chunk = outside[start : start + CHUNK]
             said[chunk] = probabilities(estimator, samples.features[chunk], num_classes)
         if progress is not None:
             progress(number + 1, folds + 1)
@@ -220,7 +222,10 @@ def few_boxes(samples: Samples, rows: Int64, num_classes: int, least: int) -> li
 def fitted_rows(
     samples: Samples, inside: Int64, few: list[int], max_background: int, seed: int
 ) -> Int64:
-    """The regions that something is fitted to: all objects of taught classes, some background.
+    """The regions that something is fitted to: objects of taught classes, some background.
+
+    Objects are all kept, up to `MOST_OBJECTS` regions; then those of the largest classes are
+    thinned out, as a fit has its table in memory.
 
     Args:
         samples: the regions.
@@ -230,9 +235,20 @@ def fitted_rows(
         seed: of their draw.
     """
     labels = samples.labels[inside]
-    objects = inside[(labels > 0) & ~np.isin(labels, few)]
-    background = np.random.default_rng(seed).permutation(inside[labels == 0])[:max_background]
+    generator = np.random.default_rng(seed)
+    background = generator.permutation(inside[labels == 0])[:max_background]
+    objects = thinned(samples, inside[(labels > 0) & ~np.isin(labels, few)], generator)
     return np.sort(np.concatenate([objects, background]))
+
+
+def thinned(samples: Samples, rows: Int64, generator: np.random.Generator) -> Int64:
+    """Some of the rows where there are more than `MOST_OBJECTS`: fewer of the largest classes."""
+    counts = np.bincount(samples.labels[rows])
+    most = level_of(counts, MOST_OBJECTS)
+    if most == np.inf:
+        return rows
+    chance = np.minimum(1.0, most / np.maximum(counts, 1))[samples.labels[rows]]
+    return rows[generator.random(len(rows)) < chance]
 
 
 def fit_to(estimator: Any, samples: Samples, rows: Int64, method: str) -> Any:

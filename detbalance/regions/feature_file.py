@@ -95,7 +95,7 @@ class FeatureWriter:
                 f"{self.folder}: region features cannot be written ({error.strerror}) after"
                 f" {self.images} images, {needed:.1f} GB. A folder with room is expected. Free some"
                 " and run the same command again, which goes on from there; or keep fewer regions"
-                " (--boxes-per-class, --negatives)."
+                " (--max-boxes, --max-negatives)."
             ) from error
 
     def _save_state(self) -> None:

@@ -63,8 +63,7 @@ class Change:
             bias: float32 [S, D] of the present classifier.
         """
         own = bias[torch.from_numpy(samples.slots)]
-        present = torch.from_numpy(samples.logits)
-        features = torch.from_numpy(np.asarray(samples.features, np.float32))
+        features, present = samples.read()
         scaled = own + self.scale * (present - own)
         return scaled + features @ self.weight.T + self.bias
 
@@ -173,7 +172,6 @@ def mean_loss(
     bias: Tensor,
     objective: Objective,
     change: Change | None,
-    chunk: int = 8192,
 ) -> float:
     """The objective per object of all regions, for a change or none.
 
@@ -183,14 +181,15 @@ def mean_loss(
         bias: float32 [S, D].
         objective: as for the fit.
         change: of the classifier; None for the present one.
-        chunk: regions at a time.
     """
     total = 0.0
     with torch.no_grad():
-        for start in range(0, len(samples), chunk):
-            part = samples.take(np.arange(start, min(start + chunk, len(samples))))
-            logits = torch.from_numpy(part.logits) if change is None else change.logits(part, bias)
-            counts = torch.from_numpy(weights[start : start + chunk])
+        for chunk in samples.chunks():
+            part = samples.take(chunk)
+            logits = (
+                torch.from_numpy(part.logits[:]) if change is None else change.logits(part, bias)
+            )
+            counts = torch.from_numpy(weights[chunk])
             total += float(objective(logits, torch.from_numpy(part.labels), counts))
     return total / (float(weights[samples.labels > 0].sum()) or 1.0)
 

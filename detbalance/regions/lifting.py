@@ -18,12 +18,10 @@ from detbalance.regions.folds import image_folds
 from detbalance.regions.named_estimators import make_one_class
 from detbalance.regions.object_scores import Float64, Int64, Items
 from detbalance.regions.one_class import ClassLift, OneClassOpinion
-from detbalance.regions.samples import Samples
+from detbalance.regions.samples import CHUNK, Samples
 
 GATES = (0.1, 0.2, 0.35, 0.5, 0.7)
 """Lowest scores of a class that are lifted, as shares of the floor, to choose from."""
-
-_CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -189,8 +187,8 @@ def _typical(space: Any, model: Any, samples: Samples, asked: NDArray[np.bool_])
     """Typicality of the regions that are asked about, float64 [n]; NaN for others."""
     found = np.full(len(samples), np.nan)
     rows = np.flatnonzero(asked)
-    for start in range(0, len(rows), _CHUNK):
-        chunk = rows[start : start + _CHUNK]
+    for start in range(0, len(rows), CHUNK):
+        chunk = rows[start : start + CHUNK]
         features = np.asarray(samples.features[chunk], np.float32)
         good = np.isfinite(features).all(axis=1)
         if good.any():

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from detbalance.regions.classifier import output_classes
+from detbalance.regions.columns import FrozenLogits
 from detbalance.regions.fitting import Change, class_weights, fit_change
 from detbalance.regions.means import mean_directions
 from detbalance.regions.objective import Objective
@@ -105,16 +106,15 @@ def nearest_mean(task: Task) -> Iterator[tuple[str, Fit]]:
     Source: NCM, Kang et al., 2020, arXiv:1910.09217, sec. 4.2. Differs: distances are Euclidean, so
     that the classifier stays linear, and compared with the background's, as a detector must reject.
     """
-    _, bias = task.present
+    weight, bias = task.present
     class_of = output_classes(task.classifier)
     objective = Objective(task.classifier)
 
     def fit(samples: Samples, decay: float) -> Change:
         direction, offset, scale = mean_directions(samples, class_of)
-        features = torch.from_numpy(np.asarray(samples.features, np.float32))
-        own = bias[torch.from_numpy(samples.slots)]
-        logits = own + scale * (torch.from_numpy(samples.logits) - own)
-        nearer = replace(samples, logits=(logits + features @ direction.T + offset).numpy())
+        means = Change(direction, offset, scale)
+        logits = FrozenLogits(samples.features, samples.slots, *means.apply(weight, bias))
+        nearer = replace(samples, logits=logits)
         counts = class_weights(samples, task.classifier.num_classes, 1.0)
         learned = fit_change(
             nearer,

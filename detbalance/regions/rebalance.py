@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detbalance.regions.samples import Samples, linear
+from detbalance.regions.columns import FrozenLogits
+from detbalance.regions.samples import Samples
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +115,8 @@ def rebalance(
 
 def _table(samples: Samples) -> NDArray[np.float32]:
     """Features, and behind them what must not count in distances."""
-    features = np.asarray(samples.features, np.float32)
-    hidden = np.concatenate([samples.logits, samples.weights[:, None]], axis=1)
+    features = np.asarray(samples.features[:], np.float32)
+    hidden = np.concatenate([samples.logits[:], samples.weights[:, None]], axis=1)
     return np.concatenate([features, hidden * np.float32(_HIDDEN)], axis=1)
 
 
@@ -252,9 +252,7 @@ def gaussian_regions(
         noise = generator.standard_normal(drawn.features.shape, np.float32)
         features = np.maximum(own.mean(axis=0) + own.std(axis=0) * noise, own.min(axis=0))
         weight, bias = (values.float().cpu() for values in classifier)
-        logits = linear(
-            torch.from_numpy(features), torch.from_numpy(drawn.slots), weight, bias
-        ).numpy()
+        logits = FrozenLogits(features, drawn.slots, weight, bias)[:]
         images = np.full(missing, MADE)
         made = replace(drawn, features=features, logits=logits, images=images)
         samples = samples.join(made)

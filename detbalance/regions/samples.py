@@ -5,17 +5,28 @@ Letters: n regions, F features, D outputs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from detbalance.regions.classifier import Classifier
+from detbalance.regions.columns import (
+    Column,
+    FrozenLogits,
+    Rows,
+    behind,
+    float32,
+    part_of,
+    stored_rows,
+)
 from detbalance.regions.feature_file import RegionFeatures
 
-_CHUNK = 8192
+CHUNK = 8192
+"""Regions whose features are in memory at a time, where all are gone through."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +34,16 @@ class Samples:
     """Regions with what the frozen classifier says of them.
 
     Attributes:
-        features: float16 or float32 [n, F]; may be mapped from disk.
-        logits: float32 [n, D], of the classifier as it is.
+        features: float16 or float32 [n, F]; read from disk when they are asked for, or in memory.
+        logits: float32 [n, D], of the classifier as it is; likewise.
         labels: int64 [n], 0..K.
         weights: float32 [n], how many regions of the images each stands for.
         images: int64 [n], row of the image; -1 for a made region.
         slots: int64 [n].
     """
 
-    features: NDArray[np.floating]
-    logits: NDArray[np.float32]
+    features: Column
+    logits: Column
     labels: NDArray[np.int64]
     weights: NDArray[np.float32]
     images: NDArray[np.int64]
@@ -42,57 +53,60 @@ class Samples:
         """The number of regions."""
         return len(self.labels)
 
-    def take(self, rows: NDArray[np.int64]) -> Samples:
-        """The same for some rows; their features are read into memory."""
-        names = ("features", "logits", "labels", "weights", "images", "slots")
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+    def take(self, rows: Rows) -> Samples:
+        """The same for some rows; what is on disk stays there."""
+        values: dict[str, Any] = {
+            field.name: part_of(getattr(self, field.name), rows) for field in fields(self)
+        }
+        return replace(self, **values)
 
     def join(self, other: Samples) -> Samples:
-        """These and others, in memory."""
-        names = ("features", "logits", "labels", "weights", "images", "slots")
-        parts = {name: [getattr(self, name), getattr(other, name)] for name in names}
-        return Samples(**{name: np.concatenate(values) for name, values in parts.items()})
+        """These, and others behind them."""
+        values: dict[str, Any] = {
+            field.name: behind(getattr(self, field.name), getattr(other, field.name))
+            for field in fields(self)
+        }
+        return replace(self, **values)
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """Features float32 [n, F] and logits float32 [n, D], in memory; each is read once."""
+        features = float32(self.features[:])
+        if isinstance(self.logits, FrozenLogits):
+            return features, self.logits.given(features)
+        return features, float32(self.logits[:])
+
+    def chunks(self) -> Iterator[slice]:
+        """Slices that go through all regions, a few at a time."""
+        for start in range(0, len(self), CHUNK):
+            yield slice(start, min(start + CHUNK, len(self)))
 
 
 def read_samples(stored: RegionFeatures, classifier: Classifier) -> Samples:
-    """Read the regions, and let the classifier as it is speak of them, chunk by chunk.
+    """Regions on disk, and what the classifier as it is says of them.
+
+    Features stay on disk: of each region some 40 bytes are in memory.
 
     Args:
         stored: features of this very classifier.
         classifier: of the detector.
     """
-    weight, bias = (values.float().cpu() for values in classifier.weights())
     regions = stored.regions
-    logits = np.empty((len(stored), weight.shape[1]), np.float32)
-    for start in range(0, len(stored), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        features = torch.from_numpy(np.asarray(stored.features[chunk], np.float32))
-        slots = torch.from_numpy(regions["slot"][chunk].astype(np.int64))
-        logits[chunk] = linear(features, slots, weight, bias).numpy()
+    weight, bias = (values.float().cpu() for values in classifier.weights())
+    features, slots = stored_rows(stored.features), regions["slot"].astype(np.int64)
     return Samples(
-        features=stored.features,
-        logits=logits,
+        features=features,
+        logits=FrozenLogits(features, slots, weight, bias),
         labels=regions["label"].astype(np.int64),
         weights=regions["weight"].astype(np.float32),
         images=regions["image"].astype(np.int64),
-        slots=regions["slot"].astype(np.int64),
+        slots=slots,
     )
 
 
-def linear(features: Tensor, slots: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Apply the classifier of each region's slot.
-
-    Args:
-        features: float [n, F].
-        slots: int64 [n].
-        weight: float [S, D, F].
-        bias: float [S, D].
-
-    Returns:
-        float [n, D].
-    """
-    out = features.new_empty(len(features), weight.shape[1])
-    for slot in torch.unique(slots).tolist():
-        here = torch.where(slots == slot)[0]
-        out[here] = features[here] @ weight[slot].T + bias[slot]
-    return out
+def all_finite(samples: Samples, rows: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
+    """Tell whether all features of each region are finite, bool [n]; of some rows or of all."""
+    asked = samples if rows is None else samples.take(rows)
+    found = np.empty(len(asked), bool)
+    for chunk in asked.chunks():
+        found[chunk] = np.isfinite(asked.features[chunk]).all(axis=1)
+    return found

@@ -5,7 +5,7 @@ Letters: A regions of an image, n kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,54 @@ class Limits:
         boxes_per_class: annotated boxes of a class whose regions are kept, about; >= 1.
         hard: background regions of an image with the highest scores; >= 0.
         random: further background regions of an image; >= 1.
+        boxes: annotated boxes of all classes together, about; >= 1. Where there are more, those of
+            the largest classes are thinned out first.
+        background: background regions of all images together, about; >= 1. Where there would be
+            more, fewer of each image are kept, and then none of some images.
     """
 
     boxes_per_class: int = 2000
     hard: int = 32
     random: int = 32
+    boxes: int = 100_000
+    background: int = 400_000
+
+    def check(self) -> None:
+        """Refuse limits that leave nothing.
+
+        Raises:
+            ValueError: if there are any.
+        """
+        least = {"boxes_per_class": 1, "hard": 0, "random": 1, "boxes": 1, "background": 1}
+        given = asdict(self)
+        wrong = [f"{name} {given[name]}" for name in least if given[name] < least[name]]
+        if wrong:
+            raise ValueError(
+                f"limits of region features: {', '.join(wrong)}. At least 1 of each, and at least 0"
+                " hard ones, are expected. Change them."
+            )
+
+    def of_background(self, looks: int) -> tuple[int, int, float]:
+        """How much background of an image is kept, where so many are looked at.
+
+        Args:
+            looks: images, each as often as it is looked at.
+
+        Returns:
+            The hardest, further ones, and the share of images that any are kept of.
+
+        Example:
+            >>> Limits(background=400).of_background(100)
+            (2, 2, 1.0)
+            >>> Limits(background=400).of_background(4000)
+            (0, 1, 0.1)
+        """
+        usual = self.hard + self.random
+        if usual * looks <= self.background:
+            return self.hard, self.random, 1.0
+        each = max(1, self.background // looks)
+        hard = self.hard * each // usual
+        return hard, each - hard, min(1.0, self.background / looks)
 
 
 def kept_share(box_counts: Int64, limits: Limits) -> Float64:
@@ -37,9 +80,38 @@ def kept_share(box_counts: Int64, limits: Limits) -> Float64:
         limits: how many boxes.
 
     Returns:
-        float64 [K + 1] in 0..1; 1 for classes that the limit does not touch.
+        float64 [K + 1] in 0..1; 1 for classes that no limit touches.
+
+    Example:
+        >>> kept_share(np.array([0, 10, 200, 400]), Limits(boxes=110)).round(3).tolist()
+        [1.0, 1.0, 0.25, 0.125]
     """
-    return np.minimum(1.0, limits.boxes_per_class / np.maximum(box_counts, 1))
+    most = min(float(limits.boxes_per_class), level_of(box_counts, limits.boxes))
+    return np.minimum(1.0, most / np.maximum(box_counts, 1))
+
+
+def level_of(counts: Int64, total: int) -> float:
+    """How many of each class at most, so that there are `total` together.
+
+    Args:
+        counts: int64 [n], >= 0.
+        total: how many in all, >= 1.
+
+    Returns:
+        The level; infinite where there are no more than `total`.
+
+    Example:
+        >>> level_of(np.array([10, 200, 400]), 110)
+        50.0
+    """
+    if counts.sum() <= total:
+        return float("inf")
+    ordered = np.sort(counts)
+    # With the level at a class's size: that and all smaller ones whole, the larger ones as it.
+    below = np.concatenate([[0], ordered.cumsum()[:-1]])
+    larger = len(ordered) - np.arange(len(ordered))
+    first = int(np.flatnonzero(below + ordered * larger > total)[0])
+    return float((total - below[first]) / larger[first])
 
 
 def choose_regions(
@@ -48,7 +120,7 @@ def choose_regions(
     scores: Float64,
     background: int,
     share: Float64,
-    limits: Limits,
+    background_limits: tuple[int, int, float],
     generator: np.random.Generator,
 ) -> tuple[Int64, Float64]:
     """Keep the regions of some objects, the hardest background and some of the rest.
@@ -64,7 +136,7 @@ def choose_regions(
         background: how many background regions count in the detector's training; the weights of
             those that are kept have this sum.
         share: float64 [K + 1], see `kept_share`.
-        limits: how many.
+        background_limits: see `Limits.of_background`.
         generator: of the draws.
 
     Returns:
@@ -78,12 +150,13 @@ def choose_regions(
         kept = draws[objects[positive]] < chances
         weights[positive[kept]] = 1.0 / chances[kept]
     negative = np.flatnonzero(labels == 0)
-    if len(negative):
+    most_hard, most_drawn, chance = background_limits
+    if len(negative) and (chance >= 1.0 or generator.random() < chance):
         order = negative[np.argsort(-scores[negative], kind="stable")]
-        hard, rest = order[: limits.hard], order[limits.hard :]
-        drawn = generator.choice(rest, min(limits.random, len(rest)), replace=False)
+        hard, rest = order[:most_hard], order[most_hard:]
+        drawn = generator.choice(rest, min(most_drawn, len(rest)), replace=False)
         weights[hard] = 1.0
         weights[drawn] = len(rest) / max(1, len(drawn))
-        weights[negative] *= background / len(negative)
+        weights[negative] *= background / len(negative) / chance
     rows = np.flatnonzero(weights)
     return rows, weights[rows]

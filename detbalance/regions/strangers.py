@@ -16,7 +16,7 @@ from detbalance.regions.class_space import places_in, space_of
 from detbalance.regions.estimators import MIN_BOXES, few_boxes, fitted_rows
 from detbalance.regions.folds import image_folds
 from detbalance.regions.object_scores import Float64, Int64
-from detbalance.regions.samples import Samples
+from detbalance.regions.samples import Samples, all_finite
 
 _OVERLAP = 0.3
 """IoU from which two regions show the same object."""
@@ -76,9 +76,10 @@ def strangers(
 
     few = few_boxes(samples, rows, scores.shape[1], min_boxes)
     fold = image_folds(samples, folds, seed)
-    high = scores[:, 1:].max(axis=1, initial=0.0) >= floor
-    high &= np.isfinite(np.asarray(samples.features, np.float32)).all(axis=1)
-    high = _left_by_nms(high, scores[:, 1:].max(axis=1, initial=0.0), boxes, samples.images)
+    best = scores[:, 1:].max(axis=1, initial=0.0)
+    shown = np.flatnonzero(best >= floor)
+    shown = shown[all_finite(samples, shown)]
+    high = _left_by_nms(shown, best, boxes, samples.images)
     found = np.full(len(samples), np.nan)
     for number in range(folds):
         inside = np.flatnonzero(fold != number)
@@ -103,12 +104,11 @@ def strangers(
 
 
 def _left_by_nms(
-    high: NDArray[np.bool_], scores: NDArray[np.float32], boxes: NDArray[np.float32], images: Int64
+    rows: Int64, scores: NDArray[np.float32], boxes: NDArray[np.float32], images: Int64
 ) -> NDArray[np.bool_]:
     """Of some regions those that no better one of the same image overlaps, bool [n]."""
-    rows = np.flatnonzero(high)
     given = (np.ascontiguousarray(boxes[rows]), scores[rows], images[rows])
     kept = batched_nms(*(torch.from_numpy(values) for values in given), _OVERLAP)
-    found = np.zeros_like(high)
+    found = np.zeros(len(scores), bool)
     found[rows[kept.numpy()]] = True
     return found

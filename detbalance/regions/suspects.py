@@ -7,17 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detbalance.regions.class_space import fit_quietly, places_in, space_of, typicality
-from detbalance.regions.estimators import MIN_BOXES, few_boxes, fit_to, fitted_rows, out_of_fold
+from detbalance.regions.estimators import (
+    MIN_BOXES,
+    few_boxes,
+    fit_to,
+    fitted_rows,
+    probabilities,
+    thinned,
+)
 from detbalance.regions.folds import image_folds
 from detbalance.regions.named_estimators import make_classifier, make_one_class
 from detbalance.regions.object_scores import Float64, Int64
-from detbalance.regions.samples import Samples
+from detbalance.regions.samples import CHUNK, Samples, all_finite
 
 JUDGES = ("combined", "classifier", "detector", "one-class")
 """Who judges a label. "classifier" has not seen the image; "detector" has learned from it;
@@ -98,8 +104,8 @@ def suspects(
             f"suspects(): {num_classes - 1 - len(few)} classes have at least {min_boxes} boxes with"
             " region features. Two are expected, to be compared. Use data with more boxes."
         )
-    good = np.isfinite(np.asarray(samples.features, np.float32)).all(axis=1)
-    own = np.flatnonzero((samples.labels > 0) & (rows >= 0) & ~np.isin(samples.labels, few) & good)
+    own = np.flatnonzero((samples.labels > 0) & (rows >= 0) & ~np.isin(samples.labels, few))
+    own = own[all_finite(samples, own)]
     boxes, first, place = np.unique(rows[own], return_index=True, return_inverse=True)
     labels = samples.labels[own][first]
     fold = image_folds(samples, folds, seed)
@@ -111,15 +117,7 @@ def suspects(
         return Suspects(boxes[order], labels[order], likely, suspicion[order], few)
     said = np.zeros((len(boxes), num_classes))
     if judge in ("combined", "classifier"):
-        part = samples.take(own)
-
-        def fit(inside: Int64) -> Any:
-            options = {"C": _PULL / len(inside), "class_weight": None, "max_iter": 100}
-            estimator = make_classifier("LogisticRegression", options, seed)
-            return fit_to(estimator, part, inside, "suspects()")
-
-        found = out_of_fold(part, fold[own], fit, num_classes, folds, progress)
-        said += _mean_of(np.nan_to_num(found), place)
+        said += _said_by_others(samples, own, place, fold, num_classes, folds, seed, progress)
     if judge in ("combined", "detector"):
         best = np.zeros((len(boxes), num_classes))
         np.maximum.at(best, place, scores[own].astype(np.float64))
@@ -131,6 +129,34 @@ def suspects(
     suspicion, likely = _margin(said, labels)
     order = np.argsort(-suspicion, kind="stable")
     return Suspects(boxes[order], labels[order], likely[order], suspicion[order], few)
+
+
+def _said_by_others(
+    samples: Samples,
+    own: Int64,
+    place: Int64,
+    fold: Int64,
+    num_classes: int,
+    folds: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> Float64:
+    """Mean over a box's regions of what a classifier says that has not seen the image."""
+    sums = np.zeros((int(place.max()) + 1, num_classes))
+    for number in range(folds):
+        inside = own[fold[own] != number]
+        inside = thinned(samples, inside, np.random.default_rng(seed))
+        options = {"C": _PULL / len(inside), "class_weight": None, "max_iter": 100}
+        estimator = make_classifier("LogisticRegression", options, seed)
+        estimator = fit_to(estimator, samples, inside, "suspects()")
+        outside = np.flatnonzero(fold[own] == number)
+        for start in range(0, len(outside), CHUNK):
+            some = outside[start : start + CHUNK]
+            found = probabilities(estimator, samples.features[own[some]], num_classes)
+            np.add.at(sums, place[some], np.nan_to_num(found))
+        if progress is not None:
+            progress(number + 1, folds + 1)
+    return sums / np.bincount(place)[:, None]
 
 
 def _margin(said: Float64, labels: Int64) -> tuple[Float64, Int64]:
