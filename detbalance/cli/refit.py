@@ -65,6 +65,7 @@ def refit_command(
     detector = Detector.read(checkpoint, device)
     truth = detector.annotations(annotations, images, drop_invalid)
     shown = detector.judged_on(val, val_images, "--val", drop_invalid)
+    started = time.perf_counter()
     stored = taken_features(
         detector,
         truth,
@@ -82,6 +83,7 @@ def refit_command(
         batch_size=batch_size,
         workers=loader_workers(workers),
     )
+    minutes_of_features = _minutes_since(started)
     model, classifier = detector.model, detector.classifier
     started = time.perf_counter()
     with told_progress("refitting", "fits") as tell:
@@ -95,7 +97,7 @@ def refit_command(
             ),
             method,
         )
-    minutes = round((time.perf_counter() - started) / 60, 2)
+    minutes = _minutes_since(started)
     where = next(model.parameters()).device
     classifier.write(found.weight.to(where), found.bias.to(where))
     output.mkdir(parents=True, exist_ok=True)
@@ -110,6 +112,7 @@ def refit_command(
             "checkpoint": str(checkpoint),
             "annotations": str(annotations),
             "minutes": minutes,
+            "minutes_of_features": minutes_of_features,
         },
     )
     _print(found, method, truth.categories, saved)
@@ -126,6 +129,10 @@ def refit_command(
             max_loss=max_loss,
             drop_invalid=drop_invalid,
         )
+
+
+def _minutes_since(started: float) -> float:
+    return round((time.perf_counter() - started) / 60, 2)
 
 
 def parse_params(params: tuple[str, ...]) -> dict[str, Any]:

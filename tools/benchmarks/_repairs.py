@@ -1,0 +1,323 @@
+"""Trained detectors repaired in minutes by every method, beside retraining.
+
+What is chosen on images of its own is chosen on one half of val and applied to the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from _augmentation_methods import NO_PASTE, NO_SAMPLING
+from _compared_runs import differences
+from _compared_runs import table as compared_table
+from _digits_runs import train_missing
+
+from detbalance.annotations import Annotations, load_annotations
+from detbalance.operating import load_thresholds
+from detbalance.predictions import Predictions, load_predictions, save_predictions
+from detbalance.splitting.folds import deal_images
+from detbalance.training.config import load_config
+from detbalance.training.metrics import read_metrics
+
+PLAIN, RETRAINED = "plain", "retrained with repeat factors"
+REFITS = (
+    "crt",
+    "lws",
+    "tau",
+    "ncm",
+    "fasa",
+    "SMOTE",
+    "BorderlineSMOTE",
+    "RandomOverSampler",
+    "RandomUnderSampler",
+)
+OPINIONS = (
+    "LogisticRegression",
+    "BalancedBaggingClassifier",
+    "BalancedRandomForestClassifier",
+    "EasyEnsembleClassifier",
+    "RUSBoostClassifier",
+    "HistGradientBoostingClassifier",
+    "Mahalanobis",
+    "OneClassSVM",
+    "IsolationForest",
+    "LocalOutlierFactor",
+)
+FLOOR = 0.3
+
+
+@dataclass(frozen=True)
+class Case:
+    """Detectors to repair.
+
+    Attributes:
+        config: configuration file with sampling and paste, which plain runs are without.
+        common: overrides of all runs.
+        iterations: of every run.
+        folder: of the repairs.
+        trained: of the runs.
+        seeds: of the detectors that are repaired.
+        fused: how many plain detectors are fused; seeds from 0.
+        bags: how many detectors of balanced bags are fused; none for 0.
+        snapshots: how many snapshots of one run are fused; none for 0.
+    """
+
+    config: str
+    common: tuple[str, ...]
+    iterations: int
+    folder: Path
+    trained: Path
+    seeds: tuple[int, ...]
+    fused: tuple[int, ...]
+    bags: int = 0
+    snapshots: int = 0
+
+    def changes(self, seed: int, method: str) -> tuple[str, ...]:
+        """Overrides of a run; in the order of `compared`, whose runs these can be."""
+        kind = {"plain": (NO_SAMPLING, NO_PASTE), "repeat_factors": (NO_PASTE,)}[method]
+        own = (f"seed={seed}", f"train.iterations={self.iterations}")
+        output = f"output={self.run(seed, method)}"
+        return (*self.common, *kind, *own, output, "train.workers=0")
+
+    def run(self, seed: int, method: str = "plain") -> Path:
+        """Folder of a run."""
+        return self.trained / method / str(seed)
+
+    def place(self, method: str, seed: int) -> Path:
+        """Folder of a repair."""
+        return self.folder / method / str(seed)
+
+
+class Repairs:
+    """All repairs of a case.
+
+    Args:
+        case: what to repair.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.data = load_config(case.config, case.changes(0, "plain")).data
+
+    def compared(self) -> dict[str, Any]:
+        """Train and repair all that is missing, and compare each method with plain."""
+        case = self.case
+        members = range(max((*case.fused, 1)))
+        jobs = [partial(self._train, seed, "plain") for seed in sorted({*members, *case.seeds})]
+        jobs += [partial(self._train, seed, "repeat_factors") for seed in case.seeds]
+        jobs += [partial(self._bag, i) for i in range(case.bags)]
+        jobs += [self._snapshots] if case.snapshots else []
+        together(jobs)
+        # The features of a detector are taken out once, and all methods share them.
+        together([partial(self._refit, "crt", seed) for seed in case.seeds])
+        jobs = [partial(self._refit, method, seed) for method in REFITS[1:] for seed in case.seeds]
+        jobs += [partial(self._opinion, name, seed) for name in OPINIONS for seed in case.seeds]
+        jobs += [partial(self._rescored, name, seed) for name in CHOSEN for seed in case.seeds]
+        together(jobs)
+        runs = {PLAIN: "plain", RETRAINED: "repeat_factors"}
+        results = {
+            name: [case.run(seed, method) / "predictions.json" for seed in case.seeds]
+            for name, method in runs.items()
+        }
+        for method in (*REFITS, *OPINIONS, *CHOSEN):
+            results[method] = [case.place(method, s) / "predictions.json" for s in case.seeds]
+        ensembles = self._ensembles()
+        results |= {name: [self._fused(name, folders)] for name, folders in ensembles.items()}
+        settings = load_config(case.config, case.changes(0, "plain"))
+        figures, boxes = differences(settings, results, PLAIN)
+        figures[RETRAINED]["minutes"] = self._training_minutes("repeat_factors")
+        for method in (*REFITS, *OPINIONS, *CHOSEN):
+            figures[method]["minutes"] = mean(self._minutes(method, seed) for seed in case.seeds)
+        for name, folders in ensembles.items():
+            runs_of = {self._run_of(folder) for folder in folders}
+            figures[name]["minutes"] = sum(map(training_minutes, runs_of))
+        result = {
+            "seeds": list(case.seeds),
+            "iterations": case.iterations,
+            "reference": PLAIN,
+            "val_boxes": boxes,
+            "methods": figures,
+        }
+        print(table(result))
+        return result
+
+    def _train(self, seed: int, method: str) -> None:
+        train_missing(self.case.config, self.case.changes(seed, method))
+
+    def _ensemble_words(self, kind: str, members: int) -> list[str | Path]:
+        case = self.case
+        words: list[str | Path] = ["--config", case.config, "--output", case.folder / kind]
+        changes = (*case.common, NO_SAMPLING, NO_PASTE, f"train.iterations={case.iterations}")
+        words += [word for change in (*changes, "train.workers=0") for word in ("--set", change)]
+        return [*words, "--by", kind, "--members", str(members)]
+
+    def _bag(self, member: int) -> None:
+        command("bag", *self._ensemble_words("bags", self.case.bags), "--member", str(member))
+
+    def _snapshots(self) -> None:
+        command("bag", *self._ensemble_words("snapshots", self.case.snapshots))
+
+    def _ensembles(self) -> dict[str, list[Path]]:
+        """Folders with the predictions of each ensemble's members."""
+        case = self.case
+        found = {f"fusion of {k}": [case.run(seed) for seed in range(k)] for k in case.fused}
+        sizes = [k for k in case.fused if k <= case.bags]
+        for k in sizes:
+            name = f"fusion of {k} balanced bags"
+            found[name] = [case.folder / "bags" / f"member-{i}" for i in range(k)]
+        if case.snapshots:
+            places = [case.folder / "snapshots" / f"member-{i}" for i in range(case.snapshots)]
+            found[f"fusion of {case.snapshots} snapshots of one run"] = places
+        return found
+
+    def _run_of(self, member: Path) -> Path:
+        return member.parent / "run" if member.parent.name == "snapshots" else member
+
+    def _common(self, method: str, seed: int) -> list[str | Path]:
+        case, data = self.case, self.data
+        words: list[str | Path] = ["--checkpoint", case.run(seed) / "last.pt", "--method", method]
+        words += ["--annotations", data.path("train"), "--images", data.path("train_images")]
+        words += ["--features", case.folder / "features" / str(seed)]
+        return [*words, "--output", case.place(method, seed), "--overwrite"]
+
+    def _refit(self, method: str, seed: int) -> None:
+        place = self.case.place(method, seed)
+        if not (place / "predictions.json").exists():
+            command("refit", *self._common(method, seed))
+            val = ("--annotations", self.data.path("val"), "--images", self.data.path("val_images"))
+            command("evaluate", "--checkpoint", place / "refit.pt", *val, "--output", place,
+                    "--overwrite")  # fmt: skip
+            print(f"{method}, seed {seed}: done", flush=True)
+
+    def _opinion(self, method: str, seed: int) -> None:
+        if not (self.case.place(method, seed) / "predictions.json").exists():
+            val = ("--predict", self.data.path("val"))
+            val += ("--predict-images", self.data.path("val_images"))
+            command("opinion", *self._common(method, seed), *val)
+            print(f"{method}, seed {seed}: done", flush=True)
+
+    def _rescored(self, method: str, seed: int) -> None:
+        """NorCal, or thresholds per class, each half of val by what the other half says."""
+        place = self.case.place(method, seed)
+        if (place / "predictions.json").exists():
+            return
+        started = time.perf_counter()
+        truth = load_annotations(self.data.path("val"))
+        found = load_predictions(self.case.run(seed) / "predictions.json", truth)
+        half = deal_images(truth.labels, truth.image_index, truth.num_images, 2, seed=0)
+        scores = found.scores.copy()
+        for here in (0, 1):
+            chosen, applied = (_part(truth, found, half == side) for side in (1 - here, here))
+            place.mkdir(parents=True, exist_ok=True)
+            names = {name: place / f"{name}.json" for name in ("truth", "found", "asked", "of")}
+            chosen[0].save(names["truth"])
+            save_predictions(names["found"], chosen[1], chosen[0])
+            applied[0].save(names["of"])
+            save_predictions(names["asked"], applied[1], applied[0])
+            given = ["--annotations", names["truth"], "--predictions", names["found"]]
+            given += ["--train", self.data.path("train"), "--overwrite"]
+            where = half[found.image_index] == here
+            scores[where] = CHOSEN[method](given, names, applied, place)
+        new = Predictions(found.image_index, found.labels, found.bbox, scores)
+        save_predictions(place / "predictions.json", new, truth)
+        minutes = {"minutes": (time.perf_counter() - started) / 60}
+        (place / "minutes.json").write_text(json.dumps(minutes))
+        print(f"{method}, seed {seed}: done", flush=True)
+
+    def _fused(self, name: str, members: Sequence[Path]) -> Path:
+        output = self.case.folder / f"{name.replace(' ', '_')}.json"
+        if not output.exists():
+            files = [folder / "predictions.json" for folder in members]
+            command("fuse", *files, "--annotations", self.data.path("val"), "--output", output)
+        return output
+
+    def _training_minutes(self, method: str) -> float:
+        return mean(training_minutes(self.case.run(seed, method)) for seed in self.case.seeds)
+
+    def _minutes(self, method: str, seed: int) -> float:
+        """From the checkpoint to the repaired one, features included where they are needed."""
+        place = self.case.place(method, seed)
+        if method in CHOSEN:
+            return float(json.loads((place / "minutes.json").read_text())["minutes"])
+        name = "refit.json" if method in REFITS else "opinion.json"
+        first = json.loads((self.case.place("crt", seed) / "refit.json").read_text())
+        own = json.loads((place / name).read_text())
+        return float(first["minutes_of_features"] + own["minutes"])
+
+
+def table(figures: Mapping[str, Any]) -> str:
+    """Rows: methods. Columns: the figures of the groups, below each its difference's interval."""
+    lines = compared_table(figures).splitlines()
+    lines[0] += " minutes |"
+    lines[1] += "---|"
+    for i, row in enumerate(figures["methods"].values(), start=2):
+        lines[i] += f" {row['minutes']:.1f} |" if "minutes" in row else " |"
+    return "\n".join(lines)
+
+
+def training_minutes(run: Path) -> float:
+    """What the iterations of a run took, without evaluation."""
+    records = [r for r in read_metrics(run) if r.get("images_per_second")]
+    steps = np.diff([0, *(r["iteration"] for r in records)])
+    batch = load_config(run / "config.yaml").train.batch_size
+    seconds = [n * batch / r["images_per_second"] for n, r in zip(steps, records, strict=True)]
+    return sum(seconds) / 60
+
+
+def together(jobs: Sequence[Callable[[], Any]]) -> None:
+    """One job a core at a time."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in [pool.submit(job) for job in jobs]:
+            done.result()
+
+
+def command(tool: str, *words: str | Path) -> None:
+    """One of the tools, with one thread."""
+    line = [sys.executable, f"tools/{tool}.py", *map(str, words)]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(line, check=True, env=one_thread, stdout=subprocess.DEVNULL)
+
+
+Half = tuple[Annotations, Predictions]
+
+
+def _part(truth: Annotations, found: Predictions, images: np.ndarray) -> Half:
+    """The images that are asked for, and the detections on them."""
+    place = np.cumsum(images) - 1
+    here = images[found.image_index]
+    own = (found.labels[here], found.bbox[here], found.scores[here])
+    return truth.subset(np.flatnonzero(images)), Predictions(place[found.image_index[here]], *own)
+
+
+def _norcal(given: list[Any], names: Mapping[str, Path], half: Half, place: Path) -> np.ndarray:
+    output = place / "rescored.json"
+    applied = ("--apply-to", names["asked"], "--apply-annotations", names["of"])
+    command("rescore", *given, *applied, "--output", output)
+    return load_predictions(output, half[0]).scores
+
+
+def _thresholds(given: list[Any], names: Mapping[str, Path], half: Half, place: Path) -> np.ndarray:
+    """Scores in the same order, with the threshold of each class at the floor of the figures."""
+    output = place / "thresholds.json"
+    command("thresholds", *given, "--output", output)
+    truth, found = half
+    floors = load_thresholds(output).by_label(truth.categories)
+    at = np.clip(floors[found.labels], 1e-6, 1 - 1e-6)
+    below = found.scores * FLOOR / at
+    above = FLOOR + (found.scores - at) * (1 - FLOOR) / (1 - at)
+    return np.where(found.scores < at, below, above)
+
+
+CHOSEN = {"NorCal": _norcal, "thresholds": _thresholds}
