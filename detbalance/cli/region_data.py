@@ -168,14 +168,16 @@ def region_data(
 
 
 def _scores(detector: Detector, samples: Samples) -> NDArray[np.float32]:
+    where = next(detector.model.parameters()).device
+    scores = np.empty((len(samples), detector.classifier.num_classes), np.float32)
     with torch.no_grad():
-        where = next(detector.model.parameters()).device
-        logits = torch.from_numpy(samples.logits).to(where)
-        scores = detector.classifier.scores(logits).float().cpu().numpy()
+        for chunk in samples.chunks():
+            logits = torch.from_numpy(samples.logits[chunk]).to(where)
+            scores[chunk] = detector.classifier.scores(logits).float().cpu().numpy()
     scores = np.nan_to_num(scores, nan=0.0)
     if detector.classifier.sigmoid:
         scores[:, 0] = 0.0
-    return np.asarray(scores, np.float32)
+    return scores
 
 
 def _plain(images: NDArray[np.int64]) -> NDArray[np.bool_]:
