@@ -51,6 +51,19 @@ def test_wrong_labels_come_first(judge):
         assert ((found.suspicion > 0) == (np.arange(len(found.rows)) < len(wrong))).mean() > 0.95
 
 
+def test_a_rare_class_is_not_suspected_for_being_rare(monkeypatch):
+    # Two overlapping clouds of right labels, one three times as large as the other.
+    samples = made_samples((0, 300, 100), width=6, shift=2.5)
+    scores = np.zeros((len(samples), 3), np.float32)
+    shares = []
+    for prior in (0.0, module._PRIOR, 1.0):
+        monkeypatch.setattr(module, "_PRIOR", prior)
+        found = suspects(samples, rows_of(samples), scores, "classifier")
+        shares.append((found.labels[:100] == 2).mean())
+    assert shares[0] > shares[1] + 0.1
+    assert shares[1] > shares[2]
+
+
 def test_the_regions_of_a_box_are_judged_together():
     samples, wrong, true = wrongly_labelled()
     # Each box twice: its own region, and one of the same image that says little.
