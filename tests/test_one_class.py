@@ -277,3 +277,17 @@ def test_detectors_of_pyod_are_used_where_it_is_installed(monkeypatch):
     assert near > far
     with pytest.raises(ValueError, match='STUB has no option "k"'):
         make_one_class("STUB", {"k": 1}, 5)
+
+
+def test_a_detector_of_pyod_that_lacks_a_package_says_which(monkeypatch, tmp_path):
+    models = tmp_path / "pyod" / "models"
+    models.mkdir(parents=True)
+    for folder in (models.parent, models):
+        (folder / "__init__.py").touch()
+    (models / "lacking.py").write_text("import nowhere_to_be_found\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pyod"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImportError, match=r"PyOD's LACKING needs .*nowhere_to_be_found.*pip"):
+        is_one_class("LACKING")
+    assert not is_one_class("MISSING")

@@ -1,10 +1,11 @@
 """Measure against named peers: `python tools/benchmark.py annotations sampling`.
 
 Each subject is a file in tools/benchmarks/ with `main()`, which measures, prints and returns the
-figures, and `table(figures)`, which sets them as a table for README.md. Ratios within one run are
-what counts: absolute times depend on the machine and on what else it does.
+figures, and `table(figures)`, which sets them as a table for README.md or docs/measured.md, between
+its marks there. Ratios within one run are what counts: absolute times depend on the machine and on
+what else it does.
 
-`python tools/benchmark.py --tables` only writes the README's tables from the last figures.
+`python tools/benchmark.py --tables` only writes the tables from the last figures.
 """
 
 import importlib.util
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 FOLDER = Path(__file__).parent / "benchmarks"
-README = Path(__file__).parents[1] / "README.md"
+PAGES = [Path(__file__).parents[1] / name for name in ("README.md", "docs/measured.md")]
 SUBJECTS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 # Where subjects find what they share: the files whose names begin with "_".
 sys.path.append(str(FOLDER))
@@ -30,7 +31,8 @@ def main() -> None:
         for name in arguments or SUBJECTS:
             figures = subject(name).main()
             results(name).write_text(json.dumps(figures, indent=2) + "\n")
-    README.write_text(with_tables(README.read_text()))
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text()))
 
 
 def subject(name: str) -> ModuleType:
@@ -47,7 +49,7 @@ def results(name: str) -> Path:
 
 
 def with_tables(text: str) -> str:
-    """A README's text with the table of every subject made anew between its two marks.
+    """A page's text with the table of every subject made anew between its two marks.
 
     A subject without marks is left out.
     """

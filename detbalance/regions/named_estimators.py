@@ -179,6 +179,11 @@ def _pyod(name: str) -> Any:
     """A detector of PyOD, None where there is none of that name or no PyOD."""
     try:
         module = importlib.import_module(f"pyod.models.{name.lower()}")
-    except ImportError:
-        return None
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "pyod":
+            return None
+        raise ImportError(
+            f"PyOD's {name} needs the package {error.name}. Install it with:"
+            ' pip install "detbalance[pyod]"'
+        ) from error
     return getattr(module, name, None)
