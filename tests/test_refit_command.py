@@ -141,6 +141,20 @@ def test_a_refit_that_harms_says_so(run, refit, monkeypatch):
     assert re.search(r"This refit harms: .*(AP50|recall) [01]\.\d+ -> 0\.00.*limit 0\.02", said)
 
 
+def test_a_loss_that_rebalances_by_itself_is_pointed_out(run, tmp_path, refit):
+    config = load_config(
+        write_config(run[0], tmp_path),
+        ["train.iterations=3", "loss={name: balanced_sigmoid}", f"output={tmp_path / 'run'}"],
+    )
+    run_training(config)
+    _, said, _ = refit(checkpoint=config.output / "last.pt")
+    assert "trained with balanced_sigmoid" in said
+    _, said, _ = refit("--param", "balance=0", checkpoint=config.output / "last.pt")
+    assert "balanced_sigmoid" not in said
+    _, said, _ = refit()
+    assert "gain a second time" not in said
+
+
 def test_interrupted_features_are_taken_up_again(refit, tmp_path, monkeypatch):
     whole = refit(out=tmp_path / "whole")[2]
     real = collecting._kept

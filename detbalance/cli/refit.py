@@ -28,6 +28,8 @@ from detbalance.training.setup import loader_workers
 
 CHECKPOINT, REPORT = "refit.pt", "refit.json"
 
+_ALLOW_FOR_FREQUENCY = ("balanced_softmax", "logit_adjustment", "balanced_sigmoid")
+
 
 def refit_command(
     *,
@@ -116,6 +118,7 @@ def refit_command(
         },
     )
     _print(found, method, truth.categories, saved)
+    _caution(detector.state["config"]["loss"]["name"], method, options)
     if shown is not None and val_images is not None:
         show_effect(
             model_from_checkpoint(detector.state, str(checkpoint)).to(where),
@@ -182,6 +185,18 @@ def save_refit(
     with replace_file(folder / REPORT) as file:
         file.write(json.dumps(about, indent=1).encode())
     return folder / CHECKPOINT
+
+
+def _caution(loss: str, method: str, options: Mapping[str, Any]) -> None:
+    """Two ways to rebalance that do not know of each other add up."""
+    if loss in _ALLOW_FOR_FREQUENCY and method != "tau" and options.get("balance") != 0:
+        Console().print(
+            f"The detector was trained with {loss}, which allows for how frequent classes are; on"
+            " balanced regions rare classes gain a second time. --method crt --param balance=0"
+            " refits to regions as frequent as they are.",
+            soft_wrap=True,
+            highlight=False,
+        )
 
 
 def _print(found: Refit, method: str, categories: Categories, saved: Path) -> None:

@@ -49,7 +49,6 @@ OPINIONS = (
     "BalancedRandomForestClassifier",
     "EasyEnsembleClassifier",
     "RUSBoostClassifier",
-    "HistGradientBoostingClassifier",
     "Mahalanobis",
     "OneClassSVM",
     "IsolationForest",
@@ -72,6 +71,8 @@ class Case:
         fused: how many plain detectors are fused; seeds from 0.
         bags: how many detectors of balanced bags are fused; none for 0.
         snapshots: how many snapshots of one run are fused; none for 0.
+        refits: methods of refit; the first one is "crt".
+        opinions: methods of opinion.
     """
 
     config: str
@@ -83,6 +84,8 @@ class Case:
     fused: tuple[int, ...]
     bags: int = 0
     snapshots: int = 0
+    refits: tuple[str, ...] = REFITS
+    opinions: tuple[str, ...] = OPINIONS
 
     def changes(self, seed: int, method: str) -> tuple[str, ...]:
         """Overrides of a run; in the order of `compared`, whose runs these can be."""
@@ -122,23 +125,23 @@ class Repairs:
         together(jobs)
         # The features of a detector are taken out once, and all methods share them.
         together([partial(self._refit, "crt", seed) for seed in case.seeds])
-        jobs = [partial(self._refit, method, seed) for method in REFITS[1:] for seed in case.seeds]
-        jobs += [partial(self._opinion, name, seed) for name in OPINIONS for seed in case.seeds]
-        jobs += [partial(self._rescored, name, seed) for name in CHOSEN for seed in case.seeds]
-        together(jobs)
+        ways = [(self._refit, name) for name in case.refits[1:]]
+        ways += [(self._opinion, name) for name in case.opinions]
+        ways += [(self._rescored, name) for name in CHOSEN]
+        together([partial(way, name, seed) for way, name in ways for seed in case.seeds])
         runs = {PLAIN: "plain", RETRAINED: "repeat_factors"}
         results = {
             name: [case.run(seed, method) / "predictions.json" for seed in case.seeds]
             for name, method in runs.items()
         }
-        for method in (*REFITS, *OPINIONS, *CHOSEN):
+        for method in (*case.refits, *case.opinions, *CHOSEN):
             results[method] = [case.place(method, s) / "predictions.json" for s in case.seeds]
         ensembles = self._ensembles()
         results |= {name: [self._fused(name, folders)] for name, folders in ensembles.items()}
         settings = load_config(case.config, case.changes(0, "plain"))
         figures, boxes = differences(settings, results, PLAIN)
         figures[RETRAINED]["minutes"] = self._training_minutes("repeat_factors")
-        for method in (*REFITS, *OPINIONS, *CHOSEN):
+        for method in (*case.refits, *case.opinions, *CHOSEN):
             figures[method]["minutes"] = mean(self._minutes(method, seed) for seed in case.seeds)
         for name, folders in ensembles.items():
             runs_of = {self._run_of(folder) for folder in folders}
@@ -251,7 +254,7 @@ class Repairs:
         place = self.case.place(method, seed)
         if method in CHOSEN:
             return float(json.loads((place / "minutes.json").read_text())["minutes"])
-        name = "refit.json" if method in REFITS else "opinion.json"
+        name = "refit.json" if method in self.case.refits else "opinion.json"
         first = json.loads((self.case.place("crt", seed) / "refit.json").read_text())
         own = json.loads((place / name).read_text())
         return float(first["minutes_of_features"] + own["minutes"])
