@@ -362,3 +362,17 @@ def test_what_a_library_warns_of_while_fitting_is_not_passed_on():
     estimator = make_classifier("MLPClassifier", {"hidden_layer_sizes": [4], "max_iter": 2})
     estimators.fit_to(estimator, samples, np.arange(60), "MLPClassifier")
     assert estimator[-1].n_iter_ == 2
+
+
+def test_a_fit_has_no_more_objects_than_memory_is_for(monkeypatch):
+    monkeypatch.setattr(estimators, "MOST_OBJECTS", 100)
+    samples = made_samples((300, 4000, 40, 5))
+    few = []
+    rows = estimators.fitted_rows(samples, np.arange(len(samples)), few, 50, seed=0)
+    kept = np.bincount(samples.labels[rows])
+    # Small classes are whole, the large one comes down to what is left for it.
+    assert kept[[0, 2, 3]].tolist() == [50, 40, 5]
+    assert 30 <= kept[1] <= 85
+    monkeypatch.setattr(estimators, "MOST_OBJECTS", 4045)
+    rows = estimators.fitted_rows(samples, np.arange(len(samples)), few, 50, seed=0)
+    assert np.bincount(samples.labels[rows]).tolist() == [50, 4000, 40, 5]
