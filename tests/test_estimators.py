@@ -28,7 +28,7 @@ from detbalance.regions.named_estimators import (
     make_one_class,
 )
 from detbalance.regions.object_scores import Items, average_precision, class_precision
-from detbalance.regions.pooling import pooled
+from detbalance.regions.pooling import best_power, pooled, sharpened
 
 ISSUE = [
     "BalancedBaggingClassifier",
@@ -147,6 +147,7 @@ def test_an_opinion_that_hides_boxes_is_not_taken(monkeypatch):
             return near / near.sum(axis=1, keepdims=True)
 
     monkeypatch.setattr(estimators, "make_classifier", lambda *args: Unsure())
+    monkeypatch.setattr(estimators, "best_power", lambda said, labels: 1.0)
     rows = rows_of(samples)
     opinion, weighing = fit_opinion(samples, rows, scores, "any", shared=False, floor=0.3499)
     means = {w: np.nanmean(found) for w, found in weighing.precision.items()}
@@ -376,3 +377,48 @@ def test_a_fit_has_no_more_objects_than_memory_is_for(monkeypatch):
     monkeypatch.setattr(estimators, "MOST_OBJECTS", 4045)
     rows = estimators.fitted_rows(samples, np.arange(len(samples)), few, 50, seed=0)
     assert np.bincount(samples.labels[rows]).tolist() == [50, 4000, 40, 5]
+
+
+@pytest.mark.parametrize("true", [0.5, 1.0, 3.0, 12.0])
+def test_an_opinion_is_made_as_sure_as_serves_it(true):
+    generator = np.random.default_rng(0)
+    chances = generator.dirichlet(np.ones(4), 6000)
+    labels = np.array([generator.choice(4, p=row) for row in chances])
+    said = sharpened(chances, 1 / true)
+    assert best_power(said, labels) == true
+    np.testing.assert_allclose(sharpened(said, true), chances, atol=2e-3)
+    # A class that nothing is said of is left out of it.
+    said[:, 3] = np.nan
+    assert best_power(said, labels) > 0
+    assert best_power(np.full((5, 3), np.nan), np.array([0, 1, 2, 1, 1])) == 1.0
+
+
+def test_sharpening_keeps_sums_and_order():
+    said = np.random.default_rng(0).dirichlet(np.ones(5), 50)
+    said[:10, 3] = np.nan
+    said[3] = np.nan
+    new = sharpened(said, 4.0)
+    np.testing.assert_array_equal(np.isnan(new), np.isnan(said))
+    np.testing.assert_allclose(np.nansum(new, axis=1), np.nansum(said, axis=1))
+    rows = np.arange(50) != 3
+    np.testing.assert_array_equal(
+        np.nan_to_num(new[rows], nan=-1).argsort(), np.nan_to_num(said[rows], nan=-1).argsort()
+    )
+
+
+def test_a_classifier_that_is_never_sure_is_heard_all_the_same():
+    """As AdaBoost is: right, and with all classes at nearly the same probability."""
+    samples = made_samples((400, 60, 40, 20), width=6, shift=6.0, spread=1.0)
+    generator = np.random.default_rng(0)
+    scores = generator.uniform(0.2, 0.6, (len(samples), 4)).astype(np.float32)
+    scores[:, 0] = 0.0
+    options = {"n_estimators": 3}
+    opinion, found = fit_opinion(
+        samples, rows_of(samples), scores, "EasyEnsembleClassifier", options, shared=False
+    )
+    assert found.power > 2
+    assert found.weight > 0
+    said = opinion(torch.from_numpy(samples.features), torch.from_numpy(scores)).numpy()
+    items = Items.of(samples, rows_of(samples))
+    before, after = (np.nanmean(class_precision(s, items)) for s in (scores, said))
+    assert after > before + 0.3

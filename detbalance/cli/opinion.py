@@ -215,6 +215,7 @@ def _about_weight(method: str, found: Weighing, categories: Categories) -> dict[
         console.print("No weight did better on held-out images: the detector is left alone.")
     return {
         "weight": found.weight,
+        "power": found.power,
         "held_out_mean_ap": {f"{weight:g}": mean for weight, mean in means.items()},
         "held_out_shown": {f"{weight:g}": share for weight, share in found.shown.items()},
         "held_out_ap": {

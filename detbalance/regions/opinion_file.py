@@ -15,7 +15,7 @@ from detbalance.annotations.files import replace_file
 from detbalance.regions.estimators import ClassOpinion
 from detbalance.regions.one_class import ClassLift, OneClassOpinion
 
-FORMAT = "detbalance.opinion/1"
+FORMAT = "detbalance.opinion/2"
 
 Opinion = ClassOpinion | OneClassOpinion
 
@@ -62,6 +62,7 @@ def save_opinion(
     }
     if isinstance(opinion, ClassOpinion):
         content |= {"kind": "classifier", "model": opinion.estimator, "weight": opinion.weight}
+        content["power"] = opinion.power
     else:
         content |= {
             "kind": "one-class",
@@ -160,6 +161,7 @@ def _opinion(content: dict[str, Any]) -> Opinion:
             content["weight"],
             content["num_classes"],
             content["shared"],
+            content["power"],
         )
     lifts = [
         ClassLift(lift["label"], lift["model"], lift["gate"], lift["threshold"])
