@@ -113,6 +113,16 @@ def test_before_and_after_are_compared_on_val(run, refit):
     for name in ("predictions.json", "predictions_before.json", "comparison/comparison.json"):
         assert (folder / name).exists()
     assert re.search(r"No group lost more than 0\.02|This refit harms:", said)
+    # What the detector found before need not be found again.
+    known = folder / "predictions_before.json"
+    _, again, other = refit(*val, "--before", str(known))
+    assert not (other / "predictions_before.json").exists()
+    compared = [json.loads((f / "comparison/comparison.json").read_text()) for f in (folder, other)]
+    assert compared[0]["groups"] == compared[1]["groups"]
+    assert again.splitlines()[-1] == said.splitlines()[-1]
+    status, said, _ = refit("--before", str(known))
+    assert status == 2
+    assert "--val and --val-images are expected with it" in said.replace("\n", " ")
     # With the classifier turned off nothing is found any more, which must be said.
     state = load_checkpoint(folder / "refit.pt")
     state["model"]["head.classification_head.cls_logits.bias"].fill_(-30.0)

@@ -45,6 +45,7 @@ def opinion_command(
     floor: float,
     predict: Path | None,
     predict_images: Path | None,
+    before: Path | None,
     candidates: int,
     max_background: int,
     batch_size: int,
@@ -75,7 +76,7 @@ def opinion_command(
             " expected. Add them."
         )
     detector = Detector.read(checkpoint, device)
-    shown = detector.judged_on(predict, predict_images, "--predict", drop_invalid)
+    shown = detector.judged_on(predict, predict_images, before, "--predict", drop_invalid)
     output.mkdir(parents=True, exist_ok=True)
     if opinion is None:
         assert images is not None
@@ -116,7 +117,7 @@ def opinion_command(
         found = load_opinion(opinion, weights=detector.weights, categories=detector.categories)
     if shown is not None and predict_images is not None:
         show_effect(
-            detector.model,
+            before or detector.model,
             detector.model,
             shown,
             predict_images,

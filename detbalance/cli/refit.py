@@ -42,6 +42,7 @@ def refit_command(
     features: Path | None,
     val: Path | None,
     val_images: Path | None,
+    before: Path | None,
     boxes_per_class: int,
     negatives: int,
     max_boxes: int,
@@ -66,7 +67,7 @@ def refit_command(
         )
     detector = Detector.read(checkpoint, device)
     truth = detector.annotations(annotations, images, drop_invalid)
-    shown = detector.judged_on(val, val_images, "--val", drop_invalid)
+    shown = detector.judged_on(val, val_images, before, "--val", drop_invalid)
     started = time.perf_counter()
     stored = taken_features(
         detector,
@@ -121,7 +122,7 @@ def refit_command(
     _caution(detector.state["config"]["loss"]["name"], method, options)
     if shown is not None and val_images is not None:
         show_effect(
-            model_from_checkpoint(detector.state, str(checkpoint)).to(where),
+            before or model_from_checkpoint(detector.state, str(checkpoint)).to(where),
             model,
             shown,
             val_images,

@@ -21,7 +21,7 @@ from detbalance.predictions import save_predictions
 
 
 def show_effect(
-    before: nn.Module,
+    before: nn.Module | Path,
     after: nn.Module,
     truth: Annotations,
     images: Path,
@@ -37,12 +37,17 @@ def show_effect(
 ) -> None:
     """Predict with both, compare, and say plainly which groups lost more than is allowed.
 
-    The one after is asked within `changed`, as it may be a way of asking that is new.
+    The one before may be the COCO results that it gave. The one after is asked within `changed`, as
+    it may be a way of asking that is new.
     """
     console = Console(stderr=True)
-    labels = labels_in(truth, before.categories, Path("the checkpoint"))  # type: ignore[arg-type]
+    labels = labels_in(truth, after.categories, Path("the checkpoint"))  # type: ignore[arg-type]
     files = {"before": output / "predictions_before.json", "after": output / "predictions.json"}
-    for model, file in ((before, files["before"]), (after, files["after"])):
+    if isinstance(before, Path):
+        files["before"], asked = before, [(after, files["after"])]
+    else:
+        asked = [(before, files["before"]), (after, files["after"])]
+    for model, file in asked:
         way = changed if file == files["after"] else nullcontext
         with way(), image_progress(console, truth.num_images) as tell:
             found = predict(

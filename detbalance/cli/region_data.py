@@ -23,6 +23,7 @@ from detbalance.cli.evaluate import chosen_device, labels_in
 from detbalance.detection.dataset import DetectionDataset
 from detbalance.frequency import class_frequency
 from detbalance.images import usable_images
+from detbalance.predictions import load_predictions
 from detbalance.regions.classifier import Classifier, classifier_of
 from detbalance.regions.collecting import collect_features, rare_repeats
 from detbalance.regions.feature_file import STATE, RegionFeatures, read_state
@@ -75,13 +76,19 @@ class Detector:
         return truth
 
     def judged_on(
-        self, file: Path | None, images: Path | None, option: str, drop_invalid: bool
+        self,
+        file: Path | None,
+        images: Path | None,
+        before: Path | None,
+        option: str,
+        drop_invalid: bool,
     ) -> Annotations | None:
         """Read the annotations to show an effect on, before any work; None where none are named.
 
         Args:
             file: COCO file.
             images: folder of its images.
+            before: COCO results of the detector on them, where they are there.
             option: that names the file; the folder's has "-images" behind it.
             drop_invalid: leave out invalid annotations.
         """
@@ -91,10 +98,17 @@ class Detector:
                 " other one."
             )
         if file is None or images is None:
+            if before is not None:
+                raise ValueError(
+                    f"--before: {before} is given, and nothing to compare on. {option} and"
+                    f" {option}-images are expected with it. Add them, or leave it out."
+                )
             return None
         truth = load_annotations(file, drop_invalid=drop_invalid)
         labels_in(truth, self.categories, self.path)
         usable_images(truth, images)
+        if before is not None:
+            load_predictions(before, truth)
         return truth
 
 

@@ -23,6 +23,12 @@ _FEATURES = click.option(
     help="Folder of the region features, for example one that refit made; made if it is not there."
     " Default: features/ in the output.",
 )
+_BEFORE = click.option(
+    "--before",
+    type=FILE,
+    help="COCO results of the detector as it was on the images to compare on, for example the"
+    " predictions.json of its run. Default: it is asked anew.",
+)
 _FLOOR = click.option(
     "--score-floor",
     "floor",
@@ -61,6 +67,7 @@ _FLOOR = click.option(
 )
 @click.option("--val", type=FILE, help="COCO file to compare before and after on.")
 @click.option("--val-images", type=FILE, help="Folder of its images.")
+@_BEFORE
 @click.option(
     "--boxes-per-class",
     default=2000,
@@ -171,6 +178,7 @@ def refit(**options: object) -> None:
 @_FLOOR
 @click.option("--predict", type=FILE, help="COCO file to compare before and after on.")
 @click.option("--predict-images", type=FILE, help="Folder of its images.")
+@_BEFORE
 @click.option(
     "--candidates",
     default=300,

@@ -193,15 +193,14 @@ class Repairs:
         words: list[str | Path] = ["--checkpoint", case.run(seed) / "last.pt", "--method", method]
         words += ["--annotations", data.path("train"), "--images", data.path("train_images")]
         words += ["--features", case.folder / "features" / str(seed)]
+        words += ["--before", case.run(seed) / "predictions.json"]
         return [*words, "--output", case.place(method, seed), "--overwrite"]
 
     def _refit(self, method: str, seed: int) -> None:
         place = self.case.place(method, seed)
         if not (place / "predictions.json").exists():
-            command("refit", *self._common(method, seed))
-            val = ("--annotations", self.data.path("val"), "--images", self.data.path("val_images"))
-            command("evaluate", "--checkpoint", place / "refit.pt", *val, "--output", place,
-                    "--overwrite")  # fmt: skip
+            val = ("--val", self.data.path("val"), "--val-images", self.data.path("val_images"))
+            command("refit", *self._common(method, seed), *val)
             print(f"{method}, seed {seed}: done", flush=True)
 
     def _opinion(self, method: str, seed: int) -> None:
