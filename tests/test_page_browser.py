@@ -16,9 +16,12 @@ from typing import Any
 
 import pytest
 from pages import HOSTILE, made_comparison, made_report, with_names
+from suspect_files import painted, suspect, written
 
 from detbalance.reporting.page_data import pack
 from detbalance.reporting.page_summary import decimals, signed
+from detbalance.reporting.suspects_file import load_suspects
+from detbalance.reporting.suspects_section import suspect_section
 
 pytest.importorskip("jinja2")
 pytest.importorskip("vl_convert")
@@ -70,6 +73,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     doubtful = made_comparison(REPORT, BEFORE, p_adjusted=0.2)
     rows = (*COMPARISON.classes[:3], *doubtful.classes[3:])
     hostile = with_names(REPORT, HOSTILE)
+    pytest.importorskip("cv2")
+    painted(folder)
+    long = "w" * 200
+    judged = [suspect(number, NAMES[2], 9.0 - number, long) for number in range(1, 15)]
+    strange = [
+        {"file_name": name, "strangeness": 9.25, "box": [1, 2, 30, 40], "annotation_id": None}
+        for name in ("a.png", f"{long}.png")
+    ]
+    written(folder, [suspect(77, long, 1.0), *judged], strange_images=strange)
     sides: dict[str, dict[str, Any]] = {
         "single": {"report": REPORT},
         "compared": {
@@ -84,6 +96,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "comparison": {"report": REPORT, "comparison": COMPARISON},
         "one": {"report": made_report(["only"])},
         "figures": {"report": empty},
+        "suspects": {"report": REPORT, "suspects": suspect_section(load_suspects(folder))},
         "hostile": {"report": hostile, "comparison": made_comparison(hostile, hostile)},
         "big": {
             "report": big,
@@ -470,6 +483,26 @@ def test_theme_is_that_of_the_system_until_it_is_switched(opened: Open) -> None:
 
 
 # Strangers
+
+
+def test_labels_that_look_wrong_are_shown_as_pictures(opened: Open) -> None:
+    with opened("suspects") as page:
+        link = page.locator("nav a", has_text="Labels")
+        assert link.get_attribute("href") == "#suspects"
+        link.click()
+        headings = texts(page, "#suspects h3")
+        assert headings[0].startswith("w" * 200)  # one box was judged, of the other class 14
+        assert headings[1].startswith(NAMES[2])
+        assert "8 of 14 boxes look wrong" in headings[1]
+        captions = texts(page, "#suspects figcaption")
+        lines = ("class c", f"looks like {'w' * 200}", "suspicion 8.00", "annotation 1", "a.png")
+        assert captions[1].split("\n") == list(lines)
+        sizes = page.locator("#suspects svg").evaluate_all(
+            "(all) => all.map((one) => [one.clientWidth, one.clientHeight])"
+        )
+        assert len(sizes) == len(captions) - 1  # one image is gone
+        assert all(wide == high and wide >= 130 for wide, high in sizes)
+        assert page.locator("#suspects .no-picture").count() == 1
 
 
 def test_names_are_shown_as_they_are_and_do_nothing(opened: Open) -> None:

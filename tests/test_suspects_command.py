@@ -12,6 +12,7 @@ from squares import make_data, write_config
 from untrained import untrained_checkpoint
 
 from detbalance.cli import main
+from detbalance.reporting.suspects_file import load_suspects
 from detbalance.training.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -100,6 +101,12 @@ def test_suspects_are_listed_and_drawn(made, tmp_path, capsys):
     assert np.asarray(Image.open(tmp_path / "suspects.png")).std() > 10
     # The detector calls everything an object.
     assert len(found["strange_images"]) == 20
+    assert said.endswith(f"--output REPORT --suspects {tmp_path}")
+    read = load_suspects(tmp_path)  # as the report does
+    assert [box.annotation_id for box in read.boxes] == ids
+    assert read.images == data / "images"
+    assert read.judge == "combined"
+    assert len(read.strange) == 20
     code, said = call(capsys, "suspects", *arguments(made, tmp_path))
     assert code == 2
     assert "already holds suspects" in said

@@ -20,6 +20,12 @@ from detbalance.cli.options import FILE
 )
 @evaluation_options
 @click.option(
+    "--suspects",
+    type=FILE,
+    help="Folder that `detbalance suspects` wrote: the HTML and Markdown files show labels that"
+    " look wrong.",
+)
+@click.option(
     "--bootstrap",
     default="auto",
     show_default=True,

@@ -24,6 +24,8 @@ from detbalance.reporting.comparison_files import write_comparison
 from detbalance.reporting.console import print_report
 from detbalance.reporting.files import write_report
 from detbalance.reporting.gallery import Gallery
+from detbalance.reporting.suspects_file import load_suspects
+from detbalance.reporting.suspects_section import SuspectSection, suspect_section
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ def report_command(
     train_file: Path | None,
     output: Path | None,
     images: Path | None,
+    suspects: Path | None,
     baseline: Path | None,
     score_floor: float,
     thresholds: Path | None,
@@ -58,6 +61,7 @@ def report_command(
     draws = _wanted_draws(bootstrap, baseline)
     check_images(images, output)
     check_output(output, overwrite)
+    labels = None if suspects is None else _suspect_labels(suspects, output)
     ground = Ground.read(
         truth_file,
         train_file=train_file,
@@ -83,7 +87,7 @@ def report_command(
     report = ground.report(ours)
     gallery = None if images is None else pictures(ours, report, images)
     if baseline is None:
-        show(report, output, gallery=gallery)
+        show(report, output, gallery=gallery, suspects=labels)
     else:
         theirs, _ = measured(baseline)
         comparison = compare(
@@ -95,7 +99,14 @@ def report_command(
             seed=seed,
         )
         other = ground.report(theirs)
-        show(report, output, baseline=other, comparison=comparison, gallery=gallery)
+        show(
+            report,
+            output,
+            baseline=other,
+            comparison=comparison,
+            gallery=gallery,
+            suspects=labels,
+        )
     if hint:
         Console().print(hint, style="dim", highlight=False, soft_wrap=True)
 
@@ -112,6 +123,16 @@ def check_images(images: Path | None, output: Path | None) -> None:
             f"--images: {images} is no folder. The folder that the file names of the annotations"
             " start from is expected. Correct the path."
         )
+
+
+def _suspect_labels(suspects: Path, output: Path | None) -> SuspectSection:
+    """What the report says of labels that look wrong; read before any work."""
+    if output is None:
+        raise ValueError(
+            "--suspects: labels that look wrong are shown in files, and --output is missing. A"
+            " folder to write into is expected. Add --output FOLDER."
+        )
+    return suspect_section(load_suspects(suspects))
 
 
 def pictures(evaluation: Evaluation, report: Report, images: Path) -> Gallery | None:
@@ -132,6 +153,7 @@ def show(
     baseline: Report | None = None,
     comparison: Comparison | None = None,
     gallery: Gallery | None = None,
+    suspects: SuspectSection | None = None,
 ) -> None:
     """Print a report, and write it where a folder is given."""
     console = Console()
@@ -140,7 +162,7 @@ def show(
         console.print()
         print_comparison(comparison, console=console)
     if output is not None:
-        written: list[Path] = [*write_report(report, output)]
+        written: list[Path] = [*write_report(report, output, suspects=suspects)]
         if comparison is not None:
             written += write_comparison(comparison, output)
         page = write_html(
@@ -149,6 +171,7 @@ def show(
             baseline=baseline,
             comparison=comparison,
             gallery=gallery,
+            suspects=suspects,
         )
         written += [] if page is None else [page]
         console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
@@ -161,12 +184,20 @@ def write_html(
     baseline: Report | None = None,
     comparison: Comparison | None = None,
     gallery: Gallery | None = None,
+    suspects: SuspectSection | None = None,
 ) -> Path | None:
     """Write the page; a report without it is better than none where its libraries lack."""
     try:
         from detbalance.reporting.page import write_page
 
-        return write_page(report, path, baseline=baseline, comparison=comparison, gallery=gallery)
+        return write_page(
+            report,
+            path,
+            baseline=baseline,
+            comparison=comparison,
+            gallery=gallery,
+            suspects=suspects,
+        )
     except ImportError as error:
         logger.warning("%s is not written: %s", path, error)
         return None

@@ -21,6 +21,7 @@ from detbalance.regions.selection import Limits
 from detbalance.regions.strangers import Strangers, strangers
 from detbalance.regions.suspects import Suspects, suspects
 from detbalance.reporting.contact_sheet import OWN, PASTED, Cell, save_sheet
+from detbalance.reporting.suspects_file import FORMAT
 
 NAME = "suspects"
 _PRINTED = 15
@@ -79,8 +80,10 @@ def suspects_command(
     )
     records = _records(found, truth)
     about = {
+        "format": FORMAT,
         "checkpoint": str(checkpoint),
         "annotations": str(annotations),
+        "images": str(images.absolute()),
         "judge": judge,
         "judged_by": "what regions of other images taught, by cross-fitting",
         "boxes_judged": len(records),
@@ -98,6 +101,13 @@ def suspects_command(
     if sheet and records:
         written.append(_draw(found, truth, images, output / f"{NAME}.png", sheet))
     _print(about, [str(path) for path in written])
+    Console().print(
+        f"To see them by class, rarest first: detbalance report GT.JSON PREDICTIONS.JSON --output"
+        f" REPORT --suspects {output}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
 
 
 def _records(found: Suspects, truth: Annotations) -> list[dict[str, Any]]:

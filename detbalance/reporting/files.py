@@ -21,6 +21,7 @@ from detbalance.reporting.markdown import markdown_report
 
 if TYPE_CHECKING:
     from detbalance.evaluation import Report
+    from detbalance.reporting.suspects_section import SuspectSection
 
 # Nested deeper than this, values stay on one line: an interval, a curve.
 _JSON_DEPTH = 3
@@ -59,7 +60,9 @@ class ReportFiles(NamedTuple):
     markdown: Path
 
 
-def write_report(report: Report, folder: str | Path) -> ReportFiles:
+def write_report(
+    report: Report, folder: str | Path, *, suspects: SuspectSection | None = None
+) -> ReportFiles:
     """Write report.json, report.csv and report.md into a folder, which is made if need be.
 
     Each file appears whole or not at all: what was there before stays until the new one is ready.
@@ -67,6 +70,7 @@ def write_report(report: Report, folder: str | Path) -> ReportFiles:
     Args:
         report: what `detbalance.evaluation.build_report` gave.
         folder: where the files go.
+        suspects: labels that look wrong, for report.md.
 
     Returns:
         The paths of the files.
@@ -76,7 +80,11 @@ def write_report(report: Report, folder: str | Path) -> ReportFiles:
     """
     folder = Path(folder)
     values = report.to_dict()
-    texts = (json_text(values) + "\n", csv_text(values, COLUMNS, _flat), markdown_report(report))
+    texts = (
+        json_text(values) + "\n",
+        csv_text(values, COLUMNS, _flat),
+        markdown_report(report, suspects),
+    )
     files = ReportFiles(*(folder / f"report.{suffix}" for suffix in ("json", "csv", "md")))
     write_texts("report", folder, dict(zip(files, texts, strict=True)))
     return files

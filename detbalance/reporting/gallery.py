@@ -141,7 +141,7 @@ def build_gallery(
         missed,
         false_positives,
         score_floor=evaluation.settings.score_floor,
-        notes=_notes(problems),
+        notes=image_notes(problems),
         num_missed=int(errors.is_missed.sum()),
         num_false_positives=int(errors.is_wrong.sum()),
     )
@@ -227,7 +227,15 @@ def _read(annotations: Annotations, folder: Path, image: int) -> Pixels:
     return pixels
 
 
-def _notes(problems: list[str]) -> tuple[str, ...]:
+def image_notes(problems: Sequence[str]) -> tuple[str, ...]:
+    """Say how many images cannot be shown.
+
+    Args:
+        problems: a sentence for each.
+
+    Returns:
+        A sentence with the number and the first problem, or nothing.
+    """
     if not problems:
         return ()
     if len(problems) == 1:
@@ -258,14 +266,14 @@ class _Drawing:
         order = np.argsort(np.where(visible, distance, np.inf), kind="stable")
         nearest = order[: min(_MAX_BOXES, int(visible.sum()))][::-1]
         edges = np.clip(corners, -_OVERHANG, size + _OVERHANG)
-        boxes = [_box(edges[i], "truth" if is_truth[i] else "found") for i in nearest]
+        boxes = [box_at(edges[i], "truth" if is_truth[i] else "found") for i in nearest]
         role = "subject-truth" if subject.score is None else "subject-found"
         annotations = self.matches.annotations
         return Picture(
             image=thumbnail.image,
             width=thumbnail.width,
             height=thumbnail.height,
-            boxes=(*boxes, _box(np.clip(middle, 1, size - 1), role)),
+            boxes=(*boxes, box_at(np.clip(middle, 1, size - 1), role)),
             class_name=annotations.categories.name(subject.label),
             kind=subject.kind,
             score=subject.score,
@@ -290,6 +298,12 @@ class _Drawing:
         return bbox, np.arange(len(bbox)) < len(truth)
 
 
-def _box(corners: Float64, role: str) -> Box:
+def box_at(corners: Float64, role: str) -> Box:
+    """Make a box to draw.
+
+    Args:
+        corners: float64 [4], xyxy in pixels of the thumbnail.
+        role: of the box.
+    """
     x, y, right, bottom = (round(float(value), 1) for value in corners)
     return Box(x, y, round(right - x, 1), round(bottom - y, 1), role)

@@ -20,24 +20,29 @@ from detbalance.reporting.sentences import (
 
 if TYPE_CHECKING:
     from detbalance.evaluation import ClassRow, GroupRow, Report
+    from detbalance.reporting.suspects_section import SuspectSection
 
 _TITLES = {"AP": "AP", "AP50": "AP50", "AR": "AR", "recall": "recall", "precision": "precision"}
 # With more classes the table is folded: a pull request is read for its groups.
 FOLDED_FROM = 30
+# Boxes of a class that are named; the HTML page shows more.
+_NAMED_SUSPECTS = 3
 
 
-def markdown_report(report: Report) -> str:
+def markdown_report(report: Report, suspects: SuspectSection | None = None) -> str:
     """Write a report as Markdown: groups, classes, errors, and what the figures are of.
 
     Names are shown as they are: what Markdown or HTML would read in them is escaped.
 
     Args:
         report: what `detbalance.evaluation.build_report` or `load_report` gave.
+        suspects: labels that look wrong, or None.
 
     Returns:
         The text of report.md.
     """
-    return "\n".join(_lines(report)) + "\n"
+    lines = [*_lines(report), *([] if suspects is None else _suspects(suspects))]
+    return "\n".join(lines) + "\n"
 
 
 def _lines(report: Report) -> Iterator[str]:
@@ -116,6 +121,37 @@ def _errors(report: Report, groups: Sequence[tuple[str, GroupRow]]) -> Iterator[
     yield ""
     yield f"{' '.join(KINDS_IN_WORDS)}."
     yield ""
+
+
+def _suspects(section: SuspectSection) -> Iterator[str]:
+    yield ""
+    yield "## Labels that look wrong"
+    yield ""
+    yield escaped(" ".join(section.about))
+    yield ""
+    for note in section.notes:
+        yield f"> Note: {escaped(note)}"
+        yield ""
+    if section.classes:
+        rows = []
+        for one in section.classes:
+            named = "; ".join(
+                f"{box.annotation_id}{'' if box.looks_like is None else f' like {box.looks_like}'}"
+                f" ({box.suspicion:.2f})"
+                for box in one.boxes[:_NAMED_SUSPECTS]
+            )
+            rows.append([escaped(one.name), escaped(named), str(one.suspicious), str(one.judged)])
+        yield from markdown_table(
+            ("class", "most suspicious annotations", section.counted, "judged"), rows, num_text=2
+        )
+        yield ""
+    if section.rest:
+        yield escaped(section.rest)
+        yield ""
+    if section.strange:
+        listed = ", ".join(f"{one.file_name} ({one.strangeness:.2f})" for one in section.strange)
+        yield escaped(f"Images with the strangest objects: {listed}.")
+        yield ""
 
 
 def markdown_table(

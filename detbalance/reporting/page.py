@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from detbalance.comparison import Comparison
     from detbalance.evaluation import Report
     from detbalance.reporting.gallery import Gallery
+    from detbalance.reporting.suspects_section import SuspectSection
 
 _TEMPLATES = Path(__file__).with_name("templates")
 # What could end a script element, start another or break a line inside of one.
@@ -49,6 +50,7 @@ def write_page(
     baseline: Report | None = None,
     comparison: Comparison | None = None,
     gallery: Gallery | None = None,
+    suspects: SuspectSection | None = None,
 ) -> Path:
     """Write a report as one self-contained HTML file.
 
@@ -61,6 +63,8 @@ def write_page(
         comparison: what `detbalance.comparison.compare` gave for the same two sides: differences
             with intervals, and the verdict.
         gallery: pictures of errors, from `detbalance.reporting.gallery.build_gallery`.
+        suspects: labels that look wrong, from
+            `detbalance.reporting.suspects_section.suspect_section`.
 
     Returns:
         The path of the file.
@@ -71,7 +75,9 @@ def write_page(
         ImportError: if jinja2 or vl-convert-python is not installed.
     """
     path = Path(path)
-    text = page_text(report, baseline=baseline, comparison=comparison, gallery=gallery)
+    text = page_text(
+        report, baseline=baseline, comparison=comparison, gallery=gallery, suspects=suspects
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as file:
@@ -90,6 +96,7 @@ def page_text(
     baseline: Report | None = None,
     comparison: Comparison | None = None,
     gallery: Gallery | None = None,
+    suspects: SuspectSection | None = None,
 ) -> str:
     """Give the HTML that `write_page` writes; see there."""
     if baseline is not None:
@@ -104,10 +111,12 @@ def page_text(
     return environment.get_template("page.html").render(
         summary=page_summary(report, baseline, comparison),
         gallery=gallery,
+        suspects=suspects,
+        groups={row.name: row.group for row in report.classes},
         data=_json(data),
         specs=_json(chart_specs(data)),
         some_confused=number if number < len(report.classes) else 0,
-        styles=_text("page.css"),
+        styles=_text("page.css") + ("" if suspects is None else _text("suspects.css")),
         scripts=scripts,
         policy=_policy(scripts),
     )

@@ -1,0 +1,246 @@
+"""The part of a report on labels that look wrong: what it says, and the boxes that it shows.
+
+It is made from suspects.json alone: whoever reads the report needs neither detector nor torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from detbalance.images import import_cv2, read_image
+from detbalance.reporting.gallery import Box, box_at, image_notes
+from detbalance.reporting.suspects_file import SHARES, StrangeImage, SuspectBox, SuspectsFile
+from detbalance.reporting.thumbnails import cut_thumbnail
+
+# Names of classes that a sentence lists.
+_NAMED = 20
+# Of a class judged by shares, the part that is shown: the least typical tenth.
+_LEAST_SHARE = 0.9
+# Share of a class's boxes from which so many suspicions speak against their judge.
+_DOUBTED = 0.5
+_JUDGES = {
+    "combined": "a classifier that has not seen their image and by the detector",
+    "classifier": "a classifier that has not seen their image",
+    "detector": "the detector",
+    "one-class": "how typical they are of their own class",
+}
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """A part of an image with a box on it.
+
+    Attributes:
+        image: data URI of the pixels.
+        width: in pixels.
+        height: in pixels.
+        boxes: to draw, in pixels of the part.
+    """
+
+    image: str
+    width: int
+    height: int
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class SuspectClass:
+    """The suspicious boxes of a class.
+
+    Attributes:
+        name: of the class, as the boxes are labelled.
+        judged: how many of its boxes were judged.
+        suspicious: how many of these look wrong, shown or not.
+        boxes: those that are shown, the most suspicious first.
+    """
+
+    name: str
+    judged: int
+    suspicious: int
+    boxes: tuple[SuspectBox, ...]
+
+
+@dataclass(frozen=True)
+class SuspectSection:
+    """What a report says of labels that look wrong.
+
+    Attributes:
+        about: sentences: how many boxes were judged, by what, and what the suspicion means.
+        classes: those with boxes that look wrong, the rarest first.
+        counted: what `SuspectClass.suspicious` counts, in two words.
+        rest: a sentence on what is not shown; "" for nothing.
+        strange: images with strange objects, the strangest first.
+        pictures: of the boxes and the images that are shown; not of those that cannot be.
+        notes: sentences for the reader, such as images that could not be read.
+    """
+
+    about: tuple[str, ...]
+    classes: tuple[SuspectClass, ...]
+    counted: str
+    rest: str
+    strange: tuple[StrangeImage, ...]
+    pictures: Mapping[SuspectBox | StrangeImage, Cutout]
+    notes: tuple[str, ...]
+
+
+def suspect_section(
+    found: SuspectsFile,
+    *,
+    max_of_class: int = 12,
+    max_boxes: int = 120,
+    max_strange: int = 6,
+    thumbnail: int = 200,
+) -> SuspectSection:
+    """Choose the boxes to show, and cut them out of their images.
+
+    Classes come with the one that has the fewest judged boxes first. Shown are boxes whose label is
+    not the likeliest class; where suspicion is a share, the least typical tenth of each class.
+
+    Args:
+        found: of `detbalance.reporting.suspects_file.load_suspects`.
+        max_of_class: boxes of a class at most.
+        max_boxes: boxes of all classes at most; those of more frequent classes are left out.
+        max_strange: strange images at most.
+        thumbnail: largest width and height of a picture in pixels. One of 200 pixels takes at most
+            13.5 kB of the page.
+
+    Returns:
+        The section; with a note in place of pictures where these cannot be made.
+    """
+    by_class: dict[str, list[SuspectBox]] = {}
+    for box in found.boxes:
+        by_class.setdefault(box.class_name, []).append(box)
+    classes: list[SuspectClass] = []
+    left = max_boxes
+    for name in sorted(by_class, key=lambda name: (len(by_class[name]), name)):
+        boxes = sorted(by_class[name], key=lambda box: -box.suspicion)
+        wrong = [box for box in boxes if _looks_wrong(box, found.judge)]
+        shown = tuple(wrong[: min(left, max_of_class)])
+        left -= len(shown)
+        classes.append(SuspectClass(name, len(boxes), len(wrong), shown))
+    shown_classes = tuple(one for one in classes if one.boxes)
+    strange = found.strange[:max_strange]
+    pictures, notes = _pictures(
+        [*(box for one in shown_classes for box in one.boxes), *strange], found, thumbnail
+    )
+    return SuspectSection(
+        about=_about(found, sum(one.suspicious for one in classes)),
+        classes=shown_classes,
+        counted="least typical" if found.judge == SHARES else "look wrong",
+        rest=_rest(classes),
+        strange=strange,
+        pictures=pictures,
+        notes=(*(() if found.judge == SHARES else _doubts(classes)), *notes),
+    )
+
+
+def _looks_wrong(box: SuspectBox, judge: str) -> bool:
+    return box.suspicion >= _LEAST_SHARE if judge == SHARES else box.suspicion > 0
+
+
+def _about(found: SuspectsFile, suspicious: int) -> tuple[str, ...]:
+    """Say what was judged, by what, and what its figure means."""
+    by = _JUDGES.get(found.judge)
+    by = f'judge "{found.judge}"' if by is None else f'{by} (judge "{found.judge}")'
+    left_out = f", {found.boxes_not_judged:,} were not" if found.boxes_not_judged else ""
+    number = len(found.boxes)
+    boxes, were = ("box", "was") if number == 1 else ("boxes", "were")
+    judged = f"{number:,} {boxes} of {found.annotations} {were} judged by {by}{left_out}."
+    few = "Every class had enough boxes to be judged."
+    if found.few:
+        few = f"Too few boxes to be judged: {_listed(found.few)}."
+    if found.judge == SHARES:
+        meaning = (
+            "Suspicion is the share of the boxes of the class that are more typical of it; from"
+            f" {_LEAST_SHARE:g} on boxes are listed, {suspicious:,} in all."
+        )
+    else:
+        meaning = (
+            f"Another class is likelier than the label of {suspicious:,} of them: their suspicion,"
+            " the logarithm of how many times likelier, allowing for how frequent classes are, is"
+            " above 0."
+        )
+    return judged, few, f"{meaning} It is a reason to look, no proof."
+
+
+def _doubts(classes: Sequence[SuspectClass]) -> tuple[str, ...]:
+    """Say of which classes so many boxes look wrong that the judge is to be doubted."""
+    names = [one.name for one in classes if one.suspicious >= _DOUBTED * one.judged]
+    if not names:
+        return ()
+    return (
+        f"At least half of the boxes look wrong of: {_listed(names)}. More likely the judge does"
+        " not know these classes well than that so many labels are wrong; look at the first ones.",
+    )
+
+
+def _rest(classes: Sequence[SuspectClass]) -> str:
+    """Say which boxes that look wrong are not shown, all of classes that are less rare."""
+    hidden = [one for one in classes if one.suspicious and not one.boxes]
+    if not hidden:
+        return ""
+    boxes = sum(one.suspicious for one in hidden)
+    names = _listed([one.name for one in hidden])
+    return f"Not shown here: {boxes:,} boxes of less rare classes ({names}); see suspects.csv."
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _pictures(
+    subjects: Sequence[SuspectBox | StrangeImage], found: SuspectsFile, size: int
+) -> tuple[dict[SuspectBox | StrangeImage, Cutout], tuple[str, ...]]:
+    """Cut out what can be, each image read once, and say what cannot."""
+    if not subjects:
+        return {}, ()
+    if not found.images.is_dir():
+        return {}, (
+            f"There are no pictures: the folder of the images, {found.images}, is not there."
+            f' Correct "images" in {found.path}, or run detbalance suspects again.',
+        )
+    try:
+        import_cv2()
+    except ImportError as error:
+        return {}, (f"There are no pictures: {error}",)
+    by_file: dict[str, list[SuspectBox | StrangeImage]] = {}
+    for subject in subjects:
+        by_file.setdefault(subject.file_name, []).append(subject)
+    pictures: dict[SuspectBox | StrangeImage, Cutout] = {}
+    problems: list[str] = []
+    for name, those in by_file.items():
+        try:
+            pixels = read_image(found.images / name)
+            pictures |= {one: _cutout(pixels, one, found.images / name, size) for one in those}
+        except ValueError as error:
+            problems.append(str(error))
+    return pictures, image_notes(problems)
+
+
+def _cutout(
+    pixels: npt.NDArray[np.uint8], subject: SuspectBox | StrangeImage, path: Path, size: int
+) -> Cutout:
+    """The box of a subject with what is around it.
+
+    Raises:
+        ValueError: if the box lies outside of the image.
+    """
+    height, width = pixels.shape[:2]
+    x, y, wide, high = subject.bbox
+    if x >= width or y >= height or x + wide <= 0 or y + high <= 0:
+        raise ValueError(
+            f"{path}: is {width}x{height} pixels, and a box begins at {x:g}, {y:g}. The image that"
+            " was judged is expected. Correct the image folder."
+        )
+    bbox = np.array(subject.bbox, dtype=np.float64)
+    cut = cut_thumbnail(pixels, bbox, np.zeros((0, 4)), size)
+    corners = cut.place(bbox[None])[0]
+    inside = np.clip(corners, 1, np.array([cut.width, cut.height] * 2) - 1)
+    role = "subject-truth" if isinstance(subject, SuspectBox) else "subject-found"
+    return Cutout(cut.image, cut.width, cut.height, (box_at(inside, role),))
