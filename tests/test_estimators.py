@@ -379,7 +379,7 @@ def test_a_fit_has_no_more_objects_than_memory_is_for(monkeypatch):
     assert np.bincount(samples.labels[rows]).tolist() == [50, 4000, 40, 5]
 
 
-@pytest.mark.parametrize("true", [0.5, 1.0, 3.0, 12.0])
+@pytest.mark.parametrize("true", [1.0, 3.0, 12.0])
 def test_an_opinion_is_made_as_sure_as_serves_it(true):
     generator = np.random.default_rng(0)
     chances = generator.dirichlet(np.ones(4), 6000)
@@ -422,3 +422,22 @@ def test_a_classifier_that_is_never_sure_is_heard_all_the_same():
     items = Items.of(samples, rows_of(samples))
     before, after = (np.nanmean(class_precision(s, items)) for s in (scores, said))
     assert after > before + 0.3
+
+
+@pytest.mark.parametrize("name", ["RUSBoostClassifier", "AdaBoostClassifier"])
+def test_boosting_has_trees_that_can_tell_many_classes(name):
+    samples = made_samples((400, *[60] * 9), width=12, shift=3.0)
+    options = {"n_estimators": 10}
+    found = make_classifier(name, options).fit(samples.features, samples.labels)
+    assert (found.predict(samples.features) == samples.labels).mean() > 0.6
+    tree = make_classifier(name, {"max_depth": 3}).steps[-1][1].estimator
+    assert tree.max_depth == 3
+    with pytest.raises(ValueError, match='has no option "depth"'):
+        make_classifier(name, {"depth": 3})
+
+
+def test_an_opinion_is_never_made_less_sure():
+    generator = np.random.default_rng(0)
+    chances = generator.dirichlet(np.ones(4), 3000)
+    labels = np.array([generator.choice(4, p=row) for row in chances])
+    assert best_power(sharpened(chances, 3.0), labels) == 1.0

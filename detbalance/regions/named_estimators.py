@@ -19,6 +19,10 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "BalancedBaggingClassifier": {"n_estimators": 30},
     "RandomForestClassifier": {"n_estimators": 200, "class_weight": "balanced_subsample"},
     "ExtraTreesClassifier": {"n_estimators": 200, "class_weight": "balanced_subsample"},
+    # Of trees of one split, their own default, most are worse than chance where there are ten
+    # classes, and boosting gives up.
+    "RUSBoostClassifier": {"n_estimators": 60, "max_depth": 8},
+    "AdaBoostClassifier": {"n_estimators": 60, "max_depth": 8},
     "HistGradientBoostingClassifier": {"class_weight": "balanced", "max_iter": 40},
     "LogisticRegression": {"C": 0.01, "class_weight": "balanced", "max_iter": 200},
 }
@@ -31,6 +35,9 @@ ONE_CLASS: dict[str, dict[str, Any]] = {
     "LocalOutlierFactor": {"n_neighbors": 10, "novelty": True},
 }
 """The same of the one-class models; a further one is any detector of PyOD by its name."""
+
+_BOOSTED = ("RUSBoostClassifier", "AdaBoostClassifier")
+"""Whose trees an option of ours says the depth of, as an estimator is no plain value."""
 
 _MODULES = (
     "imblearn.ensemble",
@@ -63,7 +70,7 @@ def make_classifier(name: str, options: Mapping[str, Any], seed: int = 0) -> Any
 
     Args:
         name: of a class of scikit-learn or imbalanced-learn that has `predict_proba`.
-        options: of its constructor.
+        options: of its constructor; of RUSBoost and AdaBoost also `max_depth`, of their trees.
         seed: of its draws, where it has any.
 
     Returns:
@@ -135,6 +142,8 @@ def _built(
     kind: Any, defaults: Mapping[str, Any], name: str, options: Mapping[str, Any], seed: int
 ) -> Any:
     takes = set(inspect.signature(kind).parameters)
+    if name in _BOOSTED:
+        takes |= {"max_depth"}
     unknown = sorted(set(options) - takes)
     if unknown:
         near = get_close_matches(unknown[0], takes, n=1)
@@ -144,6 +153,10 @@ def _built(
             f" Correct it.{hint}"
         )
     given = {**defaults.get(name, {}), **options}
+    if name in _BOOSTED:
+        from sklearn.tree import DecisionTreeClassifier
+
+        given.setdefault("estimator", DecisionTreeClassifier(max_depth=given.pop("max_depth")))
     if "random_state" in takes:
         given.setdefault("random_state", seed)
     try:
