@@ -72,6 +72,11 @@ def test_the_verdict_shows_differences_and_intervals() -> None:
     )
     moved = verdict(groups(rare=UP, common=DOWN, frequent=SAME, all=UP), "AP")
     assert moved.endswith("the tail gained at no measurable cost to the head; common classes lost.")
+    middle = verdict(groups(rare=WIDE, common=UP, frequent=WIDE, all=UP), "AP")
+    assert middle.endswith(
+        "no difference can be told on these images for rare and frequent classes; common classes"
+        " gained."
+    )
 
 
 def test_without_two_groups_the_verdict_is_of_all_classes() -> None:

@@ -43,6 +43,8 @@ def verdict(groups: Mapping[str, GroupDifferences], figure: str, *, level: float
     if len(moves) == 1 and moves != {""}:
         words = f"all groups {moves.pop()}"
     elif len(tail_to_head) == 3 and (moved := _moved(known["common"], level)):
+        if words.startswith("no difference"):
+            words += " for rare and frequent classes"
         words += f"; common classes {moved}"
     return f"{figure}: {listed}: {words}."
 
