@@ -138,7 +138,8 @@ def differences(
                 found = against.groups[group].figures[name]
                 figures[method][f"{name} {group}"] = {
                     "mean": mean(each),
-                    "sd": stdev(each) if len(each) > 1 else 0.0,
+                    # A single run has no spread.
+                    **({"sd": stdev(each)} if len(each) > 1 else {}),
                     "difference": found.difference,
                     "low": found.low,
                     "high": found.high,
@@ -161,7 +162,9 @@ def table(figures: Mapping[str, Any]) -> str:
 
 
 def _cell(figure: Mapping[str, float], is_reference: bool) -> str:
-    shown = f"{figure['mean']:.2f} ± {figure['sd']:.2f}"
+    shown = f"{figure['mean']:.2f}"
+    if "sd" in figure:
+        shown += f" ± {figure['sd']:.2f}"
     if is_reference:
         return shown
     real = "**" if figure["low"] > 0 or figure["high"] < 0 else ""
