@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
@@ -84,4 +85,8 @@ def _process(rank: int, function: Callable[..., Any], args: Any, port: int, resu
         os.environ[name] = str(value)
     results.put((rank, function(*args)))
     if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # none leaves while the other still talks to it
         torch.distributed.destroy_process_group()
+    # Gloo's threads now and then abort a process whose interpreter is taken down around them.
+    sys.stdout.flush()
+    os._exit(0)

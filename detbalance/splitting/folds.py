@@ -23,7 +23,7 @@ def deal_images(labels: Int64, image_index: Int64, num_images: int, folds: int, 
 
     Example:
         >>> deal_images(np.array([1, 1, 2, 2]), np.array([0, 1, 2, 3]), 4, 2, seed=0).tolist()
-        [1, 0, 1, 0]
+        [1, 0, 0, 1]
     """
     counts = np.bincount(labels, minlength=1)
     rarest = np.full(num_images, counts.max() + 1)
