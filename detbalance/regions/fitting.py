@@ -186,9 +186,7 @@ def mean_loss(
     with torch.no_grad():
         for chunk in samples.chunks():
             part = samples.take(chunk)
-            logits = (
-                torch.from_numpy(part.logits[:]) if change is None else change.logits(part, bias)
-            )
+            logits = part.read()[1] if change is None else change.logits(part, bias)
             counts = torch.from_numpy(weights[chunk])
             total += float(objective(logits, torch.from_numpy(part.labels), counts))
     return total / (float(weights[samples.labels > 0].sum()) or 1.0)

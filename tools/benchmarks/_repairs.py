@@ -1,7 +1,4 @@
-"""Trained detectors repaired in minutes by every method, beside retraining.
-
-What is chosen on images of its own is chosen on one half of val and applied to the other.
-"""
+"""Trained detectors repaired in minutes by every method, beside retraining."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,14 +16,11 @@ from typing import Any
 
 import numpy as np
 from _augmentation_methods import NO_PASTE, NO_SAMPLING
+from _chosen_on_val import CHOSEN, rescored
 from _compared_runs import differences
 from _compared_runs import table as compared_table
 from _digits_runs import train_missing
 
-from detbalance.annotations import Annotations, load_annotations
-from detbalance.operating import load_thresholds
-from detbalance.predictions import Predictions, load_predictions, save_predictions
-from detbalance.splitting.folds import deal_images
 from detbalance.training.config import load_config
 from detbalance.training.metrics import read_metrics
 
@@ -54,7 +47,6 @@ OPINIONS = (
     "IsolationForest",
     "LocalOutlierFactor",
 )
-FLOOR = 0.3
 
 
 @dataclass(frozen=True)
@@ -176,9 +168,10 @@ class Repairs:
         """Folders with the predictions of each ensemble's members."""
         case = self.case
         found = {f"fusion of {k}": [case.run(seed) for seed in range(k)] for k in case.fused}
-        sizes = [k for k in case.fused if k <= case.bags]
-        for k in sizes:
-            name = f"fusion of {k} balanced bags"
+        for k in (1, *case.fused):
+            if k > case.bags:
+                continue
+            name = f"fusion of {k} balanced bags" if k > 1 else "one balanced bag"
             found[name] = [case.folder / "bags" / f"member-{i}" for i in range(k)]
         if case.snapshots:
             places = [case.folder / "snapshots" / f"member-{i}" for i in range(case.snapshots)]
@@ -211,34 +204,14 @@ class Repairs:
             print(f"{method}, seed {seed}: done", flush=True)
 
     def _rescored(self, method: str, seed: int) -> None:
-        """NorCal, or thresholds per class, each half of val by what the other half says."""
         place = self.case.place(method, seed)
-        if (place / "predictions.json").exists():
-            return
-        started = time.perf_counter()
-        truth = load_annotations(self.data.path("val"))
-        found = load_predictions(self.case.run(seed) / "predictions.json", truth)
-        half = deal_images(truth.labels, truth.image_index, truth.num_images, 2, seed=0)
-        scores = found.scores.copy()
-        for here in (0, 1):
-            chosen, applied = (_part(truth, found, half == side) for side in (1 - here, here))
-            place.mkdir(parents=True, exist_ok=True)
-            names = {name: place / f"{name}.json" for name in ("truth", "found", "asked", "of")}
-            chosen[0].save(names["truth"])
-            save_predictions(names["found"], chosen[1], chosen[0])
-            applied[0].save(names["of"])
-            save_predictions(names["asked"], applied[1], applied[0])
-            given = ["--annotations", names["truth"], "--predictions", names["found"]]
-            given += ["--train", self.data.path("train"), "--overwrite"]
-            where = half[found.image_index] == here
-            scores[where] = CHOSEN[method](given, names, applied, place)
-        new = Predictions(found.image_index, found.labels, found.bbox, scores)
-        save_predictions(place / "predictions.json", new, truth)
-        minutes = {"minutes": (time.perf_counter() - started) / 60}
-        (place / "minutes.json").write_text(json.dumps(minutes))
-        print(f"{method}, seed {seed}: done", flush=True)
+        if not (place / "predictions.json").exists():
+            rescored(method, self.data, self.case.run(seed) / "predictions.json", place, command)
+            print(f"{method}, seed {seed}: done", flush=True)
 
     def _fused(self, name: str, members: Sequence[Path]) -> Path:
+        if len(members) == 1:
+            return members[0] / "predictions.json"
         output = self.case.folder / f"{name.replace(' ', '_')}.json"
         if not output.exists():
             files = [folder / "predictions.json" for folder in members]
@@ -290,36 +263,3 @@ def command(tool: str, *words: str | Path) -> None:
     line = [sys.executable, f"tools/{tool}.py", *map(str, words)]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(line, check=True, env=one_thread, stdout=subprocess.DEVNULL)
-
-
-Half = tuple[Annotations, Predictions]
-
-
-def _part(truth: Annotations, found: Predictions, images: np.ndarray) -> Half:
-    """The images that are asked for, and the detections on them."""
-    place = np.cumsum(images) - 1
-    here = images[found.image_index]
-    own = (found.labels[here], found.bbox[here], found.scores[here])
-    return truth.subset(np.flatnonzero(images)), Predictions(place[found.image_index[here]], *own)
-
-
-def _norcal(given: list[Any], names: Mapping[str, Path], half: Half, place: Path) -> np.ndarray:
-    output = place / "rescored.json"
-    applied = ("--apply-to", names["asked"], "--apply-annotations", names["of"])
-    command("rescore", *given, *applied, "--output", output)
-    return load_predictions(output, half[0]).scores
-
-
-def _thresholds(given: list[Any], names: Mapping[str, Path], half: Half, place: Path) -> np.ndarray:
-    """Scores in the same order, with the threshold of each class at the floor of the figures."""
-    output = place / "thresholds.json"
-    command("thresholds", *given, "--output", output)
-    truth, found = half
-    floors = load_thresholds(output).by_label(truth.categories)
-    at = np.clip(floors[found.labels], 1e-6, 1 - 1e-6)
-    below = found.scores * FLOOR / at
-    above = FLOOR + (found.scores - at) * (1 - FLOOR) / (1 - at)
-    return np.where(found.scores < at, below, above)
-
-
-CHOSEN = {"NorCal": _norcal, "thresholds": _thresholds}
