@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from squares import make_data, write_config
 
 # Read by pytest for doctests; it runs in a process of its own, see test_triton_kernel.py.
 collect_ignore = ["interpreted_triton.py"]
@@ -20,3 +21,15 @@ def shared() -> Path:
             f"needs recorded values and data sets in {SHARED}, which are no part of the repository"
         )
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images with squares, for a run of seconds."""
+    return make_data(tmp_path_factory.mktemp("squares"))
+
+
+@pytest.fixture
+def config_file(data: Path, tmp_path: Path) -> Path:
+    """The configuration of a run on them."""
+    return write_config(data, tmp_path)

@@ -79,16 +79,6 @@ def test_a_class_without_gradient_is_unknown():
 # In a run
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("squares"))
-
-
-@pytest.fixture
-def config_file(data, tmp_path):
-    return write_config(data, tmp_path)
-
-
 def pushes(folder):
     return [r for r in read_metrics(folder) if "positive_push" in r]
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from squares import make_data
 from torch import nn
 
 from detbalance.annotations import load_annotations
@@ -115,11 +114,6 @@ def test_background_in_all_is_bounded(hard, random, looks, background):
 def test_rare_repeats_round_and_are_bounded():
     assert rare_repeats(np.array([1.0, 1.4, 1.6, 40.0]), most=3).tolist() == [0, 0, 1, 3]
     assert rare_repeats(np.array([1.0, 1.4, 1.6, 40.0]), most=0).tolist() == [0, 0, 0, 0]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("squares"))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from squares import make_data, write_config
 
 from detbalance.annotations import Categories
 from detbalance.augmentation.paste import OUTCOMES
@@ -135,16 +134,6 @@ def test_balance_tells_most_and_least_shown():
 
 
 # In training
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("squares"))
-
-
-@pytest.fixture
-def config_file(data, tmp_path):
-    return write_config(data, tmp_path)
 
 
 def counts(folder, key):

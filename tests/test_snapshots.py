@@ -11,7 +11,6 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from squares import make_data, write_config
 
 from detbalance.cli.quickstart import finished
 from detbalance.cli.train import run_training
@@ -24,16 +23,6 @@ from detbalance.training.schedule import build_schedule, cycle_ends
 
 # One cycle is longer than the warm-up, and last.pt is written at its end but not at the others'.
 CYCLES = ["train.cycles=3", "train.warmup=1"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("squares"))
-
-
-@pytest.fixture
-def config_file(data, tmp_path):
-    return write_config(data, tmp_path)
 
 
 def rates(options: TrainSection) -> list[float]:

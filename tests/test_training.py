@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from squares import make_data, write_config
+from squares import make_data
 
 from detbalance.cli import main
 from detbalance.cli.train import run_training
@@ -26,16 +26,6 @@ from detbalance.training.loop import TrainingStopped, train
 from detbalance.training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("squares"))
-
-
-@pytest.fixture
-def config_file(data, tmp_path):
-    return write_config(data, tmp_path)
 
 
 def losses(folder: Path) -> list[float]:
