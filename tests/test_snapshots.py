@@ -38,7 +38,7 @@ def rates(options: TrainSection) -> list[float]:
 
 
 def rate_without_cycles(options: TrainSection, iteration: int) -> float:
-    """As it was before there were cycles."""
+    """The schedule of a run without cycles."""
     if iteration < options.warmup:
         return (iteration + 1) / options.warmup
     done = iteration / options.iterations
