@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -22,10 +21,10 @@ from detbalance.regions.strangers import Strangers, strangers
 from detbalance.regions.suspects import Suspects, suspects
 from detbalance.reporting.contact_sheet import OWN, PASTED, Cell, save_sheet
 from detbalance.reporting.suspects_file import FORMAT
+from detbalance.reporting.thumbnails import part_around
 
 NAME = "suspects"
 _PRINTED = 15
-_LEAST_SIDE = 32  # pixels of the image that a cell shows
 
 
 def suspects_command(
@@ -165,7 +164,10 @@ def _draw(found: Suspects, truth: Annotations, images: Path, path: Path, count: 
         found.rows[:count], found.labels[:count], found.likely[:count], strict=True
     ):
         pixels = read_image(images / truth.file_name(int(truth.image_index[row])))
-        part, box = _around(pixels, truth.boxes[row])
+        bbox = truth.bbox[row].astype(np.float64)
+        left, top, width, height = part_around(pixels, bbox, np.zeros((0, 4)))
+        part = pixels[top : top + height, left : left + width]
+        box = truth.boxes[row] - np.array([left, top] * 2)
         name = truth.categories.name(int(label))
         caption = f"{truth.annotation_ids[row]}"
         if likely:
@@ -174,19 +176,6 @@ def _draw(found: Suspects, truth: Annotations, images: Path, path: Path, count: 
         cells.append(Cell(part, caption, box[None], (name,), (color,)))
     title = "labels that look wrong: id, class that it looks like; on the box the label as it is"
     return save_sheet(cells, path, columns=8, width=150, title=title)
-
-
-def _around(
-    pixels: NDArray[np.uint8], box: NDArray[np.float32]
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """A square of twice the box's side around it, and the box in there."""
-    height, width = pixels.shape[:2]
-    side = min(height, width, int(max(_LEAST_SIDE, 2 * (box[2:] - box[:2]).max())))
-    left, top = (
-        int(np.clip(round((box[i] + box[i + 2]) / 2 - side / 2), 0, size - side))
-        for i, size in ((0, width), (1, height))
-    )
-    return pixels[top : top + side, left : left + side], box - np.array([left, top] * 2)
 
 
 def _print(about: dict[str, Any], written: list[str]) -> None:

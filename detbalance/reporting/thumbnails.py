@@ -78,7 +78,7 @@ def cut_thumbnail(pixels: Pixels, subject: Float64, around: Float64, size: int) 
         ImportError: if OpenCV is missing.
     """
     cv2 = import_cv2()
-    left, top, width, height = _crop(pixels, subject, around)
+    left, top, width, height = part_around(pixels, subject, around)
     part = pixels[top : top + height, left : left + width]
     scale = min(1.0, size / max(width, height))
     if scale < 1:
@@ -91,8 +91,17 @@ def cut_thumbnail(pixels: Pixels, subject: Float64, around: Float64, size: int) 
     )
 
 
-def _crop(pixels: Pixels, subject: Float64, around: Float64) -> tuple[int, int, int, int]:
-    """Left, top, width and height of the part to show."""
+def part_around(pixels: Pixels, subject: Float64, around: Float64) -> tuple[int, int, int, int]:
+    """Choose the part of an image to show, see `cut_thumbnail`.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        subject: float64 [4], xywh, the box in the middle.
+        around: float64 [n, 4], xywh, boxes that should be seen whole.
+
+    Returns:
+        Left, top, width and height.
+    """
     image = np.array([pixels.shape[1], pixels.shape[0]])
     every = np.concatenate([subject[None], around])
     # Detections may lie anywhere; only what is in the image can be shown.
