@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.annotations import Annotations
+from detbalance.installation import needs
 
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
@@ -258,10 +259,7 @@ def _import_libraries() -> tuple[Any, Any]:
         import imagehash
         from PIL import Image
     except ImportError as error:
-        raise ImportError(
-            "finding near-duplicates needs imagehash and Pillow. Install them with: "
-            'pip install "detbalance[plan]"'
-        ) from error
+        raise needs("finding near-duplicates", "imagehash and Pillow", "plan") from error
     return imagehash, Image
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detbalance.annotations import Annotations
+from detbalance.installation import needs
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +85,7 @@ def import_cv2() -> Any:
     try:
         import cv2
     except ImportError as error:
-        raise ImportError(
-            'reading images needs OpenCV. Install it with: pip install "detbalance[page]"'
-        ) from error
+        raise needs("reading images", "OpenCV", "page") from error
     return cv2
 
 

@@ -331,7 +331,7 @@ def test_the_import_asks_no_network_and_leaves_the_environment(monkeypatch):
             monkeypatch.delenv("NO_ALBUMENTATIONS_UPDATE", raising=False)
         else:
             monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", value)
-        with pytest.raises(ImportError, match=r"pip install \"detbalance\[train\]\""):
+        with pytest.raises(ImportError, match=r"pip install .*\[train\]"):
             pipeline.import_albumentations()
         assert os.environ.get("NO_ALBUMENTATIONS_UPDATE") == value
     assert seen == ["1", "1"]

@@ -201,6 +201,6 @@ def test_too_small_numbers_are_refused(tmp_path, name):
 
 def test_missing_scikit_learn_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r"pip install \"detbalance\[quickstart\]\""):
+    with pytest.raises(ImportError, match=r"pip install .*\[quickstart\]"):
         make_digits(tmp_path / "d")
     assert not list(tmp_path.iterdir())

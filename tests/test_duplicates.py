@@ -274,7 +274,7 @@ def test_without_the_library_identical_files_are_found_still(tmp_path, monkeypat
     train = annotated(tmp_path, {"a.png": photo(1), "b.png": photo(1)})
     monkeypatch.setitem(sys.modules, "imagehash", None)
     assert find_duplicates(train, tmp_path, near=None).num_identical == 1
-    with pytest.raises(ImportError, match=r"pip install \"detbalance\[plan\]\""):
+    with pytest.raises(ImportError, match=r"pip install .*\[plan\]"):
         find_duplicates(train, tmp_path)
 
 

@@ -74,10 +74,13 @@ ROOMS: dict[str, set[str]] = {
     },
 }
 ROOMS["cli"] = set(ROOMS)
+# Which line installs what is missing: for every room.
+ROOMS |= {"installation": set()} | {room: below | {"installation"} for room, below in ROOMS.items()}
 
 TRAINING_STACK = ["torchvision", "albumentations", "accelerate", "sklearn"]
 WITHOUT_TRAINING_STACK = ["annotations", "frequency", "sampling", "losses", "evaluation"]
 WITHOUT_TORCH = [
+    "installation",
     "annotations",
     "predictions",
     "frequency",

@@ -293,9 +293,9 @@ def test_picture_of_odd_names_and_of_nothing(plan, tmp_path):
 
 def test_missing_libraries_are_named_with_their_extra(plan, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r'needs matplotlib.*"detbalance\[plan\]"'):
+    with pytest.raises(ImportError, match=r"needs matplotlib.*\[plan\]"):
         figure_module.draw_plan(plan, tmp_path / "x.png")
     monkeypatch.setitem(sys.modules, "rich.console", None)
     monkeypatch.delitem(sys.modules, "detbalance.reporting.plan_console")
-    with pytest.raises(ImportError, match=r'needs rich.*"detbalance\[plan\]"'):
+    with pytest.raises(ImportError, match=r"needs rich.*\[plan\]"):
         importlib.import_module("detbalance.reporting.plan_console")

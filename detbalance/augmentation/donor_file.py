@@ -22,6 +22,7 @@ from detbalance.annotations import Annotations
 from detbalance.annotations.files import replace_file
 from detbalance.annotations.packed import offsets_of, take_slices
 from detbalance.augmentation.cutting import Donor
+from detbalance.installation import needs
 
 FILE_FORMAT = "detbalance.donor_file/1"
 
@@ -279,9 +280,7 @@ def _open(path: Path) -> Any:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
-        raise ImportError(
-            'donor files need safetensors. Install it with: pip install "detbalance[train]"'
-        ) from error
+        raise needs("reading donor files", "safetensors", "train") from error
     try:
         return safe_open(os.fspath(path), framework="numpy")
     except (OSError, SafetensorError) as error:

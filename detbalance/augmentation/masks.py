@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detbalance.installation import needs
+
 Mask = NDArray[np.bool_]
 Window = tuple[int, int, int, int]
 
@@ -127,8 +129,5 @@ def _coco_masks() -> Any:
     try:
         from pycocotools import mask
     except ImportError as error:
-        raise ImportError(
-            "masks from polygons need pycocotools. Install it with:"
-            ' pip install "detbalance[report]"'
-        ) from error
+        raise needs("making masks of polygons", "pycocotools", "report") from error
     return mask

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from detbalance.augmentation.contract import Image, Target
 from detbalance.augmentation.geometry import corners, fill_color, is_bilevel, settle
+from detbalance.installation import needs
 
 _STRAIGHT = {
     "Affine", "CenterCrop", "Crop", "CropAndPad", "D4", "HorizontalFlip", "LongestMaxSize", "NoOp",
@@ -220,10 +221,7 @@ def import_albumentations() -> tuple[Any, Any]:
         import albumentations
         import cv2
     except ImportError as error:
-        raise ImportError(
-            "detbalance.augmentation needs albumentations and OpenCV. Install them with:"
-            ' pip install "detbalance[train]"'
-        ) from error
+        raise needs("detbalance.augmentation", "albumentations and OpenCV", "train") from error
     finally:
         if before is None:
             del os.environ[name]

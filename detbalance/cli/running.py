@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import click
 
+from detbalance.installation import needs
+
 
 class _StderrHandler(logging.Handler):
     """Writes to what sys.stderr is at the moment, which a progress bar puts itself in front of."""
@@ -63,7 +65,7 @@ def run(cli: click.Group, arguments: Sequence[str] | None = None) -> None:
         if error.name is None or error.name.startswith("detbalance"):
             raise
         extra = _EXTRA.get(command, "quickstart")
-        _fail(f'{command} needs {error.name}. Install it with: pip install "detbalance[{extra}]"')
+        _fail(str(needs(command, error.name, extra)))
     except ImportError as error:
         if "pip install" not in str(error):  # the line that our own modules write
             raise

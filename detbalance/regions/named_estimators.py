@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from detbalance.installation import needs
+
 CLASSIFIERS: dict[str, dict[str, Any]] = {
     # Imbalanced-learn's own default of this one is to change, which it warns of.
     "BalancedRandomForestClassifier": {
@@ -172,9 +174,8 @@ def _classifiers() -> dict[str, Any]:
     try:
         modules = [importlib.import_module(name) for name in _MODULES]
     except ImportError as error:
-        raise ImportError(
-            "a second opinion on regions needs scikit-learn and imbalanced-learn. Install them"
-            ' with: pip install "detbalance[refit]"'
+        raise needs(
+            "a second opinion on regions", "scikit-learn and imbalanced-learn", "refit"
         ) from error
     found: dict[str, Any] = {}
     for module in modules:
@@ -195,8 +196,5 @@ def _pyod(name: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "pyod":
             return None
-        raise ImportError(
-            f"PyOD's {name} needs the package {error.name}. Install it with:"
-            ' pip install "detbalance[pyod]"'
-        ) from error
+        raise needs(f"PyOD's {name}", str(error.name), "pyod") from error
     return getattr(module, name, None)

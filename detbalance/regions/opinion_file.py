@@ -12,6 +12,7 @@ from typing import Any
 
 from detbalance.annotations import Categories
 from detbalance.annotations.files import replace_file
+from detbalance.installation import needs
 from detbalance.regions.estimators import ClassOpinion
 from detbalance.regions.one_class import ClassLift, OneClassOpinion
 
@@ -204,7 +205,4 @@ def _skops() -> Any:
     try:
         return importlib.import_module("skops.io")
     except ImportError as error:
-        raise ImportError(
-            "saving a second opinion needs the package skops. Install it with:"
-            ' pip install "detbalance[refit]"'
-        ) from error
+        raise needs("saving a second opinion", "skops", "refit") from error

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detbalance.installation import needs
 from detbalance.regions.columns import FrozenLogits
 from detbalance.regions.samples import Samples
 
@@ -263,10 +264,7 @@ def _samplers() -> dict[str, Any]:
     try:
         from imblearn import combine, over_sampling, under_sampling
     except ImportError as error:
-        raise ImportError(
-            "rebalancing region features needs the package imbalanced-learn. Install it with:"
-            ' pip install "detbalance[refit]"'
-        ) from error
+        raise needs("rebalancing region features", "imbalanced-learn", "refit") from error
     # Those for categories need to know which columns are some; there are none here.
     without = ("SMOTEN", "SMOTENC")
     modules = (combine, over_sampling, under_sampling)

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Literal, Protocol, TypeVar
 
+from detbalance.installation import needs
+
 try:
     from rich.box import HORIZONTALS
     from rich.table import Table
     from rich.text import Text
 except ImportError as exc:
-    raise ImportError(
-        'detbalance.reporting.cells needs rich. Install it with: pip install "detbalance[report]"'
-    ) from exc
+    raise needs("detbalance.reporting.cells", "rich", "report") from exc
 
 GROUP_STYLES = {"rare": "bold magenta", "common": "cyan", "frequent": "blue"}
 KEPT_OF_MANY = 40

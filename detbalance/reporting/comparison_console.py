@@ -6,15 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from detbalance.installation import needs
+
 try:
     from rich.console import Console, Group
     from rich.table import Table
     from rich.text import Text
 except ImportError as exc:
-    raise ImportError(
-        "detbalance.reporting.comparison_console needs rich. "
-        'Install it with: pip install "detbalance[report]"'
-    ) from exc
+    raise needs("detbalance.reporting.comparison_console", "rich", "report") from exc
 
 from detbalance.evaluation.rows import SPREAD
 from detbalance.reporting.cells import (

@@ -10,15 +10,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from detbalance.installation import needs
+
 try:
     from rich.console import Console, Group
     from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 except ImportError as exc:
-    raise ImportError(
-        'detbalance.reporting.console needs rich. Install it with: pip install "detbalance[report]"'
-    ) from exc
+    raise needs("detbalance.reporting.console", "rich", "report") from exc
 
 from detbalance.evaluation.rows import ERROR_KINDS, ErrorKind
 from detbalance.reporting.cells import (

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from detbalance.annotations.files import replace_file
 from detbalance.images import read_image
+from detbalance.installation import needs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,10 +65,7 @@ def draw_predictions(
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as exc:
-        raise ImportError(
-            "detbalance.reporting.figures needs matplotlib. "
-            'Install it with: pip install "detbalance[quickstart]"'
-        ) from exc
+        raise needs("detbalance.reporting.figures", "matplotlib", "quickstart") from exc
 
     path = Path(path) if Path(path).suffix else Path(path).with_suffix(".png")
     chosen = pick_rows(annotations, highlight, max_rows) if rows is None else list(rows)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from detbalance.annotations.files import replace_file
 from detbalance.evaluation.report import check_comparable
+from detbalance.installation import needs
 from detbalance.reporting.page_charts import chart_specs
 from detbalance.reporting.page_data import page_data
 from detbalance.reporting.page_summary import page_summary
@@ -40,7 +41,6 @@ _SCRIPTS = (
     "confusion.js",
     "page.js",
 )
-_INSTALL = 'Install it with: pip install "detbalance[page]"'
 
 
 def write_page(
@@ -151,7 +151,7 @@ def _environment() -> jinja2.Environment:
     try:
         import jinja2
     except ImportError as exc:
-        raise ImportError(f"detbalance.reporting.page needs jinja2. {_INSTALL}") from exc
+        raise needs("detbalance.reporting.page", "jinja2", "page") from exc
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -167,7 +167,7 @@ def _vega() -> str:
     try:
         import vl_convert
     except ImportError as exc:
-        raise ImportError(f"detbalance.reporting.page needs vl-convert-python. {_INSTALL}") from exc
+        raise needs("detbalance.reporting.page", "vl-convert-python", "page") from exc
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return str(script).replace("</script", "<\\/script").replace("<!--", "<\\!--")
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from detbalance.installation import needs
+
 try:
     from rich.console import Console, Group, RenderableType
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 except ImportError as error:
-    raise ImportError(
-        "detbalance.reporting.plan_console needs rich. "
-        'Install it with: pip install "detbalance[plan]"'
-    ) from error
+    raise needs("detbalance.reporting.plan_console", "rich", "plan") from error
 
 from detbalance.planning import ClassPlan, FileSummary, Plan
 from detbalance.planning.settings import LARGEST_REPEAT

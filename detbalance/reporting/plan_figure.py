@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from detbalance.installation import needs
 from detbalance.planning import Plan, Setting
 from detbalance.reporting.figures import save_figure
 
@@ -72,10 +73,7 @@ def import_figure() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            "detbalance.reporting.plan_figure needs matplotlib. "
-            'Install it with: pip install "detbalance[plan]"'
-        ) from error
+        raise needs("detbalance.reporting.plan_figure", "matplotlib", "plan") from error
     return Figure
 
 

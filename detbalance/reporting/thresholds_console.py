@@ -9,15 +9,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
+from detbalance.installation import needs
+
 try:
     from rich.console import Console, Group, RenderableType
     from rich.table import Table
     from rich.text import Text
 except ImportError as error:
-    raise ImportError(
-        "detbalance.reporting.thresholds_console needs rich. "
-        'Install it with: pip install "detbalance[report]"'
-    ) from error
+    raise needs("detbalance.reporting.thresholds_console", "rich", "report") from error
 
 from detbalance.operating import ClassThreshold, StrengthChoice, ThresholdFit, parse_objective
 from detbalance.operating.result import GROUP_NAMES, Figures, Judged, Settings

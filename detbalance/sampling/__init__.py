@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from detbalance.installation import needs
 from detbalance.sampling.balance import (
     class_aware_factors,
     oversampling_factors,
@@ -79,6 +80,4 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "torch":
             raise
-        raise ImportError(
-            f'{__name__}.{name} needs torch. Install it with: pip install "detbalance[sampling]"'
-        ) from error
+        raise needs(f"{__name__}.{name}", "torch", "sampling") from error
