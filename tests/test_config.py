@@ -18,7 +18,7 @@ from detbalance.detection.heads import detector_classes
 from detbalance.detection.models import build_detector
 from detbalance.frequency import Frequency
 from detbalance.losses import LOSSES
-from detbalance.training.config import load_config
+from detbalance.training.config import PRETRAINED_RATE, load_config
 from detbalance.training.setup import (
     build_model,
     build_optimizer,
@@ -310,6 +310,31 @@ def test_shipped_configs_load_and_build(path, tmp_path):
     model = build_model(config, counts.categories, counts, pretrained=False)
     assert detector_classes(model) == 3
     assert len(build_optimizer(config.train, model).param_groups) >= 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "rate"),
+    [
+        ([], 1.0),
+        (["model.weights=offline", "model.backbone=tf_efficientnet_lite0"], PRETRAINED_RATE),
+        (["model.weights=run/last.pt"], PRETRAINED_RATE),
+        (["model.weights=default", "train.backbone_rate=0.5"], 0.5),
+        (["model.weights=default", "train.backbone_rate=0"], 0.0),
+    ],
+)
+def test_a_backbone_with_loaded_weights_learns_slowly_unless_told(write, changes, rate):
+    config = load_config(write(), changes)
+    assert config.train.backbone_rate == rate
+    written = load_config(write(**config.to_dict()))
+    assert written.to_dict() == config.to_dict()
+    assert config.is_written_in(config.to_yaml())
+    model = build_detector(3, backbone="tiny")
+    body = set(model.backbone.body.parameters())
+    for group in build_optimizer(config.train, model).param_groups:
+        inside = {parameter in body for parameter in group["params"]}
+        assert len(inside) == 1  # no group mixes the two
+        full = config.train.learning_rate
+        assert group["lr"] == pytest.approx(full * rate if inside == {True} else full)
 
 
 def test_loaders_take_no_cores_from_a_processor_that_trains(monkeypatch):

@@ -33,6 +33,8 @@ from detbalance.training.schedule import check_cycles
 from detbalance.training.sections import Section, section_of
 
 DATA_ROOT_VARIABLE = "DETBALANCE_DATA"
+# The full rate of new heads destroys a pretrained backbone: see docs/measured.md, `backbone_rate`.
+PRETRAINED_RATE = 0.1
 
 
 if TYPE_CHECKING:
@@ -120,8 +122,9 @@ class TrainSection(Section):
     accumulation: Annotated[int, Field(gt=0)] = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    backbone_rate: Annotated[float, Field(ge=0)] = 1.0
-    """The backbone's learning rate as a multiple of the rest's."""
+    backbone_rate: Annotated[float, Field(ge=0)] | None = None
+    """The backbone's learning rate as a multiple of the rest's. Default: PRETRAINED_RATE where
+    `model.weights` are loaded, else 1."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     schedule: Literal["cosine", "step", "constant"] = "cosine"
@@ -176,6 +179,19 @@ class Config(Section):
     augmentation: AugmentationSection = Field(default_factory=AugmentationSection)
     train: TrainSection = Field(default_factory=TrainSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+
+    @model_validator(mode="after")
+    def _resolved_backbone_rate(self) -> Config:
+        if self.train.backbone_rate is None:
+            rate = PRETRAINED_RATE if self.loads_weights else 1.0
+            train = self.train.model_copy(update={"backbone_rate": rate})
+            object.__setattr__(self, "train", train)  # before anyone has seen the frozen values
+        return self
+
+    @property
+    def loads_weights(self) -> bool:
+        """Whether the model starts from weights that were trained before."""
+        return bool(self.model.model_dump()["weights"] != "none")
 
     def to_dict(self) -> dict[str, Any]:
         """Every field with its resolved value, in plain types (for YAML and checkpoints)."""

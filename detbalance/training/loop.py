@@ -159,6 +159,12 @@ class _Loop:
 
     def _log_settings(self, log: MetricsLog) -> None:
         """Log what the settings make each class count; methods that pile up are the usual fault."""
+        if self.config.loads_weights:
+            logger.info(
+                "the backbone has loaded weights and learns at %g times the rate of the new layers"
+                " (train.backbone_rate)",
+                self.config.train.backbone_rate,
+            )
         names, limit = self.data.train.categories, self.config.train.push_limit
         push = settings_push(
             self.data.train,

@@ -216,6 +216,7 @@ def loader_workers(asked: int | None) -> int:
 
 def build_optimizer(options: TrainSection, model: nn.Module) -> torch.optim.Optimizer:
     """AdamW or SGD; norms and biases without weight decay, the backbone at its own rate."""
+    rate = 1.0 if options.backbone_rate is None else options.backbone_rate
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -225,7 +226,7 @@ def build_optimizer(options: TrainSection, model: nn.Module) -> torch.optim.Opti
     parameters = [
         {
             "params": members,
-            "lr": options.learning_rate * (options.backbone_rate if backbone else 1.0),
+            "lr": options.learning_rate * (rate if backbone else 1.0),
             "weight_decay": options.weight_decay if decays else 0.0,
         }
         for (backbone, decays), members in groups.items()
