@@ -72,7 +72,7 @@ train_dataloader = {
 def run(folder, loop, checkpoint=None, **more):
     """The images of each step of a runner that is made from the recipe."""
     (folder / "base.py").write_text(BASE)
-    text = recipe_text("MMEngine").replace("0.01", str(THRESHOLD))
+    text = recipe_text("MMEngine").replace("0.3", str(THRESHOLD))
     (folder / "config.py").write_text('_base_ = "base.py"\n' + text)
     config = Config.fromfile(folder / "config.py")
     by_epoch = "max_epochs" in loop

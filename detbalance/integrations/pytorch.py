@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from torch.utils.data import DataLoader
 
 from detbalance.sampling.batches import BalancedBatchSampler
+from detbalance.sampling.order import image_ids_of
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -17,9 +19,20 @@ class ResumableLoader(DataLoader[Any]):
         dataset: indexed like the factors.
         batch_sampler: of this process.
         **options: of `DataLoader`.
+
+    Raises:
+        ValueError: if the data set tells its image ids, and they are not those that the sampler's
+            indices mean.
     """
 
     def __init__(self, dataset: Any, batch_sampler: BalancedBatchSampler, **options: Any) -> None:
+        meant, told = batch_sampler.sampler.image_ids, image_ids_of(dataset)
+        if meant is not None and told is not None and not np.array_equal(meant, told):
+            raise ValueError(
+                "ResumableLoader: the data set gives its images in another order than the sampler"
+                " means, or other images. One order is expected. Pass dataset=dataset to the"
+                " sampler, too."
+            )
         super().__init__(dataset, batch_sampler=batch_sampler, **options)
         self._batches, self._given = batch_sampler, 0
 

@@ -22,6 +22,7 @@ from detbalance.sampling import (
     threshold_for_target_length,
 )
 from detbalance.sampling.labels import Float64
+from detbalance.sampling.thresholds import image_share
 
 LVIS_THRESHOLD = 0.001
 # Shown more often an epoch, an image is learnt by heart rather than its class.
@@ -105,7 +106,10 @@ def _factors(held: ImageLabels, config: dict[str, Any]) -> Float64:
     """The factors that training would compute from the section."""
     options = dict(config)
     method = options.pop("method")
-    return np.ones(len(held)) if method == "none" else FACTORS[method](held, **options)
+    # LVIS's threshold is compared even where it does nothing, which the plan says in its own words.
+    shown = image_share(held)[held.image_counts > 0]
+    idle = method == "repeat_factor" and options["threshold"] <= shown.min(initial=1.0)
+    return np.ones(len(held)) if method == "none" or idle else FACTORS[method](held, **options)
 
 
 def _least(exposure: Float64) -> float:

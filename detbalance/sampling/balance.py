@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.sampling.labels import Float64, ImageLabels, LabelsLike
+from detbalance.sampling.order import factors_of
 from detbalance.sampling.shares import background_share
 from detbalance.sampling.thresholds import (
     check_positive,
@@ -70,7 +71,7 @@ def class_aware_factors(
     images, labels, _ = held.pairs
     factors = np.bincount(images, weights=draws[labels], minlength=len(held)).astype(np.float64)
     factors[without] = length * share / max(num_without, 1)
-    return factors
+    return factors_of(factors, held.image_ids)
 
 
 def oversampling_factors(

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from detbalance.sampling.labels import ImageLabels, LabelsLike
+from detbalance.sampling.order import rows_in_order
 from detbalance.sampling.shares import background_share
 from detbalance.sampling.streams import (
     DRAWING,
@@ -57,15 +59,19 @@ class ClassAwareSampler(StreamSampler):
         rank: of this process, in 0..world_size-1.
         world_size: number of processes.
         infinite: go on with the next epoch at the end of one.
+        dataset: that the indices are for. Where it tells its image ids (`image_ids_of`) and the
+            annotations know theirs, they are put into its order; else it must have as many images.
         **arrays: instead of data: image_index, labels, num_images, is_crowd as of `ImageLabels`.
 
     Attributes:
         epoch: the epoch of the current draw.
         epoch_length: T.
+        image_ids: int64 [M], of the images that the indices mean, as far as known.
 
     Raises:
-        ValueError: if the labels are not as described, a number is out of its range, or a
-            background share is given where all images or none have boxes.
+        ValueError: if the labels are not as described, a number is out of its range, a background
+            share is given where all images or none have boxes, or the data set has an image that
+            the annotations have not.
         TypeError: if labels, target_length, seed, rank or world_size are not integers.
 
     Example:
@@ -90,9 +96,12 @@ class ClassAwareSampler(StreamSampler):
         rank: int = 0,
         world_size: int = 1,
         infinite: bool = False,
+        dataset: Any = None,
         **arrays: npt.ArrayLike,
     ) -> None:
         held = ImageLabels.of(_NAME, data, arrays)
+        rows, self.image_ids = rows_in_order(_NAME, len(held), held.image_ids, dataset)
+        held = held if rows is None else held.in_order(rows)
         length = held.num_images
         if target_length is not None:
             advice = "Leave it out for one draw per image."

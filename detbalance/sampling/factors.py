@@ -20,6 +20,7 @@ from detbalance.sampling.thresholds import (
     factors_by_share,
     image_share,
     limit_of,
+    note_if_idle,
     power_shape,
     threshold_of_length,
 )
@@ -78,8 +79,9 @@ def repeat_factors(
     """
     where = "repeat_factors"
     held = ImageLabels.of(where, data, arrays)
-    shape = power_shape(where, power, cap)
-    return factors_by_share(where, held, image_share(held), shape, threshold, target_length)
+    shape, share = power_shape(where, power, cap), image_share(held)
+    note_if_idle(where, held, share, threshold)
+    return factors_by_share(where, held, share, shape, threshold, target_length)
 
 
 def threshold_for_target_length(
@@ -165,6 +167,7 @@ def instance_aware_factors(
     held = ImageLabels.of(where, data, arrays)
     shape = power_shape(where, power, cap)
     share = _mean_share(where, held, mean)
+    note_if_idle(where, held, share, threshold)
     return factors_by_share(where, held, share, shape, threshold, target_length)
 
 
@@ -211,8 +214,8 @@ def exponential_factors(
     Source: Ahmed et al., 2025, arXiv:2503.21893, eq. 3. Differs: images without boxes, which the
     paper leaves open, get 1, and cap is an option. The authors' published code differs from the
     paper and from this: it divides the image counts by their sum over the classes instead of by
-    the number of images, starts the box counts at 1, gives a class without images the share 1, and
-    draws with replacement.
+    the number of images, starts the box counts at 1, counts a class without images as in 1 image,
+    and draws with replacement.
     """
     where = "exponential_factors"
     held = ImageLabels.of(where, data, arrays)

@@ -44,6 +44,7 @@ class ImageLabels:
         num_classes: K + 1, from the annotations' categories, else one more than the largest label.
         image_index: int [N], ascending.
         labels: int [N], 1..K, in the order of image_index.
+        image_ids: int64 [M], of annotations; None for the other forms.
 
     Raises:
         ValueError: if arguments are missing, given twice or out of range.
@@ -137,6 +138,21 @@ class ImageLabels:
             by_image = np.argsort(images, kind="stable")
             images, labels = images[by_image], labels[by_image]
         self.image_index, self.labels = images, labels
+        self.image_ids: Int64 | None = getattr(data, "image_ids", None)
+
+    def in_order(self, rows: Int64) -> ImageLabels:
+        """The labels of some images, or of all in another order, by the row of each, int64 [D]."""
+        starts, ends = (np.searchsorted(self.image_index, rows, side) for side in ("left", "right"))
+        counts = ends - starts
+        image_index = np.repeat(np.arange(len(rows)), counts)
+        within = np.arange(len(image_index)) - np.repeat(np.cumsum(counts) - counts, counts)
+        moved = ImageLabels(
+            image_index=image_index,
+            labels=self.labels[starts[image_index] + within],
+            num_images=len(rows),
+        )
+        moved.num_classes = self.num_classes
+        return moved
 
     def __len__(self) -> int:
         """M, the number of images."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from detbalance.sampling.order import rows_in_order
 from detbalance.sampling.streams import DRAWING, Int64, StreamSampler, generator_of
 
 
@@ -39,14 +41,18 @@ class RepeatFactorSampler(StreamSampler):
         rank: of this process, in 0..world_size-1.
         world_size: number of processes.
         infinite: go on with the next epoch at the end of one.
+        dataset: that the indices are for. Where it tells its image ids (`image_ids_of`) and the
+            factors know theirs, they are put into its order; else it must have as many images.
 
     Attributes:
         repeat_factors: float64 [M], the factors, read-only.
+        image_ids: int64 [M], of the images that the indices mean, as far as known.
         epoch: the epoch of the current draw.
         epoch_length: T.
 
     Raises:
-        ValueError: if the factors are not as described or all 0, or a number is out of its range.
+        ValueError: if the factors are not as described or all 0, a number is out of its range, or
+            the data set has an image without a factor.
         TypeError: if seed, rank or world_size is not an integer.
 
     Example:
@@ -70,8 +76,13 @@ class RepeatFactorSampler(StreamSampler):
         rank: int = 0,
         world_size: int = 1,
         infinite: bool = False,
+        dataset: Any = None,
     ) -> None:
-        self.repeat_factors = _checked_factors(factors)
+        values = _checked_factors(factors)
+        known = getattr(factors, "image_ids", None)
+        name = type(self).__name__
+        rows, self.image_ids = rows_in_order(name, len(values), known, dataset)
+        self.repeat_factors = _read_only(values if rows is None else values[rows])
         whole, fractions, self._extra = _split(self.repeat_factors)
         # The copies that every epoch has; 32 bits hold the images of any set.
         images = np.arange(len(whole), dtype=np.int32)
@@ -140,5 +151,9 @@ def _checked_factors(factors: npt.ArrayLike) -> npt.NDArray[np.float64]:
             f"RepeatFactorSampler: all {len(values)} factors are 0. Expected at least one above 0. "
             "An epoch would have no image."
         )
+    return values
+
+
+def _read_only(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     values.flags.writeable = False
     return values

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.sampling.labels import Float64, ImageLabels, LabelsLike
+from detbalance.sampling.order import factors_of
 from detbalance.sampling.thresholds import check_positive
 
 
@@ -60,7 +61,7 @@ def background_factors(
     result = np.ones(len(held))
     if hidden:
         result[without] = share / (1.0 - share) * shown / hidden
-    return result
+    return factors_of(result, held.image_ids)
 
 
 def dataset_factors(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from detbalance.sampling.descent import Exposure, descend
 from detbalance.sampling.labels import Float64, ImageLabels, LabelsLike
+from detbalance.sampling.order import factors_of
 from detbalance.sampling.shares import background_share
 from detbalance.sampling.thresholds import check_positive
 
@@ -90,10 +91,9 @@ def solve_factors(
     share = background_share(where, held, background)
     factors = np.full(len(held), length * share / max(num_without, 1))
     relative_target = _target(where, held, strength, target)
-    if num_without == len(held):
-        return factors
-    factors[~without] = _solved(where, held, relative_target, length, share, cap, floor)
-    return factors
+    if num_without < len(held):
+        factors[~without] = _solved(where, held, relative_target, length, share, cap, floor)
+    return factors_of(factors, held.image_ids)
 
 
 def _solved(

@@ -248,7 +248,10 @@ class StreamSampler(EpochStream[int]):
 
     Attributes:
         num_images: M.
+        image_ids: int64 [M], of the images that the indices mean; None where they are not known.
     """
+
+    image_ids: Int64 | None = None
 
     def __init__(self, num_images: int, length: int, digest: str, **options: Any) -> None:
         super().__init__(length, digest, **options)

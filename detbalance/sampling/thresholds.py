@@ -8,11 +8,15 @@ Letters: M images, K classes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
 
 from detbalance.sampling.labels import Float64, ImageLabels
+from detbalance.sampling.order import factors_of
+
+logger = logging.getLogger(__name__)
 
 # From threshold / share of some classes to their factors; never falling.
 Shape = Callable[[Float64], Float64]
@@ -68,7 +72,21 @@ def factors_by_share(
             f"threshold {threshold}. Expected finite factors. Pass cap=10, or a lower threshold."
         )
     factors[~held.shows_boxes] = 1.0
-    return factors
+    return factors_of(factors, held.image_ids)
+
+
+def note_if_idle(where: str, held: ImageLabels, share: Float64, threshold: float | None) -> None:
+    """Say that a threshold repeats nothing, since no class is rarer."""
+    shown = share[held.instance_counts > 0]
+    if threshold is not None and len(shown) and threshold <= shown.min():
+        logger.warning(
+            "%s(): threshold is %g, and no class has a smaller share than %.3g: all factors are 1"
+            " and nothing is repeated. A larger one is expected to do something: detbalance plan"
+            " says which, or pass target_length.",
+            where,
+            threshold,
+            shown.min(),
+        )
 
 
 def threshold_of_length(
