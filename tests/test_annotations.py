@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from detbalance.annotations import (
     PackedBytes,
     load_annotations,
     loading,
+    repeated_boxes,
     rows,
 )
 
@@ -482,3 +484,34 @@ def test_real_files_load_as_pycocotools_loads_them(shared, tmp_path, path):
         assert got == [a.get("segmentation") for a in wanted]
     loaded.save(tmp_path / "saved.json")
     assert_equal(loaded, load_annotations(tmp_path / "saved.json", segmentations=True))
+
+
+few = st.sampled_from([0.0, 5.0, 5.5])
+said = st.tuples(st.sampled_from([1, 2]), st.sampled_from([5, 9]), st.booleans(), few, few)
+
+
+@given(st.lists(said, max_size=14))
+@settings(max_examples=80, deadline=None)
+def test_a_repeated_box_is_one_that_an_earlier_annotation_says(tmp_path_factory, sayings):
+    """A twin that looks at every pair."""
+    path = tmp_path_factory.mktemp("repeats") / "train.json"
+    notes = [
+        box(n, image, category, [x, 2, 9 + side, 4], iscrowd=int(crowd))
+        for n, (image, category, crowd, x, side) in enumerate(sayings)
+    ]
+    path.write_text(json.dumps(document(notes)))
+    loaded = load_annotations(path)
+    found = dict(zip(loaded.annotation_ids.tolist(), repeated_boxes(loaded), strict=True))
+    assert found == {n: saying in sayings[:n] for n, saying in enumerate(sayings)}
+
+
+@pytest.mark.parametrize("bad", ["/etc/passwd", "../a.jpg", "x/../../a.jpg", "C:\\a.jpg", "a\0"])
+def test_no_path_leads_out_of_the_image_folder(load, bad, tmp_path):
+    images = [{"id": 7, "file_name": bad}, {"id": 1, "file_name": "sub/..a..b.jpg"}]
+    loaded = dataclasses.replace(
+        load(document(images=[{"id": 7}, images[1]])),
+        file_names=PackedBytes.from_items([bad.encode(), b"sub/..a..b.jpg"]),
+    )
+    assert loaded.image_path(1, tmp_path) == tmp_path / "sub/..a..b.jpg"
+    with pytest.raises(ValueError, match=r"image 7 has the file_name .* outside the image folder"):
+        loaded.image_path(0, tmp_path)

@@ -9,6 +9,7 @@ from detbalance.annotations.categories import Categories
 from detbalance.annotations.faults import AnnotationError, Fault
 from detbalance.annotations.loading import load_annotations
 from detbalance.annotations.packed import PackedBytes, PackedLabels
+from detbalance.annotations.repeats import repeated_boxes
 
 __all__ = [
     "AnnotationError",
@@ -18,4 +19,5 @@ __all__ = [
     "PackedBytes",
     "PackedLabels",
     "load_annotations",
+    "repeated_boxes",
 ]

@@ -9,14 +9,15 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from detbalance.annotations.categories import Categories
-from detbalance.annotations.faults import Fault
-from detbalance.annotations.files import replace_file
+from detbalance.annotations.faults import Fault, show
+from detbalance.annotations.files import points_outside, replace_file
 from detbalance.annotations.packed import (
     Int64,
     PackedBytes,
@@ -56,7 +57,9 @@ class Annotations(ReadOnlyArrays):
         not_exhaustive_labels: LVIS `not_exhaustive_category_ids` likewise.
         is_ignored: bool [N], annotations that the file marks with `ignore`, None where it marks
             none. LVIS's evaluator leaves them out of the count; COCO's does not look at the mark.
-        faults: what was left out or clipped on loading.
+        faults: what was left out, or kept with a change, on loading.
+        num_left_out: annotations of the file that were left out, for a fault of theirs or with
+            their image or category.
     """
 
     source: str
@@ -77,6 +80,7 @@ class Annotations(ReadOnlyArrays):
     not_exhaustive_labels: PackedLabels | None = None
     is_ignored: npt.NDArray[np.bool_] | None = None
     faults: tuple[Fault, ...] = ()
+    num_left_out: int = 0
 
     @property
     def num_images(self) -> int:
@@ -97,6 +101,21 @@ class Annotations(ReadOnlyArrays):
     def file_name(self, image: int) -> str:
         """Return the file name of image row `image`, relative to the image folder, or ""."""
         return self.file_names[image].decode()
+
+    def image_path(self, image: int, folder: str | os.PathLike[str]) -> Path:
+        """Return where to open the image of row `image`, whose name may not leave the folder.
+
+        Raises:
+            ValueError: if the file name is absolute or climbs with "..".
+        """
+        name = self.file_name(image)
+        if points_outside(name):
+            raise ValueError(
+                f"{self.source}: image {self.image_ids[image]} has the file_name {show(name)}, "
+                "which points outside the image folder. Expected a name relative to it. Correct "
+                "the file."
+            )
+        return Path(folder) / name
 
     def rows(self, image: int) -> slice:
         """Return the slice of the annotation arrays that belongs to image row `image`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,13 +12,12 @@ from detbalance.annotations.arrays import Annotations
 from detbalance.annotations.boxes import CLIPPED, KINDS, SOUND, clip_boxes
 from detbalance.annotations.categories import Categories, find
 from detbalance.annotations.faults import AnnotationError, Ledger, show
+from detbalance.annotations.files import points_outside
 from detbalance.annotations.packed import Int64, PackedBytes, PackedLabels, offsets_of
 from detbalance.annotations.reading import Columns
 
 Mask = npt.NDArray[np.bool_]
 _logger = logging.getLogger(__name__)
-_UNSAFE_START = re.compile(r"[/\\]|[A-Za-z]:")
-_PARTS = re.compile(r"[/\\]")
 
 
 class Check:
@@ -116,7 +114,7 @@ class Check:
         ids, sizes, names = columns.image_ids, columns.sizes, columns.file_names
         double = _repeats(ids)
         wrong_size: Mask = np.any((sizes < 0) | (sizes >= 2**31), axis=1)
-        unsafe = np.fromiter(map(_is_unsafe, names), dtype=np.bool_, count=len(names))
+        unsafe = np.fromiter(map(points_outside, names), dtype=np.bool_, count=len(names))
         ledger.add_rows("duplicate image id", double, lambda row: f"image {ids[row]}")
         ledger.add_rows(
             "image size",
@@ -228,10 +226,3 @@ def _repeats(ids: Int64) -> Mask:
         order = np.argsort(ids, kind="stable")
         repeated[order[1:]] = ids[order[1:]] == ids[order[:-1]]
     return repeated
-
-
-def _is_unsafe(name: str) -> bool:
-    """Whether a file name could point outside the image folder, on any system."""
-    if ".." in name and ".." in _PARTS.split(name):
-        return True
-    return "\0" in name or _UNSAFE_START.match(name) is not None

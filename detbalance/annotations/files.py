@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+_UNSAFE_START = re.compile(r"[/\\]|[A-Za-z]:")
+_PARTS = re.compile(r"[/\\]")
 FileContent = bytes | mmap.mmap
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -74,6 +77,13 @@ def parse_json(
     raise error(
         f"{path}: not JSON ({what}). Expected one JSON value. Write the file again."
     ) from None
+
+
+def points_outside(name: str) -> bool:
+    """Whether a file name could point outside the folder that it starts from, on any system."""
+    if ".." in name and ".." in _PARTS.split(name):
+        return True
+    return "\0" in name or _UNSAFE_START.match(name) is not None
 
 
 @contextmanager
