@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.annotations import Annotations
+from detbalance.annotations.files import points_outside
 from detbalance.installation import needs
 
 Int64 = npt.NDArray[np.int64]
@@ -176,7 +177,7 @@ class _File:
 def _files_of(annotations: Annotations, folder: str | Path) -> tuple[list[str], list[Path | None]]:
     """Names to show and paths; an image without a file name has no path."""
     names = [annotations.file_name(i) for i in range(annotations.num_images)]
-    paths = [Path(folder) / name if name else None for name in names]
+    paths = [None if not name or points_outside(name) else Path(folder) / name for name in names]
     ids = annotations.image_ids
     return [name or f"image {ids[i]}" for i, name in enumerate(names)], paths
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detbalance.annotations import Annotations
+from detbalance.annotations.files import points_outside
 from detbalance.installation import needs
 
 logger = logging.getLogger(__name__)
@@ -164,6 +165,8 @@ def _problem(annotations: Annotations, folder: Path, image: int) -> str | None:
     name = annotations.file_name(image)
     if not name:
         return f"image {annotations.image_ids[image]} has no file_name"
+    if points_outside(name):
+        return "points outside the image folder"
     path = folder / name
     try:
         size = path.stat().st_size

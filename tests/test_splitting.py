@@ -377,10 +377,10 @@ def test_files_hold_what_loading_left_and_load_without_faults(tmp_path):
         image["source"] = i // 2
     content["images"].append({"id": 1, "file_name": "again.png", "source": 3})
     content["images"].append("no image")
-    content["categories"].append({"id": 9, "name": "class 1"})
+    content["categories"].append({"id": 9, "name": 7})
     content["images"][1] |= {"neg_category_ids": [9], "weight": float("nan")}
     content["annotations"][3]["bbox"] = [1, 2, float("nan"), 4]
-    content["annotations"].append({**content["annotations"][4], "bbox": [0, 0, 1, 1]})
+    content["annotations"].append({**content["annotations"][4], "bbox": [0, 0, 1, 1]})  # of an id that is taken
     (tmp_path / "all.json").write_text(json.dumps(content))
     annotations = load_annotations(tmp_path / "all.json", drop_invalid=True)
     split = split_annotations(annotations, group_by="source")
@@ -388,12 +388,47 @@ def test_files_hold_what_loading_left_and_load_without_faults(tmp_path):
     paths = write_split(split, tmp_path / "parts")
     parts = [load_annotations(path) for path in paths]
     assert sum(part.num_images for part in parts) == 10
-    assert sum(part.num_annotations for part in parts) == 19
+    assert sum(part.num_annotations for part in parts) == 20
     assert [part.num_annotations for part in parts] == [
         split.train.num_annotations,
         split.val.num_annotations,
     ]
     assert not any(part.faults for part in parts)
+
+
+@pytest.mark.parametrize("kind", ["ids start again", "no ids", "text", "category again"])
+def test_what_the_loader_keeps_is_split_whole(kind, tmp_path):
+    content = document([[1, 1], [2], [1, 2], [2], [1], [1, 2]], sources=[0, 0, 1, 2, 2, 3])
+    twin = load(tmp_path, content, "twin.json")
+    notes = content["annotations"]
+    for note in notes:
+        if kind == "ids start again":
+            note["id"] = sum(
+                n["image_id"] == note["image_id"] for n in notes if n["id"] > note["id"]
+            )
+        elif kind == "no ids":
+            del note["id"]
+        elif kind == "text":
+            note.update(image_id=f"0{note['image_id']}", category_id=str(note["category_id"]))
+        note["mine"] = "kept"
+    if kind == "text":
+        for image in content["images"]:
+            image["id"] = f"0{image['id']}"
+    if kind == "category again":
+        content["categories"] += content["categories"]
+    write_split(split_annotations(load(tmp_path, content), group_by="source"), tmp_path / "parts")
+    expected = split_annotations(twin, group_by="source")
+    ids: list[int] = []
+    for name, part in (("train", expected.train), ("val", expected.val)):
+        loaded = load_annotations(tmp_path / "parts" / f"{name}.json")
+        for field in ("image_ids", "image_index", "labels", "bbox"):
+            np.testing.assert_array_equal(getattr(loaded, field), getattr(part, field))
+        assert loaded.categories == part.categories
+        assert {fault.kind.rpartition(" ")[2] for fault in loaded.faults} <= {"text"}
+        written = json.loads((tmp_path / "parts" / f"{name}.json").read_text())
+        assert all(entry["mine"] == "kept" for entry in written["annotations"])
+        ids += [entry["id"] for entry in written["annotations"]]
+    assert len(set(ids)) == len(notes)
 
 
 def test_files_are_not_replaced_unasked(tmp_path):

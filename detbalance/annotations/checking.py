@@ -11,13 +11,14 @@ import numpy.typing as npt
 from detbalance.annotations.arrays import Annotations
 from detbalance.annotations.boxes import CLIPPED, KINDS, SOUND, clip_boxes
 from detbalance.annotations.categories import Categories, find
-from detbalance.annotations.faults import AnnotationError, Ledger, show
+from detbalance.annotations.faults import AMBIGUOUS, AnnotationError, Ledger, show
 from detbalance.annotations.files import points_outside
 from detbalance.annotations.packed import Int64, PackedBytes, PackedLabels, offsets_of
 from detbalance.annotations.reading import Columns
 
 Mask = npt.NDArray[np.bool_]
 _logger = logging.getLogger(__name__)
+_LARGE_PART = 0.1  # of the annotations left out is worth a line of its own
 
 
 class Check:
@@ -46,11 +47,21 @@ class Check:
             )
         )
         image_index, labels = self._references(images, categories)
-        sound = (image_index >= 0) & (labels > 0) & ~self._repeated_annotations()
+        numbers = self._numbers()
+        sound = (image_index >= 0) & (labels > 0)
         boxes, sound_boxes = self._boxes(images, image_index, sound)
-        self._report(drop_invalid, bool(len(images)), bool(categories.ids))
-
         rows = np.flatnonzero(sound & sound_boxes)
+        self._crowd_only(labels[rows], columns.is_crowd[rows], categories)
+        num_left_out = columns.num_listed - len(rows)
+        self._report(
+            drop_invalid,
+            {
+                "images": len(images) > 0,
+                "categories": categories.num_categories > 0,
+                "annotations": len(rows) > 0 or not num_left_out,
+            },
+            num_left_out,
+        )
         image_index = image_index[rows]
         if (np.diff(image_index) < 0).any():
             # By image, then by place in the file: evaluators break ties of scores by that order.
@@ -69,7 +80,7 @@ class Check:
             file_names=PackedBytes.from_items([columns.file_names[i].encode() for i in images]),
             offsets=offsets_of(np.bincount(image_index, minlength=len(images))),
             image_index=image_index,
-            annotation_ids=columns.annotation_ids[rows],
+            annotation_ids=numbers[rows],
             labels=labels[rows],
             is_crowd=columns.is_crowd[rows],
             areas=np.where(np.isnan(areas), bbox[:, 2] * bbox[:, 3], areas),
@@ -80,24 +91,29 @@ class Check:
             not_exhaustive_labels=not_exhaustive and not_exhaustive.take(images),
             is_ignored=is_ignored if is_ignored.any() else None,
             faults=self.ledger.faults(),
+            num_left_out=num_left_out,
         )
 
     def _categories(self) -> Categories:
-        """Return the sound categories; the first of duplicates stays."""
+        """Return the categories, equal entries once; ids and names that disagree are faults."""
         columns = self.columns
         ids, names = columns.category_ids, columns.category_names
         double_id = _repeats(ids)
+        name_of = dict(zip(ids[~double_id].tolist(), np.flatnonzero(~double_id), strict=True))
+        equal = np.array([names[name_of[i]] == names[n] for n, i in enumerate(ids.tolist())], bool)
         double_name = np.zeros(len(ids), dtype=np.bool_)
         seen: set[str] = set()
         for row in np.flatnonzero(~double_id):
             double_name[row] = names[row] in seen
             seen.add(names[row])
-        self.ledger.add_rows("duplicate category id", double_id, lambda row: f"category {ids[row]}")
-        self.ledger.add_rows(
-            "duplicate category name",
-            double_name,
-            lambda row: f"category {ids[row]}, name {show(names[row])}",
-        )
+        for kind, found in (
+            ("repeated category", double_id & equal),
+            ("duplicate category id", double_id & ~equal),
+            ("duplicate category name", double_name),
+        ):
+            self.ledger.add_rows(
+                kind, found, lambda row: f"category {ids[row]}, name {show(names[row])}"
+            )
         columns.refused_category_ids.update(ids[double_name].tolist())
         keep = np.flatnonzero(~double_id & ~double_name)
         keep = keep[np.argsort(ids[keep])]
@@ -126,7 +142,7 @@ class Check:
             unsafe,
             lambda row: f"image {ids[row]}, file_name {show(names[row])}",
         )
-        sound: Mask = ~(double | wrong_size | unsafe)
+        sound: Mask = ~(double | wrong_size)
         columns.refused_image_ids.update(ids[~sound & ~double].tolist())
         return sound
 
@@ -153,18 +169,40 @@ class Check:
         left_out = dangling & np.isin(ids, list(refused))
 
         def describe(row: int) -> str:
-            return f"annotation {self.columns.annotation_ids[row]}, {what}_id {ids[row]}"
+            return f"{self._annotation(row)}, {what}_id {ids[row]}"
 
         self.ledger.add_rows(f"{what} left out", left_out, describe)
         self.ledger.add_rows(f"unknown {what}", dangling & ~left_out, describe)
 
-    def _repeated_annotations(self) -> Mask:
-        ids = self.columns.annotation_ids
-        repeated = _repeats(ids)
+    def _numbers(self) -> Int64:
+        """Return the ids of the annotations; their places from 1 on where ids repeat or lack."""
+        ids, without_id = self.columns.annotation_ids, self.columns.without_id
+        lacking = _repeats(ids)
+        if without_id is not None:
+            lacking |= without_id
+        if not lacking.any():
+            return ids
+        self.ledger.add_rows("annotation number", lacking, self._annotation)
+        places = self.columns.places
+        return (np.arange(len(ids)) if places is None else places) + 1
+
+    def _annotation(self, row: int) -> str:
+        """What to call an annotation in a message."""
+        columns = self.columns
+        if columns.without_id is not None and columns.without_id[row]:
+            assert columns.places is not None
+            return f"annotations[{columns.places[row]}]"
+        return f"annotation {columns.annotation_ids[row]}"
+
+    def _crowd_only(self, labels: Int64, is_crowd: Mask, categories: Categories) -> None:
+        """Note the classes whose annotations are all marked as crowd regions."""
+        every = np.bincount(labels, minlength=categories.num_classes)
+        objects = np.bincount(labels[~is_crowd], minlength=categories.num_classes)
         self.ledger.add_rows(
-            "duplicate annotation id", repeated, lambda row: f"annotation {ids[row]}"
+            "crowd only",
+            (every > 0) & (objects == 0),
+            lambda label: f"{show(categories.name(label))}, {every[label]} with iscrowd 1",
         )
-        return repeated
 
     def _boxes(
         self, images: Int64, image_index: Int64, sound: Mask
@@ -177,7 +215,7 @@ class Check:
         verdict[(verdict == CLIPPED) & ~sound] = SOUND
 
         def describe(row: int) -> str:
-            words = f"annotation {columns.annotation_ids[row]}, bbox {show(bbox[row])}"
+            words = f"{self._annotation(row)}, bbox {show(bbox[row])}"
             image = image_index[row]
             return words if image < 0 else f"{words}, image size {show(sizes[image])}"
 
@@ -199,23 +237,33 @@ class Check:
                 self.ledger.add("image category list", f"image {image_id}, {key} has {unknown[0]}")
         return PackedLabels.from_items([[label[i] for i in ids if i in label] for ids in lists])
 
-    def _report(self, drop_invalid: bool, has_images: bool, has_categories: bool) -> None:
-        """Raise what must stop loading; log what is left out or clipped."""
+    def _report(self, drop_invalid: bool, is_left: dict[str, bool], num_left_out: int) -> None:
+        """Raise what must stop loading; log what is left out or kept with a change."""
         errors = "; ".join(map(str, self.ledger.errors()))
-        if errors and not drop_invalid:
-            raise AnnotationError(
-                f"{self.source}: {errors}. Correct the file, or pass --drop-invalid "
-                "(drop_invalid=True) to leave these entries out."
-            )
-        for key, has_entry in (("images", has_images), ("categories", has_categories)):
+        for key, has_entry in is_left.items():
             if not has_entry:
                 why = f" left, because {errors}" if errors else ""
                 raise AnnotationError(
                     f'{self.source}: "{key}" has no entry{why}. Expected at least one. '
                     "Correct the file."
                 )
+        if any(fault.kind in AMBIGUOUS for fault in self.ledger.errors()):
+            raise AnnotationError(
+                f"{self.source}: {errors}. Expected one id and one name for each class, and one "
+                "spelling of each id. Correct the file."
+            )
+        if errors and not drop_invalid:
+            raise AnnotationError(
+                f"{self.source}: {errors}. Correct the file, or pass --drop-invalid "
+                "(drop_invalid=True) to leave these entries out."
+            )
         for fault in self.ledger.faults():
             _logger.warning("%s: %s%s", self.source, fault, "" if fault.is_note else ", left out")
+        listed = self.columns.num_listed
+        if num_left_out > listed * _LARGE_PART:
+            _logger.warning(
+                "%s: %d of %d annotations are left out", self.source, num_left_out, listed
+            )
 
 
 def _repeats(ids: Int64) -> Mask:

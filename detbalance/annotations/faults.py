@@ -13,10 +13,11 @@ import numpy.typing as npt
 PHRASES = {
     "image entry": ("image", "is not a JSON object"),
     "image id": ("image", "has no id that is a whole number"),
+    "image id too large": ("image", "has an id beyond 64 bits, above 2^63 - 1"),
+    "image id in another spelling": ("image", "has the id of an earlier image, spelled otherwise"),
     "duplicate image id": ("image", "has the id of an earlier image"),
     "image size": ("image", "has a width or height that is not a whole number of pixels"),
     "file_name": ("image", "has a file_name that is not text"),
-    "unsafe file_name": ("image", "has a file_name that points outside the image folder"),
     "image category list": (
         "image",
         "has a neg_category_ids or not_exhaustive_category_ids that is not a list of ids listed in"
@@ -24,16 +25,18 @@ PHRASES = {
     ),
     "category entry": ("category", "is not a JSON object"),
     "category id": ("category", "has no id that is a whole number"),
-    "duplicate category id": ("category", "has the id of an earlier category"),
+    "category id too large": ("category", "has an id beyond 64 bits, above 2^63 - 1"),
+    "duplicate category id": ("category", "has the id of an earlier category, but not its name"),
     "category name": ("category", "has no name that is text"),
-    "duplicate category name": ("category", "has the name of an earlier category"),
+    "duplicate category name": ("category", "has the name of an earlier category, but not its id"),
     "annotation entry": ("annotation", "is not a JSON object"),
-    "missing key": ("annotation", "has no id, image_id, category_id or bbox"),
-    "annotation id": (
+    "missing key": ("annotation", "has no image_id, category_id or bbox"),
+    "no bbox": ("annotation", "has a segmentation and no bbox (make one from its outline)"),
+    "annotation id": ("annotation", "has an image_id or category_id that is not a whole number"),
+    "annotation id too large": (
         "annotation",
-        "has an id, image_id or category_id that is not a whole number",
+        "has an image_id or category_id beyond 64 bits, above 2^63 - 1",
     ),
-    "duplicate annotation id": ("annotation", "has the id of an earlier annotation"),
     "unknown image": ("annotation", 'has an image_id that "images" does not list'),
     "unknown category": ("annotation", 'has a category_id that "categories" does not list'),
     "bbox": ("annotation", "has a bbox that is not four numbers"),
@@ -41,17 +44,43 @@ PHRASES = {
     "negative bbox size": ("annotation", "has a bbox of negative width or height"),
     "empty bbox": ("annotation", "has a bbox of zero width or height"),
     "bbox outside": ("annotation", "has a bbox wholly outside its image"),
-    "area": ("annotation", "has an area that is not a number >= 0"),
     "iscrowd": ("annotation", "has an iscrowd that is not 0 or 1"),
     "ignore": ("annotation", "has an ignore that is not 0 or 1"),
     "segmentation": ("annotation", "has a segmentation with NaN or infinity"),
     "image left out": ("annotation", "is left out with its image"),
     "category left out": ("annotation", "is left out with its category"),
+    # From here on notes: such entries are kept.
+    "image id as text": ("image", "has an id as text (kept, read as a number)"),
+    "category id as text": ("category", "has an id as text (kept, read as a number)"),
+    "annotation id as text": (
+        "annotation",
+        "has an id, image_id or category_id as text (kept, read as a number)",
+    ),
+    "annotation number": (
+        "annotation",
+        "has the id of an earlier one, or none (all kept, numbered anew)",
+    ),
+    "repeated category": ("category", "is listed again (kept once)"),
+    "unsafe file_name": (
+        "image",
+        "has a file_name that points outside the image folder (kept, but it will not be opened)",
+    ),
+    "area": ("annotation", "has an area that is not a number >= 0 (kept, width x height taken)"),
     "clipped bbox": ("annotation", "has a bbox that reaches beyond its image (kept, clipped)"),
+    "crowd only": (
+        "category",
+        "has crowd regions only (kept, not counted; a single object has iscrowd 0)",
+    ),
 }
 # Faults that follow from another one, and notes: they do not stop loading by themselves.
 CONSEQUENCES = {"image left out", "category left out"}
-NOTES = {"clipped bbox"}
+NOTES = frozenset(list(PHRASES)[list(PHRASES).index("image id as text") :])
+# Leaving one of the entries out would give its boxes to the other one.
+AMBIGUOUS = {
+    "image id in another spelling",
+    "duplicate category id",
+    "duplicate category name",
+}
 _PLURAL = {"has": "have", "is": "are"}
 
 
@@ -80,7 +109,7 @@ class Fault:
 
     @property
     def is_note(self) -> bool:
-        """Whether the entries were kept (clipped), so that nothing was left out for it."""
+        """Whether the entries were kept, so that nothing was left out for it."""
         return self.kind in NOTES
 
     def __str__(self) -> str:

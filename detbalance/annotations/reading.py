@@ -42,6 +42,9 @@ class Columns:
     is_crowd: npt.NDArray[np.bool_]
     is_ignored: npt.NDArray[np.bool_]
     segmentations: PackedBytes | None
+    num_listed: int  # annotations in the file, those that could not be read too
+    places: npt.NDArray[np.int64] | None = None  # of the annotations in the list; None: all of it
+    without_id: npt.NDArray[np.bool_] | None = None  # annotations; None: none
     # Ids of entries that were read but could not be used, so that what refers to them is not
     # called a dangling reference.
     refused_image_ids: set[int] = field(default_factory=set)
@@ -114,6 +117,7 @@ def _columns(file: _File, notes: dict[str, Any]) -> Columns | None:
         is_crowd=crowd.astype(np.bool_),
         is_ignored=ignored.astype(np.bool_),
         segmentations=notes["segmentation"],
+        num_listed=len(notes["id"]),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from detbalance.annotations.faults import AnnotationError, Ledger, show
+from detbalance.annotations.faults import NOTES, AnnotationError, Ledger, show
 from detbalance.annotations.packed import PackedBytes
 from detbalance.annotations.reading import (
     Columns,
@@ -48,7 +48,7 @@ def read_tolerant(document: object, source: str, ledger: Ledger, *, segmentation
         category_ids=column((c["id"] for c in categories), len(categories), np.int64),
         category_names=[c["name"] for c in categories],
         frequency=tags_of([c["frequency"] for c in categories]),
-        annotation_ids=column((a["id"] for a in notes), len(notes), np.int64),
+        annotation_ids=column((a["id"] or 0 for a in notes), len(notes), np.int64),
         annotation_images=column((a["image_id"] for a in notes), len(notes), np.int64),
         annotation_categories=column((a["category_id"] for a in notes), len(notes), np.int64),
         bbox=np.array(bbox, dtype=np.float64).reshape(-1, 4),
@@ -58,6 +58,9 @@ def read_tolerant(document: object, source: str, ledger: Ledger, *, segmentation
         segmentations=PackedBytes.from_items([a["segmentation"] for a in notes])
         if segmentations
         else None,
+        num_listed=len(sections["annotations"]),
+        places=column((a["place"] for a in notes), len(notes), np.int64),
+        without_id=column((a["id"] is None for a in notes), len(notes), np.bool_),
         refused_image_ids=refused_images,
         refused_category_ids=refused_categories,
     )
@@ -70,6 +73,24 @@ def whole(value: object) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
         return value
     return None
+
+
+def whole_id(value: object) -> int | None:
+    """Return an id, which may be written as text of digits, else None."""
+    return whole(_of_digits(value))
+
+
+def _of_digits(value: object) -> object:
+    """Return the number that a text of digits says, anything else as it is."""
+    is_number = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 99
+    return int(cast("str", value)) if is_number else value
+
+
+def id_fault(value: object) -> str:
+    """Say what is wrong with an id that `whole_id` does not take, as the end of a kind."""
+    value = _of_digits(value)
+    is_large = isinstance(value, int) and not -(2**63) <= value < 2**63
+    return "id too large" if is_large else "id"
 
 
 def number(value: object) -> float | None:
@@ -113,14 +134,21 @@ def _sections(document: object, source: str) -> dict[str, list[Any]]:
 
 
 def _images(entries: list[Any], ledger: Ledger, refused: set[int]) -> Iterator[dict[str, Any]]:
+    spellings: dict[int, object] = {}
     for position, entry in enumerate(entries):
         if not isinstance(entry, dict):
             ledger.add("image entry", f"images[{position}] is {show(entry)}")
             continue
-        image_id = whole(entry.get("id"))
+        raw = entry.get("id")
+        words = f"images[{position}], id {show(raw)}"
+        image_id = whole_id(raw)
         if image_id is None:
-            ledger.add("image id", f"images[{position}], id {show(entry.get('id'))}")
+            ledger.add(f"image {id_fault(raw)}", words)
             continue
+        if spellings.setdefault(image_id, raw) != raw:
+            ledger.add("image id in another spelling", words)
+        if isinstance(raw, str):
+            ledger.add("image id as text", words)
         faults = dict(_image_faults(entry))
         for kind, words in faults.items():
             ledger.add(kind, f"image {image_id}, {words}")
@@ -154,7 +182,7 @@ def _id_list(entry: dict[str, Any], key: str) -> list[int] | None:
     value = entry.get(key)
     if not isinstance(value, list):
         return None
-    ids = [whole(v) for v in value]
+    ids = [whole_id(v) for v in value]
     return None if None in ids else cast("list[int]", ids)
 
 
@@ -163,10 +191,15 @@ def _categories(entries: list[Any], ledger: Ledger, refused: set[int]) -> Iterat
         if not isinstance(entry, dict):
             ledger.add("category entry", f"categories[{position}] is {show(entry)}")
             continue
-        category_id = whole(entry.get("id"))
+        raw = entry.get("id")
+        words = f"categories[{position}], id {show(raw)}"
+        category_id = whole_id(raw)
         if category_id is None:
-            ledger.add("category id", f"categories[{position}], id {show(entry.get('id'))}")
-        elif not _is_text(entry.get("name")):
+            ledger.add(f"category {id_fault(raw)}", words)
+            continue
+        if isinstance(raw, str):
+            ledger.add("category id as text", words)
+        if not _is_text(entry.get("name")):
             ledger.add("category name", f"category {category_id}, name {show(entry.get('name'))}")
             refused.add(category_id)
         else:
@@ -183,15 +216,18 @@ def _annotations(
             continue
         where = f"annotation {show(entry['id'])}" if "id" in entry else f"annotations[{position}]"
         faults = dict(_annotation_faults(entry, segmentations))
+        is_kept = faults.keys() <= NOTES
         for kind, words in faults.items():
-            ledger.add(kind, f"{where}, {words}")
-        if faults:
+            if is_kept or kind not in NOTES:
+                ledger.add(kind, f"{where}, {words}")
+        if not is_kept:
             continue
         area = entry.get("area")
         yield {
-            **{key: whole(entry[key]) for key in ("id", "image_id", "category_id")},
+            **{key: whole_id(entry.get(key)) for key in ("id", *_REFERENCES)},
+            "place": position,
             "bbox": four_numbers(entry["bbox"]),
-            "area": math.nan if area is None else number(area),
+            "area": math.nan if area is None or "area" in faults else number(area),
             "iscrowd": bool(entry.get("iscrowd")),
             "ignore": bool(entry.get("ignore")),
             "segmentation": json.dumps(entry.get("segmentation")).encode()
@@ -200,17 +236,25 @@ def _annotations(
         }
 
 
+_REFERENCES = ("image_id", "category_id")
+
+
 def _annotation_faults(entry: dict[str, Any], segmentations: bool) -> Iterator[tuple[str, str]]:
-    missing = [key for key in ("id", "image_id", "category_id", "bbox") if key not in entry]
-    if missing:
+    only_outline = not entry.get("bbox") and bool(entry.get("segmentation"))
+    if only_outline:
+        yield "no bbox", f"segmentation {show(entry['segmentation'])}"
+    missing = [key for key in (*_REFERENCES, "bbox") if key not in entry]
+    if missing and not (only_outline and missing == ["bbox"]):
         yield "missing key", f"no {missing[0]}"
-    for key in ("id", "image_id", "category_id"):
-        if key in entry and whole(entry[key]) is None:
-            yield "annotation id", f"{key} {show(entry[key])}"
-    if "bbox" in entry:
-        bbox = four_numbers(entry["bbox"])
-        if bbox is None:
-            yield "bbox", f"bbox {show(entry['bbox'])}"
+    for key in ("id", *_REFERENCES):
+        value = entry.get(key)
+        if whole_id(value) is not None:
+            if isinstance(value, str):
+                yield "annotation id as text", f"{key} {show(value)}"
+        elif key in entry and key != "id":
+            yield f"annotation {id_fault(value)}", f"{key} {show(value)}"
+    if "bbox" in entry and not only_outline and four_numbers(entry["bbox"]) is None:
+        yield "bbox", f"bbox {show(entry['bbox'])}"
     if entry.get("area") is not None:
         area = number(entry["area"])
         if area is None or not 0 <= area < math.inf:
@@ -222,7 +266,7 @@ def _annotation_faults(entry: dict[str, Any], segmentations: bool) -> Iterator[t
     if segmentations:
         try:
             json.dumps(entry.get("segmentation"), allow_nan=False)
-        except ValueError:
+        except (ValueError, RecursionError):
             yield "segmentation", f"segmentation {show(entry['segmentation'])}"
 
 

@@ -226,7 +226,7 @@ class DonorBank:
         if donor >= len(self._rows):
             return self._from_folders.path(donor - len(self._rows))
         image = int(self._annotations.image_index[self._rows[donor]])
-        return self._image_dir / self._annotations.file_name(image)
+        return self._annotations.image_path(image, self._image_dir)
 
     def _typical_size(self, label: int) -> float:
         """The usual size of a class; of all objects where the class has no box."""

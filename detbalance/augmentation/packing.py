@@ -146,8 +146,8 @@ def _cut_image(
 ) -> tuple[list[tuple[int, Donor]], str]:
     """Cut all donors out of an image; with what is wrong with it, if anything is."""
     index, rows = group
-    path = image_dir / annotations.file_name(index)
     try:
+        path = annotations.image_path(index, image_dir)
         image = read_image(path, keep_depth=True)
     except ValueError as error:
         return [], str(error)

@@ -163,7 +163,7 @@ def _draw(found: Suspects, truth: Annotations, images: Path, path: Path, count: 
     for row, label, likely in zip(
         found.rows[:count], found.labels[:count], found.likely[:count], strict=True
     ):
-        pixels = read_image(images / truth.file_name(int(truth.image_index[row])))
+        pixels = read_image(truth.image_path(int(truth.image_index[row]), images))
         bbox = truth.bbox[row].astype(np.float64)
         left, top, width, height = part_around(pixels, bbox, np.zeros((0, 4)))
         part = pixels[top : top + height, left : left + width]

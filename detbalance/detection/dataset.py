@@ -202,7 +202,7 @@ class DetectionDataset(Dataset[Example]):
                 f"{notes.source}: image {notes.image_ids[index]} has no file_name. A file name is"
                 " needed to open the image. Add it."
             )
-        image = read_image(self.image_dir / name, keep_depth=True)
+        image = read_image(notes.image_path(index, self.image_dir), keep_depth=True)
         if problem := size_problem(notes, index, (image.shape[1], image.shape[0])):
             raise ValueError(
                 f"{self.image_dir / name}: {problem}. The same size is expected, as boxes are in"

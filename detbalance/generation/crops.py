@@ -96,7 +96,7 @@ def cut_donors(
     opened, image = -1, np.zeros((0, 0, 3), np.uint8)
     for done, place in enumerate(order):
         row = int(rows[place])
-        path = Path(image_dir) / annotations.file_name(int(annotations.image_index[row]))
+        path = annotations.image_path(int(annotations.image_index[row]), image_dir)
         if annotations.image_index[row] != opened:
             opened, image = int(annotations.image_index[row]), read_image(path)
         donor = cut_out(annotations, row, image, margin=MARGIN, masks=False, path=path)
@@ -132,7 +132,7 @@ def cut_background(
     for index in random.permutation(annotations.num_images):
         if len(found) >= number:
             break
-        image = read_image(Path(image_dir) / annotations.file_name(int(index)))
+        image = read_image(annotations.image_path(int(index), image_dir))
         boxes = annotations.boxes[annotations.rows(int(index))]
         for _ in range(each):
             height, width = like.pixels[int(random.integers(len(like)))].shape[:2]

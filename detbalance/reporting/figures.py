@@ -81,7 +81,7 @@ def draw_predictions(
             f"draw_predictions(): {len(chosen)} images and {len(titles)} columns. "
             "Expected at least one of each. Pass images and models."
         )
-    images = [read_image(Path(image_dir) / annotations.file_name(row)) for row in chosen]
+    images = [read_image(annotations.image_path(row, image_dir)) for row in chosen]
     heights = [_PANEL_INCHES * image.shape[0] / image.shape[1] for image in images]
     figure = Figure(
         figsize=(_PANEL_INCHES * len(titles), sum(heights) + 0.3 * len(images) + 0.7),

@@ -217,7 +217,7 @@ def _read(annotations: Annotations, folder: Path, image: int) -> Pixels:
             f"{annotations.source}: image {annotations.image_ids[image]} has no file_name. The name"
             f" of a file in {folder} is expected. Add it to the annotations."
         )
-    pixels = read_image(folder / name)
+    pixels = read_image(annotations.image_path(image, folder))
     problem = size_problem(annotations, image, (pixels.shape[1], pixels.shape[0]))
     if problem:
         raise ValueError(

@@ -12,6 +12,7 @@ import msgspec
 
 from detbalance.annotations import Annotations
 from detbalance.annotations.files import open_file, parse_json, replace_file
+from detbalance.annotations.tolerant import whole_id
 from detbalance.splitting.split import Split
 
 _CHUNK = 20_000  # entries written at a time
@@ -31,7 +32,8 @@ def write_split(
 
     The entries are those of the source file, with the keys that `Annotations` does not read
     (supercategory, segmentations, licences, what images were grouped by) and the paths of the
-    images as they were. What was left out on loading is left out here.
+    images as they were; annotation ids are numbered anew where they repeat. What was left out on
+    loading is left out here.
 
     Args:
         split: what `split_annotations` gave, of annotations loaded from a file that is still there.
@@ -85,7 +87,7 @@ class _Source:
             entries: dict[str, list[Entry]] = {
                 key: msgspec.json.decode(document[key], type=list[msgspec.Raw]) for key in _LISTS
             }
-            ids = {
+            ids: dict[str, list[int | None]] = {
                 key: [entry.id for entry in msgspec.json.decode(document[key], type=list[_Id])]
                 for key in _LISTS
             }
@@ -93,18 +95,21 @@ class _Source:
             # Such a file has faults; the loader has named them, and what is left was asked for.
             whole: Any = parse_json(data, path)
             document = {key: _raw(value) for key, value in whole.items()}
-            kept = {
-                key: [entry for entry in whole[key] if isinstance(entry, dict) and "id" in entry]
+            entries = {key: [_raw(entry) for entry in whole[key]] for key in _LISTS}
+            ids = {
+                key: [
+                    whole_id(entry.get("id")) if isinstance(entry, dict) else None
+                    for entry in whole[key]
+                ]
                 for key in _LISTS
             }
-            entries = {key: [_raw(entry) for entry in kept[key]] for key in _LISTS}
-            ids = {key: [entry["id"] for entry in kept[key]] for key in _LISTS}
         self._entries, self._ids = entries, ids
         self._others = {key: text for key, text in document.items() if key not in _LISTS}
 
     def write(self, part: Annotations, path: Path) -> None:
         """Write the entries of one part."""
         images = self._chosen("images", part.image_ids.tolist())
+        numbered = any(fault.kind == "annotation number" for fault in part.faults)
         if any(not fault.is_note for fault in part.faults):
             images = _with_known_categories(images, set(part.categories.ids))
         with replace_file(path) as file:
@@ -114,7 +119,10 @@ class _Source:
             for key, texts in (
                 ("categories", self._chosen("categories", part.categories.ids)),
                 ("images", images),
-                ("annotations", self._chosen("annotations", part.annotation_ids.tolist())),
+                (
+                    "annotations",
+                    self._chosen("annotations", part.annotation_ids.tolist(), numbered=numbered),
+                ),
             ):
                 file.write(b'"' + key.encode() + b'":[\n')
                 for start in range(0, len(texts), _CHUNK):
@@ -122,14 +130,22 @@ class _Source:
                     file.write((b",\n" if start else b"") + b",\n".join(chunk))
                 file.write(b"]}\n" if key == "annotations" else b"],\n")
 
-    def _chosen(self, key: str, wanted: Iterable[int]) -> list[Entry]:
-        """The first entry with each of the wanted ids, in the order of the file."""
-        left = set(wanted)
+    def _chosen(self, key: str, wanted: Iterable[int], *, numbered: bool = False) -> list[Entry]:
+        """The first entry with each of the wanted ids, in the order of the file.
+
+        `numbered`: the ids are places from 1 on, as the loader gives where those of the file
+        repeat, and are written.
+        """
+        left: set[int | None] = set(wanted)
+        entries = self._entries[key]
+        ids = range(1, len(entries) + 1) if numbered else self._ids[key]
         chosen: list[Entry] = []
-        for entry_id, entry in zip(self._ids[key], self._entries[key], strict=True):
-            if isinstance(entry_id, (int, float)) and entry_id in left:
+        for entry_id, entry in zip(ids, entries, strict=True):
+            if entry_id in left:
                 left.discard(entry_id)
-                chosen.append(entry)
+                chosen.append(
+                    _raw({**json.loads(bytes(entry)), "id": entry_id}) if numbered else entry
+                )
         return chosen
 
 
@@ -145,6 +161,6 @@ def _with_known_categories(images: Sequence[Entry], known: set[int]) -> list[Ent
         for key in _LVIS_KEYS:
             if key in image:
                 ids = image[key] if isinstance(image[key], list) else []
-                image[key] = [i for i in ids if isinstance(i, (int, float)) and i in known]
+                image[key] = [i for i in ids if whole_id(i) in known]
         changed.append(_raw(image))
     return changed

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from detbalance.annotations import Annotations
 from detbalance.annotations.files import open_file, parse_json
+from detbalance.annotations.tolerant import whole_id
 
 Int64 = npt.NDArray[np.int64]
 
@@ -73,9 +74,7 @@ def _by_key(annotations: Annotations, key: str) -> list[str | None]:
         entries = [entry for entry in document["images"] if isinstance(entry, dict)]
     values: dict[Any, Any] = {}
     for entry in entries:
-        image_id = entry.get("id")
-        if isinstance(image_id, (int, float)):
-            values.setdefault(image_id, entry.get(key))
+        values.setdefault(whole_id(entry.get("id")), entry.get(key))
     found = (values.get(image_id) for image_id in annotations.image_ids.tolist())
     return [None if value is None else _text(value) for value in found]
 
