@@ -413,6 +413,8 @@ def test_tolerance_out_of_range(load, tolerance):
         (b"\x89PNG\r\n\x1a\n", "not JSON"),
         (b"\x1f\x8b\x08\0{}", r"compressed \(gzip\). Expected JSON. Unpack it first"),
         (b"{" + b'"a":[' * 100_000, "not JSON"),
+        (b'{"id": 1}\n{"id": 2}\n', r"not JSON \(JSON lines: a second value begins at line 2\)"),
+        (b"{}\n]", r"not JSON \(Extra data at line 2, column 1\)"),
         (b"[]", "the file is a list. Expected a COCO annotation file"),
         (b'[{"image_id": 1, "score": 0.5}]', "looks like a results file"),
         (b"7", "the top level is 7"),

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import multiprocessing
 import os
 import pickle
+import re
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -18,6 +23,7 @@ from detbalance.annotations import (
     Annotations,
     Categories,
     PackedBytes,
+    files,
     load_annotations,
     loading,
     repeated_boxes,
@@ -515,3 +521,79 @@ def test_no_path_leads_out_of_the_image_folder(load, bad, tmp_path):
     assert loaded.image_path(1, tmp_path) == tmp_path / "sub/..a..b.jpg"
     with pytest.raises(ValueError, match=r"image 7 has the file_name .* outside the image folder"):
         loaded.image_path(0, tmp_path)
+
+
+# Files that change, and files of any size.
+
+
+@pytest.mark.parametrize("reader", ["load_annotations", "open_file"])
+@pytest.mark.parametrize("change", ["cut short", "written over", "longer"])
+def test_a_file_that_is_rewritten_while_it_is_read_is_one_line(tmp_path, reader, change):
+    """In a process of its own, which a mapped file would take with it."""
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(document([box(n) for n in range(9_000)])))
+    script = """
+import os, sys
+from detbalance.annotations import files, load_annotations, rows
+path, reader, change = sys.argv[1:]
+
+def rewrite(held):
+    size = os.path.getsize(path)
+    if change == "cut short":
+        os.truncate(path, 5000)
+    else:
+        with open(path, "r+b") as file:
+            file.seek(size if change == "longer" else 100)
+            file.write(b" " * 10)
+
+def once(name, owner):
+    original = getattr(owner, name)
+    def changed(self, *args):
+        if not done:
+            done.append(rewrite(self))
+        return original(self, *args)
+    setattr(owner, name, changed)
+
+done = []
+once("add", rows.Rows)
+once("__getitem__" if reader == "open_file" else "find", files.FileText)
+try:
+    load_annotations(path) if reader == "load_annotations" else files.open_file(path)
+except ValueError as problem:
+    print(problem)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, path, reader, change], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(rf"{path}: was changed while it was read\. Expected .*\n", done.stdout)
+
+
+@given(st.binary(max_size=400), st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_text_read_in_blocks_is_the_file(content, data):
+    content = content.replace(b"\x07", b"}, {").replace(b"\x08", b'"annotations"')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_BLOCK", data.draw(st.integers(1, 50)))
+        patch.setattr(files, "_SLACK", data.draw(st.integers(1, 20)))
+        text = files.FileText(io.BytesIO(content))
+        gap = re.compile(rb"\}\s*,\s*\{")
+        for _ in range(5):
+            start, stop = (data.draw(st.integers(0, len(content))) for _ in range(2))
+            assert text[start:stop] == content[start:stop]
+            assert text.find(b'"annotations"') == content.find(b'"annotations"')
+            found = gap.search(content, start + stop)
+            expected = (content[start:], None)
+            if found:
+                expected = (content[start : found.start() + 1], found.end() - 1)
+            assert text.cut(start, stop, gap) == expected
+
+
+def test_a_pipe_is_read(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    content = json.dumps(document([box(1)]))
+    writer = threading.Thread(target=path.write_text, args=(content,))
+    writer.start()
+    assert load_annotations(path).num_annotations == 1
+    writer.join()

@@ -242,6 +242,11 @@ def test_saving_in_parts_gives_one_list(tmp_path, annotations, monkeypatch):
         ([entry(score=True)], "have a score that is not a number"),
         ({"images": [], "annotations": []}, "looks like an annotation file"),
         ({}, "the file is a JSON object. Expected a list of detections"),
+        (
+            b'\n{"image_id": 10}\n{"image_id": 10}\n',
+            "the file holds JSON lines, one object a line, in place of one list. Expected",
+        ),
+        ({"results": [entry()]}, 'the file is a JSON object with the list in "results". Expected'),
         ("text", 'the file holds "text"'),
         (b"[{]", "not JSON .*line 1, column 3"),
         (b"", "the file is empty"),

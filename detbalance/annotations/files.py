@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import mmap
 import os
 import re
 from collections.abc import Iterator
@@ -13,7 +13,6 @@ from typing import BinaryIO
 
 _UNSAFE_START = re.compile(r"[/\\]|[A-Za-z]:")
 _PARTS = re.compile(r"[/\\]")
-FileContent = bytes | mmap.mmap
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
@@ -23,21 +22,90 @@ _COMPRESSED = {
 }
 
 
-def open_file(path: str | os.PathLike[str], error: type[ValueError] = ValueError) -> FileContent:
-    """Return the content of a file that must exist and hold something.
+_BLOCK = 1 << 18  # bytes that are held at a time
+_SLACK = 1 << 16
 
-    It is mapped where the system can: a large file then costs no memory and no copy.
+
+class FileText:
+    """The bytes of a file, read block by block: searching gigabytes takes a quarter of a MB.
+
+    Not a map of the file, which costs no copy: what cuts a mapped file short kills its readers.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = file.seek(0, os.SEEK_END)
+        self._start, self._block = 0, b""
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, _ = part.indices(self._size)
+        stop = max(start, stop)
+        if stop - start > _BLOCK:
+            self._file.seek(start)
+            return self._file.read(stop - start)
+        at = self._hold(start, stop)
+        return self._block[at : at + stop - start]
+
+    def find(self, word: bytes) -> int:
+        """Return the place of the first `word`, -1 if there is none."""
+        for start in range(0, self._size, _BLOCK):
+            place = self[start : start + _BLOCK + len(word) - 1].find(word)
+            if place >= 0:
+                return start + place
+        return -1
+
+    def cut(self, start: int, length: int, gap: re.Pattern[bytes]) -> tuple[bytes, int | None]:
+        """Return the text from `start` to a gap, whose first byte it has, and the gap's last byte.
+
+        The gap is the first one after `length` bytes; without one, all the rest and None.
+        """
+        size = length
+        while True:
+            size += _SLACK
+            at = self._hold(start, start + size)
+            found = gap.search(self._block, at + length)
+            if found:
+                return self._block[at : found.start() + 1], self._start + found.end() - 1
+            if start + size >= self._size:
+                return self._block[at:], None
+            size *= 2
+
+    def _hold(self, start: int, stop: int) -> int:
+        """Let the block hold these bytes; return where in it they begin."""
+        if start < self._start or min(stop, self._size) > self._start + len(self._block):
+            self._file.seek(start)
+            self._start, self._block = start, self._file.read(max(stop - start, _BLOCK))
+        return start - self._start
+
+
+@contextmanager
+def open_text(
+    path: str | os.PathLike[str], error: type[ValueError] = ValueError
+) -> Iterator[FileText]:
+    """Open a file that must exist, hold something, and stay as it is while it is read.
 
     Raises:
         ValueError: (as the class `error`) if it is missing, a folder, empty, compressed or
-            unreadable.
+            unreadable, or was changed meanwhile.
     """
     try:
         with Path(path).open("rb") as file:
+            if file.seekable():
+                text, before = FileText(file), _state(file)
+            else:  # a pipe
+                text, before = FileText(io.BytesIO(file.read())), None
+            _check_content(text, path, error)
             try:
-                data: FileContent = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError):  # an empty file, a pipe
-                data = file.read()
+                yield text
+            finally:
+                if before is not None and _state(file) != before:
+                    raise error(
+                        f"{path}: was changed while it was read. Expected a file that is written to"
+                        " its end. Run this again when it is."
+                    ) from None
     except FileNotFoundError:
         raise error(f"{path}: no such file. Expected a JSON file. Check the path.") from None
     except IsADirectoryError:
@@ -48,16 +116,30 @@ def open_file(path: str | os.PathLike[str], error: type[ValueError] = ValueError
         raise error(
             f"{path}: cannot be read ({problem.strerror}). Expected a readable JSON file."
         ) from None
-    if not data[:4096].strip(b"\xef\xbb\xbf \t\r\n\0") and len(data) <= 4096:
+
+
+def _state(file: BinaryIO) -> tuple[int, int]:
+    state = os.fstat(file.fileno())
+    return state.st_size, state.st_mtime_ns
+
+
+def _check_content(text: FileText, path: str | os.PathLike[str], error: type[ValueError]) -> None:
+    start = text[:4096]
+    if not start.strip(b"\xef\xbb\xbf \t\r\n\0") and len(text) <= 4096:
         raise error(f"{path}: the file is empty. Expected JSON. Write or download the file again.")
-    for start, name in _COMPRESSED.items():
-        if data[: len(start)] == start:
+    for mark, name in _COMPRESSED.items():
+        if start.startswith(mark):
             raise error(f"{path}: the file is compressed ({name}). Expected JSON. Unpack it first.")
-    return data
+
+
+def open_file(path: str | os.PathLike[str], error: type[ValueError] = ValueError) -> bytes:
+    """Return all of a file, as `open_text` opens it."""
+    with open_text(path, error) as text:
+        return text[:]
 
 
 def parse_json(
-    data: FileContent, path: str | os.PathLike[str], error: type[ValueError] = ValueError
+    data: bytes, path: str | os.PathLike[str], error: type[ValueError] = ValueError
 ) -> object:
     """Return the value of a JSON text, NaN and Infinity tokens and a byte order mark allowed.
 
@@ -65,9 +147,11 @@ def parse_json(
         ValueError: (as the class `error`) if it is not JSON, with the line and column.
     """
     try:
-        return json.loads(data[:])
+        return json.loads(data)
     except json.JSONDecodeError as problem:
         what = f"{problem.msg.removesuffix(' at')} at line {problem.lineno}, column {problem.colno}"
+        if problem.msg == "Extra data" and is_json_lines(data[:_BLOCK]):
+            what = f"JSON lines: a second value begins at line {problem.lineno}"
     except UnicodeDecodeError as problem:
         what = f"byte {problem.start} is not {problem.encoding}"
     except RecursionError:
@@ -77,6 +161,17 @@ def parse_json(
     raise error(
         f"{path}: not JSON ({what}). Expected one JSON value. Write the file again."
     ) from None
+
+
+def is_json_lines(start: bytes) -> bool:
+    """Whether a text begins with a JSON object on a line of its own, and another one after it."""
+    first, _, rest = start.lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")
+    if not rest.lstrip().startswith(b"{"):
+        return False
+    try:
+        return isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def points_outside(name: str) -> bool:

@@ -9,7 +9,7 @@ import sys
 from detbalance.annotations.arrays import Annotations
 from detbalance.annotations.checking import Check
 from detbalance.annotations.faults import AnnotationError, Ledger
-from detbalance.annotations.files import open_file, parse_json
+from detbalance.annotations.files import open_text, parse_json
 from detbalance.annotations.reading import read_fast
 from detbalance.annotations.tolerant import read_tolerant
 
@@ -27,11 +27,14 @@ def load_annotations(
     `width` and `height` (then boxes are not checked against the image), `area` (then width *
     height), `iscrowd` (then 0). Ids may have gaps and may be 0.
 
-    A fault is a duplicate id or name, a reference to an image or category that is not listed, a
-    bbox that is not finite, not positive in size, or wholly outside its image, a missing key, a
-    wrong type, or a file_name that is absolute or climbs with "..". A bbox that reaches beyond its
-    image keeps its numbers in `bbox` and is clipped in `boxes`: silently up to `tolerance`, else
-    counted in `faults` as a note.
+    A fault is a duplicate image id, a reference to an image or category that is not listed, a bbox
+    that is not finite, not positive in size, or wholly outside its image, a missing key, or a wrong
+    type. Kept, and counted in `faults` as a note: ids written as text of digits; annotation ids
+    that repeat or lack, which are numbered anew by place; a category that is listed again; a
+    file_name that is absolute or climbs with "..", which `Annotations.image_path` refuses; an area
+    that is not a number >= 0, for which width * height is taken; a class of crowd regions only; and
+    a bbox that reaches beyond its image by more than `tolerance`. Such a bbox keeps its numbers in
+    `bbox` and is clipped in `boxes`.
 
     Args:
         path: JSON file.
@@ -46,19 +49,21 @@ def load_annotations(
     Raises:
         AnnotationError: if the file cannot be read, is not a COCO file, or has faults and
             `drop_invalid` is off; one line with every kind of fault, its count and first example.
-            Also if nothing is left after leaving out.
+            Also if faults leave no image, category or annotation, or if an id has two names or a
+            name two ids, whatever `drop_invalid` is.
         ValueError: if `tolerance` is negative or NaN.
     """
     if not tolerance >= 0:
         raise ValueError(f"load_annotations(): tolerance is {tolerance}. Expected pixels >= 0.")
     source = os.fspath(path)
     ledger = Ledger()
-    data = open_file(path, AnnotationError)
-    columns = read_fast(data, segmentations=segmentations)
-    if columns is None:
-        document = parse_json(data, path, AnnotationError)
-        columns = read_tolerant(document, source, ledger, segmentations=segmentations)
-    del data
+    with open_text(path, AnnotationError) as text:
+        columns = read_fast(text, segmentations=segmentations)
+        if columns is None:
+            document = parse_json(text[:], path, AnnotationError)
+            columns = read_tolerant(document, source, ledger, segmentations=segmentations)
+            del document
+    del text
     annotations = Check(columns, source, ledger, tolerance).annotations(drop_invalid)
     del columns
     _return_freed_memory()

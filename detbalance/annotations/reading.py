@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.annotations.files import FileContent
+from detbalance.annotations.files import FileText
 from detbalance.annotations.packed import PackedBytes
 from detbalance.annotations.rows import PLACEHOLDER, Rows
 
@@ -73,7 +73,7 @@ class _File(msgspec.Struct, gc=False):
     annotations: list[msgspec.Raw]
 
 
-def read_fast(data: FileContent, *, segmentations: bool) -> Columns | None:
+def read_fast(data: FileText, *, segmentations: bool) -> Columns | None:
     """Return the columns of a sound file, or None when the tolerant reader must look at it."""
     try:
         rows = Rows(segmentations)
@@ -82,7 +82,7 @@ def read_fast(data: FileContent, *, segmentations: bool) -> Columns | None:
         if file is None or [bytes(raw) for raw in file.annotations] != _PLACEHOLDERS:
             # The first "annotations" in the text is not the list of the file, or holds values that
             # look like entries: let the parser find the entries, which takes a little longer.
-            file = msgspec.json.decode(data, type=_File)
+            file = msgspec.json.decode(data[:], type=_File)
             rows = Rows(segmentations)
             rows.add_entries(file.annotations)
         return _columns(file, rows.columns())

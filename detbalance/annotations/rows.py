@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.annotations.files import FileContent
+from detbalance.annotations.files import FileText
 from detbalance.annotations.packed import PackedBytes, offsets_of
 
 NO_SEGMENTATION = b"null"
@@ -83,21 +83,21 @@ class Rows:
         for start in range(0, len(entries), _BATCH):
             self.add(b"[" + b",".join(entries[start : start + _BATCH]) + b"]")
 
-    def add_cut(self, data: FileContent) -> bytes | None:
+    def add_cut(self, data: FileText) -> bytes | None:
         """Add the list of annotations of a document, cut into parts without parsing the rest.
 
         Returns:
             The document with `PLACEHOLDER` in place of the list; or None where the text could not
             be cut or an entry is not sound, and then the rows are of no use.
         """
-        opening = _KEY.match(data, max(0, data.find(b'"annotations"')))
+        name = max(0, data.find(b'"annotations"'))
+        opening = _KEY.match(data[name : name + 4096])
         if opening is None:
             return None
-        start = opening.end()
+        start = name + opening.end()
         end = start + 1 if data[start : start + 1] == b"]" else 0
         while not end:
-            gap = _NEXT.search(data, start + _PART)
-            part = data[start : gap.start() + 1] if gap else data[start:]
+            part, gap = data.cut(start, _PART, _NEXT)
             try:
                 self.add(b"[" + part + b"]")
             except msgspec.DecodeError:
@@ -109,9 +109,8 @@ class Rows:
             else:
                 if gap is None:
                     return None
-                start = gap.end() - 1
-        head, tail = data[: opening.start()], data[end:]
-        return b"".join([head, b'"annotations":', PLACEHOLDER, tail])
+                start = gap
+        return b"".join([data[:name], b'"annotations":', PLACEHOLDER, data[end:]])
 
     def _add_last(self, part: bytes) -> int | None:
         for closing in islice(_LAST.finditer(part), 4):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from detbalance.annotations import Annotations
 from detbalance.annotations.categories import find
 from detbalance.annotations.faults import show
-from detbalance.annotations.files import open_file
+from detbalance.annotations.files import open_text
 from detbalance.predictions.arrays import Predictions
 from detbalance.predictions.results_file import Results
 
@@ -35,7 +35,8 @@ def load_predictions(path: str | os.PathLike[str], annotations: Annotations) -> 
             image or a category that the annotations do not have; one line with the count and the
             first example of each kind.
     """
-    results = Results(open_file(path), path)
+    with open_text(path) as text:
+        results = Results(text, path)
     order = np.argsort(annotations.image_ids)
     category_ids = np.array(annotations.categories.ids, dtype=np.int64)
     problems = [

@@ -8,7 +8,6 @@ part is decoded as a JSON list of its own, and one that ends too early is made l
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import re
 from array import array
@@ -19,15 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.annotations.faults import show
-from detbalance.annotations.files import FileContent, parse_json
+from detbalance.annotations.files import FileText, is_json_lines, parse_json
 from detbalance.annotations.tolerant import four_numbers, number, whole
 
 EXPECTED = "Expected a list of detections with image_id, category_id, bbox and score"
 _PART = 50_000  # bytes; from 128 kB on, each part would be mapped and unmapped by the system
 _LONGEST_PART = 1 << 27
-_KEPT = 1 << 25  # bytes of the file that stay in memory once they are read
 _ENOUGH_FAULTS = 10_000
 _OPENING = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*")
+_OBJECT = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{(?:\s*"(predictions|results|detections)"\s*:)?')
+_START = 1 << 16  # bytes that tell what else a file is
 _NEXT = re.compile(rb"\}\s*,\s*\{")
 
 
@@ -48,7 +48,7 @@ class Results:
         scores: float64 [D].
     """
 
-    def __init__(self, data: FileContent, path: str | os.PathLike[str]) -> None:
+    def __init__(self, data: FileText, path: str | os.PathLike[str]) -> None:
         """Read a whole file.
 
         Args:
@@ -71,7 +71,7 @@ class Results:
         self.scores: npt.NDArray[np.float64] = np.frombuffer(self._scores)
 
     def _read(self) -> None:
-        opening = _OPENING.match(self._data)
+        opening = _OPENING.match(self._data[:_PART])
         if opening is None:
             self._read_other()
             complete = True
@@ -88,11 +88,10 @@ class Results:
     def _read_list(self, start: int) -> bool:
         """Read the entries from `start` on; False if it stopped early because of their faults."""
         decoder = msgspec.json.Decoder(list[_Result])
-        size, let_go = _PART, 0
+        size = _PART
         while True:
-            gap = _NEXT.search(self._data, start + size)
-            stop = gap.start() + 1 if gap else len(self._data)
-            text = b"[" + self._data[start:stop] + (b"]" if gap else b"")
+            part, gap = self._data.cut(start, size, _NEXT)
+            text = b"[" + part + (b"]" if gap else b"")
             try:
                 self._add(decoder.decode(text))
             except (msgspec.DecodeError, OverflowError, RecursionError, UnicodeDecodeError):
@@ -104,8 +103,7 @@ class Results:
                 return True
             if sum(count for count, _ in self._faults.values()) >= _ENOUGH_FAULTS:
                 return False
-            start, size = gap.end() - 1, _PART
-            let_go = self._release(start, let_go)
+            start, size = gap, _PART
 
     def _add(self, results: list[_Result]) -> None:
         # An id beyond int64 raises here, before anything is added.
@@ -175,24 +173,22 @@ class Results:
 
     def _read_other(self) -> None:
         """Read a list in UTF-16 or UTF-32, or say what the file is, which is no list."""
-        if self._data[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{":
+        head = self._data[:_START]
+        if opening := _OBJECT.match(head):
             # Not parsed: an annotation file may have gigabytes.
             looks = all(self._data.find(key) >= 0 for key in (b'"images"', b'"annotations"'))
-            what = "looks like an annotation file" if looks else "is a JSON object"
+            what = "is a JSON object"
+            if looks:
+                what = "looks like an annotation file"
+            elif is_json_lines(head):
+                what = "holds JSON lines, one object a line, in place of one list"
+            elif opening[1]:
+                what += f' with the list in "{opening[1].decode()}"'
             raise ValueError(f"{self._path}: the file {what}. {EXPECTED}. Name the results file.")
-        document = parse_json(self._data, self._path)
+        document = parse_json(self._data[:], self._path)
         if not isinstance(document, list):
             raise ValueError(f"{self._path}: the file holds {show(document)}. {EXPECTED}.")
         self._add_tolerant(json.dumps(document).encode(), 0, may_grow=False)
-
-    def _release(self, start: int, let_go: int) -> int:
-        """Let the system take back the pages of the file before `start`; return up to where."""
-        if start - let_go < _KEPT or not isinstance(self._data, mmap.mmap):
-            return let_go
-        if hasattr(mmap, "MADV_DONTNEED"):
-            end = start - start % mmap.PAGESIZE
-            self._data.madvise(mmap.MADV_DONTNEED, 0, end)
-        return start
 
 
 def _fault(entry: Any) -> tuple[str, str] | None:
