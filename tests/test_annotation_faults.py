@@ -417,6 +417,10 @@ def test_tolerance_out_of_range(load, tolerance):
         (b"{}\n]", r"not JSON \(Extra data at line 2, column 1\)"),
         (b"[]", "the file is a list. Expected a COCO annotation file"),
         (b'[{"image_id": 1, "score": 0.5}]', "looks like a results file"),
+        (
+            json.dumps(document([{"image_id": 1, "segments_info": [box(1)]}])).encode(),
+            "the file looks like a panoptic one",
+        ),
         (b"7", "the top level is 7"),
         (b'{"images": [], "annotations": []}', '"categories" is missing .found: .*images'),
         (b'{"images": 3, "annotations": [], "categories": []}', '"images" is 3. Expected a list'),

@@ -230,9 +230,17 @@ def test_saving_in_parts_gives_one_list(tmp_path, annotations, monkeypatch):
             r"have a bbox that is not four numbers .first: detection 0, bbox \[0, 0, 5\]",
         ),
         (
-            [entry(), entry(image_id="10")],
-            'image_id that is not a whole number .first: detection 1, image_id "10"',
+            [entry(), entry(image_id="x.jpg"), entry(image_id="11")],
+            "2 of 3 detections have an image_id that is no id in .*val.json, and not every "
+            'image_id is the name of just one image file there .first: detection 1, image_id "x.j',
         ),
+        ([entry(image_id=True)], "an image_id that is not a whole number .first: detection 0, im"),
+        ([entry(image_id=2**64)], r"have an image_id beyond 64 bits, above 2\^63 - 1 .first: det"),
+        (
+            [entry(category_id="owl")],
+            "a category_id that is not a whole number .first: detection 0",
+        ),
+        ([entry(category_id=2**64)], r"have a category_id beyond 64 bits, above 2\^63 - 1 .first"),
         ([entry(), {"image_id": 10}], "1 of 2 detections have no category_id"),
         (
             [{"image_id": 10, "category_id": 4, "segmentation": {}, "score": 1}],
@@ -284,6 +292,107 @@ def test_ids_are_looked_up_in_blocks(load, monkeypatch):
     message = r"3 of 8 detections have an image_id .*first: detection 5, image_id 77\)"
     with pytest.raises(ValueError, match=message):
         load([*sound, *(entry(image_id=i) for i in (77, 78, 79))])
+
+
+def test_only_ids_advise_another_annotation_file(load):
+    for wrong, advised in (
+        (entry(bbox=[9, 9, -5, 5]), False),
+        (entry(score=float("inf")), False),
+        (entry(image_id=5), True),
+        (entry(category_id=5), True),
+    ):
+        with pytest.raises(ValueError, match=r"Expected") as caught:
+            load([entry(), wrong])
+        assert ("Name the annotation file" in str(caught.value)) == advised
+        assert ("left, top, width and height" in str(caught.value)) != advised
+
+
+@pytest.mark.parametrize("part", [1, 10**6])
+def test_ids_as_text_are_read_with_a_note(load, caplog, monkeypatch, part):
+    monkeypatch.setattr(results_file, "_PART", part)
+    ids = [30, "10", "010", 0, "30"]
+    loaded = load([entry(image_id=i, category_id=str(4 * (n > 0))) for n, i in enumerate(ids)])
+    assert loaded.image_index.tolist() == [0, 1, 1, 2, 0]
+    assert loaded.labels.tolist() == [1, 2, 2, 2, 2]
+    assert "3 of 5 detections have an image_id as text (kept, read as a number) (first: " in (
+        caplog.text
+    )
+    assert "5 of 5 detections have a category_id as text (kept, read as a number)" in caplog.text
+
+
+NAMES = {
+    7: "a/one.jpg",
+    8: "a/0012.jpg",
+    9: "b/two.x.png",
+    12: "b/0007.jpg",
+    40: "c/two.x.jpg",
+    99: "d/40.jpg",
+}
+
+
+@pytest.fixture
+def named(tmp_path):
+    images = [{"id": i, "file_name": name} for i, name in NAMES.items()]
+    document = {"images": images, "categories": [{"id": 4, "name": "a"}], "annotations": []}
+    (tmp_path / "val.json").write_text(json.dumps(document))
+    truth = load_annotations(tmp_path / "val.json")
+
+    def run(*image_ids):
+        path = tmp_path / "results.json"
+        path.write_text(json.dumps([entry(image_id=i) for i in image_ids]))
+        return truth.image_ids[load_predictions(path, truth).image_index].tolist()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("image_ids", "expected"),
+    [
+        (["one"], [7]),
+        (["one", "a/one", "one.jpg", "a/one.jpg"], [7] * 4),
+        (["two.x.png", "c/two.x"], [9, 40]),
+        # Names of digits are written as numbers by some, and belong to names in such a file.
+        (["one", 12, 7, "0012"], [7, 8, 12, 8]),
+        (["one", "one", 7], [7, 7, 12]),
+        # All are ids, or are ids and names of the same images.
+        ([12, 7, 8], [12, 7, 8]),
+        (["40", "9"], [40, 9]),
+    ],
+)
+def test_images_are_named_by_file_where_that_is_unique(named, caplog, image_ids, expected):
+    assert named(*image_ids) == expected
+    by_file = "image_id is the name of an image file of" in caplog.text
+    assert by_file == ("one" in image_ids or "two.x.png" in image_ids)
+
+
+def test_numbers_that_are_no_ids_may_all_be_names(tmp_path):
+    images = [{"id": i, "file_name": f"{i + 3:04}.jpg"} for i in range(5)]
+    document = {"images": images, "categories": [{"id": 4, "name": "a"}], "annotations": []}
+    (tmp_path / "val.json").write_text(json.dumps(document))
+    truth = load_annotations(tmp_path / "val.json")
+    for ids, expected in (([3, 7, 5], [0, 4, 2]), ([3, 4], [3, 4])):
+        (tmp_path / "results.json").write_text(json.dumps([entry(image_id=i) for i in ids]))
+        loaded = load_predictions(tmp_path / "results.json", truth)
+        assert loaded.image_index.tolist() == expected
+    (tmp_path / "results.json").write_text(json.dumps([entry(image_id=i) for i in (3, 9)]))
+    with pytest.raises(ValueError, match=r"1 of 2 detections have an image_id that .* not list"):
+        load_predictions(tmp_path / "results.json", truth)
+
+
+@pytest.mark.parametrize(
+    ("image_ids", "message"),
+    [
+        (["two.x"], 'the name of just one image file there .*image_id "two.x"'),
+        (
+            ["40"],
+            'image_id fits the ids of .* other images .first: "40" is an id, and the image d/40',
+        ),
+        (["one", 9], '1 of 2 detections have an image_id that is no id in .*image_id "one"'),
+    ],
+)
+def test_names_that_fit_several_images_are_refused(named, image_ids, message):
+    with pytest.raises(ValueError, match=message):
+        named(*image_ids)
 
 
 def test_missing_file(tmp_path, annotations):

@@ -380,7 +380,9 @@ def test_files_hold_what_loading_left_and_load_without_faults(tmp_path):
     content["categories"].append({"id": 9, "name": 7})
     content["images"][1] |= {"neg_category_ids": [9], "weight": float("nan")}
     content["annotations"][3]["bbox"] = [1, 2, float("nan"), 4]
-    content["annotations"].append({**content["annotations"][4], "bbox": [0, 0, 1, 1]})  # of an id that is taken
+    content["annotations"].append(
+        {**content["annotations"][4], "bbox": [0, 0, 1, 1]}
+    )  # of an id that is taken
     (tmp_path / "all.json").write_text(json.dumps(content))
     annotations = load_annotations(tmp_path / "all.json", drop_invalid=True)
     split = split_annotations(annotations, group_by="source")

@@ -12,9 +12,18 @@ from detbalance.annotations.categories import find
 from detbalance.annotations.faults import show
 from detbalance.annotations.files import open_text
 from detbalance.predictions.arrays import Predictions
+from detbalance.predictions.naming import resolve_images
 from detbalance.predictions.results_file import Results
 
 Int64 = npt.NDArray[np.int64]
+_OTHER_ANNOTATIONS = (
+    "Expected results of these annotations. Name the annotation file that the predictions were made"
+    " on."
+)
+_NUMBERS = (
+    "Expected a score, and left, top, width and height, all finite, sizes >= 0. Write the results"
+    " file again."
+)
 _BLOCK = 1 << 18  # ids looked up at a time, so that memory stays small
 
 
@@ -24,7 +33,9 @@ def load_predictions(path: str | os.PathLike[str], annotations: Annotations) -> 
     The file is read in parts: 20 million detections take little more memory than their arrays.
 
     Args:
-        path: JSON file; an empty list is fine.
+        path: JSON file; an empty list is fine. An image may be named by its id, also as text of
+            digits, or by its file name with or without folder and ending, where that is unique; a
+            log line says so.
         annotations: the file that the results belong to; it gives image rows and labels.
 
     Returns:
@@ -39,16 +50,15 @@ def load_predictions(path: str | os.PathLike[str], annotations: Annotations) -> 
         results = Results(text, path)
     order = np.argsort(annotations.image_ids)
     category_ids = np.array(annotations.categories.ids, dtype=np.int64)
-    problems = [
-        *_look_up(results.image_ids, annotations.image_ids[order], order, "image_id", annotations),
-        *_look_up(
-            results.category_ids,
-            category_ids,
-            np.arange(1, len(category_ids) + 1),
-            "category_id",
-            annotations,
-        ),
-    ]
+    known = annotations.image_ids[order]
+    problems: list[str] = []
+    if results.names or _has_unknown(results.image_ids, known):
+        problems = resolve_images(results, annotations, path)
+    if not problems:
+        problems = _look_up(results.image_ids, known, order, "image_id", annotations)
+    labels = np.arange(1, len(category_ids) + 1)
+    problems += _look_up(results.category_ids, category_ids, labels, "category_id", annotations)
+    advice = [_OTHER_ANNOTATIONS] if problems else []
     bbox, scores = results.bbox, results.scores
     wrong_box = ~np.isfinite(bbox).all(axis=1) | (bbox[:, 2] < 0) | (bbox[:, 3] < 0)
     for what, wrong, key, values in (
@@ -61,12 +71,16 @@ def load_predictions(path: str | os.PathLike[str], annotations: Annotations) -> 
                 f"{np.count_nonzero(wrong)} of {len(wrong)} detections {what} "
                 f"(first: detection {first}, {key} {show(values[first])})"
             )
+            if _NUMBERS not in advice:
+                advice.append(_NUMBERS)
     if problems:
-        raise ValueError(
-            f"{path}: {'; '.join(problems)}. Expected results of these annotations. "
-            "Name the annotation file that the predictions were made on."
-        )
+        raise ValueError(f"{path}: {'; '.join(problems)}. {' '.join(advice)}")
     return Predictions(results.image_ids, results.category_ids, bbox, scores)
+
+
+def _has_unknown(ids: Int64, known: Int64) -> bool:
+    starts = range(0, len(ids), _BLOCK)
+    return any((find(known, ids[start : start + _BLOCK]) < 0).any() for start in starts)
 
 
 def _look_up(

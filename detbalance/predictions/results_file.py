@@ -8,6 +8,7 @@ part is decoded as a JSON list of its own, and one that ends too early is made l
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from array import array
@@ -19,8 +20,9 @@ import numpy.typing as npt
 
 from detbalance.annotations.faults import show
 from detbalance.annotations.files import FileText, is_json_lines, parse_json
-from detbalance.annotations.tolerant import four_numbers, number, whole
+from detbalance.annotations.tolerant import four_numbers, id_fault, number, whole, whole_id
 
+_logger = logging.getLogger(__name__)
 EXPECTED = "Expected a list of detections with image_id, category_id, bbox and score"
 _PART = 50_000  # bytes; from 128 kB on, each part would be mapped and unmapped by the system
 _LONGEST_PART = 1 << 27
@@ -42,7 +44,9 @@ class Results:
     """Columns of detections in file order; ids as in the file, numbers not yet checked.
 
     Attributes:
-        image_ids: int64 [D].
+        image_ids: int64 [D]; where the file has text, its place in `names`.
+        names: each text that stands for an image, once.
+        named: int64, ascending, the detections whose image_id is text.
         category_ids: int64 [D].
         bbox: float64 [D, 4].
         scores: float64 [D].
@@ -62,10 +66,15 @@ class Results:
         self._data, self._path = data, path
         self._image_ids, self._category_ids = array("q"), array("q")
         self._bbox, self._scores = array("d"), array("d")
+        self._names: dict[str, int] = {}
+        self._named = array("q")
+        self._text_category: tuple[int, str] = (0, "")
         self._count = 0
         self._faults: dict[str, tuple[int, str]] = {}
         self._read()
         self.image_ids: npt.NDArray[np.int64] = np.frombuffer(self._image_ids, dtype=np.int64)
+        self.names = tuple(self._names)
+        self.named: npt.NDArray[np.int64] = np.frombuffer(self._named, dtype=np.int64)
         self.category_ids: npt.NDArray[np.int64] = np.frombuffer(self._category_ids, dtype=np.int64)
         self.bbox: npt.NDArray[np.float64] = np.frombuffer(self._bbox).reshape(-1, 4)
         self.scores: npt.NDArray[np.float64] = np.frombuffer(self._scores)
@@ -77,6 +86,13 @@ class Results:
             complete = True
         else:
             complete = self._read_list(opening.end())
+        count, first = self._text_category
+        if count:
+            _logger.warning(
+                "%s: %d of %d detections have a category_id as text (kept, read as a number)"
+                " (first: %s)",
+                *(self._path, count, self._count, first),
+            )
         if self._faults:
             read = f"{self._count}" if complete else f"the first {self._count}"
             listed = "; ".join(
@@ -126,14 +142,21 @@ class Results:
             if at_end and may_grow:
                 return False
             raise self._not_json(problem, start, at_end) from None
-        sound = []
+        sound: list[_Result] = []
         for position, entry in enumerate(entries, start=self._count):
             fault = _fault(entry)
             if fault is None:
+                image_id, category_id = entry["image_id"], entry["category_id"]
+                if isinstance(image_id, str):
+                    self._named.append(len(self._scores) + len(sound))
+                    image_id = self._names.setdefault(image_id, len(self._names))
+                if isinstance(category_id, str):
+                    count, first = self._text_category
+                    self._text_category = count + 1, first or f"detection {position}"
                 sound.append(
                     _Result(
-                        whole(entry["image_id"]) or 0,
-                        whole(entry["category_id"]) or 0,
+                        whole(image_id) or 0,
+                        whole_id(category_id) or 0,
                         tuple(four_numbers(entry["bbox"]) or ()),  # type: ignore[arg-type]
                         number(entry["score"]) or 0.0,
                     )
@@ -196,16 +219,27 @@ def _fault(entry: Any) -> tuple[str, str] | None:
     if not isinstance(entry, dict):
         return "are not JSON objects", show(entry)
     for key, read in (
-        ("image_id", whole),
-        ("category_id", whole),
+        ("image_id", _image_name),
+        ("category_id", whole_id),
         ("bbox", four_numbers),
         ("score", number),
     ):
+        article = "an" if key == "image_id" else "a"
+        value = entry.get(key)
         if key not in entry:
             if key == "bbox" and "segmentation" in entry:
                 return "have a segmentation and no bbox", "mask results are not boxes"
             return f"have no {key}", f"keys {show(list(entry))}"
-        if read(entry[key]) is None:
+        if read(value) is None:
+            if key.endswith("_id") and id_fault(value) != "id":
+                return (
+                    f"have {article} {key} beyond 64 bits, above 2^63 - 1",
+                    f"{key} {show(value)}",
+                )
             wanted = {"bbox": "four numbers", "score": "a number"}.get(key, "a whole number")
-            return f"have a {key} that is not {wanted}", f"{key} {show(entry[key])}"
+            return f"have {article} {key} that is not {wanted}", f"{key} {show(value)}"
     return None
+
+
+def _image_name(value: object) -> object:
+    return value if isinstance(value, str) else whole(value)
