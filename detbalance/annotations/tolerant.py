@@ -133,7 +133,7 @@ def _sections(document: object, source: str) -> dict[str, list[Any]]:
     notes = document["annotations"]
     if notes and isinstance(notes[0], dict) and "segments_info" in notes[0]:
         raise AnnotationError(
-            f"{source}: the file looks like a panoptic one (annotations with segments_info). Expected"
+            f"{source}: the file looks like a panoptic one (it has segments_info). Expected"
             " an annotation file with one bbox an object. Name that file, or make it from this one."
         )
     return document
