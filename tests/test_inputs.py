@@ -273,10 +273,9 @@ def test_images_without_boxes() -> None:
 
 def test_boxes_of_zero_size_and_outside_are_judged_like_others() -> None:
     boxes = [[5, 5, 5, 9], [-90, -90, -50, -50], [0, 0, 10, 10]]
-    side = {"boxes": boxes, "labels": [1, 1, 1]}
-    annotations, predictions = from_tensors(
-        [{**side, "scores": [0.9, 0.8, 0.7]}], [side], image_sizes=[[50, 40]]
-    )
+    found = {"boxes": boxes, "labels": [1, 1, 1], "scores": [0.9, 0.8, 0.7]}
+    truth = {"boxes": boxes[1:], "labels": [1, 1]}
+    annotations, predictions = from_tensors([found], [truth], image_sizes=[[50, 40]])
     matches = match(annotations, predictions)
     assert matches.is_true_positive[:, 0].tolist() == [False, True, True]
     assert annotations.sizes.tolist() == [[50, 40]]
@@ -320,6 +319,12 @@ def test_the_result_can_be_saved_and_read(tmp_path: Path) -> None:
             [BOX, {**BOX, "boxes": [[40, 20, 30, 60]]}],
             {},
             r"targets: 1 boxes .*first: \[40.0, 20.0, 30.0, 60.0\] in image 1.*Expected xyxy boxes",
+        ),
+        (
+            [SEEN] * 3,
+            [BOX, {"boxes": [[0, 0, 9, 9], [5, 5, 5, 9], [5, 7, 9, 7]], "labels": [1] * 3}, BOX],
+            {},
+            r"targets: 2 boxes have no width or no height .first: \[5.0, 5.0, 5.0, 9.0\] in image",
         ),
         ([SEEN], [BOX], {"box_format": "yolo"}, r'"yolo" is unknown\. Known: xyxy, xywh, cxcywh'),
         ([SEEN], [BOX], {"class_names": ["a", "b"]}, r"first_label is missing\. .*first_label=0"),

@@ -6,8 +6,10 @@ Dimension letters: M images, N annotations, K categories.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,7 +134,13 @@ class Annotations(ReadOnlyArrays):
                 f"{self.source}: segmentations were not loaded. "
                 "Call load_annotations(path, segmentations=True)."
             )
-        return msgspec.json.decode(self.segmentations[annotation])
+        text = self.segmentations[annotation]
+        try:
+            return msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError):  # 1e999, half a surrogate pair
+            with suppress(ValueError, RecursionError):
+                return json.loads(text)
+            return text.decode(errors="replace")
 
     def select(self, names: Sequence[str]) -> Annotations:
         """Return the annotations of the named classes only; all images stay.

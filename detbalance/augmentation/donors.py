@@ -28,6 +28,7 @@ from detbalance.augmentation.donor_choice import (
 from detbalance.augmentation.donor_file import DonorFile
 from detbalance.augmentation.donor_folder import FolderDonors, folder_donors
 from detbalance.augmentation.geometry import box_areas
+from detbalance.augmentation.masks import note_unusable_masks
 from detbalance.augmentation.partners import drawn_index
 from detbalance.frequency import class_frequency
 from detbalance.images import read_image
@@ -134,6 +135,8 @@ class DonorBank:
             raise ValueError(
                 _nothing(annotations, wanted, choice, min_size, max_overlap, donor_file)
             )
+        if masks and donor_file is None and annotations.segmentations is not None:
+            note_unusable_masks(annotations, self._rows)
         rows_labels = annotations.labels[self._rows].astype(np.int64)
         self.labels: NDArray[np.int64] = np.concatenate([rows_labels, self._from_folders.labels])
         every = np.arange(annotations.categories.num_classes + 1)

@@ -19,6 +19,7 @@ from detbalance.augmentation.contract import check_range
 from detbalance.augmentation.cutting import Donor, cut_out
 from detbalance.augmentation.donor_choice import choose_donors, wanted_labels
 from detbalance.augmentation.donor_file import WrittenDonors, write_donor_file
+from detbalance.augmentation.masks import note_unusable_masks
 from detbalance.frequency import class_frequency
 from detbalance.images import read_image
 
@@ -94,6 +95,8 @@ def pack_donors(
     wanted = wanted_labels(annotations, classes, class_frequency(annotations))
     choice = choose_donors(annotations, wanted, min_size=min_size, max_overlap=max_overlap)
     rows = _limited(annotations, choice.rows, max_per_class, seed)
+    if annotations.segmentations is not None:
+        note_unusable_masks(annotations, rows)
     problems: dict[str, str] = {}
     taken: list[int] = []
 

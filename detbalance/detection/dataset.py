@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from detbalance.annotations import Annotations
 from detbalance.augmentation.contract import PER_IMAGE, Image, Target, take_rows
-from detbalance.augmentation.masks import segmentation_mask
+from detbalance.augmentation.masks import note_unusable_masks, segmentation_mask
 from detbalance.detection.crowd import CROWD_LABEL
 from detbalance.images import read_image, size_problem
 
@@ -97,6 +97,8 @@ class DetectionDataset(Dataset[Example]):
                 f"{annotations.source}: segmentations were not loaded, but masks are asked for."
                 " Call load_annotations(path, segmentations=True)."
             )
+        if masks:
+            note_unusable_masks(annotations, np.arange(annotations.num_annotations))
         self.annotations = annotations
         self.augmentation = augmentation
         self.masks = masks

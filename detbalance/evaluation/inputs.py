@@ -170,6 +170,14 @@ def _annotations(
     order = np.argsort(truth.image_index, kind="stable")
     image_index = truth.image_index[order]
     bbox = truth.xywh("targets", box_format)[order]
+    empty = (bbox[:, 2:] == 0).any(axis=1)
+    if empty.any():
+        first = int(np.argmax(empty))
+        raise ValueError(
+            f"targets: {np.count_nonzero(empty)} boxes have no width or no height (first: "
+            f"{truth.boxes[order[first]].tolist()} in image {image_index[first]}). Expected boxes "
+            "that an object can be in. Leave them out."
+        )
     area = truth.area[order]
     return Annotations(
         source="arrays",
