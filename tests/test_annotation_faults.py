@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -305,6 +306,12 @@ def test_a_wrong_area_is_width_times_height(load, wrong):
         assert loaded.areas.tolist() == [5.5, 400.0, 0.0, 400.0]
         assert [(fault.kind, fault.count) for fault in loaded.faults] == [("area", 1)]
         assert "kept, width x height taken" in str(loaded.faults[0])
+
+
+def test_an_area_is_finite_where_the_bbox_is_huge(load):
+    loaded = load(document([box(1, bbox=[5, 5, 1e200, 1e200])]))
+    assert np.isfinite(loaded.areas).all()
+    assert loaded.boxes.tolist() == [[5, 5, 100, 80]]
 
 
 def test_a_category_listed_again_is_one(load):

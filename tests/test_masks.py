@@ -120,6 +120,7 @@ UNUSABLE = {
     "infinite": [[2, 3, 9, 3, 9, float("inf")]],
     "far": [[2, 3, 1e5, 3, 9, 12]],
     "large": [[2, 3, 10**400, 3, 9, 12]],
+    "least": [[1, -(2**63), 9, 1, 9, 9]],
     "long outline": [[0, 0, 99_999, 0] * 20],
     "without a size": {"counts": [HEIGHT * WIDTH]},
     "another size": {"size": [WIDTH, HEIGHT], "counts": [0, HEIGHT * WIDTH]},

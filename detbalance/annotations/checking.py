@@ -83,7 +83,7 @@ class Check:
             annotation_ids=numbers[rows],
             labels=labels[rows],
             is_crowd=columns.is_crowd[rows],
-            areas=np.where(np.isnan(areas), bbox[:, 2] * bbox[:, 3], areas),
+            areas=np.where(np.isnan(areas), _products(bbox), areas),
             bbox=bbox,
             boxes=boxes[rows],
             segmentations=None if texts is None else texts.take(rows),
@@ -264,6 +264,12 @@ class Check:
             _logger.warning(
                 "%s: %d of %d annotations are left out", self.source, num_left_out, listed
             )
+
+
+def _products(bbox: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return width x height, finite also where clipping alone made a bbox usable."""
+    with np.errstate(over="ignore"):
+        return np.minimum(bbox[:, 2] * bbox[:, 3], np.finfo(np.float64).max)
 
 
 def _repeats(ids: Int64) -> Mask:

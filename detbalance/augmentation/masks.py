@@ -144,7 +144,7 @@ def _check(part: object, height: int, width: int) -> NDArray[Any]:
         _NoMask: if it cannot.
     """
     if not isinstance(part, Mapping):
-        points = _numbers(part)
+        points = _numbers(part).astype(np.float64)  # the least int64 has no absolute value
         if len(points) < 6 or len(points) % 2:
             raise _NoMask(f"has a polygon of {len(points)} numbers, not x, y of 3 corners or more")
         if not (np.abs(points) < _FARTHEST).all():  # NaN included
