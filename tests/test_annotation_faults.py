@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from detbalance.annotations import (
     load_annotations,
     repeated_boxes,
 )
+from detbalance.cli import main
+from detbalance.duplicates import find_duplicates
 from detbalance.images import check_images
 
 
@@ -196,6 +200,7 @@ def test_a_name_outside_the_image_folder_is_noted_and_never_opened(load, bad, ke
         ValueError, match=r"image 2 has the file_name .*points outside the image fol"
     ):
         loaded.image_path(1, tmp_path)
+    assert loaded.file_name(1) in find_duplicates(loaded, tmp_path, near=None).unreadable
     assert check_images(loaded, tmp_path)[loaded.file_name(1)] == "points outside the image folder"
 
 
@@ -350,6 +355,40 @@ def test_no_annotation_left_stops_with_the_fault(load, kind):
 
 def test_a_file_without_annotations_has_images_of_background(load):
     assert load(document()).num_annotations == 0
+
+
+@pytest.mark.parametrize("command", ["plan", "split", "report", "compare"])
+@pytest.mark.parametrize("drop", [[], ["--drop-invalid"]])
+def test_every_command_stops_where_no_annotation_is_left(tmp_path, capsys, command, drop):
+    paths = [tmp_path / name for name in ("train.json", "results.json", "parts")]
+    paths[0].write_text(json.dumps(document([box(1, bbox={"x": 1}), box(2, bbox=[1, 2, 3])])))
+    paths[1].write_text(json.dumps([box(1, score=0.5)]))
+    arguments = {
+        "plan": paths[:1],
+        "split": [paths[0], "--output", paths[2], *drop],
+        "report": [*paths[:2], *drop],
+        "compare": [paths[1], paths[1], "--annotations", paths[0], *drop],
+    }
+    with pytest.raises(SystemExit) as stopped:
+        main([command, *map(str, arguments[command])])
+    assert stopped.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert 'train.json: "annotations" has no entry left, because 2 annotations have' in shown.err
+    assert not paths[2].exists()
+
+
+def test_a_file_that_is_read_twice_has_its_notes_printed_once(tmp_path):
+    path, results = tmp_path / "train.json", tmp_path / "results.json"
+    path.write_text(json.dumps(document([box(1, area=-1), box(2, image_id=2, category_id=9)])))
+    results.write_text(json.dumps([{**box(1, score=0.5), "image_id": "1"}]))
+    script = "import sys; from detbalance.cli import main; main(sys.argv[1:])"
+    arguments = ["report", path, results, "--train", path, "--bootstrap", "0"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.count("has an area that is not a number >= 0") == 1
+    assert done.stderr.count("1 of 1 detections have an image_id as text") == 1
 
 
 def test_how_much_is_left_out_is_told(load, caplog):

@@ -14,10 +14,20 @@ from detbalance.installation import needs
 class _StderrHandler(logging.Handler):
     """Writes to what sys.stderr is at the moment, which a progress bar puts itself in front of."""
 
+    def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
+        """Pass a note on a data file once, however often a command reads the file."""
+        if record.name.startswith(("detbalance.annotations", "detbalance.predictions")):
+            line = record.getMessage()
+            if line in _said:
+                return False
+            _said.add(line)
+        return super().filter(record)
+
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(self.format(record) + "\n")
 
 
+_said: set[str] = set()  # notes on data files, in this run
 # Which extra brings the libraries of a command.
 _EXTRA = {
     "train": "train",
@@ -46,6 +56,7 @@ def run(cli: click.Group, arguments: Sequence[str] | None = None) -> None:
         cli: the group of all commands.
         arguments: of the command line; those of this process if not given.
     """
+    _said.clear()
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_StderrHandler()])
     for noisy in ("timm", "httpx", "matplotlib", "absl"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
