@@ -14,14 +14,14 @@ from detbalance.installation import needs
 class _StderrHandler(logging.Handler):
     """Writes to what sys.stderr is at the moment, which a progress bar puts itself in front of."""
 
-    def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
+    def filter(self, record: logging.LogRecord) -> bool:
         """Pass a note on a data file once, however often a command reads the file."""
         if record.name.startswith(("detbalance.annotations", "detbalance.predictions")):
             line = record.getMessage()
             if line in _said:
                 return False
             _said.add(line)
-        return super().filter(record)
+        return bool(super().filter(record))
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(self.format(record) + "\n")
