@@ -45,8 +45,11 @@ class Frequency(ReadOnlyArrays):
 class Groups(ReadOnlyArrays):
     """The classes in three groups by how many training images show them.
 
+    A class without training boxes is in none of them: it is not rare but never learnt.
+
     Attributes:
-        of_class: int64 [C], 0 rare, 1 common, 2 frequent; -1 for background.
+        of_class: int64 [C], 0 rare, 1 common, 2 frequent; -1 for background and for classes without
+            a training image.
         rule: the limits in words, to be printed beside every figure of a group.
         names: the groups, rarest first.
     """
@@ -56,7 +59,7 @@ class Groups(ReadOnlyArrays):
     names: tuple[str, str, str] = ("rare", "common", "frequent")
 
     def group(self, label: int) -> str | None:
-        """Return the group of a label (1..K), None for background.
+        """Return the group of a label (1..K), None where `of_class` is -1.
 
         Raises:
             ValueError: if the label is not in 0..K.
@@ -158,13 +161,14 @@ def frequency_groups(
 ) -> Groups:
     """Put each class into rare, common or frequent by its number of training images.
 
-    By limits (a, b): rare up to a images, common up to b, frequent above. By quantiles (p, q): the
+    Classes without a training image are not ranked and belong to no group. By limits (a, b): rare up to a images, common up to b, frequent above. By quantiles (p, q): the
     classes are ranked by image count; rare is the lower share p of them, frequent what lies above
     the share q. Classes with equal counts share their mean rank, so they share a group, and the
     largest count is always frequent: equal counts everywhere are all frequent.
 
-    The default is the limits of LVIS, (10, 100), for sets of 300 categories or more, and thirds of
-    the classes for smaller ones, whose classes would nearly all be frequent by those limits.
+    The default is the limits of LVIS, (10, 100), for sets with 300 classes to rank or more, and
+    thirds of the classes for smaller ones, whose classes would nearly all be frequent by those
+    limits.
 
     Args:
         frequency: counts of the training file.
@@ -188,25 +192,25 @@ def frequency_groups(
         train images, cut at 1/3 and 2/3)
 
     Source: Gupta et al., LVIS, 2019, arXiv:1908.03195, section 3; the limits (1-10, 11-100, more
-    than 100) are those of the published category table. Differs: quantiles for small sets, and
-    a class without any image is rare.
+    than 100) are those of the published category table. Differs: quantiles for small sets.
     """
     if limits is not None and quantiles is not None:
         raise ValueError(
             f"frequency_groups(): limits {limits} and quantiles {quantiles} are both given. "
             "Give one of them."
         )
-    counts = frequency.image_counts[1:]
+    ranked = frequency.image_counts > 0
+    counts = frequency.image_counts[ranked]
     if limits is None and quantiles is None:
-        large = frequency.categories.num_categories >= LVIS_SIZED
-        limits, quantiles = (LVIS_LIMITS, None) if large else (None, THIRDS)
+        limits, quantiles = (LVIS_LIMITS, None) if len(counts) >= LVIS_SIZED else (None, THIRDS)
+    of_class = np.full(len(ranked), -1, dtype=np.int64)
     if limits is not None:
         low, high = limits
         if not 0 <= low < high:
             raise ValueError(
                 f"frequency_groups(): limits are {limits}. Expected two image counts a < b, a >= 0."
             )
-        of_class = np.searchsorted([low, high], counts, side="left")
+        of_class[ranked] = np.searchsorted([low, high], counts, side="left")
         name = " (LVIS limits)" if (low, high) == LVIS_LIMITS else ""
         rule = (
             f"rare: up to {low} train images, common: {low + 1}-{high}, frequent: more than {high}"
@@ -214,16 +218,21 @@ def frequency_groups(
         )
     else:
         assert quantiles is not None
-        of_class = _by_rank(counts, quantiles)
-        spans = [_span(counts[of_class == group]) for group in range(3)]
+        groups = of_class[ranked] = _by_rank(counts, quantiles)
+        spans = [_span(counts[groups == group]) for group in range(3)]
+        unit = {"no class": "", "1": " train image"}.get(spans[0], " train images")
         cuts = " and ".join(
             {THIRDS[0]: "1/3", THIRDS[1]: "2/3"}.get(q, f"{q:g}") for q in quantiles
         )
+        classes = "1 class" if len(counts) == 1 else f"{len(counts)} classes"
         rule = (
-            f"rare: {spans[0]} train images, common: {spans[1]}, frequent: {spans[2]} "
-            f"({len(counts)} classes of {frequency.source} ranked by train images, cut at {cuts})"
+            f"rare: {spans[0]}{unit}, common: {spans[1]}, frequent: {spans[2]}"
+            f" ({classes} of {frequency.source} ranked by train images, cut at {cuts})"
         )
-    return Groups(np.concatenate([[-1], of_class]).astype(np.int64), rule)
+    absent = len(ranked) - 1 - len(counts)
+    if absent:
+        rule += f"; {absent} without train boxes in no group"
+    return Groups(of_class, rule)
 
 
 def _by_rank(counts: Int64, quantiles: tuple[float, float]) -> Int64:

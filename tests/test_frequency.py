@@ -72,11 +72,11 @@ def test_class_frequency_leaves_crowd_out_and_keeps_absent_classes(tmp_path):
 
 
 def test_limits_are_those_of_lvis_at_their_edges():
-    counts = [0, 1, 10, 11, 100, 101]
-    expected = ["rare"] * 3 + ["common"] * 2 + ["frequent"]
+    counts = [1, 10, 11, 100, 101]
+    expected = ["rare"] * 2 + ["common"] * 2 + ["frequent"]
     assert groups_of(counts, limits=(10, 100)) == expected
     filled = counts + [5] * (LVIS_SIZED - len(counts))
-    assert groups_of(filled)[:6] == expected
+    assert groups_of(filled)[:5] == expected
     assert frequency_groups(made(filled)).rule == (
         "rare: up to 10 train images, common: 11-100, frequent: more than 100 (LVIS limits), "
         "counted in train.json"
@@ -99,7 +99,7 @@ def test_small_sets_are_cut_into_thirds():
 def test_quantiles_are_settable_and_an_empty_group_is_said_to_be_empty():
     groups = frequency_groups(made([1, 2, 3, 4]), quantiles=(0.1, 0.2))
     assert groups.of_class.tolist() == [-1, 1, 2, 2, 2]
-    assert groups.rule.startswith("rare: no class train images, common: 1, frequent: 2-4")
+    assert groups.rule.startswith("rare: no class, common: 1, frequent: 2-4")
     assert groups.rule.endswith("cut at 0.1 and 0.2)")
 
 
@@ -109,11 +109,34 @@ def test_groups_follow_the_counts(counts):
     assert of_class[0] == -1
     order = np.argsort(counts)
     assert (np.diff(of_class[1:][order]) >= 0).all()
+    if not any(counts):
+        assert (of_class == -1).all()
+        return
     for count in set(counts):
         assert len({g for g, n in zip(of_class[1:], counts, strict=True) if n == count}) == 1
     assert of_class[1 + int(np.argmax(counts))] == 2
     if len(set(counts)) == 1:
         assert set(groups_of(counts)) == {"frequent"}
+
+
+@given(
+    st.lists(st.integers(0, 120), min_size=1, max_size=20),
+    st.sampled_from([{}, {"limits": (2, 9)}, {"quantiles": (0.2, 0.7)}]),
+)
+def test_classes_without_boxes_are_in_no_group_and_move_no_other(counts, options):
+    present = [count for count in counts if count]
+    ranked = iter(groups_of(present, **options) if present else [])
+    assert groups_of(counts, **options) == [next(ranked) if n else None for n in counts]
+    rule = frequency_groups(made(counts), **options).rule
+    absent = counts.count(0)
+    assert (f"; {absent} without train boxes in no group" in rule) == bool(absent)
+
+
+def test_a_long_list_of_categories_makes_no_long_tail():
+    counts = [3, 40, 500] + [0] * LVIS_SIZED
+    assert groups_of(counts)[:3] == ["rare", "common", "frequent"]
+    rule = frequency_groups(made([0, 1, 8])).rule
+    assert rule.startswith("rare: 1 train image, common: no class, frequent: 8 (2 classes of")
 
 
 def test_group_of_background_and_unknown_labels():

@@ -96,7 +96,7 @@ def wanted_labels(
     """
     if classes is None:
         groups = frequency_groups(frequency)
-        grouped = (groups.of_class >= 0) & (groups.of_class < groups.names.index("frequent"))
+        grouped = groups.of_class < groups.names.index("frequent")
         has_donors = frequency.image_counts > 0
         has_donors[np.asarray(elsewhere, np.int64)] = True
         wanted = np.flatnonzero(grouped & has_donors)

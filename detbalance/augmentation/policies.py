@@ -83,7 +83,8 @@ class GroupPolicy:
         if preset is not None and preset not in PRESETS:
             raise ValueError(f'GroupPolicy: preset is "{preset}". Known: {_known(preset, PRESETS)}')
         groups = frequency_groups(class_frequency(annotations))
-        self.groups = groups.of_class
+        # What has no training box (it may be pasted) is treated like what is rarest.
+        self.groups = np.maximum(groups.of_class, 0)
         self.names = groups.names
         self.preset = preset
         self.strength = dict(zip(groups.names, STRENGTH, strict=True))
