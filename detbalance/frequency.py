@@ -40,6 +40,16 @@ class Frequency(ReadOnlyArrays):
     instance_counts: Int64
     source: str
 
+    @property
+    def super_categories(self) -> tuple[str, ...]:
+        """Names of the categories without a box that are only the supercategory of others."""
+        parents = set(self.categories.parents)
+        names = self.categories.names
+        counts = self.instance_counts[1:].tolist()
+        return tuple(
+            n for n, boxes in zip(names, counts, strict=True) if not boxes and n in parents
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Groups(ReadOnlyArrays):
@@ -161,10 +171,11 @@ def frequency_groups(
 ) -> Groups:
     """Put each class into rare, common or frequent by its number of training images.
 
-    Classes without a training image are not ranked and belong to no group. By limits (a, b): rare up to a images, common up to b, frequent above. By quantiles (p, q): the
-    classes are ranked by image count; rare is the lower share p of them, frequent what lies above
-    the share q. Classes with equal counts share their mean rank, so they share a group, and the
-    largest count is always frequent: equal counts everywhere are all frequent.
+    Classes without a training image are not ranked and belong to no group. By limits (a, b): rare
+    up to a images, common up to b, frequent above. By quantiles (p, q): the classes are ranked by
+    image count; rare is the lower share p of them, frequent what lies above the share q. Classes
+    with equal counts share their mean rank, so they share a group, and the largest count is always
+    frequent: equal counts everywhere are all frequent.
 
     The default is the limits of LVIS, (10, 100), for sets with 300 classes to rank or more, and
     thirds of the classes for smaller ones, whose classes would nearly all be frequent by those

@@ -71,6 +71,33 @@ def test_class_frequency_leaves_crowd_out_and_keeps_absent_classes(tmp_path):
         frequency.image_counts[0] = 1
 
 
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_category_that_only_stands_above_others_is_known(tmp_path, sound):
+    """Tools for export put their project's name in front, as the supercategory of all classes."""
+    above = {1: "none", 2: "parts", 3: "bolt", 4: "odd", 5: "bolt", 6: 7 if sound else ["x"]}
+    names = {1: "parts", 2: "bolt", 3: "odd", 4: "odder", 5: "bolt head", 6: "none"}
+    path = tmp_path / "train.json"
+    document = {
+        "images": [{"id": 1}],
+        "categories": [
+            {"id": i, "name": name, "supercategory": above[i]} for i, name in names.items()
+        ],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": c, "bbox": [0, 0, 1, 1]}
+            for i, c in enumerate((2, 4, 5, 6 if sound else 99))
+        ],
+    }
+    document["categories"].append({"id": 7, "name": "person", "supercategory": "person"})
+    path.write_text(json.dumps(document))
+    annotations = load_annotations(path, drop_invalid=True)
+    expected = ("parts", "odd") if sound else ("parts", "odd", "none")
+    assert class_frequency(annotations).super_categories == expected
+    assert annotations.select(["parts", "bolt"]).categories.parents
+    assert annotations.categories == Categories(
+        annotations.categories.ids, (*names.values(), "person")
+    )
+
+
 def test_limits_are_those_of_lvis_at_their_edges():
     counts = [1, 10, 11, 100, 101]
     expected = ["rare"] * 2 + ["common"] * 2 + ["frequent"]

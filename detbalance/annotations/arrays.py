@@ -167,6 +167,7 @@ class Annotations(ReadOnlyArrays):
             ids=tuple(self.categories.ids[i - 1] for i in old_labels),
             names=tuple(self.categories.names[i - 1] for i in old_labels),
             frequency=None if tags is None else tuple(tags[i - 1] for i in old_labels),
+            parents=self.categories.parents,
         )
         relabelled = dataclasses.replace(
             self,

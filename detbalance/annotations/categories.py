@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ class Categories:
         ids: category_id of each class in the file, strictly ascending, gaps allowed.
         names: name of each class, all different.
         frequency: "r", "c" or "f" of each class where the file has LVIS tags, else None.
+        parents: names of the classes that others of the file have as their supercategory.
 
     Example:
         >>> categories = Categories(ids=(0, 7), names=("cat", "owl"))
@@ -34,6 +35,7 @@ class Categories:
     ids: tuple[int, ...]
     names: tuple[str, ...]
     frequency: tuple[str, ...] | None = None
+    parents: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.ids):

@@ -118,10 +118,13 @@ class Check:
         keep = np.flatnonzero(~double_id & ~double_name)
         keep = keep[np.argsort(ids[keep])]
         tags = columns.frequency
+        above = zip(names, columns.supercategories, strict=True)
+        parents = {p for name, p in above if isinstance(p, str) and p != name}
         return Categories(
             ids=tuple(ids[keep].tolist()),
             names=tuple(names[row] for row in keep),
             frequency=None if tags is None else tuple(tags[row] for row in keep),
+            parents=tuple(names[row] for row in keep if names[row] in parents),
         )
 
     def _images(self) -> Mask:

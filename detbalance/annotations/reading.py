@@ -34,6 +34,7 @@ class Columns:
     category_ids: npt.NDArray[np.int64]
     category_names: list[str]
     frequency: list[str] | None
+    supercategories: list[object]
     annotation_ids: npt.NDArray[np.int64]
     annotation_images: npt.NDArray[np.int64]
     annotation_categories: npt.NDArray[np.int64]
@@ -65,6 +66,7 @@ class _Category(msgspec.Struct, gc=False):
     id: int
     name: str
     frequency: str | None = None
+    supercategory: Any = None
 
 
 class _File(msgspec.Struct, gc=False):
@@ -109,6 +111,7 @@ def _columns(file: _File, notes: dict[str, Any]) -> Columns | None:
         category_ids=column((c.id for c in categories), len(categories), np.int64),
         category_names=[c.name for c in categories],
         frequency=tags_of([c.frequency for c in categories]),
+        supercategories=[c.supercategory for c in categories],
         annotation_ids=notes["id"],
         annotation_images=notes["image_id"],
         annotation_categories=notes["category_id"],

@@ -48,6 +48,7 @@ def read_tolerant(document: object, source: str, ledger: Ledger, *, segmentation
         category_ids=column((c["id"] for c in categories), len(categories), np.int64),
         category_names=[c["name"] for c in categories],
         frequency=tags_of([c["frequency"] for c in categories]),
+        supercategories=[c["supercategory"] for c in categories],
         annotation_ids=column((a["id"] or 0 for a in notes), len(notes), np.int64),
         annotation_images=column((a["image_id"] for a in notes), len(notes), np.int64),
         annotation_categories=column((a["category_id"] for a in notes), len(notes), np.int64),
@@ -209,8 +210,8 @@ def _categories(entries: list[Any], ledger: Ledger, refused: set[int]) -> Iterat
             ledger.add("category name", f"category {category_id}, name {show(entry.get('name'))}")
             refused.add(category_id)
         else:
-            tag = entry.get("frequency")
-            yield {"id": category_id, "name": entry["name"], "frequency": tag}
+            tags = {key: entry.get(key) for key in ("frequency", "supercategory")}
+            yield {"id": category_id, "name": entry["name"], **tags}
 
 
 def _annotations(
