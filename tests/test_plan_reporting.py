@@ -113,7 +113,7 @@ def test_every_class_is_a_row_with_its_figures(plan):
         cells = next(line for line in table if line.startswith(row.name)).split()
         known = "-" if math.isnan(row.half_width) else f"{row.half_width:.2f}".lstrip("0")
         size, mix = ("-", "-") if not row.boxes else (f"{row.median_size:.0f}", cells[5])
-        expected = [row.name, row.group, str(row.images), str(row.boxes), size, mix]
+        expected = [row.name, row.group or "-", str(row.images), str(row.boxes), size, mix]
         assert cells == [*expected, str(row.val_images), str(row.val_boxes), known]
     snow = next(line for line in table if line.startswith("snow")).split()
     assert snow[5] == "100/0/0"

@@ -63,6 +63,8 @@ def class_rows(
     beside = companions(held)
     reference_boxes = boxes_beside(held, _reference(held))
     val_counts = _counts_by_name(val)
+    above = class_frequency(train).super_categories
+    crowd = np.bincount(train.labels[train.is_crowd], minlength=categories.num_classes)
     rows = []
     for label in range(1, categories.num_classes):
         name = categories.name(label)
@@ -73,7 +75,7 @@ def class_rows(
             ClassPlan(
                 name=name,
                 category_id=categories.ids[label - 1],
-                group=groups.group(label) or "",
+                group=groups.group(label),
                 images=int(held.image_counts[label]),
                 boxes=int(held.instance_counts[label]),
                 median_size=float(sizes.median[label]),
@@ -87,6 +89,8 @@ def class_rows(
                 val_boxes=val_boxes,
                 half_width=math.nan if not val_boxes else wilson_half_width(val_boxes),
                 val_boxes_missing=None if val_boxes is None else _missing(val_boxes),
+                crowd_boxes=int(crowd[label]),
+                is_super_category=name in above,
             )
         )
     order = sorted(range(len(rows)), key=lambda i: (rows[i].boxes, rows[i].images))

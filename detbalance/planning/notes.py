@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from detbalance.annotations.categories import shorten
 from detbalance.planning.classes import FEW_VAL_BOXES, WANTED_HALF_WIDTH
-from detbalance.planning.plan import ClassPlan, FileSummary, Setting
+from detbalance.planning.plan import ClassPlan, FileSummary, Setting, counted
 from detbalance.planning.recommendation import KEPT_VARIETY
 from detbalance.planning.settings import LARGEST_REPEAT, LVIS_DEFAULT, LVIS_THRESHOLD
 
@@ -24,7 +24,15 @@ def class_notes(
 ) -> tuple[str, ...]:
     """Say what the counts mean for training and for measuring."""
     notes = []
-    absent = [row.name for row in classes if not row.boxes]
+    above = [row.name for row in classes if row.is_super_category]
+    if above:
+        notes.append(
+            f"{_classes(above, 'is', 'are')} only the supercategory of others, without a box: no"
+            " class of the data, and in no group. Exports put such a category in front."
+        )
+    absent = [
+        row.name for row in classes if not (row.boxes or row.is_super_category or row.is_crowd_only)
+    ]
     if absent:
         notes.append(
             f"{_classes(absent, 'has', 'have')} no box in {train.source}: no sampling can show"
@@ -36,7 +44,8 @@ def class_notes(
             f"{_classes(few, 'is', 'are')} in fewer than {FEW_IMAGES} train images: however often"
             " these are drawn, they are the same pictures. Label more, if you can."
         )
-    if train.background_share >= MUCH_BACKGROUND and train.boxes:
+    crowded = any(row.is_crowd_only for row in classes)
+    if train.background_share >= MUCH_BACKGROUND and train.boxes and not crowded:
         notes.append(
             f"{train.background_share:.0%} of the train images show no box. To draw fewer of them,"
             " use method background with the share that you want."
@@ -63,8 +72,9 @@ def _val_notes(
         notes.append(
             f"{_classes(names, 'has', 'have')} fewer than {FEW_VAL_BOXES} val boxes, too few to"
             f" measure: recall of {worst.name} will be known to +-{worst.half_width:.2f}. Compare"
-            f" models by means over the group and several seeds; {worst.val_boxes_missing} boxes"
-            f" more of {worst.name} would give +-{WANTED_HALF_WIDTH:.2f}."
+            f" models by means over the group and several seeds;"
+            f" {counted(worst.val_boxes_missing or 0, 'box', 'boxes')} more of {worst.name} would"
+            f" give +-{WANTED_HALF_WIDTH:.2f}."
         )
     if unknown_to_train:
         notes.append(
@@ -105,8 +115,8 @@ def setting_notes(
         if setting.least_boxes < 0.99 * settings[0].least_boxes:
             notes.append(
                 f"{setting.name} shows the least shown class less than no sampling does"
-                f" ({setting.least_boxes:,.0f} boxes in {train.images:,} drawn images instead of"
-                f" {settings[0].least_boxes:,.0f}): it prefers images with few boxes."
+                f" ({counted(setting.least_boxes, 'box', 'boxes')} in {train.images:,} drawn images"
+                f" instead of {settings[0].least_boxes:,.0f}): it prefers images with few boxes."
             )
     setting = by_name[chosen]
     if setting.seldom_images:

@@ -13,7 +13,7 @@ Undefined numbers are null. Crowd regions are neither images nor boxes of a clas
     group_rule  the limits of rare, common, frequent in words
     target_length   images per epoch that the compared settings were fitted to
     classes   list, rarest first: by boxes, then images. Each entry:
-        name, category_id, group     group is "rare", "common" or "frequent"
+        name, category_id, group     group is "rare", "common" or "frequent", null without boxes
         images, boxes                in the training file
         median_size                  median of sqrt(width x height) in pixels
         small, medium, large         shares of the boxes by annotated area: below 32^2, up to 96^2,
@@ -23,6 +23,8 @@ Undefined numbers are null. Crowd regions are neither images nor boxes of a clas
         val_images, val_boxes        null without a validation file
         half_width                   half the 95 % interval of a recall of 0.5 measured on val_boxes
         val_boxes_missing            boxes more in val that give +-0.10
+        crowd_boxes                  crowd regions of the class in the training file
+        is_super_category            whether it is only the supercategory of others
     settings  list; the first is "none". Each entry:
         name, config                 config is the `sampling` section of a training configuration
         epoch_length, relative_length   expected images per epoch, and over the images of the file
@@ -81,7 +83,7 @@ class ClassPlan:
 
     name: str
     category_id: int
-    group: str
+    group: str | None
     images: int
     boxes: int
     median_size: float
@@ -95,6 +97,13 @@ class ClassPlan:
     val_boxes: int | None
     half_width: float
     val_boxes_missing: int | None
+    crowd_boxes: int = 0
+    is_super_category: bool = False
+
+    @property
+    def is_crowd_only(self) -> bool:
+        """Whether every annotation of the class is a crowd region."""
+        return not self.boxes and self.crowd_boxes > 0
 
 
 @dataclass(frozen=True)
@@ -217,6 +226,18 @@ class Plan:
                 f"{where}: not a valid {SCHEMA} plan: {error}. "
                 "Expected the fields that detbalance.planning.plan lists. Write it again."
             ) from error
+
+
+def counted(number: float, one: str, several: str | None = None) -> str:
+    """A number with its noun: "1 box", "1,200 boxes", "8.5 boxes".
+
+    Example:
+        >>> counted(1, "image"), counted(1.02, "box", "boxes"), counted(2.5, "box", "boxes")
+        ('1 image', '1 box', '2.5 boxes')
+    """
+    few = isinstance(number, float) and number < 10
+    text = f"{number:.1f}".removesuffix(".0") if few else f"{number:,.0f}"
+    return f"{text} {one if text == '1' else several or f'{one}s'}"
 
 
 def load_plan(path: str | Path) -> Plan:

@@ -6,14 +6,15 @@ The rule, in the order of its questions:
 2. Is anything rare? Not where most and fewest boxes of a class, and images of a class, are less
    than `BALANCED` times apart. If every class also has `ENOUGH_BOXES` boxes, train plainly; if one
    has not, it is the number of boxes that is small, not their share: paste them, label more.
-3. Does sampling help? What counts is how many boxes of the least shown class equally many drawn
-   images show. (Not the realised max/min alone: images with few boxes lower that too, and then
-   every class is shown less.) Settings may be chosen (`CHOICES`) that draw no image more than
-   `LARGEST_REPEAT` times an epoch and keep `KEPT_VARIETY` of the images' variety. If none of them
-   shows `WORTH` times as much as plain training, every image of a rare class holds others or there
-   are too few: train without sampling.
-4. Otherwise take the simplest of them that shows the least shown class as often as the best one
-   does, less `WORTH`: repeat factors, then instance-aware ones, then ones solved for the square
+3. Does sampling help? Settings may be chosen (`CHOICES`) that draw no image more than
+   `LARGEST_REPEAT` times an epoch and keep `KEPT_VARIETY` of the images' variety. One is worth it
+   if equally many drawn images show `WORTH` times as many boxes of the least shown class as plain
+   training, and max/min falls by as much: by max/min alone, images with few boxes would do, and
+   every class be shown less; by the boxes alone, a class that comes with every image stays as far
+   ahead. If none is, every image of a rare class holds others or there are too few: train without
+   sampling.
+4. Otherwise take the simplest one worth it that shows the least shown class as often as the best
+   one does, less `WORTH`: repeat factors, then instance-aware ones, then ones solved for the square
    root of the imbalance. Compared but not chosen: class-aware sampling, which repeats the few
    images of a rare class without a limit, and factors solved for equal classes, which cost the
    frequent classes of our digits more than they brought the rare ones.
@@ -35,7 +36,14 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from detbalance.planning.plan import ClassPlan, FileSummary, Recommendation, Setting
+from detbalance.annotations.categories import shorten
+from detbalance.planning.plan import (
+    ClassPlan,
+    FileSummary,
+    Recommendation,
+    Setting,
+    counted,
+)
 from detbalance.planning.settings import LARGEST_REPEAT, SOLVE_HALF
 
 BALANCED = 3.0
@@ -46,6 +54,7 @@ KEPT_VARIETY = 1 / 3
 CHOICES = ("repeat_factor", "instance_aware", SOLVE_HALF)
 # Paste leaves out boxes that are smaller, and this is its own default.
 SMALLEST_DONOR = 8.0
+CROWD_ADVICE = "Set iscrowd to 0 for annotations of single objects, masks too."
 PASTE_PROBABILITY = 0.5
 
 
@@ -69,7 +78,7 @@ def recommend(
     """
     present = [row for row in classes if row.boxes]
     if len(present) < 2 or train.images == 1:
-        return _plain("nothing to balance", _nothing_to_balance(train, present))
+        return _plain("nothing to balance", _nothing_to_balance(train, classes))
     rarest, most = present[0], present[-1]
     if _is_balanced(present):
         if rarest.boxes >= ENOUGH_BOXES:
@@ -88,45 +97,91 @@ def recommend(
         )
     none, paste = settings[0], _paste(present, pasted_by_default)
     choices = [setting for name in CHOICES for setting in settings if _may_be(name, setting, train)]
-    best = max((setting.least_boxes for setting in choices), default=0.0)
-    rarity = f"{rarest.name} has {rarest.boxes:,} boxes beside {most.boxes:,} of {most.name}"
-    if best < WORTH * none.least_boxes:
-        adding = "Paste adds" if paste else "If it is missed after training, let paste add"
+    few = counted(rarest.boxes, "box", "boxes")
+    rarity = f"{rarest.name} has {few} beside {most.boxes:,} of {most.name}"
+    worth = [setting for setting in choices if _is_worth_it(setting, none)]
+    if not worth:
         return _plain(
             "sampling cannot help",
-            f"{rarity}, but sampling changes little: {train.images:,} drawn images can show"
-            f" {_boxes(best)} boxes of the least shown class instead of {_boxes(none.least_boxes)}."
-            f" Images of {rarest.name} also hold {rarest.reference_boxes:.1f} boxes of {most.name}"
-            f" on average. {adding} boxes of {rarest.name} alone.",
+            f"{rarity}, but sampling changes little: {_at_best(choices, none, train)}"
+            f" {_never_alone(present)}Images of {rarest.name} also hold"
+            f" {rarest.reference_boxes:.1f} boxes of {most.name} on average."
+            f" {_what_remains(rarest, paste)}",
             paste,
         )
-    chosen = next(setting for setting in choices if setting.least_boxes * WORTH >= best)
+    best = max(setting.least_boxes for setting in worth)
+    chosen = next(setting for setting in worth if setting.least_boxes * WORTH >= best)
     reason = (
         f"{rarity}; with {chosen.name}, {train.images:,} drawn images show at least"
-        f" {_boxes(chosen.least_boxes)} boxes of every class instead of"
+        f" {counted(chosen.least_boxes, 'box', 'boxes')} of every class instead of"
         f" {_boxes(none.least_boxes)}, and the most shown class comes {_times(chosen.max_min)}"
         f" times as often as the least shown one instead of {_times(none.max_min)} times"
     )
-    if chosen is not choices[0]:
+    if chosen is not choices[0] and choices[0].least_boxes * WORTH < best:
         simpler = choices[0]
-        reason += f" (the simpler {simpler.name}: {_boxes(simpler.least_boxes)} boxes)"
+        reason += f" (the simpler {simpler.name}: {counted(simpler.least_boxes, 'box', 'boxes')})"
     if paste:
         reason += f"; paste adds boxes where there are fewer than {ENOUGH_BOXES}"
     config = {"sampling": chosen.config, **_augmentation(paste)}
     return Recommendation(chosen.name, "balance", f"{reason}.", config, yaml_text(config))
 
 
-def _nothing_to_balance(train: FileSummary, present: Sequence[ClassPlan]) -> str:
-    if not present:
+def _nothing_to_balance(train: FileSummary, classes: Sequence[ClassPlan]) -> str:
+    if not train.boxes and train.crowd_boxes:
+        return f"{train.source} has only crowd regions, which count as no boxes. {CROWD_ADVICE}"
+    if not train.boxes:
         return f"{train.source} has no box: every image is background. There is nothing to learn."
     if train.images == 1:
         return f"{train.source} has one image: whatever the sampling, it is drawn."
-    return f"Only {present[0].name} has boxes: with one class there is nothing to balance."
+    (only,) = (row.name for row in classes if row.boxes)
+    crowded = [row.name for row in classes if row.is_crowd_only]
+    if crowded:
+        return (
+            f"All annotations of {shorten(crowded)} are crowd regions, which leaves {only} alone to"
+            f" count. {CROWD_ADVICE}"
+        )
+    return f"Only {only} has boxes: with one class there is nothing to balance."
 
 
 def _is_balanced(present: Sequence[ClassPlan]) -> bool:
     boxes, images = [row.boxes for row in present], [row.images for row in present]
     return all(max(counts) < BALANCED * min(counts) for counts in (boxes, images))
+
+
+def _is_worth_it(setting: Setting, none: Setting) -> bool:
+    """Whether it changes enough, both for the least shown class and between it and the most."""
+    return (
+        setting.least_boxes >= WORTH * none.least_boxes and setting.max_min * WORTH <= none.max_min
+    )
+
+
+def _at_best(choices: Sequence[Setting], none: Setting, train: FileSummary) -> str:
+    """What sampling can do, where that is too little."""
+    best = max((setting.least_boxes for setting in choices), default=none.least_boxes)
+    max_min = min((setting.max_min for setting in choices), default=none.max_min)
+    shown = counted(max(best, none.least_boxes), "box", "boxes")
+    return (
+        f"{train.images:,} drawn images can show {shown} of the least shown class instead of"
+        f" {_boxes(none.least_boxes)}, or the most shown class {_times(min(max_min, none.max_min))}"
+        f" times as often as the least shown one instead of {_times(none.max_min)} times."
+    )
+
+
+def _never_alone(present: Sequence[ClassPlan]) -> str:
+    """Which rare classes come with another one whenever they come."""
+    rare = [row for row in present if row.group == "rare"]
+    never = [row.name for row in rare if row.companion_images == row.images]
+    if not never:
+        return ""
+    return f"{shorten(never)} {'never comes' if len(never) == 1 else 'never come'} alone. "
+
+
+def _what_remains(rarest: ClassPlan, paste: dict[str, Any]) -> str:
+    adding = "Paste adds" if paste else "If it is missed after training, let paste add"
+    return (
+        f"{adding} boxes of {rarest.name} alone; a loss for rare classes (loss.name:"
+        " equalized_focal) and repair after training (detbalance refit) need no other images."
+    )
 
 
 def _may_be(name: str, setting: Setting, train: FileSummary) -> bool:

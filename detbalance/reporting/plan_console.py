@@ -16,6 +16,7 @@ except ImportError as error:
     raise needs("detbalance.reporting.plan_console", "rich", "plan") from error
 
 from detbalance.planning import ClassPlan, FileSummary, Plan
+from detbalance.planning.plan import counted
 from detbalance.planning.settings import LARGEST_REPEAT
 from detbalance.reporting.cells import GROUP_STYLES, numbers_table
 from detbalance.reporting.console import print_content
@@ -103,15 +104,15 @@ def _header(plan: Plan) -> Table:
 
 def _file(file: FileSummary) -> str:
     parts = [
-        _counted(file.images, "image"),
-        _counted(file.boxes, "box", "boxes"),
-        _counted(file.categories, "class", "classes"),
+        counted(file.images, "image"),
+        counted(file.boxes, "box", "boxes"),
+        counted(file.categories, "class", "classes"),
     ]
     if file.background_images:
-        images = _counted(file.background_images, "image")
+        images = counted(file.background_images, "image")
         parts.append(f"{images} ({_share(file.background_share)}) without boxes")
     if file.crowd_boxes:
-        parts.append(f"{_counted(file.crowd_boxes, 'crowd region')} not counted")
+        parts.append(f"{counted(file.crowd_boxes, 'crowd region')} not counted")
     return f"{file.source}: {', '.join(parts)}"
 
 
@@ -120,9 +121,7 @@ def _findings(plan: Plan) -> list[RenderableType]:
     if not plan.findings:
         return []
     number = len(plan.faults)
-    title = (
-        f"{_counted(number, 'finding')} to look at before training" if number else "Good to know"
-    )
+    title = f"{counted(number, 'finding')} to look at before training" if number else "Good to know"
     lines: list[RenderableType] = [
         Padding(
             Text.assemble(
@@ -153,7 +152,7 @@ def _classes(plan: Plan, rows: Sequence[int], most: int, where: str) -> Table:
         styles = ["bold red" if text == "0" else "" for text in texts]
         return [
             _name(row),
-            Text(row.group, style=GROUP_STYLES[row.group]),
+            Text(row.group or "-", style=GROUP_STYLES.get(row.group or "", "dim")),
             *(Text(text, style=style) for text, style in zip(texts, styles, strict=True)),
         ]
 
@@ -192,7 +191,7 @@ def _shown(plan: Plan, rows: Sequence[int], most: int, where: str) -> Table:
     def cells(row: ClassPlan) -> list[Text]:
         return [
             _name(row),
-            Text(row.group, style=GROUP_STYLES[row.group]),
+            Text(row.group or "-", style=GROUP_STYLES.get(row.group or "", "dim")),
             *(
                 Text(
                     _amount(setting.exposure[place[row.name]] * scale.get(setting.name, math.nan)),
@@ -221,7 +220,7 @@ def _settings(plan: Plan) -> Table:
             f"{setting.epoch_length:,.0f}",
             _ratio(setting.max_min),
             _amount(setting.least_boxes),
-            "/".join(f"{100 * boxes / whole:.2g}" for boxes in groups) if whole else "-",
+            "/".join(f"{_percent(boxes / whole)}" for boxes in groups) if whole else "-",
             f"{setting.largest_repeat:.1f}",
             f"{setting.seldom_images:,}",
             f"{setting.effective_images:,.0f}",
@@ -283,13 +282,14 @@ def _name(row: ClassPlan) -> Text:
     return Text(row.name, no_wrap=True, overflow="ellipsis")
 
 
-def _counted(number: int, one: str, several: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
-
-
 def _share(value: float) -> str:
     """Whole percent, two digits for small shares."""
     return f"{value:.0%}" if value >= 0.1 or value == 0 else f"{100 * value:.1f}%"
+
+
+def _percent(share: float) -> str:
+    """Two digits; `g` alone would write 100 as 1e+02."""
+    return "100" if share >= 0.995 else f"{100 * share:.2g}"
 
 
 def _ratio(value: float) -> str:
