@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,8 @@ Float32 = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
 HASH_BITS = 1024
+# How an export of augmented data names its copies of one picture.
+COPY = re.compile(r"([^/\\]+)\.rf\.\w+\.\w+$")
 _SIDE = 128  # pixels of the thumbnail; its 32 x 32 lowest frequencies give a bit each
 _PLAIN = 1.0  # grey levels; below, the hash is made of rounding errors
 _THREADS = 8
@@ -79,6 +82,23 @@ class Duplicates:
     def num_near(self) -> int:
         """How many of the pairs are the same picture in other bytes."""
         return len(self.pairs) - self.num_identical
+
+
+def sources_of_copies(annotations: Annotations) -> dict[str, list[int]]:
+    """Find the images that are augmented copies by their names, `<source>.rf.<hash>.jpg`.
+
+    Args:
+        annotations: whose file names to look at.
+
+    Returns:
+        The rows of the images by the name of their source, in the order of the images.
+    """
+    rows: dict[str, list[int]] = {}
+    for row in range(annotations.num_images):
+        match = COPY.search(annotations.file_name(row))
+        if match:
+            rows.setdefault(match[1], []).append(row)
+    return rows
 
 
 def find_duplicates(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
 from detbalance.annotations import Annotations
 from detbalance.frequency import class_frequency, frequency_groups
 from detbalance.planning.classes import FEW_VAL_BOXES, class_rows, summarize
+from detbalance.planning.doubts import UNSOUND, copies_in_both, near_names
 from detbalance.planning.findings import file_findings, same_names
 from detbalance.planning.notes import class_notes, setting_notes
 from detbalance.planning.plan import Finding, Plan
 from detbalance.planning.recommendation import recommend
 from detbalance.planning.settings import compare_settings, fitted_length
 from detbalance.sampling import ImageLabels
+
+_FIRST = "Mend the findings above first, the figures are of little worth until then."
 
 
 def make_plan(
@@ -71,6 +75,9 @@ def make_plan(
     names = train.categories.names
     pasted = {name for i, name in enumerate(names, 1) if default_groups.group(i) != "frequent"}
     advice = recommend(train_summary, classes, settings, pasted)
+    findings = _findings(train, val, duplicates)
+    if any(finding.file == train.source and finding.kind in UNSOUND for finding in findings):
+        advice = dataclasses.replace(advice, reason=f"{_FIRST} {advice.reason}")
     present = [row for row in classes if row.boxes]
     few = [row for row in present if 0 < (row.val_boxes or 0) < FEW_VAL_BOXES]
     unknown = () if val is None else tuple(n for n in val.categories.names if n not in names)
@@ -85,7 +92,7 @@ def make_plan(
         classes=classes,
         settings=settings,
         recommendation=advice,
-        findings=_findings(train, val, duplicates),
+        findings=findings,
         absent_in_val=tuple(row.name for row in present if row.val_boxes == 0),
         few_in_val=tuple(row.name for row in few),
         unknown_to_train=unknown,
@@ -114,9 +121,9 @@ def _ratio(counts: Sequence[int]) -> float:
 def _findings(
     train: Annotations, val: Annotations | None, duplicates: Sequence[Finding] | None
 ) -> tuple[Finding, ...]:
-    found = file_findings(train)
+    found = [*file_findings(train), *near_names(train, val)]
     if val is not None:
-        found += file_findings(val)
+        found += [*file_findings(val), *copies_in_both(train, val)]
     if duplicates is not None:
         found += duplicates
     elif val is not None:

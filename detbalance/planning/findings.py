@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detbalance.annotations import Annotations
 from detbalance.duplicates import DuplicatePair, Progress, find_duplicates
+from detbalance.planning.doubts import doubtful
 from detbalance.planning.plan import Finding
 
 _SHOWN = 3  # images that a finding names
@@ -23,7 +24,9 @@ def file_findings(annotations: Annotations) -> list[Finding]:
             is_fault=not fault.is_note,
         )
         for fault in annotations.faults
+        if fault.kind != "crowd only"  # said with what to do by `doubtful`
     ]
+    found += doubtful(annotations)
     listed = [
         key
         for key, lists in (

@@ -157,13 +157,14 @@ def _is_worth_it(setting: Setting, none: Setting) -> bool:
 
 def _at_best(choices: Sequence[Setting], none: Setting, train: FileSummary) -> str:
     """What sampling can do, where that is too little."""
-    best = max((setting.least_boxes for setting in choices), default=none.least_boxes)
-    max_min = min((setting.max_min for setting in choices), default=none.max_min)
-    shown = counted(max(best, none.least_boxes), "box", "boxes")
+    if not choices:
+        return "every setting draws few images over and over."
+    best = max(choices, key=lambda setting: setting.least_boxes)
     return (
-        f"{train.images:,} drawn images can show {shown} of the least shown class instead of"
-        f" {_boxes(none.least_boxes)}, or the most shown class {_times(min(max_min, none.max_min))}"
-        f" times as often as the least shown one instead of {_times(none.max_min)} times."
+        f"with {best.name}, {train.images:,} drawn images show"
+        f" {counted(best.least_boxes, 'box', 'boxes')} of the least shown class instead of"
+        f" {_boxes(none.least_boxes)}, and the most shown class comes {_times(best.max_min)} times"
+        f" as often as the least shown one instead of {_times(none.max_min)} times."
     )
 
 
