@@ -163,6 +163,22 @@ def class_frequency(annotations: Annotations) -> Frequency:
     )
 
 
+def crowd_only(annotations: Annotations) -> dict[str, int]:
+    """Find the classes whose annotations are all crowd regions.
+
+    Args:
+        annotations: of any file.
+
+    Returns:
+        The number of crowd regions of each such class, by its name, in the order of the labels.
+    """
+    size = annotations.categories.num_classes
+    every = np.bincount(annotations.labels, minlength=size)
+    regions = np.bincount(annotations.labels[annotations.is_crowd], minlength=size)
+    only = np.flatnonzero((regions > 0) & (regions == every)).tolist()
+    return {annotations.categories.name(label): int(regions[label]) for label in only}
+
+
 def frequency_groups(
     frequency: Frequency,
     *,

@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "predictions": {"annotations"},
     "frequency": {"annotations"},
     "intervals": set(),
-    "splitting": {"annotations"},
+    "splitting": {"annotations", "frequency", "duplicates"},
     "duplicates": {"annotations", "images"},
     "digits": {"annotations"},
     "sampling": {"annotations", "frequency"},

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from detbalance.annotations import Annotations, load_annotations
-from detbalance.splitting import choosing, split_annotations, write_split
+from detbalance.splitting import choosing, image_groups, split_annotations, write_split
 
 MANY = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -269,7 +269,7 @@ def test_crowd_boxes_show_no_class(tmp_path):
     content["annotations"][3]["iscrowd"] = 1
     split = split_annotations(load(tmp_path, content), val_share=0.4)
     assert split.classes[1].num_groups == 0
-    assert "Without boxes, so on neither side: class 2." in split.notes
+    assert "Crowd regions only (iscrowd 1), which do not count: class 2 (1)." in split.notes[0]
 
 
 def test_what_could_not_be_satisfied_is_said(tmp_path):
@@ -309,6 +309,70 @@ def test_groups_come_from_a_key_or_from_file_names(tmp_path):
     assert groups(re.compile(r"^(day\d)/")) == [0, 1, 2, 0, 1, 2]
     assert groups(re.compile(r"cam\d")) == [0, 0, 0, 1, 1, 1]
     assert groups(re.compile(r"(?:y)(\d)")) == [0, 1, 2, 0, 1, 2]
+
+
+@MANY
+@given(small_sets(), st.data())
+def test_one_file_is_on_one_side_however_it_is_grouped(tmp_path, case, data):
+    labels, sources = case[:2]
+    content = document(labels, sources)
+    size = len(content["images"])
+    names = data.draw(st.lists(st.sampled_from("abcdefgh"), min_size=size, max_size=size))
+    keys = data.draw(st.lists(st.sampled_from("xyzuvw"), min_size=size, max_size=size))
+    for image, name, key in zip(content["images"], names, keys, strict=True):
+        image["file_name"], image["key"] = f"{name}.png", key
+    annotations = load(tmp_path, content)
+    for group_by in (None, "key", re.compile(r"\w")):
+        groups, _ = image_groups(annotations, group_by)
+        # The oracle: spread over shared names and keys until nothing changes.
+        own = names if group_by != "key" else keys
+        mark = list(range(size))
+        while True:
+            least = {}
+            for kind in (names, own):
+                for i, value in enumerate(kind):
+                    least[id(kind), value] = min(mark[i], least.get((id(kind), value), size))
+            new = [
+                min(least[id(names), a], least[id(own), b]) for a, b in zip(names, own, strict=True)
+            ]
+            if new == mark:
+                break
+            mark = new
+        expected = {m: n for n, m in enumerate(dict.fromkeys(mark))}
+        assert groups.tolist() == [expected[m] for m in mark]
+
+
+def test_copies_of_one_picture_stay_together(tmp_path):
+    content = document([[1]] * 30 + [[1, 2]] * 6)
+    for i, image in enumerate(content["images"]):
+        image["file_name"] = f"{'ab'[i % 2]}/p{i // 3}_png.rf.{i:032X}.jpg"
+        image["extra"] = {"name": {"of": f"p{i // 3}"}, "own": str(i)}
+    content["images"][3]["extra.own"] = "0"
+    annotations = load(tmp_path, content)
+    split = split_annotations(annotations)
+    assert split.groups.tolist() == [i // 3 for i in range(36)]
+    assert "36 images are augmented copies (.rf. in their names) of 12 pictures" in split.notes[0]
+    split = split_annotations(annotations, group_by="extra.name.of")
+    assert split.groups.tolist() == [i // 3 for i in range(36)]
+    assert not any(".rf." in note for note in split.notes)
+    # An own key with a dot in it comes first.
+    split = split_annotations(annotations, group_by="extra.own")
+    assert split.groups.tolist() == [0, 1, 2, 0, *range(3, 35)]
+    (note,) = [note for note in split.notes if ".rf." in note]
+    (pattern,) = re.findall("--group-regex '(.*)'", note)
+    split = split_annotations(annotations, group_by=re.compile(pattern))
+    assert split.groups.tolist() == [i // 3 for i in range(36)]
+    with pytest.raises(ValueError, match=r'no "extra\.name\.off"'):
+        split_annotations(annotations, group_by="extra.name.off")
+
+
+def test_crowd_regions_alone_are_said_to_be_that(tmp_path):
+    content = document([[1, 2]] * 8, num_classes=3)
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = int(annotation["category_id"] == 2)
+    notes = split_annotations(load(tmp_path, content)).notes
+    assert notes[0].startswith("Crowd regions only (iscrowd 1), which do not count: class 2 (8).")
+    assert notes[1] == "Without boxes, so on neither side: class 3."
 
 
 def test_groups_follow_images_that_were_left_out_or_selected(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 from rich.box import HORIZONTALS
@@ -46,11 +47,12 @@ def split_command(
     if not console.is_terminal:
         console = Console(width=_WIDE)
     console.print(_table(split))
-    by_group = f", in {split.num_groups} groups" if group_key or group_regex else ""
+    grouped = group_key or group_regex or split.num_groups < len(split.is_val)
+    by_group = f", in {split.num_groups} groups" if grouped else ""
     lines = [
         *(f"Note: {note}" for note in split.notes),
-        f"Written: {train_path} ({split.train.num_images} images), {val_path}"
-        f" ({split.val.num_images} images){by_group}",
+        f"Written: {train_path} ({_counted(split.train.num_images, 'image')}), {val_path}"
+        f" ({_counted(split.val.num_images, 'image')}){by_group}",
     ]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -58,8 +60,10 @@ def split_command(
 
 def _pattern(regex: str) -> re.Pattern[str]:
     try:
-        return re.compile(regex)
-    except re.error as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a later Python may read otherwise
+            return re.compile(regex)
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(
             f'--group-regex: "{regex}" is no regular expression ({error}). Its first group is to'
             r' be the same for images that belong together, as in "(.+)_\d+\.jpg". Correct it.'
@@ -84,7 +88,9 @@ def _table(split: Split) -> Table:
     for row in classes[:_LISTED]:
         table.add_row(Text(row.name, overflow="ellipsis"), *_cells(row))
     if len(classes) > _LISTED:
-        table.add_row(Text(f"{len(classes) - _LISTED} more frequent classes", style="dim"))
+        left = len(classes) - _LISTED
+        more = f"{left} more frequent {'class' if left == 1 else 'classes'}"
+        table.add_row(Text(more, style="dim"))
     table.add_section()
     images = split.is_val
     boxes = [sum(getattr(row, f"{side}_boxes") for row in classes) for side in ("train", "val")]
@@ -110,6 +116,10 @@ def _cells(row: ClassShare) -> list[str]:
         str(row.val_boxes),
         _share(row.box_share),
     ]
+
+
+def _counted(number: int, one: str) -> str:
+    return f"{number} {one if number == 1 else f'{one}s'}"
 
 
 def _share(value: float) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from detbalance.annotations import Annotations, repeated_boxes
 from detbalance.annotations.categories import shorten
 from detbalance.duplicates import sources_of_copies
+from detbalance.frequency import crowd_only
 from detbalance.planning.plan import Finding, counted
 from detbalance.planning.recommendation import CROWD_ADVICE
 
@@ -58,17 +59,11 @@ def _left_out(annotations: Annotations) -> Iterator[Finding]:
 
 
 def _crowd_only(annotations: Annotations) -> Iterator[Finding]:
-    size = annotations.categories.num_classes
-    every = np.bincount(annotations.labels, minlength=size)
-    regions = np.bincount(annotations.labels[annotations.is_crowd], minlength=size)
-    only = np.flatnonzero((regions > 0) & (regions == every))
-    if not len(only):
+    regions = crowd_only(annotations)
+    number = sum(regions.values())
+    if not number:
         return
-    number = int(regions[only].sum())
-    of = ""
-    if number < annotations.num_annotations:
-        names = [annotations.categories.name(int(label)) for label in only]
-        of = f" of {shorten(names, _SHOWN)}"
+    of = f" of {shorten(list(regions), _SHOWN)}" if number < annotations.num_annotations else ""
     subject = "the only annotation{} is a" if number == 1 else f"all {number:,} annotations{{}} are"
     regions_are = f"{subject.format(of)} crowd region{'' if number == 1 else 's'} (iscrowd 1)"
     text = f"{regions_are}: neither learnt nor measured. {CROWD_ADVICE.removesuffix('.')}"

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from detbalance.annotations import Annotations
 from detbalance.annotations.files import open_file, parse_json
 from detbalance.annotations.tolerant import whole_id
+from detbalance.duplicates import COPY
 
 Int64 = npt.NDArray[np.int64]
 
@@ -25,11 +26,15 @@ def image_groups(
 ) -> tuple[Int64, list[str]]:
     """Find the group of each image.
 
+    Images with one file name are in one group in any case: they are one picture, listed twice.
+
     Args:
         annotations: whose images to group.
         group_by: a key of the image entries, read again from the file that the annotations came
-            from; or a compiled regular expression to find in file names, whose first group (the
-            whole match if it has none) names the group; or None: each image is a group of its own.
+            from, with dots between nested keys ("extra.name"); or a compiled regular expression to
+            find in file names, whose first group (the whole match if it has none) names the group;
+            or None: each image is a group of its own, but augmented copies
+            (`<source>.rf.<hash>.jpg`) are with those of the same source.
 
     Returns:
         int64 [M], the group of each image, numbered in order of appearance; and a name for each.
@@ -54,8 +59,8 @@ def image_groups(
         (array([0, 1, 0]), ['a', 'b'])
     """
     if group_by is None:
-        names = [_image_name(annotations, i) for i in range(annotations.num_images)]
-        return np.arange(annotations.num_images), names
+        keys = [_source(_image_name(annotations, i)) for i in range(annotations.num_images)]
+        return _numbered(annotations, keys, "")
     if isinstance(group_by, str):
         return _numbered(annotations, _by_key(annotations, group_by), f'no "{group_by}"')
     keys = [_match(group_by, annotations.file_name(i)) for i in range(annotations.num_images)]
@@ -74,9 +79,24 @@ def _by_key(annotations: Annotations, key: str) -> list[str | None]:
         entries = [entry for entry in document["images"] if isinstance(entry, dict)]
     values: dict[Any, Any] = {}
     for entry in entries:
-        values.setdefault(whole_id(entry.get("id")), entry.get(key))
+        values.setdefault(whole_id(entry.get("id")), _value(entry, key))
     found = (values.get(image_id) for image_id in annotations.image_ids.tolist())
     return [None if value is None else _text(value) for value in found]
+
+
+def _value(entry: dict[str, Any], key: str) -> Any:
+    """The value of a key, or else of keys inside one another with dots between them."""
+    if key in entry:
+        return entry[key]
+    first, dot, rest = key.partition(".")
+    inner = entry.get(first)
+    return _value(inner, rest) if dot and isinstance(inner, dict) else None
+
+
+def _source(name: str) -> str:
+    """What an image was made from, by its name."""
+    copy = COPY.search(name)
+    return copy[1] if copy else name
 
 
 def _text(value: object) -> str:
@@ -101,9 +121,22 @@ def _numbered(
             f"{_image_name(annotations, missing[0])}). Every image must belong to a group. Complete"
             " the file, or group by something that all images have."
         )
-    number: dict[str | None, int] = {}
-    groups = np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
-    return groups, [str(key) for key in number]
+    # Groups that share a file become one, under the name of the first of them.
+    above: dict[str, str] = {}
+
+    def top(key: str) -> str:
+        while key in above:
+            key = above[key]
+        return key
+
+    first: dict[bytes, str] = {}
+    for name, key in zip(annotations.file_names, keys, strict=True):
+        one, other = top(first.setdefault(name, str(key)) if name else str(key)), top(str(key))
+        if one != other:
+            above[other] = one
+    number: dict[str, int] = {}
+    groups = [number.setdefault(top(str(key)), len(number)) for key in keys]
+    return np.array(groups, dtype=np.int64), list(number)
 
 
 def _image_name(annotations: Annotations, image: int) -> str:

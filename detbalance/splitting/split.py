@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -11,6 +12,8 @@ import numpy as np
 
 from detbalance.annotations import Annotations
 from detbalance.annotations.categories import shorten
+from detbalance.duplicates import COPY, sources_of_copies
+from detbalance.frequency import crowd_only
 from detbalance.splitting.choosing import choose_groups
 from detbalance.splitting.counting import Bool, Holdings, Int64
 from detbalance.splitting.grouping import image_groups
@@ -97,9 +100,10 @@ def split_annotations(
         annotations: of all images, at least two groups.
         val_share: share of the images and boxes for validation, in (0, 1).
         group_by: what makes images belong together: a key of the image entries in the file, like
-            "patient"; or a compiled regular expression to find in file names, whose first group
-            (the whole match if it has none) is the same for images that belong together. None:
-            each image is on its own.
+            "patient" or "extra.patient"; or a compiled regular expression to find in file names,
+            whose first group (the whole match if it has none) is the same for images that belong
+            together. None: each image is on its own, but for augmented copies of one picture
+            (`<source>.rf.<hash>.jpg`). Images with one file name are together in any case.
         seed: another seed gives another split, the same seed the same one.
 
     Returns:
@@ -119,9 +123,11 @@ def split_annotations(
         )
     groups, names = image_groups(annotations, group_by)
     if len(names) < 2:
+        number = annotations.num_images
+        every = "the only image is" if number == 1 else f"all {number} images are"
         raise ValueError(
-            f"{annotations.source}: all {annotations.num_images} images are one group "
-            f"({shorten(names)}). At least two groups are needed. Group by something finer."
+            f"{annotations.source}: {every} one group ({shorten(names)}). At least two groups are"
+            " needed. Group by something finer."
         )
     holdings = Holdings(annotations, groups)
     chosen = choose_groups(holdings, val_share, seed)
@@ -152,14 +158,48 @@ def split_annotations(
         groups=groups,
         classes=classes,
         notes=(
-            *_notes_on_classes(classes, val_share),
+            *_notes_on_copies(annotations, is_val, group_by is None),
+            *_notes_on_classes(classes, val_share, crowd_only(annotations)),
             *_notes_on_size(is_val, groups, names, val_share),
         ),
     )
 
 
-def _notes_on_classes(classes: tuple[ClassShare, ...], val_share: float) -> Iterator[str]:
-    unseen = [c.name for c in classes if not c.num_groups]
+def _notes_on_copies(annotations: Annotations, is_val: Bool, by_source: bool) -> Iterator[str]:
+    counts = Counter(annotations.file_names)
+    twice = [name.decode() for name, count in counts.items() if count > 1 and name]
+    if twice:
+        are = "file name is" if len(twice) == 1 else "file names are"
+        yield (
+            f"{len(twice)} {are} listed under several image ids and kept on one side:"
+            f" {shorten(twice)}."
+        )
+    copies = [rows for rows in sources_of_copies(annotations).values() if len(rows) > 1]
+    cut = [rows for rows in copies if is_val[rows].any() and not is_val[rows].all()]
+    if copies and by_source:
+        pictures = "1 picture" if len(copies) == 1 else f"{len(copies)} pictures"
+        yield (
+            f"{sum(map(len, copies))} images are augmented copies (.rf. in their names) of"
+            f" {pictures}: those of one picture are on one side."
+        )
+    elif cut:
+        have = "1 picture has" if len(cut) == 1 else f"{len(cut)} pictures have"
+        yield (
+            f"{have} augmented copies (.rf. in their names) on both sides, so validation knows"
+            f" training's pictures. Leave the grouping out, or pass --group-regex '{COPY.pattern}'."
+        )
+
+
+def _notes_on_classes(
+    classes: tuple[ClassShare, ...], val_share: float, crowded: dict[str, int]
+) -> Iterator[str]:
+    if crowded:
+        listed = shorten([f"{name} ({number})" for name, number in crowded.items()])
+        yield (
+            f"Crowd regions only (iscrowd 1), which do not count: {listed}. Set iscrowd to 0 for"
+            " annotations of single objects, masks too."
+        )
+    unseen = [c.name for c in classes if not c.num_groups and c.name not in crowded]
     if unseen:
         yield f"Without boxes, so on neither side: {shorten(unseen)}."
     lone = [c.name for c in classes if c.num_groups == 1]
