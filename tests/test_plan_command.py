@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from plans import coco, long_tail, write
 
+from detbalance.annotations import load_annotations
 from detbalance.cli import main
+from detbalance.images import check_images
 from detbalance.planning import load_plan
 
 pytest.importorskip("rich")
@@ -87,6 +89,14 @@ def test_options_reach_the_plan(files, capsys):
     assert "3 min" in out  # 366 images at 2 a second
 
 
+def sized(images, **options):
+    """A document of images as large as those of `picture`."""
+    document = coco(images, **options)
+    for image in document["images"]:
+        image["width"] = image["height"] = 64
+    return document
+
+
 def picture(path: Path, seed: int) -> None:
     image = pytest.importorskip("PIL.Image")
     draw = np.random.default_rng(seed)
@@ -96,8 +106,8 @@ def picture(path: Path, seed: int) -> None:
 
 def test_images_in_both_sets_are_found(tmp_path, capsys):
     pytest.importorskip("imagehash")
-    write(tmp_path / "train.json", coco([["a"], ["b"], ["a"]]))
-    write(tmp_path / "val.json", coco([["a"], ["b"]], prefix="val"))
+    write(tmp_path / "train.json", sized([["a"], ["b"], ["a"]]))
+    write(tmp_path / "val.json", sized([["a"], ["b"]], prefix="val"))
     for i, name in enumerate(("0", "1", "2", "val0")):
         picture(tmp_path / f"{name}.png", i)
     (tmp_path / "val1.png").write_bytes((tmp_path / "2.png").read_bytes())
@@ -106,15 +116,51 @@ def test_images_in_both_sets_are_found(tmp_path, capsys):
     assert status == 0
     assert "1 image is byte for byte in" in out
     assert "val1.png as 2.png" in out
+    assert "cannot be used" not in out
     (tmp_path / "val0.png").unlink()
     status, out, _ = run(capsys, tmp_path / "train.json", "--val", tmp_path / "val.json", *folders)
-    assert "1 image file is missing or cannot be read (val0.png)" in out
+    assert "1 of 2 images cannot be used" in out
+    assert "val0.png is missing" in out
+
+
+def test_images_that_training_would_refuse_are_findings(tmp_path, capsys):
+    """What training says of the files, the plan says before it: sizes, orientation, damage."""
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("imagehash")
+    document = sized([["a"], ["b"], ["a"], ["b"], ["a"]])
+    document["images"][1]["width"] = 32
+    train = write(tmp_path / "train.json", document)
+    for i in range(4):
+        picture(tmp_path / f"{i}.png", i)
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:-60])
+    tall = image.new("RGB", (64, 48))
+    tall.save(tmp_path / "3.png")
+    status, out, _ = run(capsys, train, "--images", tmp_path)
+    assert status == 0
+    found = check_images(load_annotations(train), tmp_path)
+    assert list(found) == ["1.png", "2.png", "3.png", "4.png"]
+    assert "4 of 5 images cannot be used" in out
+    name, problem = next(iter(found.items()))
+    assert f"{name} {problem}" in out
+    assert problem == "is 64x64 pixels, the annotations say 32x64"
+
+
+def test_a_file_listed_twice_is_one_finding(tmp_path, capsys):
+    pytest.importorskip("imagehash")
+    document = sized([["a"], ["b"], ["a"]])
+    document["images"][2]["file_name"] = "0.png"
+    train = write(tmp_path / "train.json", document)
+    for i in range(2):
+        picture(tmp_path / f"{i}.png", i)
+    out = run(capsys, train, "--images", tmp_path)[1]
+    assert "1 finding to look at before training" in out
+    assert "1 file name is listed under several image ids (0.png)" in out
 
 
 def test_images_that_training_has_twice_are_found(tmp_path, capsys):
     image = pytest.importorskip("PIL.Image")
     pytest.importorskip("imagehash")
-    write(tmp_path / "train.json", coco([["a"], ["b"], ["a"]]))
+    write(tmp_path / "train.json", sized([["a"], ["b"], ["a"]]))
     for i in range(2):
         picture(tmp_path / f"{i}.png", i)
     with image.open(tmp_path / "0.png") as opened:

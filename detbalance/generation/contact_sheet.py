@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from detbalance.fonts import write_text
 from detbalance.generation.crops import Crop
 from detbalance.images import import_cv2
 
@@ -54,8 +55,4 @@ def _fit(crop: Crop) -> Crop:
 
 
 def _write(sheet: Crop, text: str, x: int, y: int) -> None:
-    cv2 = import_cv2()
-    # OpenCV's fonts have no letters beyond ASCII.
-    plain = text.encode("ascii", "replace").decode()
-    place, font = (x, y + _LINE - 7), cv2.FONT_HERSHEY_SIMPLEX
-    cv2.putText(sheet, plain, place, font, 0.45, (_INK,) * 3, 1, cv2.LINE_AA)
+    write_text(sheet, text, x, y + _LINE - 7, 0.45, (_INK,) * 3)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detbalance.annotations import Annotations
 from detbalance.duplicates import DuplicatePair, Progress, find_duplicates
+from detbalance.images import check_images
 from detbalance.planning.doubts import doubtful
 from detbalance.planning.plan import Finding
 
@@ -81,7 +82,8 @@ def duplicate_findings(
         progress: called with the files done and their total.
 
     Returns:
-        What was found, for `make_plan`: identical files, similar pictures, unreadable files.
+        What was found, for `make_plan`: identical files, similar pictures, and files that training
+        cannot use.
 
     Raises:
         ImportError: if imagehash or Pillow is missing.
@@ -89,29 +91,41 @@ def duplicate_findings(
     result = find_duplicates(train, train_dir, val, val_dir, progress=progress)
     where, other = (train, "here twice") if val is None else (val, f"in {train.source} too")
     found = []
-    identical = [pair for pair in result.pairs if pair.kind == "identical"]
+    # A file that is listed twice is a finding without a look at the images.
+    pairs = [pair for pair in result.pairs if val is not None or pair.first != pair.second]
+    identical = [pair for pair in pairs if pair.kind == "identical"]
     if identical:
         text = (
             f"{_images(identical)} byte for byte {other} ({_pairs(identical)}). Leave"
             f" {'one of each' if val is None else 'them'} out"
         )
         found.append(Finding(where.source, "identical image", len(identical), text, is_fault=True))
-    near = [pair for pair in result.pairs if pair.kind == "near"]
+    near = [pair for pair in pairs if pair.kind == "near"]
     if near:
         text = (
             f"{_images(near)} nearly the same picture {other} ({_pairs(near)}). Look at them:"
             " photos of one fixed camera can be that alike"
         )
         found.append(Finding(where.source, "similar image", len(near), text, is_fault=True))
-    if result.unreadable:
-        number = len(result.unreadable)
-        text = (
-            f"{number} image {'file is' if number == 1 else 'files are'} missing or cannot be read"
-            f" ({_shown(result.unreadable)}). Correct the folder, or train with"
-            " data.skip_missing: true"
-        )
-        found.append(Finding(where.source, "unreadable image", number, text, is_fault=True))
+    found += unusable_findings(train, train_dir)
+    if val is not None:
+        found += unusable_findings(val, train_dir if val_dir is None else val_dir)
     return found
+
+
+def unusable_findings(annotations: Annotations, image_dir: str | Path) -> list[Finding]:
+    """Say what `check_images` finds, as training does: missing, damaged, of another size."""
+    bad = check_images(annotations, image_dir)
+    if not bad:
+        return []
+    number = len(bad)
+    shown = "; ".join(f"{name} {problem}".lstrip() for name, problem in [*bad.items()][:_SHOWN])
+    text = (
+        f"{number} of {annotations.num_images} images cannot be used ({shown}"
+        f"{'; ...' if number > _SHOWN else ''}). Correct the folder or the file, or train with"
+        " data.skip_missing: true"
+    )
+    return [Finding(annotations.source, "unusable image", number, text, is_fault=True)]
 
 
 def _images(pairs: Sequence[DuplicatePair]) -> str:

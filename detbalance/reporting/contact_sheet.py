@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.annotations.files import replace_file
+from detbalance.fonts import text_size, write_text
 from detbalance.images import import_cv2
 
 OWN, PASTED, CROWD = (31, 155, 255), (255, 122, 0), (150, 150, 150)
@@ -91,7 +92,7 @@ def _drawn(cell: Cell, width: int) -> npt.NDArray[np.uint8]:
         left, top, right, bottom = (round(float(v) * factor) for v in box)
         cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), color, 1)
         if name:
-            (wide, high), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, _FONT, 1)
+            wide, high = text_size(name, _FONT)
             x = max(0, min(left, width - wide - 2))
             y = top - 3 if top > high + 4 else min(bottom + high + 3, height - 2)
             picture[max(0, y - high - 2) : y + 3, x : x + wide + 2] = color
@@ -102,14 +103,11 @@ def _drawn(cell: Cell, width: int) -> npt.NDArray[np.uint8]:
 def _write(
     picture: npt.NDArray[np.uint8], text: str, x: int, y: int, color: tuple[int, int, int]
 ) -> None:
-    cv2 = import_cv2()
-    plain = text.encode("ascii", "replace").decode()  # all that OpenCV's letters can show
-    cv2.putText(picture, plain, (x, y), cv2.FONT_HERSHEY_SIMPLEX, _FONT, color, 1, cv2.LINE_AA)
+    write_text(picture, text, x, y, _FONT, color)
 
 
 def _fitting(text: str, width: int) -> str:
     """The end of a text, as much as there is room for: file names differ there."""
-    cv2 = import_cv2()
-    while text and cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, _FONT, 1)[0][0] > width:
+    while text and text_size(text, _FONT)[0] > width:
         text = text[1:]
     return text

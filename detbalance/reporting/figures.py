@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.annotations.files import replace_file
+from detbalance.fonts import find_font, lacking
 from detbalance.images import read_image
 from detbalance.installation import needs
 
@@ -250,9 +251,10 @@ def save_figure(figure: Any, path: Path) -> None:
         ValueError: if the path cannot be written or its suffix is no picture's.
     """
     buffer = io.BytesIO()
+    _add_letters(figure)
     try:
         with warnings.catch_warnings():
-            # A class name in a script that the font lacks is drawn as boxes; that is all.
+            # A class name in a script that no font has is drawn as boxes; the log says so.
             warnings.filterwarnings("ignore", message="Glyph .* missing")
             figure.savefig(buffer, format=path.suffix[1:])
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -263,3 +265,20 @@ def save_figure(figure: Any, path: Path) -> None:
             f"{path}: the picture cannot be written ({exc}). "
             "Expected a path that ends in .png, .pdf or .svg. Choose another."
         ) from exc
+
+
+def _add_letters(figure: Any) -> None:
+    """Give texts whose font lacks some of their letters another one for these."""
+    from matplotlib import font_manager
+    from matplotlib.text import Text
+
+    known = font_manager.fontManager
+    for text in figure.findobj(Text):
+        missing = lacking(known.findfont(text.get_fontproperties()), text.get_text())
+        path = find_font(missing) if missing else None
+        if path is not None:
+            if all(font.fname != path for font in known.ttflist):
+                known.addfont(path)
+            name = font_manager.FontProperties(fname=path).get_name()
+            text.set_fontfamily([*text.get_fontfamily(), name])
+            text.set_fontweight("normal")  # most fonts of a script have no other
