@@ -133,16 +133,18 @@ def test_images_that_training_would_refuse_are_findings(tmp_path, capsys):
     for i in range(4):
         picture(tmp_path / f"{i}.png", i)
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:-60])
+    data = bytearray((tmp_path / "0.png").read_bytes())
+    data[len(data) // 2] ^= 255  # damaged in the middle: found by decoding only
+    (tmp_path / "0.png").write_bytes(data)
     tall = image.new("RGB", (64, 48))
     tall.save(tmp_path / "3.png")
     status, out, _ = run(capsys, train, "--images", tmp_path)
     assert status == 0
     found = check_images(load_annotations(train), tmp_path)
     assert list(found) == ["1.png", "2.png", "3.png", "4.png"]
-    assert "4 of 5 images cannot be used" in out
-    name, problem = next(iter(found.items()))
-    assert f"{name} {problem}" in out
-    assert problem == "is 64x64 pixels, the annotations say 32x64"
+    assert "5 of 5 images cannot be used" in out
+    assert f"1.png {found['1.png']}" in out
+    assert found["1.png"] == "is 64x64 pixels, the annotations say 32x64"
 
 
 def test_a_file_listed_twice_is_one_finding(tmp_path, capsys):

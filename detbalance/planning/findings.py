@@ -107,15 +107,19 @@ def duplicate_findings(
             " photos of one fixed camera can be that alike"
         )
         found.append(Finding(where.source, "similar image", len(near), text, is_fault=True))
-    found += unusable_findings(train, train_dir)
+    found += _unusable(train, train_dir, result.unreadable)
     if val is not None:
-        found += unusable_findings(val, train_dir if val_dir is None else val_dir)
+        found += _unusable(val, train_dir if val_dir is None else val_dir, result.unreadable)
     return found
 
 
-def unusable_findings(annotations: Annotations, image_dir: str | Path) -> list[Finding]:
-    """Say what `check_images` finds, as training does: missing, damaged, of another size."""
+def _unusable(
+    annotations: Annotations, image_dir: str | Path, unreadable: Sequence[str]
+) -> list[Finding]:
+    """What training says of the files: missing, damaged, of another size."""
     bad = check_images(annotations, image_dir)
+    known = {name.decode() for name in annotations.file_names}
+    bad |= {n: "cannot be decoded" for n in unreadable if n in known and n not in bad}
     if not bad:
         return []
     number = len(bad)
