@@ -502,7 +502,9 @@ def test_a_category_above_the_classes_is_no_class(tmp_path):
     for category in document["categories"]:
         category["supercategory"] = "none" if category["name"] == "parts" else "parts"
     plan = make_plan(load(tmp_path / "train.json", document))
-    assert row(plan, "parts").group is row(plan, "empty").group is None
+    assert row(plan, "empty").group is None
+    assert plan.train.categories == len(plan.classes) == 4
+    assert all(len(setting.exposure) == 4 for setting in plan.settings)
     assert [row(plan, name).group for name in ("snow", "stop", "road")] == [
         "rare",
         "common",

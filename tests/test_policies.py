@@ -106,6 +106,20 @@ def test_recolouring_asked_for_by_name_changes_bilevel_images_too(annotations):
     )
 
 
+def test_a_class_without_training_boxes_is_changed_like_a_rare_one(tmp_path):
+    """Its boxes may be pasted, and then they are fewer still."""
+    annotations = training_file(tmp_path, {"a": 2, "b": 5, "c": 9, "d": 0})
+    flip = [{"HorizontalFlip": {"p": 1}}]
+    policy = GroupPolicy(annotations, preset=None, pipelines={"rare": flip})
+    image, target = painted_scene(np.random.default_rng(0), 2)
+    names = [policy.names[policy.groups[label]] for label in (1, 2, 3, 4)]  # d, c, b, a
+    assert names == ["rare", "frequent", "common", "rare"]
+    for label in (1, 2, 4):
+        target["labels"][:] = label
+        changed, _ = policy(image, target, np.random.default_rng(1))
+        assert np.array_equal(changed, image[:, ::-1]) == (label != 2)
+
+
 def test_industrial_binary_makes_no_value_that_was_not_there(annotations):
     policy = GroupPolicy(annotations, preset="industrial_binary", min_visibility=0)
     image = np.random.default_rng(0).choice([10, 70, 200], size=(40, 50, 1)).repeat(3, axis=2)

@@ -96,7 +96,9 @@ def make_plan(
         absent_in_val=tuple(row.name for row in present if row.val_boxes == 0),
         few_in_val=tuple(row.name for row in few),
         unknown_to_train=unknown,
-        class_notes=class_notes(train_summary, val_summary, classes, unknown),
+        class_notes=class_notes(
+            train_summary, val_summary, classes, unknown, frequency.super_categories
+        ),
         setting_notes=setting_notes(train_summary, settings, impossible, advice.setting),
     )
 

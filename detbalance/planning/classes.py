@@ -39,14 +39,15 @@ def summarize(annotations: Annotations, held: ImageLabels) -> FileSummary:
         crowd_boxes=int(annotations.is_crowd.sum()),
         background_images=background,
         background_share=background / annotations.num_images,
-        categories=annotations.categories.num_categories,
+        categories=annotations.categories.num_categories
+        - len(class_frequency(annotations).super_categories),
     )
 
 
 def class_rows(
     train: Annotations, held: ImageLabels, groups: Groups, val: Annotations | None
 ) -> tuple[list[int], tuple[ClassPlan, ...]]:
-    """Describe every class of the training file.
+    """Describe every class of the training file, but for mere supercategories.
 
     Args:
         train: the training file.
@@ -63,10 +64,11 @@ def class_rows(
     beside = companions(held)
     reference_boxes = boxes_beside(held, _reference(held))
     val_counts = _counts_by_name(val)
-    above = class_frequency(train).super_categories
+    above = set(class_frequency(train).super_categories)
     crowd = np.bincount(train.labels[train.is_crowd], minlength=categories.num_classes)
     rows = []
-    for label in range(1, categories.num_classes):
+    labels = [k for k in range(1, categories.num_classes) if categories.name(k) not in above]
+    for label in labels:
         name = categories.name(label)
         val_images, val_boxes = (None, None) if val is None else val_counts.get(name, (0, 0))
         small, medium, large = sizes.shares[label].tolist()
@@ -90,11 +92,10 @@ def class_rows(
                 half_width=math.nan if not val_boxes else wilson_half_width(val_boxes),
                 val_boxes_missing=None if val_boxes is None else _missing(val_boxes),
                 crowd_boxes=int(crowd[label]),
-                is_super_category=name in above,
             )
         )
     order = sorted(range(len(rows)), key=lambda i: (rows[i].boxes, rows[i].images))
-    return [i + 1 for i in order], tuple(rows[i] for i in order)
+    return [labels[i] for i in order], tuple(rows[i] for i in order)
 
 
 def _reference(held: ImageLabels) -> int:

@@ -21,18 +21,16 @@ def class_notes(
     val: FileSummary | None,
     classes: Sequence[ClassPlan],
     unknown_to_train: Sequence[str],
+    above: Sequence[str],
 ) -> tuple[str, ...]:
     """Say what the counts mean for training and for measuring."""
     notes = []
-    above = [row.name for row in classes if row.is_super_category]
     if above:
         notes.append(
             f"{_classes(above, 'is', 'are')} only the supercategory of others, without a box: no"
-            " class of the data, and in no group. Exports put such a category in front."
+            " class of the data, and in no table or group here. Exports put such a category first."
         )
-    absent = [
-        row.name for row in classes if not (row.boxes or row.is_super_category or row.is_crowd_only)
-    ]
+    absent = [row.name for row in classes if not row.boxes and not row.is_crowd_only]
     if absent:
         notes.append(
             f"{_classes(absent, 'has', 'have')} no box in {train.source}: no sampling can show"

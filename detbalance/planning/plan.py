@@ -5,7 +5,7 @@ Undefined numbers are null. Crowd regions are neither images nor boxes of a clas
 
     schema    "detbalance.plan/1"
     train     source, images, boxes, crowd_boxes, background_images (without boxes),
-              background_share (0..1), categories
+              background_share (0..1), categories (without those that only stand above others)
     val       the same of the validation file; null without one
     box_ratio, image_ratio    most over fewest boxes (images) of a class, classes without a box
               left out; null without classes
@@ -24,7 +24,6 @@ Undefined numbers are null. Crowd regions are neither images nor boxes of a clas
         half_width                   half the 95 % interval of a recall of 0.5 measured on val_boxes
         val_boxes_missing            boxes more in val that give +-0.10
         crowd_boxes                  crowd regions of the class in the training file
-        is_super_category            whether it is only the supercategory of others
     settings  list; the first is "none". Each entry:
         name, config                 config is the `sampling` section of a training configuration
         epoch_length, relative_length   expected images per epoch, and over the images of the file
@@ -98,7 +97,6 @@ class ClassPlan:
     half_width: float
     val_boxes_missing: int | None
     crowd_boxes: int = 0
-    is_super_category: bool = False
 
     @property
     def is_crowd_only(self) -> bool:
