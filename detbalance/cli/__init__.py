@@ -132,7 +132,7 @@ def _plan(**options: object) -> None:
 @click.option(
     "--group-key",
     metavar="KEY",
-    help="Key of the image entries whose value images of one source share: they stay together.",
+    help="Key of the image entries (a.b: nested) whose value images of one source share.",
 )
 @click.option(
     "--group-regex",
