@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -145,18 +146,30 @@ def usable_images(
     bad = check_images(annotations, image_dir)
     if not bad:
         return annotations
-    name, problem = next(iter(bad.items()))
-    count = f"{len(bad)} of {annotations.num_images} images"
-    first = f"first: {Path(image_dir) / name} {problem}"
+    what = describe_unusable(bad, annotations, image_dir)
     if not skip or len(bad) == annotations.num_images:
         raise ValueError(
-            f"{annotations.source}: {count} cannot be used ({first}). Readable image files are"
-            " expected. Correct the image folder, or leave them out with"
-            " --set data.skip_missing=true."
+            f"{annotations.source}: {what}. Readable image files are expected. Correct the image"
+            " folder, or leave them out with --set data.skip_missing=true."
         )
-    logger.warning("%s: %s are left out (%s)", annotations.source, count, first)
+    logger.warning("%s: %s, and are left out", annotations.source, what)
     rows = range(annotations.num_images)
     return annotations.subset([i for i in rows if annotations.file_name(i) not in bad])
+
+
+def describe_unusable(
+    bad: Mapping[str, str], annotations: Annotations, image_dir: str | Path
+) -> str:
+    """Say in one sentence, without its full stop, what `check_images` found; all readers say this.
+
+    Args:
+        bad: what it found, at least one image.
+        annotations: of the data set.
+        image_dir: the folder that file names start from.
+    """
+    name, problem = next(iter(bad.items()))
+    first = f"{Path(image_dir) / name} {problem}" if name else problem
+    return f"{len(bad)} of {annotations.num_images} images cannot be used (first: {first})"
 
 
 def _problem(annotations: Annotations, folder: Path, image: int) -> str | None:

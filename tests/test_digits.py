@@ -158,7 +158,7 @@ def test_complete_data_is_reused_and_incomplete_or_other_data_is_rebuilt(tmp_pat
     next(paths.val_images_dir.iterdir()).unlink()
     make_digits(tmp_path / "d", **small)
     assert digest(tmp_path / "d") == whole
-    make_digits(tmp_path / "d", train_images=11, val_images=10)
+    make_digits(tmp_path / "d", train_images=11, val_images=10, overwrite=True)
     assert len(list(paths.train_images_dir.iterdir())) == 11
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
@@ -174,14 +174,14 @@ def test_an_interrupted_build_leaves_what_was_there(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "draw_scene", fail)
     for root in ("d", "new"):
         with pytest.raises(KeyboardInterrupt):
-            make_digits(tmp_path / root, seed=5, **small)
+            make_digits(tmp_path / root, seed=5, overwrite=True, **small)
     assert digest(tmp_path / "d") == whole
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "train.json").write_text("mine")
-    with pytest.raises(ValueError, match=r"holds 1 other files \(first: train.json\).*Choose"):
+    with pytest.raises(ValueError, match=r"holds 1 other file \(first: train.json\).*Choose"):
         make_digits(tmp_path)
     assert (tmp_path / "train.json").read_text() == "mine"
     root = tmp_path / "d"
@@ -191,6 +191,44 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
         make_digits(root, seed=1)
     with pytest.raises(ValueError, match="this is a file"):
         make_digits(root / "notes.txt")
+
+
+def test_nothing_goes_that_was_not_written_here_or_that_nobody_asked_to_replace(tmp_path):
+    root, small = tmp_path / "d", {"train_images": 10, "val_images": 10}
+    paths = make_digits(root, **small)
+    (paths.train_images_dir / "mine.png").write_bytes(b"my work")
+    (paths.val_images_dir / "notes").mkdir()
+    paths.train.write_text("edited")
+    whole = digest(root)
+    make_digits(root, **small)  # all of it is there
+    (paths.val_images_dir / "00003.png").unlink()
+    make_digits(root, **small)  # put back
+    assert digest(root) == whole
+    with pytest.raises(ValueError, match=r"holds 2 other files \(first: train/mine.png\)"):
+        make_digits(root, seed=1, overwrite=True, **small)
+    (paths.train_images_dir / "mine.png").unlink()
+    with pytest.raises(ValueError, match=r"holds 1 other file \(first: val/notes\)"):
+        make_digits(root, seed=1, overwrite=True, **small)
+    (paths.val_images_dir / "notes").rmdir()
+    with pytest.raises(ValueError, match=r"digits of other settings \(seed 0\).*--overwrite"):
+        make_digits(root, seed=1, **small)
+    assert paths.train.read_text() == "edited"
+    make_digits(root, seed=1, overwrite=True, **small)
+    make_digits(tmp_path / "other", seed=1, **small)
+    assert digest(root) == digest(tmp_path / "other")
+
+
+@pytest.mark.parametrize("marker", ["[]", "{", '{"train_images": 1e99, "val_images": 10}', "null"])
+def test_a_folder_with_a_marker_of_others_is_refused(tmp_path, marker):
+    (tmp_path / "digits.json").write_text(marker)
+    with pytest.raises(ValueError, match=r"holds 1 other file \(first: digits.json\)"):
+        make_digits(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["train_images", "val_images"])
+def test_too_large_numbers_are_refused_at_once(tmp_path, name):
+    with pytest.raises(ValueError, match=rf"{name} is 10{{18}}\. Expected at most 100000"):
+        make_digits(tmp_path / "d", **{name: 10**18})
 
 
 @pytest.mark.parametrize("name", ["train_images", "val_images", "seed"])

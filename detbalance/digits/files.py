@@ -24,6 +24,7 @@ _MOST, _LEAST = 0.6, 0.005  # fraction of the train images with the most, the le
 _VAL = 0.2  # the same for every class: rare classes need enough boxes to be measured
 _MOST_CLASSES = 5  # in one image, so that all digits find a place
 _TWICE = 0.15  # chance that a class that is in an image is in it a second time
+_LARGEST = 100_000  # images of a part
 _MARKER = "digits.json"
 _RECIPE = 1  # raised whenever the drawing changes, so that older files are built anew
 
@@ -46,25 +47,33 @@ class DigitsPaths:
 
 
 def make_digits(
-    root: str | Path, *, seed: int = 0, train_images: int = 1200, val_images: int = 300
+    root: str | Path,
+    *,
+    seed: int = 0,
+    train_images: int = 1200,
+    val_images: int = 300,
+    overwrite: bool = False,
 ) -> DigitsPaths:
     """Write the digits data set, or reuse the one that is already there.
 
     The same seed gives the same files (byte for byte with the same Pillow; another Pillow may
     compress the same pixels differently). No scan is used on both sides of the split. The data is
     built beside `root` and moved there complete, so that an interrupted call leaves nothing in it.
+    Files that are missing from the data set are put back; no other file is touched.
 
     Args:
-        root: folder to write; it is created. Data of other settings in it is replaced.
+        root: folder to write; it is created.
         seed: chooses scans, scenes and places, >= 0.
-        train_images: number of training images, >= 10.
-        val_images: number of validation images, >= 10.
+        train_images: number of training images, 10 to 100,000.
+        val_images: number of validation images, 10 to 100,000.
+        overwrite: replace a data set of other settings that `root` holds.
 
     Returns:
         The paths of the two annotation files and the two image folders.
 
     Raises:
-        ValueError: if a number is too small, or if `root` holds files that are not this data set.
+        ValueError: if a number is out of range, if `root` holds a data set of other settings and
+            `overwrite` is False, or if files would be lost that this function has not written.
         ImportError: if scikit-learn or Pillow is missing.
     """
     root = Path(root)
@@ -77,6 +86,10 @@ def make_digits(
             raise ValueError(
                 f"make_digits: {name} is {value}. Expected at least {least}. Raise {name}."
             )
+        if name != "seed" and value > _LARGEST:
+            raise ValueError(
+                f"make_digits: {name} is {value}. Expected at most {_LARGEST}. Lower {name}."
+            )
     settings = {
         "recipe": _RECIPE,
         "seed": seed,
@@ -84,47 +97,79 @@ def make_digits(
         "val_images": val_images,
     }
     paths = DigitsPaths(root / "train.json", root / "val.json", root / "train", root / "val")
-    if _is_complete(paths, settings):
+    found = _found_settings(root)
+    if found == settings and not _missing(root, settings):
         return paths
-    _refuse_foreign_files(root)
+    if found != settings:
+        _refuse_loss(root, found, settings, overwrite)
     root.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
         _build(building / "new", settings)
-        if root.exists() and not _is_complete(paths, settings):
+        if found is not None and _found_settings(root) != settings:
             root.rename(building / "old")
-        if not root.exists():  # another process may have built the same data meanwhile
+        if not root.exists():
             (building / "new").rename(root)
+        for name in _missing(root, settings):
+            (root / name).parent.mkdir(exist_ok=True)
+            (building / "new" / name).rename(root / name)
     finally:
         shutil.rmtree(building)
     return paths
 
 
-def _is_complete(paths: DigitsPaths, settings: dict[str, int]) -> bool:
+def _found_settings(root: Path) -> dict[str, int] | None:
+    """What the data set in a folder was made with; None where there is none."""
     try:
-        found = json.loads((paths.train.parent / _MARKER).read_bytes())
+        found = json.loads((root / _MARKER).read_bytes())
     except (OSError, ValueError):
-        return False
-    return (
-        found == settings
-        and paths.train.is_file()
-        and paths.val.is_file()
-        and len(list(paths.train_images_dir.glob("*.png"))) == settings["train_images"]
-        and len(list(paths.val_images_dir.glob("*.png"))) == settings["val_images"]
+        return None
+    known = isinstance(found, dict) and all(
+        isinstance(found.get(name), int) and found[name] <= _LARGEST
+        for name in ("train_images", "val_images")
     )
+    return found if known else None
 
 
-def _refuse_foreign_files(root: Path) -> None:
+def _files(settings: dict[str, int]) -> list[str]:
+    """What a data set consists of, the marker last."""
+    images = [
+        f"{part}/{_image_name(number)}"
+        for part in ("train", "val")
+        for number in range(settings[f"{part}_images"])
+    ]
+    return [*images, "train.json", "val.json", _MARKER]
+
+
+def _image_name(number: int) -> str:
+    return f"{number + 1:05d}.png"
+
+
+def _missing(root: Path, settings: dict[str, int]) -> list[str]:
+    return [name for name in _files(settings) if not (root / name).is_file()]
+
+
+def _refuse_loss(
+    root: Path, found: dict[str, int] | None, settings: dict[str, int], overwrite: bool
+) -> None:
+    """Refuse to replace what nobody asked to replace, and whatever else lies in the folder."""
     if not root.exists():
         return
     if not root.is_dir():
         raise ValueError(f"{root}: this is a file. Expected a folder. Choose another path.")
-    names = {path.name for path in root.iterdir()}
-    ours = {"train.json", "val.json", "train", "val", _MARKER} if _MARKER in names else set()
+    ours = {"train", "val", *_files(found)} if found else set()
+    names = {path.relative_to(root).as_posix() for path in root.rglob("*")}
     if foreign := sorted(names - ours):
+        count = "1 other file" if len(foreign) == 1 else f"{len(foreign)} other files"
         raise ValueError(
-            f"{root}: the folder holds {len(foreign)} other files (first: {foreign[0]}). Expected a"
-            " new or empty folder, or one that make_digits wrote. Choose another folder."
+            f"{root}: the folder holds {count} (first: {foreign[0]}). Expected a new or empty"
+            " folder, or one that holds only what make_digits wrote. Choose another folder."
+        )
+    if found and not overwrite:
+        other = ", ".join(f"{k} {found.get(k)}" for k, v in settings.items() if found.get(k) != v)
+        raise ValueError(
+            f"{root}: holds the digits of other settings ({other}). Expected a new or an empty"
+            " folder. Choose another one, or pass --overwrite to replace them."
         )
 
 
@@ -183,7 +228,7 @@ def _build_part(
             used[digit] += 1
             glyphs.append(draw_glyph(scan, generator))
         scene, boxes = draw_scene(glyphs, generator)
-        name = f"{index + 1:05d}.png"
+        name = _image_name(index)
         Image.fromarray(scene).save(folder / part / name, compress_level=1)
         images.append({"id": index + 1, "file_name": name, "width": SIDE, "height": SIDE})
         for digit, (x, y, width, height) in zip(digits, boxes, strict=True):
