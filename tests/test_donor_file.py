@@ -242,6 +242,105 @@ def test_a_truncated_file_is_refused(data, packed, tmp_path):
         DonorBank(data, tmp_path, classes=CLASSES, donor_file=packed)
 
 
+def rewritten(path, metadata=(), **arrays):
+    """The file with other metadata and arrays; None leaves one out."""
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    with safe_open(path, framework="numpy") as file:
+        about = {**file.metadata(), **dict(metadata)}
+        values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    values.update(arrays)
+    save_file(
+        {name: value for name, value in values.items() if value is not None},
+        path,
+        {name: value for name, value in about.items() if value is not None},
+    )
+    return values
+
+
+ARRAYS = (
+    "annotation_ids", "pixel_offsets", "other_offsets", "mask_offsets", "sides", "depths",
+    "labels", "areas", "boxes", "others", "pixels", "mask_bits",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        *(({name: None}, rf'"{name}" is missing') for name in ARRAYS),
+        *(({name: np.zeros(3, np.float32)}, rf'"{name}" is F32 \[3\], not ') for name in ARRAYS),
+        ({"labels": np.zeros(1, np.int64)}, r'"labels" is I64 \[1\], not I64 \[\d+\]'),
+        *(
+            ({"metadata": {name: None}}, rf'"{name}" is missing')
+            for name in ("margin", "classes", "source", "fingerprint")
+        ),
+        ({"metadata": {"margin": "nan"}}, r"\"margin\" is 'nan', not a number in 0..1"),
+        ({"metadata": {"margin": "wide"}}, r"\"margin\" is 'wide'"),
+        ({"metadata": {"classes": "[" * 10**5}}, r'"classes" is no list of names'),
+        ({"metadata": {"classes": '["a", 1]'}}, r'"classes" is no list of names'),
+    ],
+)
+def test_a_donor_file_that_lacks_something_is_refused(tmp_path, change, what):
+    data, path = make(tmp_path), tmp_path / "d.safetensors"
+    pack_donors(data, tmp_path, path, classes=CLASSES)
+    rewritten(path, **change)
+    with pytest.raises(ValueError, match=rf"d.safetensors: {what}.*Write the file again"):
+        DonorBank(data, tmp_path, classes=CLASSES, donor_file=path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sides", 0), ("sides", -1), ("sides", 2**31 - 1), ("depths", 0), ("depths", 3),
+        ("labels", 0), ("labels", 4), ("areas", -1), ("areas", np.nan), ("areas", np.inf),
+        ("boxes", -1), ("boxes", np.nan), ("boxes", 1e9), ("others", np.inf),
+        ("pixel_offsets", 1), ("pixel_offsets", -(2**63)), ("pixel_offsets", 2**63 - 1),
+        ("mask_offsets", 2**40), ("other_offsets", -1),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("place", [0, -1])
+def test_numbers_that_no_donor_has_are_refused(tmp_path, name, value, place):
+    data, path = make(tmp_path), tmp_path / "d.safetensors"
+    pack_donors(data, tmp_path, path, classes=CLASSES)
+    array = np.ones((2, 4)) if name == "others" else rewritten(path)[name].copy()
+    array.reshape(-1)[place] = value
+    rewritten(path, **{name: array})
+    with pytest.raises(ValueError, match=rf'd.safetensors: "{name}" .*Write the file again'):
+        DonorBank(data, tmp_path, classes=CLASSES, donor_file=path)
+
+
+def test_whatever_happens_to_the_bytes_of_a_donor_file_is_said_in_words(tmp_path):
+    data, path = make(tmp_path), tmp_path / "d.safetensors"
+    pack_donors(data, tmp_path, path, classes=CLASSES)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    text = whole[8 : 8 + int.from_bytes(whole[:8], "little")].rstrip()
+    words = []
+    for number in range(300):
+        content = bytearray(whole)
+        # The header, the arrays behind the pixels, and anything.
+        low, high = ((8, 8 + len(text)), (len(whole) - 3000, len(whole)), (0, len(whole)))[
+            number % 3
+        ]
+        for at in rng.integers(low, high, rng.integers(1, 4)).tolist():
+            content[at] = int(
+                rng.choice([0, 255, 34, 48, 93, content[at] ^ 1, content[at] + 1 & 255])
+            )
+        path.write_bytes(
+            bytes(content[: rng.integers(len(whole))] if number % 10 == 9 else content)
+        )
+        try:
+            bank = DonorBank(data, tmp_path, classes=CLASSES, donor_file=path)
+            paste = RarePaste(bank, probability=1, max_pastes=3)
+            paste(np.zeros((90, 90, 3), np.uint8), empty_target(), np.random.default_rng(number))
+            for donor in range(len(bank)):
+                bank.crop(donor)
+        except ValueError as error:
+            words.append(str(error))
+    assert len(words) > 100
+    assert all(str(path) in line for line in words)
+
+
 def test_a_file_replaced_during_the_run_stops_it(data, packed, tmp_path):
     bank = DonorBank(data, tmp_path, classes=CLASSES, donor_file=packed)
     pack_donors(data, tmp_path, packed, classes=CLASSES, max_per_class=1)

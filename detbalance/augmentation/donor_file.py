@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,17 +29,25 @@ FILE_FORMAT = "detbalance.donor_file/1"
 
 Int64 = NDArray[np.int64]
 
-# Arrays that are read when the file is opened; the others are read donor by donor.
-_SMALL = (
-    "pixel_offsets",
-    "other_offsets",
-    "mask_offsets",
-    "sides",
-    "depths",
-    "labels",
-    "areas",
-    "boxes",
-)
+# Kind of each array, and its shape; None stands for any number. The first ones are read when the
+# file is opened, the others donor by donor.
+_SMALL: dict[str, tuple[str, tuple[int | str | None, ...]]] = {
+    "annotation_ids": ("I64", ("D",)),
+    "pixel_offsets": ("I64", ("D + 1",)),
+    "other_offsets": ("I64", ("D + 1",)),
+    "mask_offsets": ("I64", ("D + 1",)),
+    "sides": ("I32", ("D", 2)),
+    "depths": ("U8", ("D",)),
+    "labels": ("I64", ("D",)),
+    "areas": ("F64", ("D",)),
+    "boxes": ("F64", ("D", 4)),
+    "others": ("F64", (None, 4)),
+}
+_LARGE: dict[str, tuple[str, tuple[int | str | None, ...]]] = {
+    "pixels": ("U8", (None,)),
+    "mask_bits": ("U8", (None,)),
+}
+_LONGEST = 2**20  # side of a donor
 _DTYPES = {"uint8": "U8", "int32": "I32", "int64": "I64", "float64": "F64"}
 
 
@@ -59,17 +68,11 @@ class DonorFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         with _open(self.path) as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FILE_FORMAT:
-                raise ValueError(
-                    f'{path}: "format" is {metadata.get("format")!r}. Expected "{FILE_FORMAT}".'
-                    " Write the file again with detbalance donors."
-                )
-            self.annotation_ids: Int64 = file.get_tensor("annotation_ids")
-        self._margin = float(metadata["margin"])
-        self._classes: list[str] = json.loads(metadata["classes"])
-        self._source = metadata["source"]
-        self._fingerprint = metadata["fingerprint"]
+            about, arrays = _checked(self.path, file)
+        self.annotation_ids: Int64 = arrays["annotation_ids"]
+        self._margin = float(about["margin"])
+        self._classes: list[str] = json.loads(about["classes"])
+        self._source, self._fingerprint = about["source"], about["fingerprint"]
         self._opened: tuple[Any, dict[str, NDArray[Any]]] | None = None
 
     def __len__(self) -> int:
@@ -117,7 +120,7 @@ class DonorFile:
         image = image.reshape(height, width, 3)
         image.flags.writeable = False
         start, stop = (int(v) for v in small["other_offsets"][number : number + 2])
-        others = file.get_slice("others")[start:stop] if stop > start else np.zeros((0, 4))
+        others = small["others"][start:stop].copy()
         start, stop = (int(v) for v in small["mask_offsets"][number : number + 2])
         mask = None
         if masks and stop > start:
@@ -136,11 +139,12 @@ class DonorFile:
     def _handle(self) -> tuple[Any, dict[str, NDArray[Any]]]:
         if self._opened is None:
             file = _open(self.path).__enter__()
-            if not np.array_equal(file.get_tensor("annotation_ids"), self.annotation_ids):
+            _, small = _checked(self.path, file)
+            if not np.array_equal(small["annotation_ids"], self.annotation_ids):
                 raise ValueError(
                     f"{self.path}: was replaced by another file during the run. Start again."
                 )
-            self._opened = file, {name: file.get_tensor(name) for name in _SMALL}
+            self._opened = file, small
         return self._opened
 
 
@@ -276,6 +280,114 @@ def rows_of(annotations: Annotations, annotation_ids: Int64) -> Int64:
     return np.where(ordered[place] == annotation_ids, order[place], -1)
 
 
+def _checked(path: Path, file: Any) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    """Return what an open file says about itself, and its small arrays, if all of it fits.
+
+    Raises:
+        ValueError: if it is no donor file, or one that nobody could cut donors out of.
+    """
+    about = file.metadata() or {}
+    if about.get("format") != FILE_FORMAT:
+        raise ValueError(
+            f'{path}: "format" is {about.get("format")!r}. Expected "{FILE_FORMAT}".'
+            " Write the file again with detbalance donors."
+        )
+    problem = _about_problem(about)
+    arrays: dict[str, NDArray[Any]] = {}
+    sizes: dict[str, int] = {}
+    if not problem:
+        sizes, problem = _sizes(file)
+    if not problem:
+        arrays = {name: file.get_tensor(name) for name in _SMALL}
+        problem = _content_problem(arrays, sizes, len(json.loads(about["classes"])))
+    if problem:
+        raise ValueError(
+            f"{path}: {problem}. Expected what detbalance donors writes. Write the file again with"
+            " it."
+        )
+    return about, arrays
+
+
+def _about_problem(about: dict[str, str]) -> str:
+    for name in ("margin", "classes", "source", "fingerprint"):
+        if name not in about:
+            return f'"{name}" is missing'
+    try:
+        margin = float(about["margin"])
+    except ValueError:
+        margin = math.nan
+    if not 0 <= margin <= 1:
+        return f'"margin" is {about["margin"][:40]!r}, not a number in 0..1'
+    try:
+        classes = json.loads(about["classes"])
+    except (ValueError, RecursionError):
+        classes = None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        return '"classes" is no list of names'
+    return ""
+
+
+def _sizes(file: Any) -> tuple[dict[str, int], str]:
+    """The length of each array, and what is wrong with their kinds and shapes."""
+    names = set(file.keys())
+    lengths: dict[str, int] = {}
+    for name, (kind, shape) in (_SMALL | _LARGE).items():
+        if name not in names:
+            return lengths, f'"{name}" is missing'
+        found = file.get_slice(name)
+        sides = tuple(found.get_shape())
+        number = lengths.get("annotation_ids", sides[0] if sides else 0)
+        known = {"D": number, "D + 1": number + 1}
+        wanted = [known[side] if isinstance(side, str) else side for side in shape]
+        fits = len(sides) == len(wanted) and all(
+            side == want or want is None for side, want in zip(sides, wanted, strict=True)
+        )
+        if found.get_dtype() != kind or not fits:
+            return lengths, (
+                f'"{name}" is {found.get_dtype()} {list(sides)}, not {kind}'
+                f" [{', '.join('any' if want is None else str(want) for want in wanted)}]"
+            )
+        lengths[name] = sides[0]
+    return lengths, ""
+
+
+def _content_problem(arrays: dict[str, NDArray[Any]], sizes: dict[str, int], classes: int) -> str:
+    """What cannot be true of the donors, by the first of them."""
+    sides, depths = arrays["sides"].astype(np.int64), arrays["depths"].astype(np.int64)
+    boxes, labels, areas = arrays["boxes"], arrays["labels"], arrays["areas"]
+    is_side = (sides >= 1) & (sides <= _LONGEST)
+    pixels = np.where(is_side, sides, 1).prod(axis=1)
+    corners = np.stack([boxes[:, :2], boxes[:, 2:]])
+    faults = {
+        "sides": ~is_side.all(axis=1),
+        "depths": (depths != 1) & (depths != 2),
+        "labels": (labels < 1) | (labels > classes),
+        "areas": ~((areas >= 0) & (areas < math.inf)),
+        "boxes": ~((corners >= 0) & (corners <= sides[:, ::-1]) & (corners[0] <= corners[1])).all(
+            axis=(0, 2)
+        ),
+    }
+    for name, whole, wanted in (
+        ("pixel_offsets", "pixels", [pixels * 3 * depths]),
+        ("other_offsets", "others", []),
+        ("mask_offsets", "mask_bits", [0 * pixels, (pixels + 7) // 8]),
+    ):
+        offsets = arrays[name]
+        if offsets[0] != 0 or offsets[-1] > sizes[whole] or (offsets[1:] < offsets[:-1]).any():
+            return f'"{name}" does not lie in 0..{sizes[whole]} in ascending order'
+        if wanted:
+            faults[name] = ~np.logical_or.reduce([np.diff(offsets) == each for each in wanted])
+    for name, is_bad in faults.items():
+        if is_bad.any():
+            first = int(is_bad.argmax())
+            return f'"{name}" is impossible for {is_bad.sum()} of {len(is_bad)} donors (first:' + (
+                f" donor {first}, {arrays[name][first].tolist()})"
+            )
+    if not np.isfinite(arrays["others"]).all():
+        return '"others" has numbers that are not finite'
+    return ""
+
+
 def _open(path: Path) -> Any:
     try:
         from safetensors import SafetensorError, safe_open
@@ -283,7 +395,7 @@ def _open(path: Path) -> Any:
         raise needs("reading donor files", "safetensors", "train") from error
     try:
         return safe_open(os.fspath(path), framework="numpy")
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"{path}: no donor file can be read ({error}). Expected one that detbalance donors"
             " wrote. Check the path."
