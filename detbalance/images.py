@@ -39,6 +39,12 @@ _DIM_TRIED = 4
 _dim_folders: set[Path] = set()  # that the log has named
 
 
+class UnreadableImage(ValueError):
+    """An image file cannot be used; `reason` says why."""
+
+    reason = ""  # not an argument: workers of a loader hand errors on by their text alone
+
+
 @overload
 def read_image(path: str | Path, *, keep_depth: Literal[False] = False) -> NDArray[np.uint8]: ...
 
@@ -79,7 +85,7 @@ def read_pixels(path: str | Path) -> NDArray[np.uint8 | np.uint16]:
     """Read an image file as it is stored: grey [H, W], RGB [H, W, 3] or RGBA [H, W, 4].
 
     Raises:
-        ValueError: as `read_image` does.
+        UnreadableImage: (a ValueError) as `read_image` does.
     """
     cv2 = import_cv2()
     try:
@@ -101,10 +107,12 @@ def read_pixels(path: str | Path) -> NDArray[np.uint8 | np.uint16]:
     except (Damaged, cv2.error, OSError, ValueError) as error:
         reason = f"it {error}" if isinstance(error, Damaged) else str(error)
         reason = getattr(error, "strerror", None) or getattr(error, "err", None) or reason
-        raise ValueError(
+        unreadable = UnreadableImage(
             f"{path}: the image cannot be read ({reason}). A readable image file is expected."
             " Replace it, or leave the image out of the annotations."
-        ) from error
+        )
+        unreadable.reason = reason
+        raise unreadable from error
     if pixels.ndim == 2:
         return np.asarray(pixels)
     code = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
@@ -139,6 +147,23 @@ def _header(file: BinaryIO) -> Any:
     if header.mode == "CMYK" and header.format not in ("JPEG", "MPO"):
         raise Damaged("has the colours of a printer (CMYK), not RGB")
     return header
+
+
+def image_size(path: Path, kind: str) -> tuple[int, int]:
+    """Width and height by the header of a file of one format.
+
+    Raises:
+        ValueError: if it is no such file, or one that `read_pixels` refuses by its header.
+    """
+    try:
+        with path.open("rb") as file:
+            header = _header(file)
+    except (Damaged, OSError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if header.format != kind:
+        raise ValueError(f"{path}: is a {header.format} file, not {kind}")
+    width, height = header.size
+    return width, height
 
 
 def import_cv2() -> Any:
@@ -179,7 +204,7 @@ def _decode(header: Any) -> None:
     try:
         header.load()
     except Exception as error:  # as for the header
-        raise Damaged(f"is damaged: {error}") from error
+        raise Damaged(f"is damaged: {str(error).partition(chr(10))[0]}") from error
 
 
 def _note_dim(path: Path, largest: int) -> None:

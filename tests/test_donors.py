@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import zlib
 
 import numpy as np
 import pytest
@@ -503,6 +504,43 @@ def test_files_that_are_no_images_are_left_out_and_counted(annotations, folder, 
     bank.crop(4)
     with pytest.raises(UnreadableDonor, match=r"4.png: the donor cannot be read \(it is truncated"):
         bank.crop(5)
+
+
+def test_bad_pictures_in_a_donor_folder_are_said_in_words(annotations, folder, tmp_path, caplog):
+    made = tmp_path / "made"
+    save(made / "b/1.png", np.full((9, 9, 3), 90, np.uint8))
+    data = bytearray((made / "b/1.png").read_bytes())
+    data[16:24] = (30_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    (made / "b/huge.png").write_bytes(data)
+    save(made / "b/wide.png", np.zeros((2, 900, 3), np.uint8))
+    (made / "b" / "caf\udce9.png").write_bytes((made / "b/1.png").read_bytes())  # not UTF-8
+    assert cv2.imwrite(str(made / "b/photo.jpg"), np.zeros((9, 9, 3), np.uint8))
+    (made / "b/photo.jpg").rename(made / "b/photo.png")
+    bank = DonorBank(annotations, folder, classes=["b"], folders=[made])
+    assert "3 of 5 donors are no readable PNG files" in caplog.text
+    for number in range(len(bank) - 2, len(bank)):
+        assert (bank.crop(number).image == 90).all()
+
+
+@pytest.mark.parametrize("box", [[0, 0, 10**400, 5], [0, 0, True, 5], [0, 0, float("nan"), 5]])
+def test_boxes_of_a_listed_donor_that_are_none_are_refused(annotations, folder, tmp_path, box):
+    save(tmp_path / "b/1.png", np.full((9, 9, 3), 90, np.uint8))
+    crop = {"file": "b/1.png", "class": "b", "box": box}
+    content = {"format": "detbalance.donors/1", "crops": [crop]}
+    (tmp_path / "donors.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r'donors.json: crop 0: "box" is '):
+        DonorBank(annotations, folder, classes=["b"], folders=[tmp_path])
+
+
+def test_names_of_listed_donors_that_no_system_takes_are_left_out(annotations, folder, tmp_path):
+    save(tmp_path / "b/1.png", np.full((9, 9, 3), 90, np.uint8))
+    names = ("b/1.png", "b/\0.png", "b/\ud800.png", "b", "x" * 5000)
+    crops = [{"file": name, "class": "b"} for name in names]
+    content = {"format": "detbalance.donors/1", "crops": crops}
+    (tmp_path / "donors.json").write_text(json.dumps(content))
+    bank = DonorBank(annotations, folder, classes=["b"], folders=[tmp_path])
+    assert len(bank) == 5
 
 
 def test_a_transparent_file_shows_nothing(annotations, folder, tmp_path):

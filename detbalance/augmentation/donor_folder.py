@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-import math
-import struct
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,12 +22,12 @@ from detbalance.annotations.packed import PackedBytes, ReadOnlyArrays
 from detbalance.augmentation.contract import Image
 from detbalance.augmentation.cutting import Donor, UnreadableDonor, partial_mask
 from detbalance.augmentation.masks import Mask, mask_box
-from detbalance.images import import_cv2
+from detbalance.images import UnreadableImage, image_size, import_cv2, read_pixels
 
 FOLDER_FORMAT = "detbalance.donors/1"
 FOLDER_FILE = "donors.json"
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_FAR = 1e9  # pixels: no image reaches there
 _logger = logging.getLogger(__name__)
 
 
@@ -52,7 +51,7 @@ class FolderDonors(ReadOnlyArrays):
 
     def path(self, number: int) -> Path:
         """Return the path of a file."""
-        return Path(self.paths[number].decode())
+        return Path(os.fsdecode(self.paths[number]))
 
     def take(self, rows: NDArray[np.int64]) -> FolderDonors:
         """Return the files `rows`, int [n], in that order."""
@@ -143,7 +142,7 @@ def folder_donors(folders: Sequence[str | Path], categories: Categories) -> Fold
     for number, (_, _, box) in enumerate(found):
         if box is not None:
             boxes[number] = box
-    paths = PackedBytes.from_items([str(found[number][0]).encode() for number in order])
+    paths = PackedBytes.from_items([os.fsencode(found[number][0]) for number in order])
     return FolderDonors(paths, boxes[order], labels[order])
 
 
@@ -188,9 +187,9 @@ def _listed_crop(index: Path, number: int, crop: Any) -> tuple[Path, str, list[f
 def _is_box(box: object) -> bool:
     if not isinstance(box, list) or len(box) != 4:
         return False
-    if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box):
+    if not all(type(v) in (int, float) and 0 <= v < _FAR for v in box):
         return False
-    return bool(0 <= box[0] < box[2] and 0 <= box[1] < box[3])
+    return bool(box[0] < box[2] and box[1] < box[3])
 
 
 def _check_classes(folder: Path, names: set[str], categories: Categories) -> None:
@@ -237,37 +236,26 @@ def _with_header(
 
 def _png_size(path: Path) -> tuple[int, int] | None:
     try:
-        with path.open("rb") as file:
-            head = file.read(24)
-    except OSError:
+        return image_size(path, "PNG")
+    except ValueError:
         return None
-    if len(head) < 24 or not head.startswith(_SIGNATURE) or head[12:16] != b"IHDR":
-        return None
-    width, height = struct.unpack(">II", head[16:24])
-    return (width, height) if width and height else None
 
 
 def _read_png(path: Path) -> tuple[Image, Mask | None]:
     """Return RGB [H, W, 3] with the depth of the file, and what its alpha channel shows."""
-    cv2 = import_cv2()
     try:
-        data = path.read_bytes()
-        if b"IEND" not in data[-64:]:
-            raise ValueError("it is truncated")
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if pixels is None:
-            raise ValueError("it is damaged")
-    except (OSError, ValueError, cv2.error) as error:
+        pixels = read_pixels(path)
+    except UnreadableImage as error:
         raise UnreadableDonor(
-            f"{path}: the donor cannot be read ({str(error).partition(chr(10))[0]}). Expected a PNG"
-            " file. Replace or remove it."
+            f"{path}: the donor cannot be read ({error.reason}). Expected a PNG file. Replace or"
+            " remove it."
         ) from error
     if pixels.ndim == 2:
         return np.repeat(pixels[:, :, None], 3, axis=2), None
     visible = None
     if pixels.shape[2] == 4:
         visible = pixels[:, :, 3] >= (np.iinfo(pixels.dtype).max + 1) // 2
-    return np.ascontiguousarray(pixels[:, :, 2::-1]), visible
+    return np.ascontiguousarray(pixels[:, :, :3]), visible
 
 
 def _bleed(image: Image, visible: Mask) -> Image:
