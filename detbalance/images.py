@@ -150,11 +150,7 @@ def _header(file: BinaryIO) -> Any:
 
 
 def image_size(path: Path, kind: str) -> tuple[int, int]:
-    """Width and height by the header of a file of one format.
-
-    Raises:
-        ValueError: if it is no such file, or one that `read_pixels` refuses by its header.
-    """
+    """Width and height by the header of a file; ValueError if it is none of the format `kind`."""
     try:
         with path.open("rb") as file:
             header = _header(file)
@@ -407,3 +403,14 @@ def size_problem(annotations: Annotations, image: int, found: tuple[int, int]) -
         return None
     turned = "; its EXIF orientation is not applied here" if (height, width) == found else ""
     return f"is {found[0]}x{found[1]} pixels, the annotations say {width}x{height}{turned}"
+
+
+def check_size(
+    annotations: Annotations, image: int, path: str | Path, pixels: NDArray[np.generic]
+) -> None:
+    """Raise ValueError unless pixels [H, W, ...] of row `image` have the annotations' size."""
+    if problem := size_problem(annotations, image, (pixels.shape[1], pixels.shape[0])):
+        raise ValueError(
+            f"{path}: {problem}. The same size is expected, as boxes are in pixels. Replace the"
+            " image or correct the annotations."
+        )

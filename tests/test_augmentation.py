@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -128,6 +129,71 @@ def test_same_generator_state_gives_the_same_result(augmentation):
         assert all(np.array_equal(target_a[name], target_b[name]) for name in target_a)
     pairs = zip(results[0], results[2], strict=True)
     assert not all(np.array_equal(a[0], b[0]) for a, b in pairs)
+
+
+def test_images_that_come_back_can_be_written_to(augmentation):
+    generator = np.random.default_rng(2)
+    for number in (0, 1, 4) * 5:
+        image, target = scene(generator, number)
+        for array in (image, *target.values()):
+            array.flags.writeable = False
+        changed, _ = augmentation(image, target, generator)
+        assert changed.flags.writeable
+
+
+def test_a_target_without_crowd_flags_and_areas_has_no_crowd_and_boxes_as_areas(augmentation):
+    for seed in range(6):
+        image, target = scene(np.random.default_rng(seed), crowd=False)
+        sides = target["boxes"][:, 2:].astype(np.float64) - target["boxes"][:, :2]
+        target["areas"] = sides.prod(axis=1)
+        bare = {name: target[name] for name in ("labels", "boxes")}
+        image_a, full = augmentation(image, target, np.random.default_rng(seed))
+        image_b, found = augmentation(image, bare, np.random.default_rng(seed))
+        assert np.array_equal(image_a, image_b)
+        assert found.keys() == full.keys()
+        assert all(np.array_equal(found[name], full[name]) for name in full)
+        assert bare.keys() == {"labels", "boxes"}
+
+
+def test_a_target_of_other_keys_is_refused_in_words(augmentation):
+    image, target = scene(np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r'^\w+: the target has "iscrowd".*Rename it to is_crowd'):
+        augmentation(
+            image,
+            {"iscrowd" if name == "is_crowd" else name: v for name, v in target.items()},
+            np.random.default_rng(0),
+        )
+    for name in ("boxes", "labels"):
+        with pytest.raises(ValueError, match=rf'^\w+: the target has no "{name}"\. Expected boxes'):
+            augmentation(
+                image, {k: v for k, v in target.items() if k != name}, np.random.default_rng(0)
+            )
+
+
+def numbers_of(kind):
+    """The keyword arguments of a constructor that are numbers or ranges."""
+    parameters = inspect.signature(kind).parameters.values()
+    wanted = ("int", "float", "tuple[float, float]")
+    return [(p.name, p.annotation) for p in parameters if p.annotation in wanted]
+
+
+@pytest.mark.parametrize("kind", [*AUGMENTATIONS.values(), DonorBank])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, 1e30, 10**30])
+def test_numbers_out_of_range_are_refused_by_name(kind, value, paste, tmp_path):
+    annotations = training_file(tmp_path, {"bolt": 2, "nut": 5})
+    first = {
+        "Mosaic": (partner, np.ones(9)),
+        "Mixup": (partner, np.ones(9)),
+        "RarePaste": (paste.donors,),
+        "StandardAugmentation": (),
+        "DonorBank": (annotations, tmp_path),
+    }.get(kind.__name__, (annotations,))
+    found = numbers_of(kind)
+    assert found
+    for name, annotation in found:
+        given = (0.5, value) if annotation.startswith("tuple") else value
+        with pytest.raises(ValueError, match=rf"^{kind.__name__}: {name} is "):
+            kind(*first, **{name: given})
 
 
 def test_inputs_may_be_read_only_and_are_not_modified(augmentation):

@@ -273,6 +273,12 @@ def test_too_few_donors_are_refused(annotations):
         ({"iterations": 0}, "iterations is 0. Expected at least 1"),
         ({"min_donors": 2}, "Expected at least 3"),
         ({"power": float("nan")}, "power is nan"),
+        ({"power": 1e9}, r"power is 1000000000.0. Expected at most 10"),
+        ({"seed": -1}, "seed is -1. Expected at least 0"),
+        *(
+            ({name: 10**30}, rf"{name} is 10+\. Expected at most \d+\. Lower {name}")
+            for name in ("iterations", "per_class", "min_donors", "judge_steps", "seed")
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(change, message):

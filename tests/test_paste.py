@@ -240,7 +240,9 @@ def test_a_paste_that_can_do_nothing_says_so(bank, caplog, nothing):
     assert paste(image, empty_target(), np.random.default_rng(0))[0] is image
 
 
-@pytest.mark.parametrize("name", ["probability", "max_pastes", "feather", "tries"])
+@pytest.mark.parametrize(
+    "name", ["probability", "max_pastes", "feather", "tries", "context_places"]
+)
 def test_paste_values_out_of_range_are_refused(bank, name):
     with pytest.raises(ValueError, match=rf"RarePaste: {name} is -1\. Expected"):
         RarePaste(bank, **{name: -1})

@@ -58,6 +58,12 @@ def test_nothing_is_replaced_unasked(config, tmp_path):
     assert read_image(sheet).ndim == 3
 
 
+@pytest.mark.parametrize("option", ["--images", "--draws"])
+def test_more_images_than_anybody_looks_at_are_refused_at_once(config, tmp_path, option):
+    result = preview(config, tmp_path / "sheet.png", option, str(10**30))
+    assert re.match(rf"{option}: is 10+\. Expected a number in 1\.\.\d+\.", str(result.exception))
+
+
 def test_it_shows_the_first_draws_of_the_training(config, tmp_path):
     """The same draws, augmented alike, that the training's own loader gives."""
     from detbalance.sampling import RepeatFactorSampler

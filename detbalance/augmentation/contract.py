@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 Image: TypeAlias = NDArray[Any]
 Target: TypeAlias = dict[str, NDArray[Any]]
 
+MAX_SEED = 2**63 - 1  # what every library takes
+
 PER_IMAGE = ("negative_labels", "not_exhaustive_labels", "pastes")
 """Arrays of a target that belong to the image; all others have one row per box."""
 
@@ -25,7 +27,9 @@ class Augmentation(Protocol):
     draws come from `generator`, so that the same generator state gives the same result; every array
     of the target keeps one row per box, those named in `PER_IMAGE` apart; pixel values keep their
     type. An object that stays visible stays labelled: what is left of one whose box is dropped is
-    painted over or becomes a crowd region. The result may share memory with what was passed in.
+    painted over or becomes a crowd region. The result may share memory with what was passed in,
+    and its image can be written to. Where the target has no `is_crowd`, no box is a crowd region;
+    where it has no `areas`, they are those of the boxes.
     """
 
     def __call__(
@@ -63,6 +67,36 @@ class Compose:
         for augmentation in self.augmentations:
             image, target = augmentation(image, target, generator)
         return image, target
+
+
+def prepared(owner: str, image: Image, target: Target) -> tuple[Image, Target]:
+    """Return an image that can be written to, and its target with what may be missing.
+
+    Args:
+        owner: the augmentation, for messages.
+        image: as it was handed in.
+        target: of the image, not changed.
+
+    Raises:
+        ValueError: if the target has no boxes or labels, or says `iscrowd` in place of `is_crowd`.
+
+    Example:
+        >>> prepared("RarePaste", np.zeros((9, 9, 3), np.uint8), {"boxes": np.zeros((0, 4))})
+        Traceback (most recent call last):
+        ValueError: RarePaste: the target has no "labels". Expected boxes, labels, areas and
+        is_crowd, arrays with one row for each box. Add it.
+    """
+    wanted = "Expected boxes, labels, areas and is_crowd, arrays with one row for each box."
+    for name in ("boxes", "labels"):
+        if name not in target:
+            raise ValueError(f'{owner}: the target has no "{name}". {wanted} Add it.')
+    if "is_crowd" not in target or "areas" not in target:
+        if "iscrowd" in target and "is_crowd" not in target:
+            raise ValueError(f'{owner}: the target has "iscrowd". {wanted} Rename it to is_crowd.')
+        boxes = np.asarray(target["boxes"], np.float64)
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+        target = {"is_crowd": np.zeros(len(boxes), np.bool_), "areas": areas, **target}
+    return image if image.flags.writeable else image.copy(), target
 
 
 def take_rows(target: Target, rows: NDArray[Any]) -> Target:
@@ -115,9 +149,9 @@ def check_range(owner: str, name: str, value: float, low: float, high: float) ->
 def check_scale(owner: str, scale: tuple[float, float]) -> tuple[float, float]:
     """Return the smallest and the largest factor, or raise ValueError if they are none."""
     low, high = scale
-    if not 0 < low <= high < float("inf"):
+    if not 0.001 <= low <= high <= 1000:
         raise ValueError(
-            f"{owner}: scale is ({low}, {high}). Expected two factors with"
+            f"{owner}: scale is ({low}, {high}). Expected two factors in 0.001..1000 with"
             " 0 < smallest <= largest. Change scale."
         )
     return low, high

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detbalance.annotations import Annotations
-from detbalance.augmentation.contract import Image, Target, check_range
+from detbalance.augmentation.contract import Image, Target, check_range, prepared
 from detbalance.augmentation.donor_choice import wanted_labels
 from detbalance.augmentation.geometry import corners, fill_color, is_bilevel, settle
 from detbalance.frequency import class_frequency
@@ -64,10 +64,10 @@ class RareCrop:
         check_range("RareCrop", "min_visibility", min_visibility, 0, 1)
         check_range("RareCrop", "tries", tries, 1, 100_000)
         low, high = zoom
-        if not 1 <= low <= high < float("inf"):
+        if not 1 <= low <= high <= 1000:
             raise ValueError(
                 f"RareCrop: zoom is ({low}, {high}). Expected two factors with"
-                " 1 <= smallest <= largest. Change zoom."
+                " 1 <= smallest <= largest <= 1000. Change zoom."
             )
         import_cv2()  # fail here, not in a worker
         self.probability = probability
@@ -87,6 +87,7 @@ class RareCrop:
         self, image: Image, target: Target, generator: np.random.Generator
     ) -> tuple[Image, Target]:
         """Return the changed image and target, as `Augmentation.__call__` describes."""
+        image, target = prepared("RareCrop", image, target)
         height, width = image.shape[:2]
         before = corners(target["boxes"], height, width)
         boxes = np.concatenate([before[:, 0], before[:, 2]], axis=1)

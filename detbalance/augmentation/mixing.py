@@ -15,6 +15,7 @@ from detbalance.augmentation.contract import (
     append_rows,
     check_range,
     check_scale,
+    prepared,
 )
 from detbalance.augmentation.geometry import as_depth, fill_color, is_bilevel
 from detbalance.augmentation.partners import Load, Partners, drawn_index
@@ -86,6 +87,7 @@ class Mosaic:
         self, image: Image, target: Target, generator: np.random.Generator
     ) -> tuple[Image, Target]:
         """Return the changed image and target, as `Augmentation.__call__` describes."""
+        image, target = prepared("Mosaic", image, target)
         height, width = image.shape[:2]
         if generator.random() >= self.probability or min(height, width) < 2:
             return image, target
@@ -232,6 +234,7 @@ class Mixup:
         self, image: Image, target: Target, generator: np.random.Generator
     ) -> tuple[Image, Target]:
         """Return the changed image and target, as `Augmentation.__call__` describes."""
+        image, target = prepared("Mixup", image, target)
         if generator.random() >= self.probability or is_bilevel(image):
             return image, target
         partner = self._partners.draw(generator)

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detbalance.annotations import Annotations
-from detbalance.augmentation.contract import check_range
+from detbalance.augmentation.contract import MAX_SEED, check_range
 from detbalance.augmentation.cutting import Donor, cut_out
 from detbalance.augmentation.donor_choice import choose_donors, wanted_labels
 from detbalance.augmentation.donor_file import WrittenDonors, write_donor_file
 from detbalance.augmentation.masks import note_unusable_masks
 from detbalance.frequency import class_frequency
-from detbalance.images import read_image
+from detbalance.images import check_size, read_image
 
 Int64 = NDArray[np.int64]
 
@@ -92,6 +92,7 @@ def pack_donors(
     check_range("pack_donors", "min_size", min_size, 0, 1e5)
     check_range("pack_donors", "max_overlap", max_overlap, 0, 1)
     check_range("pack_donors", "max_per_class", max_per_class, 1, 1e9)
+    check_range("pack_donors", "seed", seed, 0, MAX_SEED)
     wanted = wanted_labels(annotations, classes, class_frequency(annotations))
     choice = choose_donors(annotations, wanted, min_size=min_size, max_overlap=max_overlap)
     rows = _limited(annotations, choice.rows, max_per_class, seed)
@@ -152,6 +153,7 @@ def _cut_image(
     try:
         path = annotations.image_path(index, image_dir)
         image = read_image(path, keep_depth=True)
+        check_size(annotations, index, path, image)
     except ValueError as error:
         return [], str(error)
     found, problem = [], ""

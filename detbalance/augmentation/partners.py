@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from detbalance.augmentation.contract import Image, Target
+from detbalance.augmentation.contract import Image, Target, prepared
 
 _logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Partners:
         for _ in range(_ATTEMPTS):
             row = drawn_index(self._cumulative, generator)
             try:
-                return self._load(row)
+                return prepared(self._owner, *self._load(row))
             except (ValueError, OSError) as error:
                 if row not in self._named:
                     self._named.add(row)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from detbalance.annotations import Categories
 from detbalance.augmentation import blending
-from detbalance.augmentation.contract import Image, Target, check_range, check_scale
+from detbalance.augmentation.contract import Image, Target, check_range, check_scale, prepared
 from detbalance.augmentation.covering import with_pasted, without_covered
 from detbalance.augmentation.cutting import Donor, UnreadableDonor
 from detbalance.augmentation.donors import DonorBank
@@ -159,6 +159,7 @@ class RarePaste:
         self, image: Image, target: Target, generator: np.random.Generator
     ) -> tuple[Image, Target]:
         """Return the changed image and target, as `Augmentation.__call__` describes."""
+        image, target = prepared("RarePaste", image, target)
         number = len(target["boxes"])
         target = {
             "pasted": np.zeros(number, np.bool_),

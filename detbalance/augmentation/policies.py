@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from detbalance.annotations import Annotations
-from detbalance.augmentation.contract import Image, Target, check_range
+from detbalance.augmentation.contract import Image, Target, check_range, prepared
 from detbalance.augmentation.geometry import FILL
 from detbalance.augmentation.pipeline import BoxPipeline, import_albumentations
 from detbalance.frequency import class_frequency, frequency_groups
@@ -113,6 +113,7 @@ class GroupPolicy:
         self, image: Image, target: Target, generator: np.random.Generator
     ) -> tuple[Image, Target]:
         """Return the changed image and target, as `Augmentation.__call__` describes."""
+        image, target = prepared("GroupPolicy", image, target)
         if self._built is None:
             self._built = self._build()
         shown = self.groups[target["labels"][~target["is_crowd"]]]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from detbalance.augmentation.contract import Image, Target, check_range, check_scale
+from detbalance.augmentation.contract import Image, Target, check_range, check_scale, prepared
 from detbalance.augmentation.geometry import FILL
 from detbalance.augmentation.pipeline import BoxPipeline, import_albumentations
 
@@ -85,6 +85,7 @@ class StandardAugmentation:
         self, image: Image, target: Target, generator: np.random.Generator
     ) -> tuple[Image, Target]:
         """Return the changed image and target, as `Augmentation.__call__` describes."""
+        image, target = prepared("StandardAugmentation", image, target)
         if self._pipeline is None:
             self._pipeline = self._build()
         return self._pipeline(image, target, generator)

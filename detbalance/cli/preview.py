@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Group
+from rich.console import Console, Group
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -23,6 +24,7 @@ from detbalance.training.config import load_config
 from detbalance.training.setup import Data, load_data
 
 _MANY = 8  # own boxes, from which on only rare and pasted ones are named
+_MOST_IMAGES, _MOST_DRAWS = 500, 1_000_000
 _TITLE = "blue: own boxes and those of mixed images; orange: pasted; grey: crowd regions, ignored"
 
 
@@ -42,6 +44,14 @@ def preview_command(
             f"{output}: is there already. A new file is expected. Give another --output, or"
             " --overwrite."
         )
+    for option, value, most in (
+        ("--images", images, _MOST_IMAGES),
+        ("--draws", draws, _MOST_DRAWS),
+    ):
+        if not 1 <= value <= most:
+            raise ValueError(
+                f"{option}: is {value}. Expected a number in 1..{most}. Choose such a number."
+            )
     settings = load_config(config, overrides, data_root=data_root)
     data = load_data(settings)
     sampler = RepeatFactorSampler(data.factors, seed=settings.seed, infinite=True)
@@ -49,13 +59,16 @@ def preview_command(
     pastes: list[npt.NDArray[np.int64]] = []
     cells: list[Cell] = []
     draws = max(draws, images)
-    for draw in islice(map(Draw, sampler, count()), draws):
-        image, target = data.train_dataset[draw]
-        labels.append(target["labels"][target["labels"] > 0].numpy())
-        if "pastes" in target:
-            pastes.append(target["pastes"].numpy())
-        if len(cells) < images:
-            cells.append(_cell(data, draw.index, image, target))
+    on_stderr = Console(stderr=True)
+    columns = (TextColumn("making images"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=on_stderr, disable=not on_stderr.is_terminal) as bar:
+        for draw in bar.track(islice(map(Draw, sampler, count()), draws), total=draws):
+            image, target = data.train_dataset[draw]
+            labels.append(target["labels"][target["labels"] > 0].numpy())
+            if "pastes" in target:
+                pastes.append(target["pastes"].numpy())
+            if len(cells) < images:
+                cells.append(_cell(data, draw.index, image, target))
     output.parent.mkdir(parents=True, exist_ok=True)
     save_sheet(cells, output, title=_TITLE)
     lines = (

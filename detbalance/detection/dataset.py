@@ -19,7 +19,7 @@ from detbalance.annotations import Annotations
 from detbalance.augmentation.contract import PER_IMAGE, Image, Target, take_rows
 from detbalance.augmentation.masks import note_unusable_masks, segmentation_mask
 from detbalance.detection.crowd import CROWD_LABEL
-from detbalance.images import read_image, size_problem
+from detbalance.images import check_size, read_image
 
 if TYPE_CHECKING:
     from detbalance.augmentation import Augmentation
@@ -204,12 +204,9 @@ class DetectionDataset(Dataset[Example]):
                 f"{notes.source}: image {notes.image_ids[index]} has no file_name. A file name is"
                 " needed to open the image. Add it."
             )
-        image = read_image(notes.image_path(index, self.image_dir), keep_depth=True)
-        if problem := size_problem(notes, index, (image.shape[1], image.shape[0])):
-            raise ValueError(
-                f"{self.image_dir / name}: {problem}. The same size is expected, as boxes are in"
-                " pixels. Replace the image or correct the annotations."
-            )
+        path = notes.image_path(index, self.image_dir)
+        image = read_image(path, keep_depth=True)
+        check_size(notes, index, path, image)
         target: Target = {
             "boxes": notes.boxes[rows],
             "labels": notes.labels[rows],

@@ -19,7 +19,7 @@ from detbalance.augmentation.cutting import Donor, cut_out
 from detbalance.augmentation.donor_choice import choose_donors
 from detbalance.augmentation.geometry import is_bilevel
 from detbalance.augmentation.placing import are_clear
-from detbalance.images import import_cv2, read_image
+from detbalance.images import check_size, import_cv2, read_image
 
 Crop = NDArray[np.uint8]
 
@@ -99,6 +99,7 @@ def cut_donors(
         path = annotations.image_path(int(annotations.image_index[row]), image_dir)
         if annotations.image_index[row] != opened:
             opened, image = int(annotations.image_index[row]), read_image(path)
+            check_size(annotations, opened, path, image)
         donor = cut_out(annotations, row, image, margin=MARGIN, masks=False, path=path)
         pixels[place] = _centred(donor)
         if progress is not None:

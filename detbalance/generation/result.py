@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from detbalance.augmentation.contract import MAX_SEED
 from detbalance.generation.diffaugment import SYMMETRIES
 from detbalance.generation.networks import SIZES
 from detbalance.generation.quality import Kid
@@ -29,7 +30,7 @@ class Settings:
             turned ones are, too.
         power: >= 0; the share of a class in training goes with its number of donors to minus this.
         judge_steps: steps of the training of each classifier that checks.
-        seed: of all draws.
+        seed: of all draws, >= 0.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -53,17 +54,22 @@ class Settings:
                     f"Settings: {name} is {getattr(self, name)!r}. Known:"
                     f" {', '.join(map(str, known))}. Choose one of these."
                 )
-        for name, least in (
-            ("iterations", 1),
-            ("per_class", 1),
-            ("min_donors", 3),
-            ("power", 0),
-            ("judge_steps", 1),
+        for name, least, most in (
+            ("iterations", 1, 10**7),
+            ("per_class", 1, 10**5),
+            ("min_donors", 3, 10**9),
+            ("power", 0, 10),
+            ("judge_steps", 1, 10**6),
+            ("seed", 0, MAX_SEED),
         ):
-            if not getattr(self, name) >= least:
+            value = getattr(self, name)
+            if not value >= least:
                 raise ValueError(
-                    f"Settings: {name} is {getattr(self, name)}. Expected at least {least}."
-                    f" Raise {name}."
+                    f"Settings: {name} is {value}. Expected at least {least}. Raise {name}."
+                )
+            if value > most:
+                raise ValueError(
+                    f"Settings: {name} is {value}. Expected at most {most}. Lower {name}."
                 )
 
 
