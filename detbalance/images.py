@@ -350,12 +350,14 @@ def _has_reader(path: Path) -> bool:
 
 def _hint(folder: Path, name: str, names_in: NamesIn) -> str:
     """The file that was probably meant: written in another way, or nearer to the folder."""
-    for form in (name, unquote(name)):
-        parts = PurePosixPath(form.replace("\\", "/")).parts
+    for spelled in (name, unquote(name)):
+        parts = PurePosixPath(spelled.replace("\\", "/")).parts
         for start in range(len(parts)):
             found = _nearest(folder, parts[start:], names_in)
             if found is not None:
-                return f"; {found} is there"
+                looks_alike = _folded(str(found)) == _folded(str(folder / name))
+                form = " (another case or Unicode normal form)" if looks_alike else ""
+                return f"; {found} is there{form}"
     return ""
 
 

@@ -202,7 +202,8 @@ def _check_classes(folder: Path, names: set[str], categories: Categories) -> Non
         for name, close in zip(unknown, near, strict=False)
     )
     raise ValueError(
-        f"{folder}: {len(unknown)} classes of donors are no categories of the annotations:"
+        f"{folder}: {'1 class' if len(unknown) == 1 else f'{len(unknown)} classes'} of donors"
+        f" {'is no category' if len(unknown) == 1 else 'are no categories'} of the annotations:"
         f" {listed}. Expected the names of categories. Rename them."
     )
 

@@ -67,8 +67,9 @@ def donors_command(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     _name_problems(packed)
+    number, size = packed.written.number, f"{packed.written.megabytes:.1f} MB"
     line = (
-        f"Written: {output} ({packed.written.number} donors, {packed.written.megabytes:.1f} MB)."
+        f"Written: {output} ({number} {'donor' if number == 1 else 'donors'}, {size})."
         f" Use it with augmentation.paste.donor_file: {output}"
     )
     print_content(Group(_table(train, packed), Text(line)), None)

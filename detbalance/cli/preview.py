@@ -74,7 +74,8 @@ def preview_command(
     lines = (
         f"boxes: in {data.train.source}. shown: in the first {draws:,} drawn images, pasted ones"
         f" included. asked: donors drawn, {sum(map(len, pastes)):,} in all.",
-        f"The first {len(cells)} images of the training: {output}",
+        f"The first {'image' if len(cells) == 1 else f'{len(cells)} images'} of the training:"
+        f" {output}",
     )
     table = _counts_table(data, np.concatenate(labels), pastes)
     print_content(Group(table, *map(Text, lines)), None)
