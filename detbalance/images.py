@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import io
 import logging
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, Literal, overload
-from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +21,9 @@ from detbalance.annotations import Annotations
 from detbalance.annotations.files import points_outside
 from detbalance.installation import needs
 from detbalance.jpeg import Damaged, JpegFile, strict_file
+from detbalance.spelling import NamesIn, names_in, spelling_hint
 
 logger = logging.getLogger(__name__)
-
-NamesIn = Callable[[Path], dict[str, list[str]]]
 
 # What a whole file of the format holds near its end.
 _END_MARKS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
@@ -236,7 +233,7 @@ def check_images(
         too large or thin, of a depth that is not read, or of another size than the annotations
         say. Empty if all is well. An image without a file name is listed under the empty name.
     """
-    check = partial(_problem, annotations, Path(image_dir), decode, cache(_names_in))
+    check = partial(_problem, annotations, Path(image_dir), decode, cache(names_in))
     with ThreadPoolExecutor(_THREADS) as threads:
         found = list(threads.map(check, range(annotations.num_images)))
     deep = [i for i, (problem, is_deep) in enumerate(found) if is_deep and not problem]
@@ -300,7 +297,7 @@ _READ_BY_ALL = ("JPEG", "MPO", "PNG", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG
 
 
 def _problem(
-    annotations: Annotations, folder: Path, decode: bool, names_in: NamesIn, image: int
+    annotations: Annotations, folder: Path, decode: bool, names: NamesIn, image: int
 ) -> tuple[str, bool]:
     """What is wrong with an image, or nothing; and whether it has 16 bits a value."""
     name = annotations.file_name(image)
@@ -332,7 +329,7 @@ def _problem(
         if decode:
             _strict_jpeg(path.read_bytes())
     except FileNotFoundError:
-        return f"is missing{_hint(folder, name, names_in)}", False
+        return f"is missing{spelling_hint(folder, name, names)}", False
     except (Damaged, OSError, ValueError) as error:
         if isinstance(error, Damaged):
             return str(error), False
@@ -346,47 +343,6 @@ def _has_reader(path: Path) -> bool:
         return not str(path).isascii() or bool(import_cv2().haveImageReader(str(path)))
     except ImportError:
         return True
-
-
-def _hint(folder: Path, name: str, names_in: NamesIn) -> str:
-    """The file that was probably meant: written in another way, or nearer to the folder."""
-    for spelled in (name, unquote(name)):
-        parts = PurePosixPath(spelled.replace("\\", "/")).parts
-        for start in range(len(parts)):
-            found = _nearest(folder, parts[start:], names_in)
-            if found is not None:
-                looks_alike = _folded(str(found)) == _folded(str(folder / name))
-                form = " (another case or Unicode normal form)" if looks_alike else ""
-                return f"; {found} is there{form}"
-    return ""
-
-
-def _nearest(folder: Path, parts: Sequence[str], names_in: NamesIn) -> Path | None:
-    """A file of the same name but for case, normal form and extension, if there is just one."""
-    path = folder
-    for number, part in enumerate(parts, 1):
-        same = names_in(path).get(_folded(part), [])
-        if not same and number == len(parts):
-            same = names_in(path).get(f"{PurePosixPath(_folded(part)).stem}/", [])
-        if len(same) != 1:
-            return None
-        path /= same[0]
-    return path if path.is_file() else None
-
-
-def _names_in(folder: Path) -> dict[str, list[str]]:
-    """The names in a folder by what is left of them without case; by the stem with a slash."""
-    names: dict[str, list[str]] = {}
-    with suppress(OSError):
-        for entry in folder.iterdir():
-            folded = _folded(entry.name)
-            names.setdefault(folded, []).append(entry.name)
-            names.setdefault(f"{PurePosixPath(folded).stem}/", []).append(entry.name)
-    return names
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def size_problem(annotations: Annotations, image: int, found: tuple[int, int]) -> str | None:

@@ -43,10 +43,7 @@ _SMALL: dict[str, tuple[str, tuple[int | str | None, ...]]] = {
     "boxes": ("F64", ("D", 4)),
     "others": ("F64", (None, 4)),
 }
-_LARGE: dict[str, tuple[str, tuple[int | str | None, ...]]] = {
-    "pixels": ("U8", (None,)),
-    "mask_bits": ("U8", (None,)),
-}
+_LARGE = {"pixels": ("U8", (None,)), "mask_bits": ("U8", (None,))}
 _LONGEST = 2**20  # side of a donor
 _DTYPES = {"uint8": "U8", "int32": "I32", "int64": "I64", "float64": "F64"}
 
@@ -331,7 +328,7 @@ def _sizes(file: Any) -> tuple[dict[str, int], str]:
     """The length of each array, and what is wrong with their kinds and shapes."""
     names = set(file.keys())
     lengths: dict[str, int] = {}
-    for name, (kind, shape) in (_SMALL | _LARGE).items():
+    for name, (kind, shape) in {**_SMALL, **_LARGE}.items():
         if name not in names:
             return lengths, f'"{name}" is missing'
         found = file.get_slice(name)
