@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.evaluation.details import NUM_BINS, Details, Histogram, PRCurve
+from detbalance.evaluation.detection_cap import cap_notes
 from detbalance.evaluation.grid_figures import mean_of_defined
 from detbalance.evaluation.matching import Matches
 from detbalance.evaluation.per_class import RECALL_IOU_THRESHOLD, Evaluation
@@ -123,7 +124,11 @@ def build_report(
             frequency_source=training.source,
             group_rule=training.rule,
         ),
-        notes=(*evaluation.cautions, *training.notes),
+        notes=(
+            *evaluation.cautions,
+            *cap_notes(annotations, evaluation.matches.rules),
+            *training.notes,
+        ),
         details=_details(evaluation, categories.names),
     )
 

@@ -147,7 +147,7 @@ def match(
         takes_part = inside & checked
     order = _evaluation_order(predictions, rank, np.flatnonzero(takes_part))
     offsets = offsets_of(np.bincount(predictions.labels[order], minlength=num_classes))
-    ignored, reusable = _ignored(annotations, chosen, area_range)
+    ignored, reusable = ignored_annotations(annotations, chosen, area_range)
     if pairs is None:
         floor = chosen.iou_thresholds[0]
         pairs = overlaps(annotations, predictions, floor=floor, same_class=True, rules=chosen)
@@ -174,8 +174,8 @@ def match(
     )
 
 
-def _ignored(
-    annotations: Annotations, rules: Rules, area_range: tuple[float, float]
+def ignored_annotations(
+    annotations: Annotations, rules: Rules, area_range: tuple[float, float] = AREA_RANGES["all"]
 ) -> tuple[Bool, Bool]:
     """Annotations that need not be found; those of them that can be taken again and again."""
     ignored = (annotations.areas < area_range[0]) | (annotations.areas > area_range[1])

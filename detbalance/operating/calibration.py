@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from detbalance.evaluation.detection_cap import cap_notes
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.evaluation.training_side import TrainingSide
 from detbalance.operating.calibration_notes import calibration_notes
@@ -163,7 +164,10 @@ def fit_thresholds(
             advice=_ADVICE[differs, per_class],
         ),
         settings=data.settings,
-        notes=calibration_notes(curves, rows, annotations, predictions, confidence=confidence),
+        notes=(
+            *calibration_notes(curves, rows, annotations, predictions, confidence=confidence),
+            *cap_notes(annotations, matches.rules),
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from detbalance.evaluation.detection_cap import cap_notes
 from detbalance.evaluation.matching import match
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.evaluation.training_side import TrainingSide
@@ -220,7 +221,10 @@ def choose_strength(
             advice=advice,
         ),
         settings=data.settings,
-        notes=_notes(annotations, images, strengths, best, is_capped=not same_matches),
+        notes=(
+            *_notes(annotations, images, strengths, best, is_capped=not same_matches),
+            *cap_notes(annotations, data.matches.rules),
+        ),
     )
 
 
