@@ -105,6 +105,37 @@ def test_every_false_positive_has_the_kind_of_the_rules(seed: int, iou: float) -
     assert (kinds["missed"].count <= matches.num_positive).all()
 
 
+@pytest.mark.parametrize(
+    ("category", "height", "kind"),
+    [
+        (0, 10, "duplicate"),  # half of the box is enough
+        (0, 9.99, "localisation"),
+        (0, 2, "localisation"),  # and a tenth is near
+        (0, 1.99, "background"),
+        (1, 10, "classification"),
+        (1, 9.99, "both"),
+        (1, 2, "both"),
+        (1, 1.99, "background"),
+    ],
+)
+def test_an_overlap_of_exactly_a_limit_reaches_it(
+    tmp_path: Path, category: int, height: float, kind: str
+) -> None:
+    truth = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 99, "height": 99}],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(("cat", "owl"))],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 0, "bbox": [0, 0, 20, 20]}],
+    }
+    found = [
+        {"image_id": 1, "category_id": 0, "bbox": [0, 0, 20, 20], "score": 0.9},
+        {"image_id": 1, "category_id": category, "bbox": [0, 0, 20, height], "score": 0.8},
+    ]
+    annotations, predictions = load(tmp_path, truth, found)
+    pairs = overlaps(annotations, predictions)
+    kinds = error_kinds(match(annotations, predictions, pairs=pairs), pairs)
+    assert [name for name, errors in kinds.items() if errors.shown.any()] == [kind]
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=SEEDS)
 def test_counts_and_costs_are_those_of_another_implementation_of_tide(seed: int) -> None:
@@ -170,45 +201,91 @@ def test_repairing_gains_what_the_repaired_results_have(seed: int) -> None:
     assert np.isnan(gained[matches.num_positive == 0]).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=30, deadline=None)
+@given(seed=SEEDS, floor=st.sampled_from([0.0, 0.3, 0.8]), iou=st.sampled_from([0.5, 0.75, 0.95]))
+def test_the_confusion_is_that_of_loops_over_boxes_and_detections(
+    seed: int, floor: float, iou: float
+) -> None:
+    matches, pairs = matched(seed)
+    annotations, predictions, t = matches.annotations, matches.predictions, matches.at(iou)
+    expected = np.zeros((len(matches.num_positive),) * 2, dtype=int)
+    found_boxes = set()
+    for row in np.flatnonzero(predictions.scores >= floor).tolist():
+        label = predictions.labels[row]
+        if matches.is_true_positive[row, t]:
+            expected[label, label] += 1
+            found_boxes.add(int(matches.annotation[row, t]))
+        elif matches.is_false_positive[row, t]:
+            kind = twin_kind(matches, row, t, iou)
+            if kind == "classification":
+                box = nearest_box(matches, row, same_class=False)
+                expected[annotations.labels[box], label] += 1
+            elif kind == "background":
+                expected[0, label] += 1
+    for box in range(annotations.num_annotations):
+        if not annotations.is_crowd[box] and box not in found_boxes:
+            expected[annotations.labels[box], 0] += 1
+    result = confusion(matches, pairs, score_floor=floor, iou=iou)
+    np.testing.assert_array_equal(result.counts, expected)
+    assert (result.number > 0).all()
+
+
+@settings(max_examples=30, deadline=None)
 @given(seed=SEEDS, floor=st.sampled_from([0.0, 0.3, 0.8]))
-def test_a_row_sums_to_the_boxes_and_a_column_to_the_detections(seed: int, floor: float) -> None:
+def test_confusion_and_kinds_of_errors_tell_the_same(seed: int, floor: float) -> None:
     matches, pairs = matched(seed)
     counts = confusion(matches, pairs, score_floor=floor).counts
+    kinds = error_kinds(matches, pairs, score_floor=floor)
     points = at_score(matches, floor)
-    np.testing.assert_array_equal(counts.sum(axis=1)[1:], points.num_positive[1:])
+    right = np.diag(counts)
+    np.testing.assert_array_equal(right, points.true_positives)
+    np.testing.assert_array_equal(counts[0, 1:], kinds["background"].shown[1:])
+    np.testing.assert_array_equal(counts[1:, 0], kinds["missed"].shown[1:])
+    others = counts[1:].sum(axis=0) - right
+    np.testing.assert_array_equal(others[1:], kinds["classification"].shown[1:])
+    # Every box is found or missed; every detection is in a cell or in the right place at least.
+    np.testing.assert_array_equal((right + counts[:, 0])[1:], points.num_positive[1:])
+    elsewhere = sum(kinds[kind].shown for kind in ("localisation", "both", "duplicate"))
     shown = points.true_positives + points.false_positives
-    np.testing.assert_array_equal(counts.sum(axis=0)[1:], shown[1:])
-    np.testing.assert_array_equal(np.diag(counts), points.true_positives)
+    np.testing.assert_array_equal((counts.sum(axis=0) + elsewhere)[1:], shown[1:])
     assert counts[0, 0] == 0
-    assert (counts >= 0).all()
 
 
-def test_a_box_of_another_class_goes_to_the_best_detection_on_it(tmp_path: Path) -> None:
+def test_every_detection_on_a_box_of_another_class_is_taken_for_it(tmp_path: Path) -> None:
     truth = {
         "images": [{"id": 1, "file_name": "a.png", "width": 99, "height": 99}],
         "categories": [{"id": i, "name": name} for i, name in enumerate(("cat", "owl", "bat"))],
         "annotations": [
             {"id": 1, "image_id": 1, "category_id": 0, "bbox": [0, 0, 20, 20]},
             {"id": 2, "image_id": 1, "category_id": 1, "bbox": [50, 0, 20, 20]},
+            {"id": 3, "image_id": 1, "category_id": 2, "bbox": [0, 50, 30, 30], "iscrowd": 1},
         ],
     }
     found = [
-        {"image_id": 1, "category_id": category, "bbox": [x, 0, 20, 20], "score": score}
-        for category, x, score in (
-            (1, 2, 0.9),  # on the cat, as an owl
-            (2, 1, 0.8),  # on the cat too, later
-            (1, 52, 0.7),  # the owl
-            (1, 50, 0.6),  # the owl again: left on background
-            (0, 50, 0.2),  # below the floor
+        {"image_id": 1, "category_id": category, "bbox": [x, y, 20, 20], "score": score}
+        for category, x, y, score in (
+            (1, 2, 0, 0.9),  # on the cat, as an owl
+            (2, 1, 0, 0.8),  # on the cat too, later: there was a box all the same
+            (2, 1, 0, 0.8),  # and once more
+            (1, 52, 0, 0.7),  # the owl
+            (1, 50, 0, 0.6),  # the owl again: there is something, and it is an owl
+            (0, 62, 0, 0.6),  # beside the owl: neither place nor class
+            (0, 75, 75, 0.5),  # on nothing
+            (2, 0, 52, 0.5),  # on the crowd
+            (0, 50, 0, 0.2),  # below the floor
         )
     ]
     annotations, predictions = load(tmp_path, truth, found)
     pairs = overlaps(annotations, predictions)
     matrix = confusion(match(annotations, predictions, pairs=pairs), pairs)
-    assert matrix.counts.tolist() == [[0, 0, 1, 1], [0, 0, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert matrix.counts.tolist() == [[0, 1, 0, 0], [1, 0, 1, 2], [0, 0, 1, 0], [0, 0, 0, 0]]
     cells = [(cell.true, cell.found, cell.count) for cell in matrix.cells(("cat", "owl", "bat"))]
-    assert cells == [(None, "owl", 1), (None, "bat", 1), ("cat", "owl", 1)]
+    assert cells == [
+        ("cat", "bat", 2),
+        (None, "cat", 1),
+        ("cat", None, 1),
+        ("cat", "owl", 1),
+    ]
     assert len(matrix.cells(("cat", "owl", "bat"), limit=2)) == 2
 
 

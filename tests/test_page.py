@@ -224,6 +224,7 @@ def test_data_have_a_column_for_everything_in_the_order_of_the_report(tmp_path: 
                 for row in rows
             ]
     assert run["detections"] == [row.true_positives + row.false_positives for row in rows]
+    assert run["right"] == [row.true_positives for row in rows]
     for kind in ERROR_KINDS:
         assert run["errors"][kind]["count"] == [row.errors[kind].count for row in rows]
         assert run["errors"][kind]["cost"] == [number(row.errors[kind].cost) for row in rows]

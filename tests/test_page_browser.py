@@ -401,8 +401,14 @@ def test_choosing_a_class_shows_it_everywhere(opened: Open) -> None:
 def test_confusion_chart_and_table_have_the_same_counts(opened: Open) -> None:
     with opened("baseline") as page:
         assert REPORT.details is not None
-        counts = page.evaluate("VIEWS.heatmap.data('cells').map((cell) => cell.count)")
-        assert sorted(filter(None, counts)) == sorted(c.count for c in REPORT.details.confusion)
+        cells = page.evaluate("VIEWS.heatmap.data('cells')")
+        counts = [(c["true_name"], c["found_name"], c["count"]) for c in cells]
+        assert sorted(c for c in counts if c[0] != c[1] and c[2]) == sorted(
+            (c.true or "background", c.found or "missed", c.count) for c in REPORT.details.confusion
+        )
+        assert [c for c in counts if c[0] == c[1]] == [
+            (row.name, row.name, row.true_positives) for row in REPORT.classes
+        ]
         lines = texts(page, "#confusion-table tbody tr")
         assert [" ".join(line.split()) for line in lines[:2]] == [
             f"{cell.true} {cell.found} {before} {cell.count}"

@@ -1,4 +1,4 @@
-"""Which classes are taken for which, background included, at a score floor."""
+"""Which classes are taken for which, at a score floor: the errors of `error_kinds` by class."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.evaluation.details import MAX_CELLS, Cell
+from detbalance.evaluation.errors import detection_kinds
 from detbalance.evaluation.matching import Matches
 from detbalance.evaluation.overlaps import Overlaps
 from detbalance.evaluation.participants import reaches_floor
@@ -18,16 +19,33 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """Boxes and detections by true and found class.
+    """Detections and boxes by true and found class; only cells that are not 0 are held.
+
+    A detection on the diagonal found a box of its class; elsewhere it lies on a box of another
+    class ("classification"), or in row 0 on nothing ("background"). Column 0 has the boxes that no
+    detection of their class found ("missed"): with the diagonal a class has all of its boxes.
+    Detections that overlap their box too little ("localisation") or one of another class ("both"),
+    and further ones of a box that was found ("duplicate"), take no class for another and are in no
+    cell.
 
     Attributes:
-        counts: int64 [K + 1, K + 1], row: class of the box, column: class of the detection. Row 0
-            holds detections where there is no box (left), column 0 boxes that nothing found. The
-            diagonal holds the true positives, so that a row sums to the boxes to find and a column
-            to the detections that count.
+        true: int64 [n], class of the box, ascending.
+        found: int64 [n], class of the detection, ascending within a true class.
+        number: int64 [n], how many, above 0.
+        num_classes: K + 1.
     """
 
-    counts: Int64
+    true: Int64
+    found: Int64
+    number: Int64
+    num_classes: int
+
+    @property
+    def counts(self) -> Int64:
+        """int64 [K + 1, K + 1], row: true class, column: found class."""
+        matrix = np.zeros((self.num_classes, self.num_classes), dtype=np.int64)
+        matrix[self.true, self.found] = self.number
+        return matrix
 
     def cells(self, names: tuple[str, ...], limit: int = MAX_CELLS) -> list[Cell]:
         """Return the largest cells off the diagonal, largest first.
@@ -36,52 +54,44 @@ class Confusion:
             names: of the labels from 1.
             limit: how many cells at most.
         """
-        counts = self.counts.copy()
-        np.fill_diagonal(counts, 0)
-        flat = np.argsort(-counts, axis=None, kind="stable")[:limit]
-        rows, columns = np.unravel_index(flat, counts.shape)
+        apart = np.flatnonzero(self.true != self.found)
+        largest = apart[np.argsort(-self.number[apart], kind="stable")[:limit]]
         known = (None, *names)
-        return [
-            Cell(true=known[i], found=known[j], count=int(counts[i, j]))
-            for i, j in zip(rows.tolist(), columns.tolist(), strict=True)
-            if counts[i, j]
-        ]
+        columns = (values[largest].tolist() for values in (self.true, self.found, self.number))
+        return [Cell(known[i], known[j], count) for i, j, count in zip(*columns, strict=True)]
 
 
 def confusion(
     matches: Matches, pairs: Overlaps, *, score_floor: float | Float64 = 0.3, iou: float = 0.5
 ) -> Confusion:
-    """Count which class each box was found as.
+    """Count which class each detection is of, and which the box that it lies on.
 
-    Detections that found a box of their class keep it. The others, from the highest score down,
-    take the box of another class that they overlap most among those that are left.
+    Every number is that of a kind of error: by column, classification and background errors of
+    `error_kinds`; by row, its missed boxes; the diagonal, what is right.
 
     Args:
         matches: of `match`.
-        pairs: of `overlaps` for the same inputs, over all classes, from `iou` or below.
+        pairs: of `overlaps` for the same inputs, over all classes, from 0.1.
         score_floor: smallest score that counts; float64 [K + 1] for one of each class.
         iou: smallest overlap; one of the thresholds of the rules.
 
     Returns:
         The matrix. Crowd regions, and detections that LVIS's lists excuse, are in no cell.
     """
-    t = matches.at(iou)
-    predictions, labels = matches.predictions, matches.annotations.labels
-    shown = reaches_floor(predictions, score_floor)
+    t, num_classes = matches.at(iou), len(matches.num_positive)
+    found_as, labels = matches.predictions.labels, matches.annotations.labels
+    shown = reaches_floor(matches.predictions, score_floor)
+    kept = shown[pairs.detection]
+    near = Overlaps(pairs.detection[kept], pairs.annotation[kept], pairs.iou[kept])
+    kinds = detection_kinds(matches, near, iou=iou)
     right = np.flatnonzero(matches.is_true_positive[:, t] & shown)
-    free = matches.positive.copy()
-    free[matches.annotation[right, t]] = False
-    searching = matches.is_false_positive[:, t] & shown
-    kept = np.flatnonzero(searching[pairs.detection] & free[pairs.annotation] & (pairs.iou >= iou))
-    detection, annotation = pairs.detection[kept], pairs.annotation[kept]
-    wishes = np.lexsort((-pairs.iou[kept], detection, -predictions.scores[detection]))
-    size = len(matches.num_positive)
-    counts = np.zeros((size, size), dtype=np.int64)
-    np.add.at(counts, (predictions.labels[right], predictions.labels[right]), 1)
-    for d, a in zip(detection[wishes].tolist(), annotation[wishes].tolist(), strict=True):
-        if searching[d] and free[a]:
-            searching[d] = free[a] = False
-            counts[labels[a], predictions.labels[d]] += 1
-    counts[0] += np.bincount(predictions.labels[searching], minlength=size)
-    counts[:, 0] += np.bincount(labels[free], minlength=size)
-    return Confusion(counts)
+    missed = matches.positive.copy()
+    missed[matches.annotation[right, t]] = False
+    taken = np.flatnonzero(kinds.is_kind["classification"] & shown)
+    alone = np.flatnonzero(kinds.is_kind["background"] & shown)
+    true = [found_as[right], labels[kinds.other_box[taken]], np.zeros_like(alone), labels[missed]]
+    found = [found_as[right], found_as[taken], found_as[alone], np.zeros_like(labels[missed])]
+    cells, number = np.unique(
+        np.concatenate(true) * num_classes + np.concatenate(found), return_counts=True
+    )
+    return Confusion(cells // num_classes, cells % num_classes, number, num_classes)

@@ -43,8 +43,8 @@ class Cell:
     """One cell of the confusion matrix, at IoU .50 and the score floor.
 
     Attributes:
-        true: class of the boxes, None for detections where there is no box.
-        found: class of the detections, None for boxes that nothing found.
+        true: class of the boxes, None for detections that lie on nothing ("background").
+        found: class of the detections, None for boxes that none of their class found ("missed").
         count: how many.
     """
 

@@ -51,7 +51,8 @@ Undefined numbers are null.
               rules AR300 in place of AR100
     details   object or null; by class name: curves (precision and scores at IoU .50 over recall
               0, .01, ... 1), histograms (20 bins of scores: right, wrong); confusion (list of
-              true, found, count; null is background)
+              true, found, count, as the errors of these kinds: "classification"; "background",
+              true null; "missed", found null; what is right is in true_positives of the classes)
     settings  annotations, predictions (files; null: from memory), backend, iou_thresholds,
               recall_iou_threshold, score_floor, max_detections, area_ranges,
               frequency_source (file that the groups come from, or null), group_rule (words or

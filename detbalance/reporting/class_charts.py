@@ -130,7 +130,7 @@ def scores() -> Spec:
 
 
 def heatmap(number: int) -> Spec:
-    """Confused classes: a row per true class, a column per found class, background last.
+    """Confused classes: a row per true class, a column per found class; what is no class last.
 
     Args:
         number: classes that are drawn.
@@ -140,15 +140,24 @@ def heatmap(number: int) -> Spec:
         "domain": False,
         "ticks": False,
         "grid": False,
-        "labelExpr": "names[datum.value]",
         "labelLimit": 110,
     }
+
+    def named(last: str) -> Spec:
+        return {"labelExpr": f"datum.value < {number} ? names[datum.value] : '{last}'"}
+
     x = {
         **shared,
         "field": "column",
-        "axis": {**quiet, "title": "found as", "orient": "top", "labelAngle": -50},
+        "axis": {
+            **quiet,
+            **named("missed"),
+            "title": "found as",
+            "orient": "top",
+            "labelAngle": -50,
+        },
     }
-    y = {**shared, "field": "row", "axis": {**quiet, "title": "true class"}}
+    y = {**shared, "field": "row", "axis": {**quiet, **named("background"), "title": "true class"}}
     tooltip = [tip("true_name", "true class"), tip("found_name", "found as")]
     cell = {
         "mark": {"type": "rect", "fill": "var(--accent)", "stroke": "var(--paper)"},

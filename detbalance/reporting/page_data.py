@@ -111,6 +111,7 @@ def _run(report: Report, rows: Sequence[ClassRow], by_name: dict[str, int]) -> d
             for figure in known
         },
         "detections": [row.true_positives + row.false_positives for row in rows],
+        "right": [row.true_positives for row in rows],
         "errors": _errors(rows),
         **_details(report, rows, by_name),
     }
@@ -151,7 +152,7 @@ def _details(report: Report, rows: Sequence[ClassRow], by_name: dict[str, int]) 
 
 
 def _place(name: str | None, by_name: dict[str, int]) -> int:
-    """Index of a class, -1 for background."""
+    """Index of a class, -1 for none."""
     return -1 if name is None else by_name[name]
 
 

@@ -1,26 +1,34 @@
 "use strict";
 // Which classes are taken for which: a chart, a table, and a sentence about one class.
 
-const className = (place) => (place < 0 ? "background" : CLASSES.name[place]);
+// By side of a cell, what is no class: boxes that are none, and detections that there are none of.
+const NO_CLASS = ["background", "missed"];
+const className = (place, side) => (place < 0 ? NO_CLASS[side] : CLASSES.name[place]);
 const pairKey = ([real, found]) => `${real} ${found}`;
 
 function cellRows(run) {
   const order = [...DATA.heatmap, -1];
-  const counts = new Map(DATA.runs[run].confusion.map((cell) => [pairKey(cell), cell[2]]));
-  const cells = order.flatMap((real, row) => order.map((found, column) => (
-    { real, found, row, column, count: real === found ? 0 : counts.get(pairKey([real, found])) || 0 })));
-  const most = cells.reduce((a, cell) => Math.max(a, cell.count), 1);
-  return cells.filter(({ real, found }) => real !== found).map(({ real, found, row, column, count }) => ({
-    true_name: className(real), found_name: className(found), row, column, count,
-    share: Math.sqrt(count / most), amount: whole(count),
-    ink: Math.sqrt(count / most) > 0.6 ? "var(--paper)" : "var(--ink)",
-  }));
+  const { confusion, right } = DATA.runs[run];
+  const counts = new Map(confusion.map((cell) => [pairKey(cell), cell[2]]));
+  const cells = order.flatMap((real, row) => order.map((found, column) => ({
+    real, found, row, column, wrong: real !== found,
+    count: (real === found ? right[real] : counts.get(pairKey([real, found]))) || 0 })));
+  const most = cells.reduce((a, cell) => (cell.wrong ? Math.max(a, cell.count) : a), 1);
+  return cells.filter(({ real, found }) => real >= 0 || found >= 0).map((cell) => {
+    const share = cell.wrong ? Math.sqrt(cell.count / most) : 0;
+    return {
+      true_name: className(cell.real, 0), found_name: className(cell.found, 1),
+      row: cell.row, column: cell.column, count: cell.count, wrong: cell.wrong, share,
+      amount: whole(cell.count),
+      ink: !cell.wrong ? "var(--muted)" : share > 0.6 ? "var(--paper)" : "var(--ink)",
+    };
+  });
 }
 
 async function drawHeatmap() {
-  const names = [...DATA.heatmap, -1].map((place) => shorten(className(place), 18));
-  byId("heatmap").style.minWidth = `${110 + 27 * names.length}px`;
-  byId("heatmap").style.maxWidth = `${160 + 90 * names.length}px`;
+  const names = DATA.heatmap.map((place) => shorten(className(place), 18));
+  byId("heatmap").style.minWidth = `${137 + 27 * names.length}px`;
+  byId("heatmap").style.maxWidth = `${250 + 90 * names.length}px`;
   await drawChart("heatmap", { cells: cellRows(0) }, { names });
   if (!BEFORE || !BEFORE.confusion.length) return;
   const menu = byId("heatmap-run");
@@ -32,8 +40,9 @@ async function drawHeatmap() {
 function confusionColumns(cells) {
   const side = (place, title) => ({
     key: title, title, ascending: true, kind: "name",
-    value: (row) => className(cells[row][place]),
-    cell: (row) => make("td", {}, classButton(cells[row][place])),
+    value: (row) => className(cells[row][place], place),
+    cell: (row) => make("td", {}, cells[row][place] < 0
+      ? make("span", { class: "old" }, NO_CLASS[place]) : classButton(cells[row][place])),
   });
   const columns = [side(0, "true class"), side(1, "found as"), {
     key: "count", title: "count",
@@ -66,7 +75,7 @@ function describeConfusion(i) {
     return make("p", {}, make("span", { class: "old" }, `${title}: `), ...names);
   };
   byId("class-confusion").replaceChildren(...[
-    list(0, 1, "Its boxes were also found as"),
-    list(1, 0, "Its detections were really"),
+    list(0, 1, "Detections on its boxes were also of"),
+    list(1, 0, "Its detections lay on boxes of"),
   ].filter(known));
 }

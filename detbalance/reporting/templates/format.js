@@ -58,7 +58,6 @@ function shorten(text, length) {
 
 // A class that a click chooses; background is only a word.
 function classButton(place, scroll = true) {
-  if (place < 0) return make("span", { class: "old" }, "background");
   const name = CLASSES.name[place];
   const button = make("button", { type: "button", class: "pick", title: name }, make("bdi", {}, name));
   button.addEventListener("click", () => choose(place, scroll));
