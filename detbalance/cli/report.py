@@ -18,6 +18,7 @@ from detbalance.cli.evaluating import (
 )
 from detbalance.comparison import Comparison, compare
 from detbalance.evaluation import Evaluation, Report, with_replicates
+from detbalance.evaluation.bootstrap import drawn_bytes
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.reporting.comparison_console import print_comparison
 from detbalance.reporting.comparison_files import write_comparison
@@ -30,6 +31,8 @@ from detbalance.reporting.suspects_section import SuspectSection, suspect_sectio
 logger = logging.getLogger(__name__)
 
 _DRAWS = 1000
+# Bytes that draws may take without being asked for.
+_SMALL = 1e9
 
 
 def report_command(
@@ -239,10 +242,12 @@ def _wanted_draws(bootstrap: str, baseline: Path | None) -> int | None:
 def with_draws(result: Evaluation, draws: int | None, seed: int) -> tuple[Evaluation, str]:
     """Add the intervals of AP and AR, or say how to get them."""
     seconds = drawing_seconds(result.matches, _DRAWS if draws is None else draws)
-    if draws is None and seconds > QUICK:
+    needed = drawn_bytes(1, _DRAWS, len(result.val_boxes))
+    if draws is None and (seconds > QUICK or needed > _SMALL):
+        room = f" and {needed / 1e9:.1f} GB of memory" if needed > _SMALL else ""
         return result, (
-            f"AP and AR have no intervals: those take about {rounded(seconds)}. Pass --bootstrap"
-            f" {_DRAWS} for them."
+            f"AP and AR have no intervals: those take about {rounded(seconds)}{room}. Pass"
+            f" --bootstrap {_DRAWS} for them."
         )
     if draws == 0:
         return result, ""

@@ -26,7 +26,13 @@ from detbalance.comparison.result import (
 )
 from detbalance.comparison.verdict import verdict
 from detbalance.evaluation import Evaluation, Report, build_report, with_replicates
-from detbalance.evaluation.bootstrap import RELIABLE_BOXES, RELIABLE_IMAGES, Replicates
+from detbalance.evaluation.bootstrap import (
+    RELIABLE_BOXES,
+    RELIABLE_IMAGES,
+    Replicates,
+    drawn_bytes,
+)
+from detbalance.evaluation.memory import check_memory
 from detbalance.evaluation.rows import GROUP_NAMES, SPREAD
 
 if TYPE_CHECKING:
@@ -90,7 +96,7 @@ def compare(
 
     Raises:
         ValueError: if a side is empty, the evaluations are not of the same boxes, rules and score
-            floors, or the figure is unknown.
+            floors, the figure is unknown, or so many draws do not fit into memory.
 
     Source: intervals as in `differences.difference_interval`. Simulated (`python tools/benchmark.py
     comparison`), nominal 95 % of them hold the true difference of a class in 90 to 100 % of cases,
@@ -98,6 +104,12 @@ def compare(
     """
     _check(baseline, ours, figure)
     annotations, settings = ours[0].matches.annotations, ours[0].settings
+    num_classes = annotations.categories.num_classes
+    check_memory(
+        f"compare(): {replicates:,} draws of {num_classes - 1:,} classes",
+        drawn_bytes(len(baseline) + len(ours) + 4, replicates, num_classes),
+        "Draw less often, or compare a part of the classes at a time",
+    )
     report = build_report(ours[0], annotations, train_frequency=train_frequency, groups=groups)
     draws = _Draws(
         [_drawn(run, replicates, seed) for run in baseline],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from detbalance.annotations.packed import take_slices
 from detbalance.evaluation.matching import Matches
 
 Bool = npt.NDArray[np.bool_]
@@ -30,7 +31,13 @@ def average_precision(matches: Matches) -> Float64:
     Source: Lin et al., Microsoft COCO, 2014, arXiv:1405.0312: the mean of the interpolated
     precision at 101 recall levels.
     """
-    return np.asarray(interpolated_precision(matches).mean(axis=1))
+    order = matches.order
+    return mean_precision(
+        matches.is_true_positive[order],
+        matches.is_false_positive[order],
+        matches.offsets,
+        matches.num_positive,
+    )
 
 
 def interpolated_precision(matches: Matches) -> Float64:
@@ -77,6 +84,29 @@ def precision_at_levels(
         for t in range(num_thresholds):
             at = np.searchsorted(recall[t], RECALL_LEVELS, side="left")
             result[t, :, label] = np.append(precision[t], 0.0)[at]
+    return result
+
+
+def mean_precision(
+    right: Bool, wrong: Bool, offsets: Int64, num_positive: npt.NDArray[np.number]
+) -> Float64:
+    """Average `precision_at_levels` over the levels; only classes with boxes take room meanwhile.
+
+    Args:
+        right: as there.
+        wrong: as there.
+        offsets: as there.
+        num_positive: as there.
+
+    Returns:
+        float64 [T, K + 1].
+    """
+    known = np.flatnonzero(num_positive[1:]) + 1
+    result = np.full((right.shape[1], len(num_positive)), np.nan)
+    rows, starts = take_slices(offsets, np.append(0, known))
+    own = np.append(0, num_positive[known])
+    levels = precision_at_levels(right[rows], wrong[rows], starts, own)
+    result[:, known] = levels.mean(axis=1)[:, 1:]
     return result
 
 

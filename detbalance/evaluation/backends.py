@@ -68,6 +68,7 @@ def build_evaluator(
     predictions: Predictions,
     rows: npt.NDArray[np.int64],
     rules: Rules = COCO,
+    labels: npt.NDArray[np.int64] | None = None,
 ) -> Any:
     """Build the COCOeval of either library, with annotation and detection ids from 1.
 
@@ -78,6 +79,8 @@ def build_evaluator(
         rows: int64, the detections to take, for LVIS's rules those within the cap of an image;
             detection id i + 1 is `rows[i]`.
         rules: COCO's or LVIS's.
+        labels: int64, ascending, the classes to evaluate, all others being without boxes and
+            detections; None for all.
 
     Returns:
         An evaluator ready for `evaluate()`. Annotation id i + 1 is row i of the annotations, the
@@ -85,8 +88,9 @@ def build_evaluator(
     """
     lvis = rules.name == "lvis"
     ranks = image_ranks(annotations)
-    labels = range(1, annotations.categories.num_classes)
-    categories = [{"id": label, "name": str(label)} for label in labels]
+    if labels is None:
+        labels = np.arange(1, annotations.categories.num_classes)
+    categories = [{"id": label, "name": str(label)} for label in labels.tolist()]
     areas = annotations.areas
     if lvis and annotations.is_ignored is not None:
         # An area that belongs to no size range is ignored in the same way.

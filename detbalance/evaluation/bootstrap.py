@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from detbalance.evaluation.bootstrap_intervals import FORMS, Spread, interval
 from detbalance.evaluation.matching import Matches
+from detbalance.evaluation.memory import check_memory
 from detbalance.evaluation.resampling import FIGURES, draw_images, weighted_figures
 from detbalance.evaluation.spreads import class_spread, group_spread
 
@@ -24,7 +25,7 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-_BLOCK_BYTES = 64_000_000  # of drawn counts held at a time
+_BLOCK_BYTES = 64_000_000  # of drawn counts, and of figures on them, held at a time
 # From here on the simulated coverage of nominal 95 % is what it should be.
 RELIABLE_BOXES = 10
 RELIABLE_IMAGES = 5
@@ -136,16 +137,22 @@ def bootstrap(
         The figures on every draw and on the images as they are.
 
     Raises:
-        ValueError: if there is no run, the runs are not on the same images and boxes, or there are
-            fewer than two draws.
+        ValueError: if there is no run, the runs are not on the same images and boxes, there are
+            fewer than two draws, or they do not fit into the memory of the machine.
     """
     _check(runs, replicates)
     first = runs[0]
     rng = np.random.default_rng(seed)
     num_images, num_classes = first.annotations.num_images, len(first.num_positive)
     shape = (len(runs), replicates, num_classes)
+    check_memory(
+        f"bootstrap(): {replicates:,} draws of {num_classes - 1:,} classes",
+        drawn_bytes(len(runs), replicates, num_classes),
+        "Draw less often, or evaluate a part of the classes at a time",
+    )
     values = {name: np.full(shape, np.nan, dtype=np.float32) for name in FIGURES}
-    block = max(1, min(replicates, _BLOCK_BYTES // (4 * max(num_images, 1))))
+    widest = max(4 * num_images, 8 * len(FIGURES) * num_classes)
+    block = max(1, min(replicates, _BLOCK_BYTES // widest))
     for start in range(0, replicates, block):
         weights = draw_images(num_images, min(block, replicates - start), rng)
         for run, matches in enumerate(runs):
@@ -159,6 +166,11 @@ def bootstrap(
         {name: np.concatenate([figures[name] for figures in whole]) for name in FIGURES},
         *_numbers(runs, score_floor),
     )
+
+
+def drawn_bytes(num_runs: int, replicates: int, num_classes: int) -> float:
+    """Memory that the figures on all draws take, and while intervals are made of them."""
+    return 4.0 * (num_runs * len(FIGURES) + 2) * replicates * num_classes
 
 
 def _check(runs: Sequence[Matches], replicates: int) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.evaluation.average_precision import precision_at_levels
+from detbalance.evaluation.average_precision import mean_precision
 from detbalance.evaluation.matching import Matches
 from detbalance.evaluation.overlaps import Overlaps
 from detbalance.evaluation.participants import reaches_floor
@@ -241,5 +241,4 @@ class _Repair:
     def _average_precision(
         self, order: Int64, offsets: Int64, right: Bool, wrong: Bool, num_positive: Int64
     ) -> Float64:
-        levels = precision_at_levels(right[order, None], wrong[order, None], offsets, num_positive)
-        return np.asarray(levels[0].mean(axis=0))
+        return mean_precision(right[order, None], wrong[order, None], offsets, num_positive)[0]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.annotations.packed import offsets_of
-from detbalance.evaluation.average_precision import precision_at_levels
+from detbalance.evaluation.average_precision import mean_precision
 from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.overlaps import Overlaps
 
@@ -48,11 +48,9 @@ def fixed_ap(
     sizes = np.diff(every.offsets)
     place = np.arange(len(every.order)) - np.repeat(every.offsets[:-1], sizes)
     rows = every.order[place < per_class]
-    return np.asarray(
-        precision_at_levels(
-            every.is_true_positive[rows],
-            every.is_false_positive[rows],
-            offsets_of(np.minimum(sizes, per_class)),
-            every.num_positive,
-        ).mean(axis=1)
+    return mean_precision(
+        every.is_true_positive[rows],
+        every.is_false_positive[rows],
+        offsets_of(np.minimum(sizes, per_class)),
+        every.num_positive,
     )

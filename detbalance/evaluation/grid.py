@@ -14,21 +14,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from detbalance.evaluation.average_precision import RECALL_LEVELS
 from detbalance.evaluation.backends import (
     Backend,
     BackendName,
     build_evaluator,
     choose_backend,
 )
+from detbalance.evaluation.memory import check_memory
 from detbalance.evaluation.numpy_grid import numpy_grid
 from detbalance.evaluation.participants import check_predictions, has_area, within_cap
-from detbalance.evaluation.rules import Rules, RulesChoice, choose_rules
+from detbalance.evaluation.rules import AREA_RANGES, Rules, RulesChoice, choose_rules
 
 if TYPE_CHECKING:
     from detbalance.annotations import Annotations
     from detbalance.predictions import Predictions
 
 Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+# Precision and scores, in the evaluator and, for a while, once more.
+_COPIES = 4
 _SMALLER_CAPS = (1, 10)
 
 
@@ -38,13 +43,14 @@ class Grid:
 
     Attributes:
         precision: float64 [T, R, K, A, M], the highest precision at this recall or more, 0 where
-            the recall is not reached; entry k of the K axis is label k + 1.
+            the recall is not reached; entry k of the K axis is `labels[k]`.
         recall: float64 [T, K, A, M].
         scores: float64 [T, R, K, A, M], score of the detection with which the recall is reached.
         max_detections: the caps of the M axis. Each holds for an image and class, and by LVIS's
             rules the largest holds for all classes of an image together.
         backend: the evaluator that did the work.
         rules: what it matched by. The A axis is `AREA_RANGES`.
+        labels: int64 [K], ascending, the classes of the K axis.
     """
 
     precision: Float64
@@ -53,6 +59,7 @@ class Grid:
     max_detections: tuple[int, ...]
     backend: BackendName
     rules: Rules
+    labels: Int64
 
 
 def compute_grid(
@@ -61,6 +68,7 @@ def compute_grid(
     *,
     rules: RulesChoice | Rules = "auto",
     backend: Backend = "auto",
+    labels: Int64 | None = None,
 ) -> Grid:
     """Compute the arrays of the COCO and LVIS evaluators.
 
@@ -69,6 +77,8 @@ def compute_grid(
         predictions: detections on the same images; none at all is fine.
         rules: "coco", "lvis", "auto" for what the file asks for, or rules of your own.
         backend: which evaluator runs; the figures do not depend on it.
+        labels: int64, ascending, the classes of the grid, all others being without boxes and
+            detections; None for all.
 
     Returns:
         The grid over the IoU thresholds of the rules, 101 recall levels, 4 area ranges and the
@@ -76,7 +86,8 @@ def compute_grid(
 
     Raises:
         ValueError: if a detection has a label, an image row, a box or a score that cannot be, the
-            file does not allow the rules, or the evaluator does not know them.
+            file does not allow the rules, the evaluator does not know them, or the grid of so many
+            classes does not fit into the memory of the machine.
         ImportError: if the evaluator asked for is not installed.
 
     Source: Lin et al., Microsoft COCO, 2014, arXiv:1405.0312, and pycocotools; Gupta et al., LVIS,
@@ -90,11 +101,19 @@ def compute_grid(
     if largest is None:
         largest = max(len(predictions.scores), 1)
     caps = (*(cap for cap in _SMALLER_CAPS if cap < largest), largest)
+    if labels is None:
+        labels = np.arange(1, annotations.categories.num_classes)
+    cells = len(chosen.iou_thresholds) * len(RECALL_LEVELS) * len(AREA_RANGES) * len(caps)
+    check_memory(
+        f"{annotations.source}: the grid of precision and recall of {len(labels):,} classes",
+        _COPIES * 8 * cells * len(labels),
+        "Evaluate a part of the classes at a time",
+    )
     if name == "numpy":
-        arrays = numpy_grid(annotations, predictions, chosen, caps)
+        arrays = numpy_grid(annotations, predictions, chosen, caps, labels)
     else:
-        arrays = _run(name, annotations, predictions, chosen, caps)
-    return Grid(*arrays, max_detections=caps, backend=name, rules=chosen)
+        arrays = _run(name, annotations, predictions, chosen, caps, labels)
+    return Grid(*arrays, max_detections=caps, backend=name, rules=chosen, labels=labels)
 
 
 def _run(
@@ -103,13 +122,14 @@ def _run(
     predictions: Predictions,
     rules: Rules,
     caps: tuple[int, ...],
+    labels: Int64,
 ) -> tuple[Float64, Float64, Float64]:
     """Precision, recall and scores as an evaluator of others has them, NaN for undefined."""
     kept = within_cap(predictions, rules)
     if rules.name == "lvis":
         kept &= has_area(predictions)
     rows = np.flatnonzero(kept)
-    evaluator = build_evaluator(name, annotations, predictions, rows, rules)
+    evaluator = build_evaluator(name, annotations, predictions, rows, rules, labels)
     evaluator.params.iouThrs = np.array(rules.iou_thresholds)
     evaluator.params.maxDets = list(caps)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print

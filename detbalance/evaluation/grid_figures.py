@@ -88,6 +88,22 @@ def curves_at_half(grid: Grid) -> tuple[Float64, Float64]:
     return precision, scores
 
 
+def of_all_classes(values: Float64, labels: npt.NDArray[np.int64], num_classes: int) -> Float64:
+    """Put figures [..., K + 1] of the classes of a grid among all; NaN for the others.
+
+    Args:
+        values: float64, index 0 for background.
+        labels: int64 [K], the classes.
+        num_classes: of all, background included.
+
+    Returns:
+        float64 [..., num_classes].
+    """
+    result = np.full((*values.shape[:-1], num_classes), np.nan)
+    result[..., labels] = values[..., 1:]
+    return result
+
+
 def mean_of_defined(values: npt.ArrayLike) -> float:
     """Mean of what is not NaN; NaN where that is nothing."""
     known = np.asarray(values)

@@ -28,7 +28,11 @@ _TINY = np.spacing(1)
 
 
 def numpy_grid(
-    annotations: Annotations, predictions: Predictions, rules: Rules, caps: Sequence[int]
+    annotations: Annotations,
+    predictions: Predictions,
+    rules: Rules,
+    caps: Sequence[int],
+    labels: Int64 | None = None,
 ) -> tuple[Float64, Float64, Float64]:
     """Compute precision, recall and scores over thresholds, levels, classes, sizes and caps.
 
@@ -37,16 +41,19 @@ def numpy_grid(
         predictions: detections on the same images.
         rules: to match by.
         caps: detections per image and class that count, ascending; none above the cap of `rules`.
+        labels: int64, ascending, the classes to compute, all others being without boxes and
+            detections; None for all.
 
     Returns:
         precision and scores, float64 [T, R, K, A, M], and recall, float64 [T, K, A, M]: entry k of
-        the K axis is label k + 1; NaN for classes without boxes to find of that size.
+        the K axis is `labels[k]`; NaN for classes without boxes to find of that size.
 
     Source: the rules of pycocotools and lvis-api, whose arrays these are, bit for bit.
     """
     num_thresholds = len(rules.iou_thresholds)
-    num_categories = annotations.categories.num_categories
-    sizes = (num_categories, len(AREA_RANGES), len(caps))
+    if labels is None:
+        labels = np.arange(1, annotations.categories.num_classes)
+    sizes = (len(labels), len(AREA_RANGES), len(caps))
     precision = np.full((num_thresholds, len(RECALL_LEVELS), *sizes), np.nan)
     scores = np.full_like(precision, np.nan)
     recall = np.full((num_thresholds, *sizes), np.nan)
@@ -55,7 +62,8 @@ def numpy_grid(
     for a, area_range in enumerate(AREA_RANGES.values()):
         matches = match(annotations, predictions, rules=rules, area_range=area_range, pairs=pairs)
         places = _places(matches)
-        for label in np.flatnonzero(matches.num_positive[1:]) + 1:
+        for k in np.flatnonzero(matches.num_positive[labels]):
+            label = labels[k]
             part = slice(matches.offsets[label], matches.offsets[label + 1])
             for m, cap in enumerate(caps):
                 rows = matches.order[part][places[part] < cap]
@@ -63,9 +71,9 @@ def numpy_grid(
                     matches,
                     rows,
                     int(matches.num_positive[label]),
-                    precision[:, :, label - 1, a, m],
-                    scores[:, :, label - 1, a, m],
-                    recall[:, label - 1, a, m],
+                    precision[:, :, k, a, m],
+                    scores[:, :, k, a, m],
+                    recall[:, k, a, m],
                 )
     return precision, recall, scores
 

@@ -20,7 +20,12 @@ from detbalance.evaluation.confusion import Confusion, confusion
 from detbalance.evaluation.errors import ErrorCounts, error_kinds
 from detbalance.evaluation.fixed_ap import fixed_ap
 from detbalance.evaluation.grid import compute_grid
-from detbalance.evaluation.grid_figures import class_figures, curves_at_half, summarize
+from detbalance.evaluation.grid_figures import (
+    class_figures,
+    curves_at_half,
+    of_all_classes,
+    summarize,
+)
 from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.overlaps import overlaps
 from detbalance.evaluation.rows import SPREAD
@@ -203,9 +208,16 @@ def evaluate(
     )
     chosen = choose_rules(annotations, rules)
     floors = _floors(score_floor, annotations)
-    grid = compute_grid(annotations, predictions, rules=chosen, backend=backend)
-    averages: dict[str, Any] = class_figures(grid)
-    curves, summary = curves_at_half(grid), summarize(grid)
+    # A file may list very many classes; those of which nothing is there have no figures.
+    labels = np.union1d(annotations.labels, predictions.labels)
+    grid = compute_grid(annotations, predictions, rules=chosen, backend=backend, labels=labels)
+
+    def by_class(values: Float64) -> Float64:
+        return of_all_classes(values, labels, annotations.categories.num_classes)
+
+    averages: dict[str, Any] = {k: by_class(values) for k, values in class_figures(grid).items()}
+    precision, scores = curves_at_half(grid)
+    curves, summary = (by_class(precision), by_class(scores)), summarize(grid)
     engine, caps = grid.backend, grid.max_detections
     del grid  # hundreds of megabytes on LVIS, before the matching needs its own
     pairs = overlaps(annotations, predictions, floor=_BACKGROUND_IOU, rules=chosen)

@@ -86,7 +86,9 @@ def weighted_figures(
                 result[name][part, label] = values
 
     # The largest first, so that no thread is left alone with one at the end.
-    labels = np.argsort(-np.diff(matches.offsets)[1:], kind="stable") + 1
+    sizes = np.diff(matches.offsets)
+    labels = np.flatnonzero(sizes + matches.num_positive)
+    labels = labels[np.argsort(-sizes[labels], kind="stable")]
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         for _ in pool.map(one, labels.tolist()):
             pass

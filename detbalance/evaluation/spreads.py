@@ -79,10 +79,13 @@ def moments(values: Float32 | Float64) -> tuple[Float64, Float64]:
     Returns:
         float64 [n] each, over the draws that are defined; NaN and 0 where none is.
     """
-    mean, number = defined_mean(values)
-    defined = ~np.isnan(values)
-    squares = (np.where(defined, values - mean, 0.0) ** 2).sum(axis=0)
-    return mean, squares / np.maximum(number - 1, 1)
+    mean, variance = np.full(values.shape[1], np.nan), np.zeros(values.shape[1])
+    known = np.flatnonzero(~np.isnan(values).all(axis=0))  # of very many classes maybe a few
+    own = values[:, known]
+    mean[known], number = defined_mean(own)
+    squares = (np.where(np.isnan(own), 0.0, own - mean[known]) ** 2).sum(axis=0)
+    variance[known] = squares / np.maximum(number - 1, 1)
+    return mean, variance
 
 
 def defined_mean(values: Float32 | Float64) -> tuple[Float64, npt.NDArray[np.int64]]:

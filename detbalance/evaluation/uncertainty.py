@@ -104,11 +104,12 @@ def more_boxes(
     size = np.where(known, boxes / effect, 0.0)
     low, high = wilson_interval(np.where(known, share, 0.0) * size, size, confidence=confidence)
     expected = np.where(size > 0, (low + high) / 2, 0.5)
+    rates, place = np.unique(expected, return_inverse=True)  # very many classes have no box at all
     needed = np.array(
         [
             boxes_for_half_width(half_width, rate=rate, confidence=confidence)
-            for rate in expected.ravel().tolist()
+            for rate in rates.tolist()
         ],
         dtype=np.float64,
-    ).reshape(expected.shape)
+    )[place].reshape(expected.shape)
     return np.asarray(np.maximum(np.ceil(needed * effect) - boxes, 0), dtype=np.int64)

@@ -19,6 +19,8 @@ def nan_to_null(value: Any) -> Any:
     Returns:
         The same of dicts, lists and plain values.
     """
+    if value is None or isinstance(value, (str, int, float)):  # nearly all of it, in large reports
+        return None if value != value else value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
         return {field.name: nan_to_null(getattr(value, field.name)) for field in fields}
@@ -26,7 +28,7 @@ def nan_to_null(value: Any) -> Any:
         return {key: nan_to_null(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [nan_to_null(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return value
 
 
 def null_to_nan(value: Any, kind: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.evaluation.matching import Matches
+from detbalance.evaluation.memory import check_memory
 
 Bool = npt.NDArray[np.bool_]
 Float64 = npt.NDArray[np.float64]
@@ -66,7 +67,7 @@ def count_scores(
         The counts.
 
     Raises:
-        ValueError: if no detection is right.
+        ValueError: if no detection is right, or the counts do not fit into memory.
     """
     t = matches.at(iou)
     num_classes, num_folds = len(matches.num_positive), int(fold_of_image.max(initial=0)) + 1
@@ -80,13 +81,18 @@ def count_scores(
         )
     labels = matches.predictions.labels
     thresholds = _candidates(scores[right], labels[right], most)
+    size = num_folds * num_classes * len(thresholds)
+    check_memory(
+        f"thresholds: counts of {num_classes - 1:,} classes at {len(thresholds):,} thresholds",
+        24 * size,
+        "Calibrate on a file of fewer classes",
+    )
     folds = fold_of_image[matches.predictions.image_index]
     place = np.searchsorted(thresholds, scores, side="right") - 1
 
     def counted(chosen: Bool) -> npt.NDArray[np.int32]:
         rows = np.flatnonzero(chosen & (place >= 0))
         cell = (folds[rows] * num_classes + labels[rows]) * len(thresholds) + place[rows]
-        size = num_folds * num_classes * len(thresholds)
         table = np.bincount(cell, minlength=size).astype(np.int32)
         table = table.reshape(num_folds, num_classes, len(thresholds))
         return np.cumsum(table[..., ::-1], axis=-1, dtype=np.int32)[..., ::-1]

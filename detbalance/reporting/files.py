@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Nested deeper than this, values stay on one line: an interval, a curve.
 _JSON_DEPTH = 3
+_encoded = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _ERROR_FIELDS = ("count", "shown", "cost")
 COLUMNS = (
     "kind",
@@ -123,12 +124,9 @@ def json_text(value: Any, depth: int = 0) -> str:
         depth: how deep in the whole it is.
     """
     if depth == _JSON_DEPTH or not isinstance(value, (dict, list)) or not value:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return _encoded(value)
     if isinstance(value, dict):
-        items = [
-            f"{json.dumps(k, ensure_ascii=False)}: {json_text(v, depth + 1)}"
-            for k, v in value.items()
-        ]
+        items = [f"{_encoded(k)}: {json_text(v, depth + 1)}" for k, v in value.items()]
     else:
         items = [json_text(item, depth + 1) for item in value]
     start, end = "{}" if isinstance(value, dict) else "[]"

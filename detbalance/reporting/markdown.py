@@ -16,6 +16,7 @@ from detbalance.reporting.sentences import (
     confusions,
     report_facts,
     shown_from,
+    without_empty_classes,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ def markdown_report(report: Report, suspects: SuspectSection | None = None) -> s
     Returns:
         The text of report.md.
     """
-    lines = [*_lines(report), *([] if suspects is None else _suspects(suspects))]
+    lines = [
+        *_lines(without_empty_classes(report)),
+        *([] if suspects is None else _suspects(suspects)),
+    ]
     return "\n".join(lines) + "\n"
 
 

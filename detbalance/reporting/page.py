@@ -20,6 +20,7 @@ from detbalance.installation import needs
 from detbalance.reporting.page_charts import chart_specs
 from detbalance.reporting.page_data import page_data
 from detbalance.reporting.page_summary import page_summary
+from detbalance.reporting.sentences import without_empty_classes
 
 if TYPE_CHECKING:
     import jinja2
@@ -103,6 +104,7 @@ def page_text(
         check_comparable({"baseline": baseline, "this run": report})
     if comparison is not None:
         _check_comparison(report, comparison)
+    report = without_empty_classes(report, baseline)
     environment = _environment()
     data = page_data(report, baseline, comparison)
     # The licence asks for its text wherever the program goes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from detbalance.evaluation.rows import SPREAD
 
 if TYPE_CHECKING:
     from detbalance.comparison import ClassDifferences, Comparison, ComparisonSettings
-    from detbalance.evaluation import Report, ReportSettings
+    from detbalance.evaluation import ClassRow, Report, ReportSettings
 
 KINDS_IN_WORDS = (
     "classification: on a box of another class; localisation: overlaps its box too little;",
@@ -19,6 +20,34 @@ KINDS_IN_WORDS = (
 ROW_MEANS = "group rows: means over the classes where the figure is defined"
 _SHOWN_CLASSES = 5
 _SHOWN_PAIRS = 5
+# With more, files to look at leave out those of which there is nothing.
+_MANY_CLASSES = 2000
+
+
+def without_empty_classes(report: Report, baseline: Report | None = None) -> Report:
+    """Leave out classes of which there is nothing to show, where there are very many classes.
+
+    Args:
+        report: the report.
+        baseline: a class stays if either of the two has something of it.
+
+    Returns:
+        The report without classes that have no boxes and no detections, and with a note of it.
+    """
+    if len(report.classes) <= _MANY_CLASSES:
+        return report
+    sides = (report,) if baseline is None else (report, baseline)
+    known = {row.name for side in sides for row in side.classes if _is_something(row)}
+    rows = tuple(row for row in report.classes if row.name in known)
+    note = (
+        f"{len(report.classes) - len(rows):,} classes without boxes and detections are not shown"
+        " here; report.csv has all."
+    )
+    return dataclasses.replace(report, classes=rows, notes=(*report.notes, note))
+
+
+def _is_something(row: ClassRow) -> bool:
+    return bool(row.train_boxes or row.val_boxes or any(e.count for e in row.errors.values()))
 
 
 def report_facts(report: Report) -> dict[str, str]:
