@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -272,6 +274,23 @@ def test_files_are_short_and_folders_flat():
     long = {f.name: n for f in FILES if (n := len(f.read_text().splitlines())) > 400}
     assert not long
     assert max(len(file.relative_to(PACKAGE).parts) for file in FILES) <= 2
+
+
+@pytest.mark.parametrize("room", ["evaluation", "comparison", "operating"])
+def test_results_cannot_be_changed(room):
+    """Figures, matches and draws are shared by whoever was given them."""
+    found = [
+        kind
+        for name in modules(room)
+        for kind in vars(importlib.import_module(name)).values()
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ == name
+    ]
+    assert len(found) > 4
+    for kind in found:
+        blank = object.__new__(kind)
+        for field in dataclasses.fields(kind):
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(blank, field.name, None)
 
 
 def test_names_say_what_is_in_a_file():
