@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import itertools
 import math
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pages import made_report
 from scenes import frequency_of, scene_runs
 
 from detbalance.comparison import Comparison, Difference, GroupDifferences, compare, parse_gate
-from detbalance.comparison.verdict import signed, verdict
+from detbalance.comparison.verdict import decimals, digits_for, signed, verdict
 
 NAN = math.nan
 
@@ -37,6 +40,10 @@ UNDEFINED = Difference(NAN, NAN, NAN, NAN, NAN, NAN, NAN)
 UP, DOWN = difference(0.18, 0.11, 0.25), difference(-0.06, -0.1, -0.02)
 SAME, WIDE = difference(-0.004, -0.01, 0.003), difference(-0.01, -0.08, 0.06)
 
+LITTLE, RISE = difference(0.006, 0.002, 0.01), difference(0.08, -0.01, 0.17)
+SLIGHT, OPEN = difference(0.007, -0.004, 0.018), difference(0.1, -0.05, 0.25)
+DENT = difference(-0.004, -0.008, -0.0004, p=0.07)
+
 
 @pytest.mark.parametrize(
     ("tail", "head", "words"),
@@ -53,6 +60,12 @@ SAME, WIDE = difference(-0.004, -0.01, 0.003), difference(-0.01, -0.08, 0.06)
         (WIDE, UP, "the head gained; a cost to the tail of up to .08 is not ruled out"),
         (SAME, SAME, "no difference of .02 or more"),
         (WIDE, SAME, "no difference can be told on these images"),
+        # One that may have gained as much has not "no cost": what it did cannot be told.
+        (RISE, LITTLE, "the head gained; whether the tail gained too cannot be told"),
+        (LITTLE, RISE, "the tail gained; whether the head gained too cannot be told"),
+        (SLIGHT, LITTLE, "the head gained; whether the tail gained too cannot be told"),
+        (OPEN, UP, "the head gained; whether the tail gained too or lost up to .05 cannot be told"),
+        (DENT, UP, "the head gained; a cost to the tail of up to .008 is not ruled out"),
         # An interval that leaves 0 out is not enough where several groups are looked at.
         (difference(0.1, 0.01, 0.19, p=0.08), SAME, "no difference can be told on these images"),
     ],
@@ -62,6 +75,78 @@ def test_the_verdict_says_who_gained_and_who_paid(tail, head, words) -> None:
     assert text.endswith(f": {words}.")
     assert text.startswith("AP: rare ")
     assert "common" not in text
+
+
+MIDDLES = (-0.1, -0.03, -0.01, -0.0004, 0.0, 0.0004, 0.01, 0.03, 0.1)
+HALVES = (0.0003, 0.005, 0.015, 0.06, 0.2)
+
+
+@pytest.mark.parametrize("tail_moves", [False, True])
+@pytest.mark.parametrize("head_moves", [False, True])
+def test_what_the_verdict_says_is_true_whatever_the_signs(tail_moves, head_moves) -> None:
+    """Every pair of differences, of narrow and wide intervals, real and not."""
+    spreads = [(middle, half) for middle in MIDDLES for half in HALVES]
+    for (tail_at, tail_half), (head_at, head_half) in itertools.product(spreads, repeat=2):
+        sides = {}
+        for name, middle, half, moves in (
+            ("tail", tail_at, tail_half, tail_moves),
+            ("head", head_at, head_half, head_moves),
+        ):
+            moves = moves and abs(middle) > half
+            sides[name] = difference(middle, middle - half, middle + half, p=0.01 if moves else 0.3)
+        rows = groups(rare=sides["tail"], common=UNDEFINED, frequent=sides["head"], all=UP)
+        text = verdict(rows, "AP").rsplit(": ", 1)[1]
+        real = {name: one.p_adjusted < 0.05 for name, one in sides.items()}
+        for name, other in (("tail", "head"), ("head", "tail")):
+            one, mover = sides[name], sides[other]
+            gained = real[name] and one.difference > 0
+            lost = real[name] and one.difference < 0
+            claims = (f"the {name} gained", "tail and head gained", "all groups gained")
+            plain = text.replace(f"whether the {name} gained", "")
+            assert any(claim in plain for claim in claims) == gained, text
+            claims = (f"the {name} lost", f"the {name} paid", "tail and head lost", "groups lost")
+            assert any(claim in text for claim in claims) == lost, text
+            as_much = one.difference >= min(0.02, mover.difference)
+            if f"no measurable cost to the {name}" in text:
+                assert not real[name]
+                assert one.low > -0.02
+                assert one.high >= 0
+                assert not as_much
+            if f"a cost to the {name} of up to" in text:
+                assert not real[name]
+                assert not as_much
+                named = float(text.split("of up to ")[1].split(" ")[0])
+                assert named == pytest.approx(-one.low, rel=0.2, abs=0.005)
+            if f"whether the {name} gained too" in text:
+                assert not real[name]
+                assert as_much
+                assert ("or lost up to" in text) == (one.low <= -0.02)
+            if f"no gain of the {name} can be told" in text:
+                assert not gained
+        if "no difference of .02 or more" in text:
+            assert all(one.low > -0.02 and one.high < 0.02 for one in sides.values())
+        if "no difference" in text:
+            assert not any(real.values())
+
+
+def test_no_difference_is_said_of_all_groups_that_are_listed() -> None:
+    assert verdict(groups(rare=SAME, common=SAME, frequent=SAME, all=SAME), "AP").endswith(
+        ": no difference of .02 or more."
+    )
+    unknown = verdict(groups(rare=SAME, common=WIDE, frequent=SAME, all=SAME), "AP")
+    assert unknown.endswith(": no difference can be told on these images.")
+
+
+@given(st.floats(-1, 1).filter(lambda x: abs(x) > 1e-8), st.floats(-1, 1), st.integers(2, 3))
+def test_an_end_that_is_not_0_never_looks_like_it(low, high, least) -> None:
+    digits = digits_for(low, high, 0.0, least=least)
+    assert digits >= least
+    assert float(decimals(low, digits)) != 0
+    assert decimals(low, digits).startswith("-") == (low < 0)
+    # And no more digits than that takes.
+    others = [abs(one) for one in (low, high) if abs(one) > 1e-9]
+    assert digits == least or round(min(others), digits - 1) == 0
+    assert decimals(-0.0, digits) == f".{'0' * digits}"
 
 
 def test_the_verdict_shows_differences_and_intervals() -> None:
@@ -188,3 +273,38 @@ def test_conditions_on_nothing_do_not_pass(comparison) -> None:
     for text in (f"{absent}.recall < 0", f"{absent}.AP.low > -1"):
         with pytest.raises(ValueError, match=r"is undefined here.*Name another, or pass --train"):
             parse_gate(text).fails(comparison)
+
+
+def test_the_interval_of_a_real_difference_does_not_touch_0_anywhere(comparison) -> None:
+    pytest.importorskip("rich")
+    from rich.console import Console
+
+    from detbalance.reporting.comparison_console import print_comparison
+    from detbalance.reporting.comparison_files import comparison_markdown
+    from detbalance.reporting.page_data import page_data
+    from detbalance.reporting.page_summary import page_summary
+
+    name = next(row.name for row in comparison.classes if row.val_boxes)
+    close = Difference(0.5, 0.48, -0.0164, -0.0326, -0.0004, 0.0496, 0.0496)
+    wide = Difference(0.5, 0.48, -0.02, -0.043, 0.0031, 0.0504, 0.0504)
+    changed = with_figures(with_figures(comparison, "all", recall=close), name, recall=wide)
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_comparison(changed, console=console)
+    shown = console.export_text()
+    assert "[-.0326 -.0004]" in shown
+    assert "[-.043 .003]" in shown
+    text = comparison_markdown(changed)
+    assert "**-0.016** [-0.0326, -0.0004]" in text.replace("\\", "")
+    assert "-0.020 [-0.043, 0.003]" in text.replace("\\", "")
+    report = made_report([row.name for row in comparison.classes])
+    lines = page_summary(report, None, changed).lines
+    minus = "\N{MINUS SIGN}"
+    intervals = [span.interval for line in lines for spans in line.figures for span in spans]
+    assert f"[{minus}.0326, {minus}.0004]" in intervals
+    swapped = with_figures(comparison, name, recall=close)
+    columns = page_data(report, None, swapped)["differences"]["recall"]
+    place = [row.name for row in report.classes].index(name)
+    assert (columns["high"][place], columns["real"][place]) == (-0.0004, 1)
+    # Rounded to .050 it would be below 1 - .95 in floating point.
+    unreal = page_data(report, None, changed)["differences"]["recall"]
+    assert unreal["real"][place] == 0

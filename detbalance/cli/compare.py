@@ -16,6 +16,7 @@ from detbalance.cli.evaluating import (
 )
 from detbalance.cli.report import check_images, pictures, write_html
 from detbalance.comparison import Comparison, Gate, compare, parse_gate
+from detbalance.comparison.verdict import digits_for
 from detbalance.evaluation import with_replicates
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.reporting.comparison_console import print_comparison
@@ -121,9 +122,11 @@ def _judge(gates: list[Gate], comparison: Comparison) -> int:
     found = [(gate, gate.find(comparison), gate.fails(comparison)) for gate in gates]
     for gate, one, fails in found:
         end = "fails" if fails else "holds"
+        digits = digits_for(one.difference, one.low, one.high, least=3)
+        change, low, high = (f"{v:+.{digits}f}" for v in (one.difference, one.low, one.high))
         line = (
             f"{end}: {gate.who}.{gate.figure} is {one.baseline:.3f} to {one.ours:.3f},"
-            f" {one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}] (--fail-if {gate})"
+            f" {change} [{low}, {high}] (--fail-if {gate})"
         )
         click.secho(line, fg="red" if fails else None, err=True)
     return GATE_STATUS if any(fails for _, _, fails in found) else 0

@@ -15,6 +15,7 @@ try:
 except ImportError as exc:
     raise needs("detbalance.reporting.comparison_console", "rich", "report") from exc
 
+from detbalance.comparison.verdict import decimals, digits_for
 from detbalance.evaluation.rows import SPREAD
 from detbalance.reporting.cells import (
     GROUP_STYLES,
@@ -133,9 +134,9 @@ def _difference(one: Difference, level: float) -> Text:
         return Text("-", style="dim")
     real = one.p_adjusted < level
     style = ("green" if one.difference > 0 else "red") if real else ""
-    # Two decimals would hide the ends of a very narrow interval.
-    digits = 3 if one.high - one.low < _NARROW else 2
-    interval = f"[{_end(one.low, digits)} {_end(one.high, digits)}]"
+    # Two decimals would hide the ends of a very narrow interval, and that one is not 0.
+    digits = digits_for(one.low, one.high, least=3 if one.high - one.low < _NARROW else 2)
+    interval = f"[{decimals(one.low, digits)} {decimals(one.high, digits)}]"
     mark = _REAL if real else " "
     return Text.assemble((_signed(one.difference) + mark, style), (f"{interval:>14}", "dim"))
 
@@ -143,13 +144,6 @@ def _difference(one: Difference, level: float) -> Text:
 def _signed(value: float) -> str:
     text = f"{abs(value):.3f}".removeprefix("0")
     return text if text == ".000" else f"{'+' if value > 0 else '-'}{text}"
-
-
-def _end(value: float, digits: int) -> str:
-    """An end of an interval without the leading zero, -0 as 0."""
-    text = f"{value + 0.0:.{digits}f}"
-    text = text.removeprefix("-") if float(text) == 0 else text
-    return text.replace("0.", ".", 1)
 
 
 def _shown_groups(comparison: Comparison) -> list[tuple[str, GroupDifferences]]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from detbalance.comparison.verdict import digits_for
 from detbalance.evaluation.rows import SPREAD
 from detbalance.reporting.files import csv_text, json_text, write_texts
 from detbalance.reporting.markdown import FOLDED_FROM, escaped, markdown_table
@@ -133,7 +134,9 @@ def _cell(one: Difference, level: float) -> str:
     if math.isnan(one.difference):
         return f"{sides[0]} to {sides[1]}"
     bold = "**" if one.p_adjusted < level else ""
-    change = f"{bold}{one.difference:+.3f}{bold} [{one.low:.2f}, {one.high:.2f}]"
+    digits = digits_for(one.low, one.high)
+    ends = ", ".join(f"{round(end, digits) + 0.0:.{digits}f}" for end in (one.low, one.high))
+    change = f"{bold}{one.difference:+.3f}{bold} [{ends}]"
     return f"{sides[0]} to {sides[1]}: {change}"
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from detbalance.comparison.verdict import digits_for
 from detbalance.evaluation.details import MAX_CELLS
 from detbalance.evaluation.rows import ERROR_KINDS, FIGURES
 
@@ -172,22 +173,26 @@ def _most_confused(runs: Sequence[dict[str, Any]], num_categories: int) -> list[
 def _differences(
     comparison: Comparison, by_name: dict[str, int]
 ) -> dict[str, dict[str, list[float | int | None]]]:
-    """Both sides, difference, interval and p-value of each compared figure, by class."""
+    """Both sides, difference, interval, p-value, and whether it is real, by figure and class."""
     rows = {by_name[row.name]: row for row in comparison.classes if row.name in by_name}
     figures = sorted({figure for row in rows.values() for figure in row.figures})
     parts = ("baseline", "ours", "difference", "low", "high", "p_adjusted")
-    return {
-        figure: {
-            part: [
-                number(getattr(rows[i].figures[figure], part))
-                if i in rows and figure in rows[i].figures
-                else None
-                for i in range(len(by_name))
-            ]
+    level = 1 - comparison.settings.confidence
+    result = {}
+    for figure in figures:
+        known = [rows[i].figures.get(figure) if i in rows else None for i in range(len(by_name))]
+        result[figure] = {
+            part: [None if one is None else _precise(getattr(one, part)) for one in known]
             for part in parts
         }
-        for figure in figures
-    }
+        # By the p-value itself: rounded, it may stand on the other side of the level.
+        result[figure]["real"] = [int(one is not None and one.p_adjusted < level) for one in known]
+    return result
+
+
+def _precise(value: float) -> float | int | None:
+    """Three decimals, more where an end of an interval would look like 0."""
+    return None if math.isnan(value) else round(value, digits_for(value, least=3))
 
 
 def _any(column: Sequence[Any]) -> bool:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from detbalance.comparison.verdict import digits_for
 from detbalance.evaluation.rows import GROUP_NAMES
 from detbalance.reporting.page_facts import page_facts, page_notes, page_title
 
@@ -211,14 +212,17 @@ def _span(row: GroupRow, figure: str) -> Span:
 
 def _tested(known: Difference, confidence: float) -> Span:
     """A difference with its interval, and whether it is real after allowing for all others."""
-    interval = f"[{signed(known.low)}, {signed(known.high)}]" if math.isfinite(known.low) else ""
+    interval = ""
+    if math.isfinite(known.low):
+        digits = digits_for(known.low, known.high, least=3)
+        interval = f"[{signed(known.low, digits)}, {signed(known.high, digits)}]"
     real = known.p_adjusted < 1 - confidence
     verdict = ("up" if known.difference > 0 else "down") if real else ""
     return Span(signed(known.difference), interval, verdict=verdict)
 
 
-def decimals(value: float) -> str:
-    """Three decimals without the leading zero, "-" for undefined.
+def decimals(value: float, digits: int = 3) -> str:
+    """Three decimals, or so many, without the leading zero, "-" for undefined.
 
     Example:
         >>> decimals(0.1716), decimals(1.0), decimals(math.nan)
@@ -226,11 +230,11 @@ def decimals(value: float) -> str:
     """
     if not math.isfinite(value):
         return "-"
-    text = f"{value:.3f}"
+    text = f"{value:.{digits}f}"
     return text[1:] if text.startswith("0.") else text
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 3) -> str:
     """Give a difference with its sign, "-" for undefined.
 
     Example:
@@ -239,8 +243,9 @@ def signed(value: float) -> str:
     """
     if not math.isfinite(value):
         return "-"
-    sign = "\N{MINUS SIGN}" if round(value, 3) < 0 else "+" if round(value, 3) > 0 else ""
-    return sign + decimals(abs(value))
+    shown = round(value, digits)
+    sign = "\N{MINUS SIGN}" if shown < 0 else "+" if shown > 0 else ""
+    return sign + decimals(abs(value), digits)
 
 
 def _percent(value: float) -> float | None:

@@ -77,7 +77,7 @@ function sides(figure) {
       key: `${figure.key}-change`, title: "difference", help, over,
       value: (i) => change[i],
       cell: (i) => make("td",
-        { class: `difference ${verdict(i)}`.trim(), title: interval(low[i], high[i], signed) || null },
+        { class: `difference ${verdict(i)}`.trim(), title: interval(low[i], high[i], signedPrecisely(low[i], high[i])) || null },
         number(signed(change[i], write)),
         write === decimals
           ? bar(share(change[i]), share(low[i]), share(high[i]), { middle: true, tone: tone(i) })

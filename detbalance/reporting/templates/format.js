@@ -35,6 +35,14 @@ function signed(value, write = decimals) {
   return (value > 0 ? "+" : "\u2212") + text;
 }
 
+// As many decimals as it takes that an end which is not 0 does not look like 0.
+function signedPrecisely(...ends) {
+  const least = Math.min(...ends.filter(Boolean).map(Math.abs));
+  let digits = 3;
+  while (digits < 9 && Number(least.toFixed(digits)) === 0) digits += 1;
+  return (end) => signed(end, (size) => size.toFixed(digits).replace(/^0\./, "."));
+}
+
 function interval(low, high, write = decimals) {
   return known(low) && known(high) ? `[${write(low)}, ${write(high)}]` : "";
 }
@@ -139,8 +147,7 @@ const FIGURES = [
 function values(figure) {
   const tested = DATA.differences[figure];
   if (tested) {
-    const { ours, baseline, difference, low, high, p_adjusted: p } = tested;
-    const real = p.map((one) => known(one) && one < 1 - DATA.settings.confidence);
+    const { ours, baseline, difference, low, high, real } = tested;
     return { ours, old: baseline, change: difference, low, high, real };
   }
   const ours = RUN.figures[figure];
