@@ -225,7 +225,7 @@ def test_conditions_are_on_the_difference_or_any_other_part(comparison, text, fa
 
 def test_conditions_on_classes_take_any_name(comparison) -> None:
     name = next(row.name for row in comparison.classes if row.val_boxes)
-    for new in ("no. 7 < sign.AP", "é \u202e.recall"):
+    for new in ("no. 7 < sign.AP", "é \u202e.recall", " all "):
         rows = tuple(
             dataclasses.replace(row, name=new) if row.name == name else row
             for row in comparison.classes
@@ -234,13 +234,56 @@ def test_conditions_on_classes_take_any_name(comparison) -> None:
         gate = parse_gate(f"{new}.AP50 > 0.1")
         assert gate.who == new
         assert gate.fails(renamed)
-    # A class that is called like a group has to give way.
+
+
+def renamed(comparison: Comparison, *names: str) -> Comparison:
+    """With other names of the first classes, whose difference of AP is 0, .1, .2 and so on."""
+    figures = [Difference(0.1, 0.1 + i / 10, i / 10, -1.0, 1.0, 0.5, 0.5) for i in range(6)]
+    new = dict(enumerate(names))
     rows = tuple(
-        dataclasses.replace(row, name="rare") if row.name == name else row
-        for row in comparison.classes
+        dataclasses.replace(
+            row, name=new.get(i, row.name), figures={**row.figures, "AP": figures[i]}
+        )
+        for i, row in enumerate(comparison.classes)
     )
-    twice = with_figures(dataclasses.replace(comparison, classes=rows), "rare", AP=UP)
-    assert parse_gate("rare.AP > 0.1").find(twice) is UP
+    return dataclasses.replace(comparison, classes=rows)
+
+
+def test_conditions_are_on_what_has_exactly_the_name(comparison) -> None:
+    changed = renamed(comparison, "owl", " owl", "owl ", " elk ", "a.AP")
+    for text, place in (
+        ("owl.AP < 0", 0),
+        (" owl.AP < 0", 1),
+        ("owl .AP < 0", 2),
+        ("elk.AP < 0", 3),
+        ("  elk.AP < 0 ", 3),
+        ("a.AP.AP < 0", 4),
+    ):
+        found = parse_gate(text).find(changed)
+        assert found.difference == pytest.approx(place / 10), text
+    unclear = (
+        r'"  owl " may be the class "owl" and the class " owl" and the class "owl " of .*One is'
+    )
+    with pytest.raises(ValueError, match=unclear):
+        parse_gate("  owl .AP < 0").check([row.name for row in changed.classes], "val.json")
+
+
+def test_a_class_that_is_called_like_a_group_has_to_be_told_from_it(comparison) -> None:
+    changed = with_figures(renamed(comparison, "owl", "rare"), "rare", AP=UP)
+    unclear = (
+        r'"rare" may be the group "rare" and the class "rare" of .*"group:NAME" or "class:NAME"'
+    )
+    with pytest.raises(ValueError, match=unclear):
+        parse_gate("rare.AP > 0.1").find(changed)
+    assert parse_gate("group:rare.AP > 0.1").find(changed) is UP
+    assert parse_gate("class:rare.AP > 0.1").find(changed).difference == pytest.approx(0.1)
+    # Two spaces more are nothing that one could see.
+    with pytest.raises(ValueError, match="may be"):
+        parse_gate(" rare.AP > 0.1").find(with_figures(renamed(comparison, "rare "), "rare", AP=UP))
+    assert (
+        parse_gate("rare.AP > 0").find(with_figures(renamed(comparison, "rare "), "rare", AP=UP))
+        is UP
+    )
 
 
 @given(

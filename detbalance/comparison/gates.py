@@ -38,7 +38,8 @@ class Gate:
     """A condition on one difference.
 
     Attributes:
-        who: a group, or the name of a class.
+        who: a group, or the name of a class, as it was written; "group:rare" and "class:rare" for
+            one of the two where a class is called like a group.
         figure: AP, AP50, AR, recall or precision.
         part: the difference, an end of its interval, or one side.
         sign: <, <=, > or >=.
@@ -59,14 +60,34 @@ class Gate:
             source: the annotation file, for the error.
 
         Raises:
-            ValueError: if the condition is on neither a group nor a class.
+            ValueError: if the condition is on neither a group nor a class, or on several.
         """
-        if self.who not in (*GROUP_NAMES, "all", *classes):
+        self._target(classes, source)
+
+    def _target(self, classes: Collection[str], source: str) -> tuple[str, str]:
+        """("group" or "class", name): what has exactly the name, else but for spaces around it."""
+        every = [("group", name) for name in (*GROUP_NAMES, "all")]
+        every += [("class", name) for name in classes]
+        spaceless = self.who.strip()
+        fitting = (
+            [one for one in every if one[1] == self.who],
+            [one for one in every if one[1].strip() == spaceless],
+            [one for one in every if f"{one[0]}:{one[1].strip()}" == spaceless],
+        )
+        found = next(filter(None, fitting), [])
+        if len(found) == 1:
+            return found[0]
+        if found:
+            listed = " and ".join(f'the {kind} "{name}"' for kind, name in found)
             raise ValueError(
-                f'--fail-if: "{self.who}" is neither a group nor a class of {source}. rare, common,'
-                f" frequent, all or one of its {len(classes)} classes is expected. Correct the"
-                " name."
+                f'--fail-if: "{self.who}" may be {listed} of {source}. One is expected. Write'
+                f' "group:NAME" or "class:NAME", or the name with its spaces.'
             )
+        number = f"one of its {len(classes)} classes" if len(classes) > 1 else "its class"
+        raise ValueError(
+            f'--fail-if: "{self.who}" is neither a group nor a class of {source}. rare, common,'
+            f" frequent, all or {number} is expected. Correct the name."
+        )
 
     def find(self, comparison: Comparison) -> Difference:
         """Find what the condition is on.
@@ -75,15 +96,15 @@ class Gate:
             comparison: of any two detectors.
 
         Returns:
-            The difference of the group, or of the class if no group has the name.
+            The difference of the group, or of the class.
 
         Raises:
-            ValueError: if there is no such group or class, or it has no such figure.
+            ValueError: as `check`, or if it has no such figure.
         """
         named = {row.name: row.figures for row in comparison.classes}
-        self.check(named, comparison.settings.annotations)
-        rows = {**named, **{name: row.figures for name, row in comparison.groups.items()}}
-        found = rows[self.who][self.figure]
+        kind, name = self._target(named, comparison.settings.annotations)
+        rows = named if kind == "class" else {k: g.figures for k, g in comparison.groups.items()}
+        found = rows[name][self.figure]
         if math.isnan(getattr(found, self.part)):
             raise ValueError(
                 f"--fail-if: {self.who}.{self.figure} is undefined here: there are no boxes to"
@@ -129,8 +150,8 @@ def parse_gate(text: str) -> Gate:
         >>> gate.who, gate.figure, gate.part, gate.limit
         ('rare', 'recall', 'difference', -0.01)
     """
-    match = _FORM.fullmatch(text.strip())
+    match = _FORM.fullmatch(text.rstrip())
     if match is None:
         raise ValueError(f'--fail-if: "{text}" is no condition. {_EXPECTED}')
     part = cast("Part", match["part"] or "difference")
-    return Gate(match["who"].strip(), match["figure"], part, match["sign"], float(match["limit"]))
+    return Gate(match["who"], match["figure"], part, match["sign"], float(match["limit"]))
