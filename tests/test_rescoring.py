@@ -150,6 +150,37 @@ def test_background_is_not_rebalanced() -> None:
     np.testing.assert_array_equal(adjusted_logits(values, COUNTS)[:, 0], values[:, 0])
 
 
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
+def test_both_adjustments_of_logits_are_posteriors_under_other_frequencies(tau: float) -> None:
+    """By Bayes on a made world of 30 kinds of regions: which frequencies each stands for."""
+    torch = pytest.importorskip("torch")
+    from detbalance.losses import adjust_logits
+
+    rng = np.random.default_rng(3)
+    counts, background = np.array([0, 900, 90, 10]), 0.8
+    pi = counts[1:] / counts.sum()
+    given_class = rng.dirichlet(np.ones(30), size=4)  # p(x | c), background in front
+
+    def posterior(frequencies: np.ndarray) -> np.ndarray:
+        joint = given_class.T * frequencies
+        return joint / joint.sum(axis=1, keepdims=True)
+
+    plain = np.log(posterior(np.append(background, (1 - background) * pi)))
+    ours = adjust_logits(torch.from_numpy(plain), counts, tau=tau).numpy()
+    numpy_one = adjusted_logits(plain, counts, tau=tau)
+    wanted = pi ** (1 - tau)
+    # Background keeps its share, and the classes share the rest anew.
+    kept = np.append(background, (1 - background) * wanted / wanted.sum())
+    np.testing.assert_allclose(norcal(ours, counts, gamma=0), posterior(kept), rtol=1e-9)
+    # The paper's equation alone: objects are more frequent than they were.
+    more = np.append(background, (1 - background) * wanted)
+    np.testing.assert_allclose(norcal(numpy_one, counts, gamma=0), posterior(more), rtol=1e-9)
+    # So they differ by one number, and not in the order of the classes.
+    shift = np.log((pi / (pi**tau + 1e-12)).sum())
+    np.testing.assert_allclose(numpy_one[:, 1:] - ours[:, 1:], shift, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(numpy_one[:, 0], ours[:, 0])
+
+
 def test_a_class_without_images_counts_as_one_with_one() -> None:
     one = np.where(COUNTS == 0, 1, COUNTS)
     np.testing.assert_array_equal(

@@ -11,7 +11,8 @@ Which one to use:
   `norcal` or `adjusted_logits`, before the detections are cut and suppressed; they can then change
   which class a region is given to, which `rescore` cannot.
 - A torch model in this package: the option `posthoc_tau` of the loss `cross_entropy`, or
-  `detbalance.losses.adjust_logits`, do the latter inside the model.
+  `detbalance.losses.adjust_logits`, correct logits inside the model and leave background its share;
+  `adjusted_logits` says what it does otherwise.
 
 Letters: R regions, K categories, D detections.
 """
@@ -102,6 +103,14 @@ def adjusted_logits(
     z_c - log(pi_c^tau + 1e-12) for classes, with pi_c = n_c / n; background as it is. Softmax of
     the result are the scores.
 
+    This is the paper's equation as it is written, for a softmax without background, or where only
+    the order of the classes of a region counts. With tau 1 and a background column it gives the
+    scores of data in which each of K classes is as frequent beside background as all of them were
+    together: objects are K times as frequent, and false positives rise with them.
+    `detbalance.losses.adjust_logits` lowers all classes by log sum_k pi_k / (pi_k^tau + 1e-12)
+    more, so that background stays as frequent as it was: the one to use in a detector with a
+    softmax head. Single sigmoid scores are odds against "not c": `rescore`.
+
     Args:
         logits: float [R, K + 1], background in column 0.
         class_counts: [K + 1] training boxes of each class, or their shares; index 0 is not used.
@@ -119,9 +128,7 @@ def adjusted_logits(
 
     Source: Menon et al., Long-tail learning via logit adjustment, 2021, arXiv:2007.07314, eq. 9,
     with the 1e-12 of the authors' code. Differs: there is no background there. Every class gains
-    on it here, as no share is above 1, and one without boxes by 27.6 tau or so;
-    `detbalance.losses.adjust_logits` adds a number to all classes that keeps background as frequent
-    as it was.
+    on it here, as no share is above 1, and one without boxes by 27.6 or so.
     """
     values, _ = _checked("adjusted_logits", logits, class_counts)
     strength = _strength("adjusted_logits", "tau", tau)
