@@ -241,5 +241,8 @@ def test_a_threshold_that_was_not_matched_is_refused() -> None:
     assert matches.at(0.75) == 5
     with pytest.raises(ValueError, match=r"iou: 0.4 is none of the thresholds .* 0.5, 0.55"):
         matches.at(0.4)
+    for unknown in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"iou: (nan|inf) is none of the thresholds"):
+            matches.at(unknown)
     with pytest.raises(ValueError, match=r"floor is 0. A number in \(0, 1\] is expected"):
         overlaps(*scene(1), floor=0)

@@ -181,6 +181,7 @@ def test_each_class_can_have_its_own_score_floor(files, capsys):
         (["val.json", "results.json", "train.json"], "3 files are given"),
         (["val.json", "--predictions", "results.json"], "2 files are given"),
         (["val.json", "results.json", "--bootstrap", "1"], "--bootstrap: is 1. auto is expected"),
+        (["val.json", "results.json", "--bootstrap", "9" * 5000], r"is 9+\. .* 2 to 1,000,000"),
         (["val.json", "results.json", "--bootstrap", "many"], "--bootstrap: is many"),
         (["val.json", "results.json", "--rare", "3"], "only one of them is given"),
         (["val.json", "results.json", "--rare", "3", "--common", "9"], "--train is missing"),

@@ -94,7 +94,9 @@ def test_objectives_are_read_as_they_are_written() -> None:
         assert str(parse_objective(text)) == shown_as
 
 
-@pytest.mark.parametrize("text", ["f0", "f", "f-1", "recall>=1", "recall>=0", "accuracy>=.5", ""])
+@pytest.mark.parametrize(
+    "text", ["f0", "f", "f-1", f"f{'9' * 400}", "recall>=1", "recall>=0", "accuracy>=.5", ""]
+)
 def test_other_objectives_are_refused_with_the_known_ones(text: str) -> None:
     with pytest.raises(
         ValueError, match=r'cannot be read\. Expected one of f1, f2, f0\.5, "recall'

@@ -302,7 +302,15 @@ def test_conditions_are_written_as_they_are_read(who, figure, part, sign, limit)
 
 @pytest.mark.parametrize(
     "text",
-    ["", "rare.recall", "recall < 0.1", "rare.mAP < 0", "rare.recall = 0", "rare.recall < nan"],
+    [
+        "",
+        "rare.recall",
+        "recall < 0.1",
+        "rare.mAP < 0",
+        "rare.recall = 0",
+        "rare.recall < nan",
+        "rare.recall < 1e999",
+    ],
 )
 def test_what_is_no_condition_is_said_with_an_example(text) -> None:
     with pytest.raises(ValueError, match=r'Write for example "rare\.recall < -0\.01"'):

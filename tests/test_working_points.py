@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -99,6 +100,9 @@ def test_f_weighs_recall_by_beta_and_is_undefined_without_boxes() -> None:
     np.testing.assert_allclose(f_score(precision, recall, beta=2), [5 / 6, 0, 0, np.nan])
     with pytest.raises(ValueError, match=r"beta is 0\. A number above 0"):
         f_score(precision, recall, beta=0)
+    for beta in (math.nan, math.inf, -1.0):
+        with pytest.raises(ValueError, match="A number above 0"):
+            f_score(precision, recall, beta=beta)
 
 
 def test_a_precision_that_no_floor_holds_leaves_a_recall_of_zero_and_no_floor() -> None:

@@ -30,7 +30,7 @@ from detbalance.reporting.suspects_section import SuspectSection, suspect_sectio
 
 logger = logging.getLogger(__name__)
 
-_DRAWS = 1000
+_DRAWS, _MOST_DRAWS = 1000, 1_000_000
 # Bytes that draws may take without being asked for.
 _SMALL = 1e9
 
@@ -226,10 +226,11 @@ def _wanted_draws(bootstrap: str, baseline: Path | None) -> int | None:
     """How many draws of images are asked for; None for as many as are quick."""
     if bootstrap == "auto":
         return None if baseline is None else _DRAWS
-    if not (bootstrap.isascii() and bootstrap.isdigit() and int(bootstrap) != 1):
+    digits = bootstrap if bootstrap.isascii() and bootstrap.isdigit() else "1"
+    if len(digits) > len(str(_MOST_DRAWS)) or int(digits) == 1 or int(digits) > _MOST_DRAWS:
         raise ValueError(
-            f"--bootstrap: is {bootstrap}. auto is expected, or a number of draws: 0 for none, or 2"
-            " and more. 1000 give steady intervals."
+            f"--bootstrap: is {bootstrap:.20}. auto is expected, or a number of draws: 0 for none,"
+            f" or 2 to {_MOST_DRAWS:,}. 1000 give steady intervals."
         )
     if baseline is not None and int(bootstrap) == 0:
         raise ValueError(

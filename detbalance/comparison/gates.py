@@ -151,7 +151,7 @@ def parse_gate(text: str) -> Gate:
         ('rare', 'recall', 'difference', -0.01)
     """
     match = _FORM.fullmatch(text.rstrip())
-    if match is None:
+    if match is None or not math.isfinite(float(match["limit"])):
         raise ValueError(f'--fail-if: "{text}" is no condition. {_EXPECTED}')
     part = cast("Part", match["part"] or "difference")
     return Gate(match["who"], match["figure"], part, match["sign"], float(match["limit"]))

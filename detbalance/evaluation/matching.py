@@ -94,7 +94,7 @@ class Matches:
         """
         thresholds = np.asarray(self.rules.iou_thresholds)
         index = int(np.argmin(np.abs(thresholds - iou)))
-        if abs(thresholds[index] - iou) > 1e-9:
+        if not abs(thresholds[index] - iou) <= 1e-9:  # NaN is near nothing
             raise ValueError(
                 f"iou: {iou:g} is none of the thresholds that boxes were matched at. Expected one "
                 f"of {', '.join(f'{t:g}' for t in thresholds)}. Choose one, or match at it."

@@ -6,6 +6,7 @@ Figures are those of `match`, at one IoU threshold. Arrays have length K + 1, in
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,11 +76,11 @@ def f_score(precision: Float64, recall: Float64, *, beta: float = 1.0) -> Float6
         float64, NaN where recall is.
 
     Raises:
-        ValueError: if beta is not above 0.
+        ValueError: if beta is not a finite number above 0.
 
     Source: van Rijsbergen, Information Retrieval, 1979, chapter 7.
     """
-    if not beta > 0:
+    if not 0 < beta < math.inf:
         raise ValueError(f"f_score(): beta is {beta}. A number above 0 is expected. Pass one.")
     exact = np.nan_to_num(precision, nan=0.0)
     weighted = (1 + beta**2) * exact * recall

@@ -5,6 +5,7 @@ Letters: K categories, G score thresholds to choose from.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -121,7 +122,7 @@ def parse_objective(text: str) -> Objective:
         ValueError: if it is none of these, beta is 0, or the floor is not between 0 and 1.
     """
     written = text.strip().lower()
-    if (found := _F.fullmatch(written)) and float(found[1]) > 0:
+    if (found := _F.fullmatch(written)) and 0 < float(found[1]) < math.inf:
         return Objective("f", float(found[1]))
     if (found := _FLOOR.fullmatch(written)) and 0 < float(found[2]) < 1:
         return Objective("recall" if found[1] == "recall" else "precision", float(found[2]))
