@@ -401,7 +401,7 @@ def test_wrong_input_is_refused(tmp_path: Path) -> None:
         adjusted_logits(logits(), COUNTS, tau=float("nan"))
     with pytest.raises(ValueError, match=r"class_counts is \[ 0\. -1\.\]\. Expected a number of 0"):
         norcal(np.zeros((1, 2)), [0, -1])
-    with pytest.raises(ValueError, match=r"1 of 2 scores are not in \[0, 1\] \(first: detection 1"):
+    with pytest.raises(ValueError, match=r"1 of 2 scores is not in \[0, 1\] \(first: detection 1"):
         rescore(one_each([0.5, 1.5], [1, 1]), COUNTS, gamma=0.5)
     with pytest.raises(ValueError, match=r"label 6 has no count\. Labels are 1 to 5"):
         rescore(one_each([0.5], [6]), COUNTS, gamma=0.5)

@@ -629,7 +629,8 @@ def test_other_classes_are_named_with_the_nearest() -> None:
     with pytest.raises(
         ValueError,
         match=r't\.json: no threshold for 1 of the classes \(first: "barn owl", nearest: '
-        r'"barn-owl"\); thresholds of 1 unknown classes \(first: "barn-owl", nearest: "barn owl"\)',
+        r'"barn-owl"\); unknown classes with a threshold: 1 \(first: "barn-owl", nearest: '
+        r'"barn owl"\)',
     ):
         Thresholds({"cat": 0.5, "barn-owl": 0.1}, "t.json").by_label(categories)
 
@@ -683,7 +684,7 @@ def test_a_file_written_by_hand_is_enough(tmp_path: Path) -> None:
         ),
         (
             '{"schema": "detbalance.thresholds/1", "thresholds": {"a": "0.5"}}',
-            "1 thresholds are not finite numbers",
+            "1 threshold is no finite number",
         ),
         ('{"schema": ', "not JSON"),
         ("", "the file is empty"),

@@ -88,8 +88,9 @@ def image_folds(annotations: Annotations, num_folds: int, seed: int) -> Int64:
         ValueError: if there are too few folds, or more than images.
     """
     if not FEWEST_FOLDS <= num_folds <= annotations.num_images:
+        images = "only image" if annotations.num_images == 1 else f"{annotations.num_images} images"
         raise ValueError(
-            f"folds: {num_folds} folds of the {annotations.num_images} images of "
+            f"folds: {num_folds} folds of the {images} of "
             f"{annotations.source}. Expected {FEWEST_FOLDS} or more, and no more than images. "
             "Choose another number, or calibrate on more images."
         )

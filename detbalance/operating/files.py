@@ -86,8 +86,10 @@ def load_thresholds(path: str | os.PathLike[str]) -> Thresholds:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not _finite(value)
     ]
     if wrong:
+        number = "1 threshold is no finite number"
+        number = number if len(wrong) == 1 else f"{len(wrong)} thresholds are not finite numbers"
         raise ValueError(
-            f"{path}: {len(wrong)} thresholds are not finite numbers (first: "
+            f"{path}: {number} (first: "
             f'"{wrong[0]}": {show(values[wrong[0]])}). {_EXPECTED}. Correct it.'
         )
     return Thresholds({name: float(value) for name, value in values.items()}, str(path))

@@ -254,8 +254,10 @@ def _strength(where: str, name: str, value: float) -> float:
 def _check_scores(labels: npt.NDArray[np.int64], scores: Float64, num_classes: int) -> None:
     outside = ~((scores >= 0) & (scores <= 1))
     if outside.any():
+        number = np.count_nonzero(outside)
+        are = "is" if number == 1 else "are"
         raise ValueError(
-            f"rescore(): {np.count_nonzero(outside)} of {len(scores)} scores are not in [0, 1] "
+            f"rescore(): {number} of {len(scores)} scores {are} not in [0, 1] "
             f"(first: detection {np.argmax(outside)}, {scores[np.argmax(outside)]:g}). "
             "Probabilities are expected. Pass logits through a sigmoid first."
         )

@@ -74,8 +74,9 @@ def count_scores(
     scores = matches.predictions.scores
     right, wrong = matches.is_true_positive[:, t], matches.is_false_positive[:, t]
     if not right.any():
+        detections = "1 detection" if len(scores) == 1 else f"{len(scores)} detections"
         raise ValueError(
-            f"predictions: none of the {len(scores)} detections is right at IoU {iou:g} on "
+            f"predictions: none of the {detections} is right at IoU {iou:g} on "
             f"{matches.annotations.source}. Thresholds are fitted on right and wrong ones. Check "
             "that both files belong together."
         )

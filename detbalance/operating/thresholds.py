@@ -52,7 +52,7 @@ class Thresholds:
         faults = []
         for names, others, what in (
             (categories.names, self.values, "no threshold for {} of the classes"),
-            (self.values, categories.names, "thresholds of {} unknown classes"),
+            (self.values, categories.names, "unknown classes with a threshold: {}"),
         ):
             missing = [name for name in names if name not in others]
             if missing:
