@@ -16,6 +16,7 @@ from detbalance.cli.evaluating import (
 )
 from detbalance.cli.report import check_images, pictures, write_html
 from detbalance.comparison import Comparison, Gate, compare, parse_gate
+from detbalance.comparison.compare import check_room
 from detbalance.comparison.verdict import digits_for
 from detbalance.evaluation import with_replicates
 from detbalance.evaluation.rules import RulesChoice
@@ -69,6 +70,7 @@ def compare_command(
         for side in sides
     ]
     every = [run for side in runs for run in side]
+    check_room(len(every), bootstrap, ground.truth.categories.num_classes)
     seconds = sum(drawing_seconds(run.matches, bootstrap) for run in every)
     what = f"drawing the images {bootstrap:,} times for {len(every)} runs"
     with waiting(what, seconds):

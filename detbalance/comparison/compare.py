@@ -104,12 +104,7 @@ def compare(
     """
     _check(baseline, ours, figure)
     annotations, settings = ours[0].matches.annotations, ours[0].settings
-    num_classes = annotations.categories.num_classes
-    check_memory(
-        f"compare(): {replicates:,} draws of {num_classes - 1:,} classes",
-        drawn_bytes(len(baseline) + len(ours) + 4, replicates, num_classes),
-        "Draw less often, or compare a part of the classes at a time",
-    )
+    check_room(len(baseline) + len(ours), replicates, annotations.categories.num_classes)
     report = build_report(ours[0], annotations, train_frequency=train_frequency, groups=groups)
     draws = _Draws(
         [_drawn(run, replicates, seed) for run in baseline],
@@ -149,6 +144,15 @@ def compare(
             seed=seed,
         ),
         notes=tuple(dict.fromkeys(_notes(baseline, ours, report, draws))),
+    )
+
+
+def check_room(num_runs: int, replicates: int, num_classes: int) -> None:
+    """Refuse draws that do not fit into memory, those of all runs and what is made of them."""
+    check_memory(
+        f"compare(): {replicates:,} draws of {num_classes - 1:,} classes",
+        drawn_bytes(num_runs + 4, replicates, num_classes),
+        "Draw less often, or compare a part of the classes at a time",
     )
 
 

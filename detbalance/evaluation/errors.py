@@ -241,4 +241,5 @@ class _Repair:
     def _average_precision(
         self, order: Int64, offsets: Int64, right: Bool, wrong: Bool, num_positive: Int64
     ) -> Float64:
-        return mean_precision(right[order, None], wrong[order, None], offsets, num_positive)[0]
+        values = mean_precision(right[order, None], wrong[order, None], offsets, num_positive)
+        return np.asarray(values[0])
