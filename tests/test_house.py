@@ -80,13 +80,15 @@ ROOMS: dict[str, set[str]] = {
     },
 }
 ROOMS["cli"] = set(ROOMS)
-# Which line installs what is missing: for every room.
-ROOMS |= {"installation": set()} | {room: below | {"installation"} for room, below in ROOMS.items()}
+# Which line installs what is missing, how numbers and names of others are written: for every room.
+FREE = {"installation", "wording"}
+ROOMS = {room: below | FREE for room, below in ROOMS.items()} | {room: set() for room in FREE}
 
 TRAINING_STACK = ["torchvision", "albumentations", "accelerate", "sklearn"]
 WITHOUT_TRAINING_STACK = ["annotations", "frequency", "sampling", "losses", "evaluation"]
 WITHOUT_TORCH = [
     "installation",
+    "wording",
     "annotations",
     "predictions",
     "frequency",

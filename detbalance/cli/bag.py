@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from detbalance.annotations import load_annotations
 from detbalance.annotations.files import replace_file
@@ -19,6 +18,7 @@ from detbalance.cli.train import evaluate_run
 from detbalance.ensembling.bagging import balanced_bags
 from detbalance.losses import LOSSES
 from detbalance.operating.cross_fitting import image_folds
+from detbalance.reporting.terminal import Console
 from detbalance.training.checkpoint import (
     LAST,
     load_checkpoint,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from detbalance.cli.evaluating import (
     Ground,
@@ -22,6 +21,8 @@ from detbalance.evaluation import with_replicates
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.reporting.comparison_console import print_comparison
 from detbalance.reporting.comparison_files import write_comparison
+from detbalance.reporting.terminal import Console
+from detbalance.wording import printable
 
 # Exit status of a build that a condition ends; 2 is for wrong input.
 GATE_STATUS = 1
@@ -130,5 +131,5 @@ def _judge(gates: list[Gate], comparison: Comparison) -> int:
             f"{end}: {gate.who}.{gate.figure} is {one.baseline:.3f} to {one.ours:.3f},"
             f" {change} [{low}, {high}] (--fail-if {gate})"
         )
-        click.secho(line, fg="red" if fails else None, err=True)
+        click.secho(printable(line), fg="red" if fails else None, err=True)
     return GATE_STATUS if any(fails for _, _, fails in found) else 0

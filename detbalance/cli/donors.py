@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console, Group
+from rich.console import Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +16,7 @@ from detbalance.augmentation.packing import Packed, pack_donors
 from detbalance.frequency import class_frequency, frequency_groups
 from detbalance.reporting.cells import GROUP_STYLES, numbers_table
 from detbalance.reporting.console import print_content
+from detbalance.reporting.terminal import Console
 
 _LISTED = 60
 _NAMED = 10

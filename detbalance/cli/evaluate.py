@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from detbalance.annotations import Annotations, Categories, load_annotations
@@ -23,6 +22,7 @@ from detbalance.frequency import class_frequency, frequency_groups
 from detbalance.images import usable_images
 from detbalance.operating import Thresholds, apply_thresholds, load_thresholds
 from detbalance.predictions import Predictions, save_predictions
+from detbalance.reporting.terminal import Console
 from detbalance.training.checkpoint import (
     frequency_from_checkpoint,
     load_checkpoint,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
+from rich.text import Text
 
 from detbalance.annotations import Annotations, load_annotations
 from detbalance.evaluation import Evaluation, Matches, Report, build_report, evaluate
@@ -18,6 +18,7 @@ from detbalance.evaluation.rules import RulesChoice
 from detbalance.frequency import Frequency, Groups, class_frequency, frequency_groups
 from detbalance.operating import load_thresholds
 from detbalance.predictions import load_predictions
+from detbalance.reporting.terminal import Console
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def waiting(what: str, seconds: float) -> Iterator[None]:
     if seconds <= QUICK:
         yield
     elif console.is_terminal:
-        with console.status(text):
+        with console.status(Text(text)):
             yield
     else:
         logger.info("%s", text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
 from detbalance.annotations import Annotations, load_annotations
@@ -18,6 +17,7 @@ from detbalance.evaluation.rules import RulesChoice, choose_rules
 from detbalance.predictions import Predictions, load_predictions, save_predictions
 from detbalance.reporting.console import print_content
 from detbalance.reporting.fusion_console import fusion_content
+from detbalance.reporting.terminal import Console
 
 _SECONDS = 3e-6  # about what one detection takes, for each fold and each setting tried
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.box import HORIZONTALS
-from rich.console import Console, Group
+from rich.console import Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +17,7 @@ from rich.text import Text
 from detbalance.annotations import load_annotations
 from detbalance.generation import ClassResult, Result, Settings, Stopped, generate
 from detbalance.reporting.console import print_content
+from detbalance.reporting.terminal import Console
 from detbalance.training.interrupt import stop_request
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def _stages() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each stage on a terminal; elsewhere a line now and then."""
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("left"),

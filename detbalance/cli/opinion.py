@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from detbalance.annotations import Annotations, Categories
@@ -25,6 +24,7 @@ from detbalance.regions.named_estimators import is_one_class, make_classifier, m
 from detbalance.regions.one_class import OneClassOpinion
 from detbalance.regions.opinion_file import Opinion, load_opinion, save_opinion
 from detbalance.regions.selection import Limits
+from detbalance.reporting.terminal import Console
 from detbalance.training.setup import loader_workers
 
 FILE, REPORT = "opinion.skops", "opinion.json"

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from detbalance.annotations import Annotations, load_annotations
 from detbalance.planning import Finding, duplicate_findings, make_plan
 from detbalance.reporting.plan_console import print_plan
 from detbalance.reporting.plan_files import write_plan
+from detbalance.reporting.terminal import Console
 
 
 def plan_command(

@@ -6,8 +6,6 @@ import logging
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 from detbalance.annotations import load_annotations
 from detbalance.cli.compare import compare_command
 from detbalance.cli.train import run_training
@@ -16,6 +14,7 @@ from detbalance.evaluation import Report, load_report
 from detbalance.frequency import class_frequency, frequency_groups
 from detbalance.predictions import load_predictions
 from detbalance.reporting.figures import draw_predictions
+from detbalance.reporting.terminal import Console
 from detbalance.training.checkpoint import CONFIG_FILE
 from detbalance.training.config import Config, load_config
 from detbalance.training.metrics import METRICS_FILE, read_metrics

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -23,6 +22,7 @@ from detbalance.regions.refit import Refit, refit
 from detbalance.regions.samples import read_samples
 from detbalance.regions.selection import Limits
 from detbalance.regions.task import Task
+from detbalance.reporting.terminal import Console
 from detbalance.training.checkpoint import model_from_checkpoint, save_checkpoint
 from detbalance.training.setup import loader_workers
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from torch import nn
 
 from detbalance.annotations import Annotations
@@ -18,6 +17,7 @@ from detbalance.cli.evaluate import image_progress, labels_in
 from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.predict import predict
 from detbalance.predictions import save_predictions
+from detbalance.reporting.terminal import Console
 
 
 def show_effect(

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
@@ -29,6 +28,7 @@ from detbalance.regions.collecting import collect_features, rare_repeats
 from detbalance.regions.feature_file import STATE, RegionFeatures, read_state
 from detbalance.regions.samples import Samples, read_samples
 from detbalance.regions.selection import Limits
+from detbalance.reporting.terminal import Console
 from detbalance.sampling import repeat_factors
 from detbalance.training.checkpoint import load_checkpoint, model_from_checkpoint
 from detbalance.training.config import parse_config
@@ -285,7 +285,12 @@ def in_order(truth: Annotations, categories: Categories, checkpoint: Path) -> An
 def told_progress(title: str, unit: str) -> Iterator[Any]:
     """A bar on a terminal; a line now and then elsewhere."""
     console = Console(stderr=True)
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     said = -1
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from rich.console import Console
-
 from detbalance.cli.evaluating import (
     QUICK,
     Ground,
@@ -27,6 +25,7 @@ from detbalance.reporting.files import write_report
 from detbalance.reporting.gallery import Gallery
 from detbalance.reporting.suspects_file import load_suspects
 from detbalance.reporting.suspects_section import SuspectSection, suspect_section
+from detbalance.reporting.terminal import Console
 
 logger = logging.getLogger(__name__)
 

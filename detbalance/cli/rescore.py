@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from detbalance.annotations import load_annotations
 from detbalance.cli.evaluating import check_same_classes
 from detbalance.cli.thresholds import check_output_file, training_frequency
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.operating import choose_strength, parse_objective, rescore
 from detbalance.predictions import load_predictions, save_predictions
+from detbalance.reporting.terminal import Console
 from detbalance.reporting.thresholds_console import print_strength
 
 

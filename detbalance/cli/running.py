@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from detbalance.installation import needs
+from detbalance.wording import printable
 
 
 class _StderrHandler(logging.Handler):
@@ -24,7 +25,8 @@ class _StderrHandler(logging.Handler):
         return bool(super().filter(record))
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
+        own = record.name.startswith("detbalance") and not record.exc_info  # always one line
+        sys.stderr.write(printable(self.format(record), keep="" if own else "\n") + "\n")
 
 
 _said: set[str] = set()  # notes on data files, in this run
@@ -101,5 +103,5 @@ def _own_words(message: str) -> str:
 
 def _fail(line: str, status: int = 2) -> None:
     click.secho("error: ", fg="red", nl=False, err=True)
-    click.echo(" ".join(line.split()), err=True)
+    click.echo(printable(" ".join(line.split())), err=True)
     sys.exit(status)

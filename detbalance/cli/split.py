@@ -7,11 +7,11 @@ import warnings
 from pathlib import Path
 
 from rich.box import HORIZONTALS
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from detbalance.annotations import load_annotations
+from detbalance.reporting.terminal import Console
 from detbalance.splitting import ClassShare, Split, check_paths, split_annotations, write_split
 
 _LISTED = 60

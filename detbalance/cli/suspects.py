@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from detbalance.annotations import Annotations
@@ -20,7 +17,9 @@ from detbalance.regions.selection import Limits
 from detbalance.regions.strangers import Strangers, strangers
 from detbalance.regions.suspects import Suspects, suspects
 from detbalance.reporting.contact_sheet import OWN, PASTED, Cell, save_sheet
+from detbalance.reporting.files import csv_lines
 from detbalance.reporting.suspects_file import FORMAT
+from detbalance.reporting.terminal import Console
 from detbalance.reporting.thumbnails import part_around
 
 NAME = "suspects"
@@ -149,12 +148,8 @@ def _strange_records(found: Strangers, truth: Annotations) -> list[dict[str, Any
 
 
 def _table(records: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
     names = [name for name in records[0] if name != "bbox"] if records else ["rank"]
-    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+    return csv_lines([names, *([record[name] for name in names] for record in records)])
 
 
 def _draw(found: Suspects, truth: Annotations, images: Path, path: Path, count: int) -> Path:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,6 +24,7 @@ from detbalance.frequency import frequency_groups
 from detbalance.predictions import save_predictions
 from detbalance.reporting.console import print_report
 from detbalance.reporting.files import write_report
+from detbalance.reporting.terminal import Console
 from detbalance.training.config import Config, load_config
 from detbalance.training.interrupt import Interrupted
 from detbalance.training.loop import Step, train
@@ -118,7 +118,7 @@ def step_progress(title: str, total: int) -> Iterator[Callable[[Step], None]]:
     """A bar with loss, images/s and time left on a terminal; a line now and then elsewhere."""
     console = Console(stderr=True)
     columns = (
-        TextColumn(title),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:.1f} images/s  left"),

@@ -21,6 +21,7 @@ except ImportError as exc:
     raise needs("detbalance.reporting.console", "rich", "report") from exc
 
 from detbalance.evaluation.rows import ERROR_KINDS, ErrorKind
+from detbalance.reporting import terminal
 from detbalance.reporting.cells import (
     GROUP_STYLES,
     KEPT_OF_MANY,
@@ -40,6 +41,7 @@ from detbalance.reporting.sentences import (
     report_facts,
     shown_from,
 )
+from detbalance.wording import printable
 
 if TYPE_CHECKING:
     from detbalance.evaluation import ClassRow, GroupRow, Report
@@ -99,7 +101,7 @@ def print_content(content: Group, console: Console | None) -> None:
         content: what to print.
         console: where to; None for standard output.
     """
-    console = Console() if console is None else console
+    console = terminal.Console() if console is None else console
     if console.is_terminal or console.is_jupyter:
         console.print(content)
         return
@@ -113,7 +115,8 @@ def print_content(content: Group, console: Console | None) -> None:
             console.print(content)
     finally:
         console.width = width
-    console.out(*(line.rstrip() for line in captured.get().splitlines()), sep="\n", highlight=False)
+    lines = captured.get().removesuffix("\n").split("\n")
+    console.out(*(printable(line.rstrip()) for line in lines), sep="\n", highlight=False)
 
 
 def _figures_table(report: Report, rows: Sequence[ClassRow], has_shares: bool) -> Table:

@@ -3,7 +3,7 @@
 report.csv has one line per row of the report: first the classes (kind "class"), rarest first, then
 the groups (kind "group"). A cell is empty where a number is undefined or belongs to the other kind.
 Intervals take two columns (recall_low, recall_high), errors three (missed_count, missed_shown,
-missed_cost).
+missed_cost). A name that a spreadsheet would take for a formula has an apostrophe in front.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _JSON_DEPTH = 3
 _encoded = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _ERROR_FIELDS = ("count", "shown", "cost")
+# What spreadsheets take a formula by, in full width too.
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 COLUMNS = (
     "kind",
     "name",
@@ -150,11 +152,26 @@ def csv_text(
     for name, row in content["groups"].items():
         group = "" if name == "all" else name
         rows.append({"kind": "group", "name": name, "group": group, **flat(row)})
+    return csv_lines([columns, *([row.get(column) for column in columns] for row in rows)])
+
+
+def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
+    """Write rows as CSV that a spreadsheet computes nothing of.
+
+    A text that begins like a formula, such as a class named "=1+1", gets an apostrophe in front;
+    numbers stay numbers.
+
+    Args:
+        rows: of cells, the titles first; None is an empty cell.
+    """
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows([_defused(cell) for cell in row] for row in rows)
     return buffer.getvalue()
+
+
+def _defused(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from detbalance.reporting.sentences import (
     shown_from,
     without_empty_classes,
 )
+from detbalance.wording import printable
 
 if TYPE_CHECKING:
     from detbalance.evaluation import ClassRow, GroupRow, Report
@@ -197,5 +198,5 @@ def escaped(text: str) -> str:
     Args:
         text: any.
     """
-    one_line = html.escape(" ".join(text.split()), quote=False)
+    one_line = html.escape(printable(" ".join(text.split())), quote=False)
     return re.sub(r"([\\`*_\[\]|~#!])", r"\\\1", one_line)

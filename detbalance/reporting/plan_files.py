@@ -6,15 +6,13 @@ each compared setting, boxes per epoch. A cell is empty where a number is undefi
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from pathlib import Path
 from typing import NamedTuple
 
 from detbalance.planning import ClassPlan, Plan
-from detbalance.reporting.files import write_texts
+from detbalance.reporting.files import csv_lines, write_texts
 
 
 class PlanFiles(NamedTuple):
@@ -48,11 +46,9 @@ def write_plan(plan: Plan, folder: str | Path) -> PlanFiles:
 
 def _csv_text(plan: Plan) -> str:
     content = plan.to_dict()
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     fields = [field.name for field in dataclasses.fields(ClassPlan)]
-    writer.writerow([*fields, *(f"exposure: {setting.name}" for setting in plan.settings)])
+    rows = [[*fields, *(f"exposure: {setting.name}" for setting in plan.settings)]]
     for i, row in enumerate(content["classes"]):
         shown = (setting["exposure"][i] for setting in content["settings"])
-        writer.writerow([*(row[field] for field in fields), *shown])
-    return buffer.getvalue()
+        rows.append([*(row[field] for field in fields), *shown])
+    return csv_lines(rows)

@@ -1,0 +1,45 @@
+"""Words of messages: numbers with their nouns, and texts of others made harmless to show."""
+
+from __future__ import annotations
+
+import re
+
+# C0 and C1 controls, line and paragraph separators, and what turns the direction of writing.
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """Put a number before its noun.
+
+    Args:
+        number: how many.
+        one: the noun for 1.
+        several: the noun for all others; `one` with an s if not given.
+
+    Example:
+        >>> counted(1, "box", "boxes"), counted(2500, "image")
+        ('1 box', '2,500 images')
+    """
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""Write control characters, and those that turn the direction of writing, as escapes.
+
+    Names and paths come from files of others: shown as they are, they could move the cursor, colour
+    the terminal or forge a line.
+
+    Args:
+        text: any.
+        keep: characters to leave as they are, such as a newline.
+
+    Example:
+        >>> printable("cat\x1b[2J")
+        'cat\\x1b[2J'
+    """
+
+    def escape(found: re.Match[str]) -> str:
+        char = found[0]
+        return char if char in keep else char.encode("unicode_escape").decode()
+
+    return _UNSHOWN.sub(escape, text)
