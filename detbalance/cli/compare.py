@@ -100,7 +100,7 @@ def compare_command(
             gallery=None if images is None else pictures(after[0], report, images),
         )
         written += [] if page is None else [page]
-        console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+        console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
     return _judge(gates, comparison)
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from detbalance.annotations import Annotations, load_annotations
 from detbalance.augmentation.packing import Packed, pack_donors
 from detbalance.frequency import class_frequency, frequency_groups
-from detbalance.reporting.cells import GROUP_STYLES, numbers_table
+from detbalance.reporting.cells import GROUP_STYLES, name_cell, numbers_table
 from detbalance.reporting.console import print_content
 from detbalance.reporting.terminal import Console
 
@@ -112,7 +112,7 @@ def _table(train: Annotations, packed: Packed) -> Table:
     for label in asked[:_LISTED].tolist():
         group = groups.group(label) or "-"
         table.add_row(
-            Text(train.categories.name(label), overflow="ellipsis"),
+            name_cell(train.categories.name(label)),
             Text(group, style=GROUP_STYLES.get(group, "")),
             *map(str, counts[:, label].tolist()),
         )

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.text import Text
-
 from detbalance.annotations import Annotations, load_annotations
 from detbalance.cli.evaluating import check_same_classes, results_file, waiting
 from detbalance.cli.thresholds import check_output_file, training_frequency
@@ -205,4 +203,4 @@ def _write(output: Path, fused: Predictions, truth: Annotations) -> None:
 
 
 def _say(console: Console, text: str, style: str) -> None:
-    console.print(Text(text, style=style), soft_wrap=True)
+    console.print(text, style=style, soft_wrap=True)

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from detbalance.annotations import load_annotations
 from detbalance.generation import ClassResult, Result, Settings, Stopped, generate
+from detbalance.reporting.cells import name_cell
 from detbalance.reporting.console import print_content
 from detbalance.reporting.terminal import Console
 from detbalance.training.interrupt import stop_request
@@ -139,7 +140,7 @@ def _table(classes: tuple[ClassResult, ...]) -> Table:
     ):
         table.add_column(title, justify="right", no_wrap=True)
     for row in classes:
-        table.add_row(Text(row.name, overflow="ellipsis"), *_cells(row))
+        table.add_row(name_cell(row.name), *_cells(row))
     return table
 
 

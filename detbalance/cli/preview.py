@@ -16,7 +16,7 @@ from torch import Tensor
 from detbalance.augmentation.paste import OUTCOMES
 from detbalance.detection.dataset import Draw
 from detbalance.frequency import frequency_groups
-from detbalance.reporting.cells import GROUP_STYLES, numbers_table
+from detbalance.reporting.cells import GROUP_STYLES, name_cell, numbers_table
 from detbalance.reporting.console import print_content
 from detbalance.reporting.contact_sheet import CROWD, OWN, PASTED, Cell, save_sheet
 from detbalance.sampling import RepeatFactorSampler
@@ -120,7 +120,7 @@ def _counts_table(
         row = outcomes[label]
         numbers = [frequency.instance_counts[label], shown[label], row.sum(), row[0]]
         table.add_row(
-            Text(categories.name(int(label))),
+            name_cell(categories.name(int(label))),
             Text(group or "-", style=GROUP_STYLES.get(group or "", "")),
             *(f"{int(n):,}" for n in [*numbers, *row[reasons]]),
         )

@@ -110,7 +110,7 @@ def report_command(
             suspects=labels,
         )
     if hint:
-        Console().print(hint, style="dim", highlight=False, soft_wrap=True)
+        Console().print(hint, style="dim", soft_wrap=True)
 
 
 def check_images(images: Path | None, output: Path | None) -> None:
@@ -176,7 +176,7 @@ def show(
             suspects=suspects,
         )
         written += [] if page is None else [page]
-        console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+        console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
 
 
 def write_html(

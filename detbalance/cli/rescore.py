@@ -72,6 +72,4 @@ def rescore_command(
         f"Written: {output} ({detections.num_predictions} detections of"
         f" {apply_to or predictions}, {what})",
         soft_wrap=True,
-        highlight=False,
-        markup=False,
     )

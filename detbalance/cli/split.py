@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from detbalance.annotations import load_annotations
+from detbalance.reporting.cells import name_cell
 from detbalance.reporting.terminal import Console
 from detbalance.splitting import ClassShare, Split, check_paths, split_annotations, write_split
 
@@ -86,7 +87,7 @@ def _table(split: Split) -> Table:
     ):
         table.add_column(title, justify="right", no_wrap=True)
     for row in classes[:_LISTED]:
-        table.add_row(Text(row.name, overflow="ellipsis"), *_cells(row))
+        table.add_row(name_cell(row.name), *_cells(row))
     if len(classes) > _LISTED:
         left = len(classes) - _LISTED
         more = f"{left} more frequent {'class' if left == 1 else 'classes'}"

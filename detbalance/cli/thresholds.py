@@ -52,7 +52,7 @@ def thresholds_command(
     console = Console()
     print_thresholds(fitted, console=console)
     if output is not None:
-        console.print(f"Written: {output}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"Written: {output}", soft_wrap=True)
 
 
 def check_output_file(output: Path | None, overwrite: bool) -> None:

@@ -16,6 +16,8 @@ try:
 except ImportError as exc:
     raise needs("detbalance.reporting.cells", "rich", "report") from exc
 
+from detbalance.wording import printable
+
 GROUP_STYLES = {"rare": "bold magenta", "common": "cyan", "frequent": "blue"}
 KEPT_OF_MANY = 40
 _FIGURE_WIDTH = len("1.000")
@@ -89,10 +91,20 @@ class GroupedRow(Protocol):
 _Row = TypeVar("_Row", bound=GroupedRow)
 
 
+def name_cell(name: str) -> Text:
+    """A class name of a file, on one line."""
+    return Text(printable(name), no_wrap=True, overflow="ellipsis")
+
+
+def said(text: str, style: str = "") -> Text:
+    """A sentence that may hold names and paths; no line break of theirs makes a line of its own."""
+    return Text(printable(text), style=style)
+
+
 def class_cells(row: GroupedRow) -> list[Text]:
     """Name, group, train boxes, val boxes of a class."""
     return [
-        Text(row.name, no_wrap=True, overflow="ellipsis"),
+        name_cell(row.name),
         Text(row.group or "-", style=GROUP_STYLES.get(row.group or "", "dim")),
         *(count(number) for number in (row.train_boxes, row.val_boxes)),
     ]

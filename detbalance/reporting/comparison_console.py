@@ -24,6 +24,7 @@ from detbalance.reporting.cells import (
     figure,
     group_cells,
     numbers_table,
+    said,
     with_ends,
 )
 from detbalance.reporting.console import facts_table, print_content
@@ -65,7 +66,7 @@ def comparison_table(comparison: Comparison, *, max_classes: int = 60) -> Group:
     return Group(
         facts_table(comparison_facts(comparison)),
         Text(),
-        Text(comparison.verdict, style="bold"),
+        said(comparison.verdict, "bold"),
         Text(),
         _by_class(comparison, rows, percent),
         *(
@@ -79,8 +80,8 @@ def comparison_table(comparison: Comparison, *, max_classes: int = 60) -> Group:
         _by_group(comparison),
         Text(f"{_REAL} {real_differences(comparison)[0]}", style="dim"),
         Text(),
-        *map(Text, real_differences(comparison)[1:]),
-        *(Text(f"Note: {note}", style="yellow") for note in comparison.notes),
+        *map(said, real_differences(comparison)[1:]),
+        *(said(f"Note: {note}", "yellow") for note in comparison.notes),
     )
 
 

@@ -31,6 +31,7 @@ from detbalance.reporting.cells import (
     figure_with_interval,
     group_cells,
     numbers_table,
+    said,
     with_ends,
 )
 from detbalance.reporting.sentences import (
@@ -86,11 +87,11 @@ def report_table(report: Report, *, max_classes: int = 60) -> Group:
         *([Text(_SHARE, style="dim")] if has_shares else []),
         *_errors(report),
         *([Text()] if sentences else []),
-        *map(Text, sentences),
+        *map(said, sentences),
         Text(),
         Text(f"{report.settings.rules.upper()} summary", style="bold"),
         _summary(report),
-        *(Text(f"Note: {note}", style="yellow") for note in report.notes),
+        *(said(f"Note: {note}", "yellow") for note in report.notes),
     )
 
 
@@ -229,6 +230,7 @@ def facts_table(facts: Mapping[str, str]) -> Table:
         facts: by their name.
     """
     grid = Table.grid(padding=(0, 2))
-    for name, value in facts.items():
-        grid.add_row(Text(name, style="dim", no_wrap=True), Text(value, overflow="fold"))
+    for name, text in facts.items():
+        value = Text(printable(text), overflow="fold")
+        grid.add_row(Text(name, style="dim", no_wrap=True), value)
     return grid

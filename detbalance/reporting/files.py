@@ -165,9 +165,9 @@ def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
         rows: of cells, the titles first; None is an empty cell.
     """
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerows([_defused(cell) for cell in row] for row in rows)
-    return buffer.getvalue()
+    # Either half of this line end is quoted within a cell; a bare one would begin a row.
+    csv.writer(buffer, lineterminator="\r\n").writerows(map(_defused, row) for row in rows)
+    return buffer.getvalue().replace("\r\n", "\n")
 
 
 def _defused(cell: Any) -> Any:

@@ -10,7 +10,17 @@ from rich.text import Text
 
 from detbalance.ensembling.result import FusedClass, FusionChoice, Way
 from detbalance.operating.result import GROUP_NAMES
-from detbalance.reporting.cells import GROUP_STYLES, KEPT_OF_MANY, count, figure, numbers_table
+from detbalance.reporting.cells import (
+    GROUP_STYLES,
+    KEPT_OF_MANY,
+    count,
+    figure,
+    name_cell,
+    numbers_table,
+    said,
+)
+from detbalance.reporting.console import facts_table
+from detbalance.wording import printable
 
 _MOST_CLASSES = 60
 _CHOSEN = "bold green"
@@ -32,12 +42,8 @@ def fusion_content(choice: FusionChoice) -> Group:
         "groups": settings.group_rule,
         "frequencies": settings.frequency_source,
     }
-    grid = Table.grid(padding=(0, 2))
-    for name, value in facts.items():
-        if value:
-            grid.add_row(Text(name, style="dim", no_wrap=True), Text(value, overflow="fold"))
     return Group(
-        grid,
+        facts_table({name: value for name, value in facts.items() if value}),
         Text("\nAP50 on images that nothing was chosen on", style="bold"),
         _ways_table(choice),
         Text("\nClasses", style="bold"),
@@ -47,8 +53,9 @@ def fusion_content(choice: FusionChoice) -> Group:
             " way in green.",
             style="dim",
         ),
-        Text(f"\n{choice.verdict}", style="bold"),
-        *(Text(f"Note: {note}", style="yellow") for note in choice.notes),
+        Text(),
+        said(choice.verdict, "bold"),
+        *(said(f"Note: {note}", "yellow") for note in choice.notes),
     )
 
 
@@ -64,7 +71,7 @@ def _ways_table(choice: FusionChoice) -> Table:
     for title, one in zip(titles, every, strict=True):
         cells = [figure(one.groups.get(name, float("nan"))) for name in groups]
         table.add_row(
-            Text(title, overflow="fold"),
+            Text(printable(title), overflow="fold"),
             *cells,
             figure(one.mean),
             style=_CHOSEN if one is used else "",
@@ -86,7 +93,7 @@ def _class_table(choice: FusionChoice) -> list[Table | Text]:
         left_out.append(Text(f"not listed: {number} more frequent or without boxes", style="dim"))
     for row in rows:
         table.add_row(
-            Text(row.name, no_wrap=True, overflow="ellipsis"),
+            name_cell(row.name),
             Text(row.group or "-", style=GROUP_STYLES.get(row.group or "", "dim")),
             count(row.train_boxes),
             count(row.boxes),

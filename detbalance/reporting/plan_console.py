@@ -18,7 +18,7 @@ except ImportError as error:
 from detbalance.planning import ClassPlan, FileSummary, Plan
 from detbalance.planning.plan import counted
 from detbalance.planning.settings import LARGEST_REPEAT
-from detbalance.reporting.cells import GROUP_STYLES, numbers_table
+from detbalance.reporting.cells import GROUP_STYLES, name_cell, numbers_table
 from detbalance.reporting.console import print_content
 
 _CHOSEN = "bold green"
@@ -279,7 +279,7 @@ def _notes(notes: Sequence[str]) -> list[RenderableType]:
 
 
 def _name(row: ClassPlan) -> Text:
-    return Text(row.name, no_wrap=True, overflow="ellipsis")
+    return name_cell(row.name)
 
 
 def _share(value: float) -> str:

@@ -22,8 +22,8 @@ from detbalance.operating import ClassThreshold, StrengthChoice, ThresholdFit, p
 from detbalance.operating.result import GROUP_NAMES, Figures, Judged, Settings
 from detbalance.operating.strength import RescoredClass
 from detbalance.operating.verdicts import figure
-from detbalance.reporting.cells import GROUP_STYLES, numbers_table
-from detbalance.reporting.console import print_content
+from detbalance.reporting.cells import GROUP_STYLES, name_cell, numbers_table, said
+from detbalance.reporting.console import facts_table, print_content
 
 _CHOSEN = "bold green"
 _FLOOR_STYLES = {"kept": "green", "unsure": "yellow", "missed": "red", None: "dim"}
@@ -191,11 +191,7 @@ def _header(objective: str, settings: Settings) -> Table:
         "groups": settings.group_rule,
         "frequencies": settings.frequency_source,
     }
-    grid = Table.grid(padding=(0, 2))
-    for name, value in facts.items():
-        if value:
-            grid.add_row(Text(name, style="dim", no_wrap=True), Text(value, overflow="fold"))
-    return grid
+    return facts_table({name: value for name, value in facts.items() if value})
 
 
 def _comparison(objective: str, ways: Mapping[str, tuple[Judged, bool]]) -> Table:
@@ -243,7 +239,7 @@ def _fill(
 
 def _class_cells(name: str, group: str | None, train: int | None, boxes: int) -> list[Text]:
     return [
-        Text(name, no_wrap=True, overflow="ellipsis"),
+        name_cell(name),
         Text(group or "-", style=GROUP_STYLES.get(group or "", "dim")),
         Text("-" if train is None else f"{train}"),
         Text(f"{boxes}"),
@@ -262,8 +258,9 @@ def _pairs(before: Figures, after: Figures) -> Iterable[Text]:
 
 def _ending(verdict: str, notes: Sequence[str]) -> list[RenderableType]:
     return [
-        Text(f"\n{verdict}", style="bold"),
-        *(Text(f"Note: {note}", style="yellow") for note in notes),
+        Text(),
+        said(verdict, "bold"),
+        *(said(f"Note: {note}", "yellow") for note in notes),
     ]
 
 
