@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from detbalance.installation import needs
+from detbalance.wording import printable
+
 try:
     import rich.console
     from rich.segment import Segment
 except ImportError as exc:
-    raise ImportError(
-        "detbalance.reporting.terminal needs rich. "
-        'Install it with: pip install "detbalance[report]"'
-    ) from exc
-
-from detbalance.wording import printable
+    raise needs("detbalance.reporting.terminal", "rich", "report") from exc
 
 
 class Console(rich.console.Console):
