@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,10 +19,16 @@ def repeated_boxes(annotations: Annotations) -> npt.NDArray[np.bool_]:
     Returns:
         bool [N], True for each but the first of equal ones.
     """
-    rows = (*annotations.bbox.T, annotations.is_crowd, annotations.labels, annotations.image_index)
-    order = np.lexsort(rows)  # stable: of equal ones the first in the file comes first
+    return repeated_rows(
+        *annotations.bbox.T, annotations.is_crowd, annotations.labels, annotations.image_index
+    )
+
+
+def repeated_rows(*columns: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Find rows of a table, given by its columns, that are equal to an earlier one."""
+    order = np.lexsort(columns)  # stable: of equal ones the first in the file comes first
     repeated = np.zeros(len(order), dtype=np.bool_)
     if len(order):
-        equal = [values[order[1:]] == values[order[:-1]] for values in rows]
+        equal = [values[order[1:]] == values[order[:-1]] for values in columns]
         repeated[order[1:]] = np.logical_and.reduce(equal)
     return repeated

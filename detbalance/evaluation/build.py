@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from detbalance.evaluation.cautions import doubts_on_boxes
 from detbalance.evaluation.details import NUM_BINS, Details, Histogram, PRCurve
 from detbalance.evaluation.detection_cap import cap_notes
 from detbalance.evaluation.grid_figures import mean_of_defined
@@ -127,6 +128,7 @@ def build_report(
         notes=(
             *evaluation.cautions,
             *cap_notes(annotations, evaluation.matches.rules),
+            *doubts_on_boxes(annotations, evaluation.settings.rules),
             *training.notes,
         ),
         details=_details(evaluation, categories.names),

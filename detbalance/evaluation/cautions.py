@@ -6,11 +6,22 @@ Each of them gives low figures without an error, and looks like a bad detector.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
+from detbalance.annotations.categories import shorten
+from detbalance.annotations.repeats import repeated_boxes, repeated_rows
 from detbalance.evaluation.matching import Matches
 from detbalance.evaluation.overlaps import Overlaps
+from detbalance.evaluation.readings import other_readings
+from detbalance.evaluation.rules import RulesName
+from detbalance.wording import counted
+
+if TYPE_CHECKING:
+    from detbalance.annotations import Annotations
+    from detbalance.predictions import Predictions
 
 # Detectors are exported with a floor of 0.001 or none; 0.05 is torchvision's default.
 _HIGHEST_FLOOR = 0.02
@@ -18,6 +29,7 @@ _HIGHEST_FLOOR = 0.02
 _FEWEST_OF_A_CUT = 10
 # With fewer detections than this a share says nothing.
 _ENOUGH = 50
+_NAMED = 5
 
 
 def cautions(matches: Matches, pairs: Overlaps) -> tuple[str, ...]:
@@ -37,10 +49,95 @@ def cautions(matches: Matches, pairs: Overlaps) -> tuple[str, ...]:
             *_images_left_out(matches),
             *_cut_by_score(matches),
             *_cut_by_number(matches),
-            *_boxes_of_another_kind(matches),
+            *odd_scores(matches.predictions),
+            *_repeats(matches),
+            *(list(other_readings(matches)) or _boxes_of_another_kind(matches)),
             *_other_class_numbers(matches, pairs),
         ]
     )
+
+
+def doubts_on_boxes(annotations: Annotations, rules: RulesName) -> Iterator[str]:
+    """Say what looks wrong with the boxes that detections are held against.
+
+    Args:
+        annotations: the ground truth.
+        rules: by LVIS's, crowd regions are boxes like others.
+
+    Returns:
+        Sentences.
+    """
+    crowd, names = annotations.is_crowd, annotations.categories.names
+    if rules == "coco" and crowd.any():
+        every, regions = (
+            np.bincount(labels, minlength=len(names) + 1)[1:]
+            for labels in (annotations.labels, annotations.labels[crowd])
+        )
+        only = [names[i] for i in np.flatnonzero((regions > 0) & (regions == every))]
+        number, one = int(every[regions == every].sum()), "annotation"
+        whose = annotations.source if crowd.all() else shorten(only, _NAMED)
+        if only:
+            them = f"The only {one}" if number == 1 else f"All {counted(number, one)}"
+            yield (
+                f"{them} of {whose} {'is a crowd region' if number == 1 else 'are crowd regions'}"
+                " (iscrowd 1): there is nothing to find, and detections there are neither right"
+                " nor wrong. Set iscrowd to 0 where an annotation is one object."
+            )
+    repeated = repeated_boxes(annotations)
+    if repeated.any():
+        images = np.unique(annotations.image_index[repeated])
+        yield (
+            f"{counted(int(repeated.sum()), 'box', 'boxes')} of {annotations.source} repeat an"
+            f" earlier box of the same image and class exactly, in {_images(annotations, images)}:"
+            " a detector finds such a box once, and the repeat counts as missed. Remove repeats."
+        )
+
+
+def odd_scores(predictions: Predictions) -> Iterator[str]:
+    """Say that scores are no probabilities, and what they look like.
+
+    Args:
+        predictions: the detections.
+
+    Returns:
+        A sentence, or none.
+    """
+    scores = predictions.scores
+    wrong = (scores < 0) | (scores > 1)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        low, high = float(scores.min()), float(scores.max())
+        looks = "logits" if low < 0 else "per cent" if high <= 100 else "no probabilities"
+        have = "detection has" if len(wrong) == 1 else "detections have"
+        yield (
+            f"{int(wrong.sum()):,} of {len(wrong):,} {have} a score outside 0..1 (first: detection"
+            f" {first}, score {scores[first]:g}): they look like {looks}. AP needs their order"
+            " only; score floors and thresholds expect probabilities. Export those."
+        )
+
+
+def _repeats(matches: Matches) -> Iterator[str]:
+    predictions, order = matches.predictions, matches.order
+    # In this order equal detections are neighbours, but for others of the same score.
+    keys = [column[order] for column in (predictions.image_index, predictions.scores)]
+    tied = np.logical_and.reduce([key[1:] == key[:-1] for key in keys])
+    images = np.unique(keys[0][1:][tied])
+    rows = np.flatnonzero(np.isin(predictions.image_index, images))
+    columns = (predictions.scores, predictions.labels, predictions.image_index)
+    again = rows[repeated_rows(*predictions.bbox[rows].T, *(column[rows] for column in columns))]
+    if len(again):
+        where = _images(matches.annotations, np.unique(predictions.image_index[again]))
+        verb = "repeats" if len(again) == 1 else "repeat"
+        yield (
+            f"{counted(len(again), 'detection')} {verb} another one to the last digit, in {where}:"
+            " evaluations on several devices show the last images twice to fill their batches."
+            " Repeats count as wrong. Leave them out."
+        )
+
+
+def _images(annotations: Annotations, rows: npt.NDArray[np.int64]) -> str:
+    ids = shorten(annotations.image_ids[rows].tolist(), _NAMED)
+    return f"{counted(len(rows), 'image')} ({'id' if len(rows) == 1 else 'ids'} {ids})"
 
 
 def _images_left_out(matches: Matches) -> Iterator[str]:
