@@ -171,7 +171,7 @@ def test_lvis_marks_give_the_groups_where_there_is_no_training_file(tmp_path: Pa
         assert boxes == sorted(boxes)
 
 
-def test_a_class_that_the_training_file_lacks_is_rare(tmp_path: Path) -> None:
+def test_a_class_that_the_training_file_lacks_is_in_no_group(tmp_path: Path) -> None:
     annotations, predictions = load(tmp_path, *make_scene(1))
     known = dict.fromkeys(annotations.categories.names[1:], 9)
     frequency = class_frequency(training_file(tmp_path, known))
@@ -180,8 +180,55 @@ def test_a_class_that_the_training_file_lacks_is_rare(tmp_path: Path) -> None:
     )
     first = report.classes[0]
     assert first.name == annotations.categories.names[0]
-    assert (first.group, first.train_images, first.train_boxes) == ("rare", 0, 0)
-    assert "1 of the classes are not in" in report.notes[0]
+    assert (first.group, first.train_images, first.train_boxes) == (None, 0, 0)
+    assert report.groups["rare"].num_categories + report.groups["common"].num_categories == 0
+    assert report.groups["frequent"].num_categories == 5
+    assert report.groups["all"].num_categories == 6
+    (note,) = (note for note in report.notes if "of the classes" in note)
+    assert note.startswith("1 of the classes is not in ")
+
+
+@pytest.mark.parametrize("is_found", [False, True])
+@pytest.mark.parametrize("with_train", [False, True])
+def test_a_category_that_is_only_the_supercategory_of_others_is_no_class(
+    tmp_path: Path, is_found: bool, with_train: bool
+) -> None:
+    truth, found = make_scene(1)
+    bare = load(tmp_path, truth, found)
+    counts = {c["name"]: 3 + 9 * i for i, c in enumerate(truth["categories"])}
+    train = class_frequency(training_file(tmp_path, counts)) if with_train else None
+    expected = build_report(evaluate(*bare, replicates=20), bare[0], train_frequency=train)
+    for category in truth["categories"]:
+        category["supercategory"] = "parts"
+    truth["categories"].append({"id": 99, "name": "parts", "supercategory": "none"})
+    if is_found:
+        found += [{**one, "category_id": 99} for one in found]
+    annotations, predictions = load(tmp_path, truth, found)
+    result = evaluate(annotations, predictions, replicates=20)
+    report = build_report(result, annotations, train_frequency=train)
+    assert [row.name for row in report.classes] == [row.name for row in expected.classes]
+    for name, group in report.groups.items():
+        same = expected.groups[name]
+        np.testing.assert_equal(
+            dataclasses.asdict(group) | {"errors": {}, "intervals": {}},
+            dataclasses.asdict(same) | {"errors": {}, "intervals": {}},
+        )
+        np.testing.assert_equal(group.intervals, same.intervals)
+    (note,) = (note for note in report.notes if "supercategory" in note)
+    assert note.startswith(
+        '"parts" (category_id 99) is only the supercategory of others and has no'
+    )
+    assert ("of it are wrong" in note) == is_found
+    assert report.details is not None
+    assert not any("parts" in (cell.true, cell.found) for cell in report.details.confusion)
+    if is_found:  # boxes of it make it a class, whatever lies below it
+        truth["annotations"].append({**truth["annotations"][0], "id": 9999, "category_id": 99})
+        annotations, predictions = load(tmp_path, truth, found)
+        report = build_report(
+            evaluate(annotations, predictions), annotations, train_frequency=train
+        )
+        assert "parts" in [row.name for row in report.classes]
+        assert not any("supercategory" in note for note in report.notes)
 
 
 def test_report_refuses_what_does_not_belong_together(tmp_path: Path) -> None:

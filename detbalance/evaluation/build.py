@@ -27,7 +27,8 @@ from detbalance.evaluation.rows import (
     GroupRow,
 )
 from detbalance.evaluation.settings import EvaluationSettings
-from detbalance.evaluation.training_side import training_side
+from detbalance.evaluation.training_side import super_categories, training_side
+from detbalance.wording import counted
 
 if TYPE_CHECKING:
     from detbalance.annotations import Annotations
@@ -104,6 +105,9 @@ def build_report(
         for label, (group, images, boxes) in enumerate(training.counts, start=1)
     ]
     group_of_class = [None, *(row.group for row in rows)]
+    above = super_categories(annotations, train_frequency)
+    left_out = [row for row in rows if row.name in above]
+    rows = [row for row in rows if row.name not in above]
     rows.sort(key=_rarity)
     by_group = {
         name: _group_row(
@@ -112,7 +116,7 @@ def build_report(
         )
         for name in GROUP_NAMES
     }
-    every = _group_intervals(evaluation, [False, *[True] * len(rows)])
+    every = _group_intervals(evaluation, [False, *(n not in above for n in categories.names)])
     return Report(
         classes=tuple(rows),
         groups={**by_group, "all": _group_row(rows, every)},
@@ -130,8 +134,19 @@ def build_report(
             *cap_notes(annotations, evaluation.matches.rules),
             *doubts_on_boxes(annotations, evaluation.settings.rules),
             *training.notes,
+            *map(_above_others, left_out),
         ),
-        details=_details(evaluation, categories.names),
+        details=_details(evaluation, categories.names, above),
+    )
+
+
+def _above_others(row: ClassRow) -> str:
+    """What became of a category that is no class of its own."""
+    found = row.false_positives
+    wrong = f"; {counted(found, 'detection')} of it {'is' if found == 1 else 'are'} wrong"
+    return (
+        f'"{row.name}" (category_id {row.category_id}) is only the supercategory of others and has'
+        f" no box: it is no class of its own and left out{wrong if found else ''}."
     )
 
 
@@ -200,7 +215,7 @@ def _group_row(rows: list[ClassRow], intervals: dict[str, tuple[float, float]]) 
     )
 
 
-def _details(evaluation: Evaluation, names: tuple[str, ...]) -> Details:
+def _details(evaluation: Evaluation, names: tuple[str, ...], left_out: set[str]) -> Details:
     precision, scores = (curve.round(_CURVE_DIGITS) for curve in evaluation.curves)
     return Details(
         curves={
@@ -209,7 +224,7 @@ def _details(evaluation: Evaluation, names: tuple[str, ...]) -> Details:
             if evaluation.val_boxes[label]
         },
         histograms=_histograms(evaluation.matches, names),
-        confusion=evaluation.confusion.cells(names),
+        confusion=[c for c in evaluation.confusion.cells(names) if c.found not in left_out],
     )
 
 

@@ -106,8 +106,10 @@ def _sample(annotations: Annotations, predictions: Predictions) -> tuple[Annotat
     place[rows] = np.arange(len(rows))
     index = place[predictions.image_index]
     kept = index >= 0
-    columns = (predictions.labels, predictions.bbox, predictions.scores)
-    return annotations.subset(rows), Predictions(index[kept], *(c[kept] for c in columns))
+    fewer = Predictions(
+        index[kept], predictions.labels[kept], predictions.bbox[kept], predictions.scores[kept]
+    )
+    return annotations.subset(rows), fewer
 
 
 def _at_half(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from detbalance.evaluation.rules import RulesName
 from detbalance.frequency import frequency_groups
 
@@ -63,13 +65,15 @@ def training_side(
     if frequency is not None:
         groups = frequency_groups(frequency) if groups is None else groups
         known = _counts_by_name(frequency, groups)
-        missing = [name for name in categories.names if name not in known]
+        above = super_categories(annotations, frequency)
+        missing = [name for name in categories.names if name not in known and name not in above]
         if missing:
+            verb = "is" if len(missing) == 1 else "are"
             notes.append(
-                f"{len(missing)} of the classes are not in {frequency.source} "
-                f'(first: "{missing[0]}"): shown as rare, with 0 train boxes.'
+                f"{len(missing)} of the classes {verb} not in {frequency.source} "
+                f'(first: "{missing[0]}"): in no group, with 0 train boxes.'
             )
-        absent: _Counts = ("rare", 0, 0)
+        absent: _Counts = (None, 0, 0)
         counts = [known.get(name, absent) for name in categories.names]
         return TrainingSide(counts, str(frequency.source), groups.rule, tuple(notes))
     if marks is not None:
@@ -78,6 +82,22 @@ def training_side(
         return TrainingSide(counts, source, _LVIS_RULE, tuple(notes))
     counts = [(None, None, None)] * categories.num_categories
     return TrainingSide(counts, notes=(*notes, _NO_TRAIN_NOTE))
+
+
+def super_categories(annotations: Annotations, frequency: Frequency | None) -> set[str]:
+    """Name the categories that are only the supercategory of others: no file has a box of them.
+
+    Args:
+        annotations: what was evaluated.
+        frequency: counts of the training file, None where it is unknown.
+    """
+    parents, names = set(annotations.categories.parents), annotations.categories.names
+    boxed = {names[label - 1] for label in np.unique(annotations.labels)}
+    if frequency is not None:
+        parents |= set(frequency.categories.parents)
+        counted = zip(frequency.categories.names, frequency.instance_counts[1:], strict=True)
+        boxed |= {name for name, boxes in counted if boxes}
+    return (parents & set(names)) - boxed
 
 
 def _counts_by_name(frequency: Frequency, groups: Groups) -> dict[str, _Counts]:
