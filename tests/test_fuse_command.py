@@ -226,3 +226,42 @@ def test_the_tool_is_the_command(folder: Path) -> None:
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Written:" in done.stdout
+
+
+def test_what_the_cap_of_an_image_cuts_is_said(folder: Path, capsys) -> None:
+    one, other = read(folder, "val_0.json", "val_1.json")
+    every = np.bincount(fuse([one, other]).image_index)
+    cap = int(np.median(every))
+    status, out, _ = run(capsys, *basic(folder), "--max-detections", cap)
+    cut, full = np.maximum(every - cap, 0).sum(), (every > cap).sum()
+    assert status == 0
+    assert cut > 1
+    assert (
+        f"Note: {cut} of {every.sum():,} fused detections were cut: an image keeps its best {cap}"
+        f" (--max-detections), and {full} images have more." in out
+    )
+    assert f"({every.sum() - cut} detections of " in out
+    _, out, _ = run(capsys, *basic(folder), "--overwrite", "--max-detections", every.max())
+    assert "were cut" not in out
+    itself = ["--overwrite", "--calibrate-on", folder / "val.json", "--folds", "3"]
+    _, out, _ = run(capsys, *basic(folder), *itself, "--max-detections", cap)
+    (fused,) = read(folder, "out.json")
+    full = (np.bincount(fused.image_index) == cap).sum()
+    assert f"Note: {full} images have {cap} detections and may have had more: an image" in out
+
+
+def test_a_file_of_images_and_classes_suffices_where_no_box_is_asked_for(
+    folder: Path, capsys
+) -> None:
+    assert run(capsys, *basic(folder))[0] == 0
+    expected = (folder / "out.json").read_bytes()
+    document = json.loads((folder / "val.json").read_text())
+    del document["annotations"]
+    (folder / "val.json").write_text(json.dumps(document))
+    assert run(capsys, *basic(folder), "--overwrite")[0] == 0
+    assert (folder / "out.json").read_bytes() == expected
+    arguments = [*basic(folder), "--overwrite", "--calibrate-on", folder / "val.json"]
+    assert '"annotations" is missing' in fails(capsys, *arguments)
+    del document["images"]
+    (folder / "val.json").write_text(json.dumps(document))
+    assert '"images" is missing' in fails(capsys, *basic(folder), "--overwrite")

@@ -125,7 +125,7 @@ def test_rescored_detections_are_written(files, tmp_path, capsys) -> None:
 def test_rescoring_other_images_takes_their_annotations(files, tmp_path, capsys) -> None:
     test = json.loads(files["val"].read_text())
     test["images"] = [{"id": 990, "file_name": "990.png", "width": 99, "height": 99}]
-    test["annotations"] = []
+    del test["annotations"]  # images and classes suffice
     (tmp_path / "test.json").write_text(json.dumps(test))
     row = {"image_id": 990, "category_id": 3, "bbox": [1, 1, 5, 5], "score": 0.25}
     (tmp_path / "test_results.json").write_text(json.dumps([row]))
@@ -136,7 +136,7 @@ def test_rescoring_other_images_takes_their_annotations(files, tmp_path, capsys)
     assert "image_id 990" in err
     status, out, err = run(capsys, *arguments, "--apply-annotations", tmp_path / "test.json")
     assert (status, err) == (0, "")
-    assert f"1 detections of {tmp_path / 'test_results.json'}" in out
+    assert f"1 detection of {tmp_path / 'test_results.json'}" in out
     [written] = json.loads(files["out"].read_text())
     assert {**written, "score": None} == {**row, "score": None}
     test["categories"][0]["name"] = "other"
@@ -146,6 +146,23 @@ def test_rescoring_other_images_takes_their_annotations(files, tmp_path, capsys)
     )
     assert status == 2
     assert "test.json: its classes are not those of" in err
+
+
+@pytest.mark.parametrize("factor", [100, -4])
+def test_scores_that_are_no_probabilities(files, capsys, factor: int) -> None:
+    rows = json.loads(files["results"].read_text())
+    for row in rows:
+        row["score"] *= factor
+    files["results"].write_text(json.dumps(rows))
+    odd = sum(not 0 <= row["score"] <= 1 for row in rows)
+    status, out, _ = run(capsys, *common(files, "thresholds"))
+    assert status == 0
+    looks = "per cent" if factor > 0 else "logits"
+    assert f"Note: {odd} of {len(rows)} detections have a score outside 0..1 (first" in out
+    assert f"they look like {looks}. The thresholds hold for" in out
+    status, _, err = run(capsys, *common(files, "rescore"), "--train", files["train"])
+    assert status == 2
+    assert f"{files['results']}: {odd} of {len(rows)} detections have a score" in err
 
 
 def test_faults_end_in_one_line(files, tmp_path, capsys) -> None:

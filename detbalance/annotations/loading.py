@@ -20,6 +20,7 @@ def load_annotations(
     segmentations: bool = False,
     drop_invalid: bool = False,
     tolerance: float = 2.0,
+    needs_boxes: bool = True,
 ) -> Annotations:
     """Read a COCO or LVIS annotation file into flat arrays and check all of it.
 
@@ -42,6 +43,7 @@ def load_annotations(
         drop_invalid: leave out entries with a fault, and what belongs to them, and say how many in
             `faults`, instead of stopping. Of duplicates the first one stays.
         tolerance: pixels that a bbox may reach beyond its image without being reported, >= 0.
+        needs_boxes: refuse a file without "annotations"; off where images and classes suffice.
 
     Returns:
         The annotations, images in file order.
@@ -61,7 +63,9 @@ def load_annotations(
         columns = read_fast(text, segmentations=segmentations)
         if columns is None:
             document = parse_json(text[:], path, AnnotationError)
-            columns = read_tolerant(document, source, ledger, segmentations=segmentations)
+            columns = read_tolerant(
+                document, source, ledger, segmentations=segmentations, needs_boxes=needs_boxes
+            )
             del document
     del text
     annotations = Check(columns, source, ledger, tolerance).annotations(drop_invalid)

@@ -26,12 +26,21 @@ from detbalance.annotations.rows import NO_SEGMENTATION
 _KEYS = ("images", "annotations", "categories")
 
 
-def read_tolerant(document: object, source: str, ledger: Ledger, *, segmentations: bool) -> Columns:
+def read_tolerant(
+    document: object,
+    source: str,
+    ledger: Ledger,
+    *,
+    segmentations: bool,
+    needs_boxes: bool = True,
+) -> Columns:
     """Return the columns of the sound entries and count the others in `ledger`.
 
     Raises:
         AnnotationError: if the top level is not that of a COCO annotation file.
     """
+    if not needs_boxes and isinstance(document, dict):
+        document = {"annotations": [], **document}
     sections = _sections(document, source)
     refused_images: set[int] = set()
     refused_categories: set[int] = set()

@@ -14,10 +14,11 @@ from rich.text import Text
 
 from detbalance.annotations import Annotations, load_annotations
 from detbalance.evaluation import Evaluation, Matches, Report, build_report, evaluate
+from detbalance.evaluation.cautions import odd_scores
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.frequency import Frequency, Groups, class_frequency, frequency_groups
 from detbalance.operating import load_thresholds
-from detbalance.predictions import load_predictions
+from detbalance.predictions import Predictions, load_predictions
 from detbalance.reporting.terminal import Console
 
 logger = logging.getLogger(__name__)
@@ -146,6 +147,14 @@ def waiting(what: str, seconds: float) -> Iterator[None]:
     else:
         logger.info("%s", text)
         yield
+
+
+def load_probabilities(file: Path, truth: Annotations) -> Predictions:
+    """Read a results file whose scores are to be computed with; names it where they are none."""
+    predictions = load_predictions(file, truth)
+    if odd := odd_scores(predictions):
+        raise ValueError(f"{file}: {odd}. Probabilities are expected. Write them as such.")
+    return predictions
 
 
 def check_output(output: Path | None, overwrite: bool, name: str = "report") -> None:

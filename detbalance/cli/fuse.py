@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from detbalance.annotations import Annotations, load_annotations
-from detbalance.cli.evaluating import check_same_classes, results_file, waiting
+import numpy as np
+
+from detbalance.annotations import load_annotations
+from detbalance.cli.evaluating import check_same_classes, load_probabilities, results_file, waiting
 from detbalance.cli.thresholds import check_output_file, training_frequency
 from detbalance.ensembling import Options, choose_fusion, fuse
-from detbalance.ensembling.fusion import Confidence, check_weights
+from detbalance.ensembling.fusion import Confidence, check_weights, keep_best
 from detbalance.ensembling.weighting import settings_to_try
 from detbalance.evaluation.rules import RulesChoice, choose_rules
-from detbalance.predictions import Predictions, load_predictions, save_predictions
+from detbalance.predictions import Predictions, save_predictions
 from detbalance.reporting.console import print_content
 from detbalance.reporting.fusion_console import fusion_content
 from detbalance.reporting.terminal import Console
+from detbalance.wording import counted
 
 _SECONDS = 3e-6  # about what one detection takes, for each fold and each setting tried
 
@@ -58,19 +62,21 @@ def fuse_command(
     inputs += [file for file in (calibrate_on, train_file) if file is not None]
     _check_not_input(output, inputs)
     check_output_file(output, overwrite)
-    truth = load_annotations(annotations, drop_invalid=drop_invalid)
-    detections = [_load(member, truth) for member in members]
+    truth = load_annotations(annotations, drop_invalid=drop_invalid, needs_boxes=on_itself)
+    detections = [load_probabilities(member, truth) for member in members]
+    cap = max_detections or choose_rules(truth, rules).max_detections
     options = Options(
         iou_threshold=iou_thresholds[0],
         confidence=confidence,
         sigma=sigma,
         skip_below=skip_below,
         score_floor=score_floor,
-        max_detections=max_detections or choose_rules(truth, rules).max_detections,
+        max_detections=cap,
     )
     console = Console()
     if calibrate_on is None:
-        fused = fuse(detections, method, weights=weights or None, options=options)
+        uncut = replace(options, max_detections=None)
+        fused = fuse(detections, method, weights=weights or None, options=uncut)
         if len(members) > 1:
             _say(
                 console,
@@ -83,7 +89,10 @@ def fuse_command(
         if not on_itself:
             calibration = load_annotations(calibrate_on, drop_invalid=drop_invalid)
             check_same_classes(calibration, truth)
-            known = [_load(results_file(file), calibration) for file in calibration_predictions]
+            known = [
+                load_probabilities(results_file(file), calibration)
+                for file in calibration_predictions
+            ]
         work = sum(one.num_predictions for one in known) * folds
         seconds = _SECONDS * work * len(settings_to_try(iou_thresholds, len(members)))
         with waiting("choosing how to fuse", seconds):
@@ -110,14 +119,35 @@ def fuse_command(
                 " Figures of the output are held-out ones.",
                 "yellow",
             )
-        fused = choice.held_out if on_itself else choice.fuse(detections)
-    _write(output, fused, truth)
+        uncut = replace(choice.options, max_detections=None)
+        fused = choice.held_out if on_itself else replace(choice, options=uncut).fuse(detections)
+    kept = keep_best(fused, cap)
+    if note := _cut(fused, cap, is_cut=on_itself):
+        _say(console, f"Note: {note}", "yellow")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_predictions(output, kept, truth)
+    files_read = counted(len(members), "file")
     _say(
         console,
-        f"Written: {output} ({fused.num_predictions} detections of"
-        f" {sum(d.num_predictions for d in detections)} in {len(members)} files)",
+        f"Written: {output} ({counted(kept.num_predictions, 'detection')} of"
+        f" {sum(d.num_predictions for d in detections):,} in {files_read})",
         "",
     )
+
+
+def _cut(fused: Predictions, cap: int | None, *, is_cut: bool) -> str:
+    """Say what the cap of an image leaves out, or where it may have left out something."""
+    number = np.bincount(fused.image_index)
+    if cap is None or number.max(initial=0) < cap + (not is_cut):
+        return ""
+    limit = f"an image keeps its best {cap} (--max-detections)"
+    if is_cut:
+        full = counted(int((number == cap).sum()), "image has", "images have")
+        return f"{full} {cap} detections and may have had more: {limit}."
+    full = counted(int((number > cap).sum()), "image has", "images have")
+    cut = int(np.maximum(number - cap, 0).sum())
+    were = "was" if cut == 1 else "were"
+    return f"{cut:,} of {number.sum():,} fused detections {were} cut: {limit}, and {full} more."
 
 
 def _check(
@@ -181,25 +211,6 @@ def _check_not_input(output: Path, inputs: Sequence[Path]) -> None:
                 f"--output: {output} is one of the files to read. Another file is expected. Name a"
                 " new one."
             )
-
-
-def _load(file: Path, truth: Annotations) -> Predictions:
-    """Read a results file; names it where scores are no probabilities."""
-    predictions = load_predictions(file, truth)
-    wrong = (predictions.scores < 0) | (predictions.scores > 1)
-    if wrong.any():
-        first = int(wrong.argmax())
-        raise ValueError(
-            f"{file}: {int(wrong.sum())} of {len(wrong)} detections have a score outside 0..1"
-            f" (first: detection {first}, score {predictions.scores[first]:g}). Probabilities are"
-            " expected, to be fused with those of other detectors. Write them as such."
-        )
-    return predictions
-
-
-def _write(output: Path, fused: Predictions, truth: Annotations) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    save_predictions(output, fused, truth)
 
 
 def _say(console: Console, text: str, style: str) -> None:

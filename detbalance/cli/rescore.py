@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from detbalance.annotations import load_annotations
-from detbalance.cli.evaluating import check_same_classes
+from detbalance.cli.evaluating import check_same_classes, load_probabilities
 from detbalance.cli.thresholds import check_output_file, training_frequency
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.operating import choose_strength, parse_objective, rescore
-from detbalance.predictions import load_predictions, save_predictions
+from detbalance.predictions import save_predictions
 from detbalance.reporting.terminal import Console
 from detbalance.reporting.thresholds_console import print_strength
+from detbalance.wording import counted
 
 
 def rescore_command(
@@ -42,11 +43,12 @@ def rescore_command(
     truth = load_annotations(annotations, drop_invalid=drop_invalid)
     target = truth
     if apply_annotations is not None:
-        target = load_annotations(apply_annotations, drop_invalid=drop_invalid)
+        target = load_annotations(apply_annotations, drop_invalid=drop_invalid, needs_boxes=False)
         check_same_classes(target, truth)
-    calibration = load_predictions(predictions, truth)
+    calibration = load_probabilities(predictions, truth)
     # Read before the work: a wrong file shall not be noticed after it.
-    detections = load_predictions(apply_to or predictions, target) if output is not None else None
+    applied = apply_to or predictions
+    detections = load_probabilities(applied, target) if output is not None else None
     frequency = training_frequency(train_file, annotations, drop_invalid)
     assert frequency is not None
     choice = choose_strength(
@@ -69,7 +71,7 @@ def rescore_command(
     save_predictions(output, rescore(detections, choice.class_counts, gamma=choice.gamma), target)
     what = f"gamma {choice.gamma:g}" if choice.gamma else "scores as they were"
     console.print(
-        f"Written: {output} ({detections.num_predictions} detections of"
-        f" {apply_to or predictions}, {what})",
+        f"Written: {output} ({counted(detections.num_predictions, 'detection')} of {applied},"
+        f" {what})",
         soft_wrap=True,
     )

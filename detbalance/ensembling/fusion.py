@@ -114,9 +114,23 @@ def fuse(
     rows, bbox, scores = rows[kept], bbox[kept], scores[kept]
     image_index, labels = pool.image_index[rows], pool.labels[rows]
     order = np.lexsort((*bbox.T[::-1], labels, -scores, image_index))
-    if options.max_detections is not None:
-        order = order[places_in_group(image_index[order]) < options.max_detections]
-    return Predictions(image_index[order], labels[order], bbox[order], scores[order])
+    fused = Predictions(image_index[order], labels[order], bbox[order], scores[order])
+    return keep_best(fused, options.max_detections)
+
+
+def keep_best(fused: Predictions, max_detections: int | None) -> Predictions:
+    """Keep the highest scores of each image.
+
+    Args:
+        fused: of `fuse`.
+        max_detections: of an image that stay; None for all.
+    """
+    if max_detections is None:
+        return fused
+    kept = places_in_group(fused.image_index) < max_detections
+    return Predictions(
+        fused.image_index[kept], fused.labels[kept], fused.bbox[kept], fused.scores[kept]
+    )
 
 
 def check_weights(

@@ -47,9 +47,8 @@ def cautions(matches: Matches, pairs: Overlaps) -> tuple[str, ...]:
     return tuple(
         [
             *_images_left_out(matches),
-            *_cut_by_score(matches),
+            *_scores(matches),
             *_cut_by_number(matches),
-            *odd_scores(matches.predictions),
             *_repeats(matches),
             *(list(other_readings(matches)) or _boxes_of_another_kind(matches)),
             *_other_class_numbers(matches, pairs),
@@ -93,27 +92,34 @@ def doubts_on_boxes(annotations: Annotations, rules: RulesName) -> Iterator[str]
         )
 
 
-def odd_scores(predictions: Predictions) -> Iterator[str]:
-    """Say that scores are no probabilities, and what they look like.
+def odd_scores(predictions: Predictions) -> str:
+    """Say that scores are no probabilities, and what they look like; "" where they may be some.
 
     Args:
         predictions: the detections.
-
-    Returns:
-        A sentence, or none.
     """
     scores = predictions.scores
     wrong = (scores < 0) | (scores > 1)
-    if wrong.any():
-        first = int(np.argmax(wrong))
-        low, high = float(scores.min()), float(scores.max())
-        looks = "logits" if low < 0 else "per cent" if high <= 100 else "no probabilities"
-        have = "detection has" if len(wrong) == 1 else "detections have"
+    if not wrong.any():
+        return ""
+    first = int(np.argmax(wrong))
+    low, high = float(scores.min()), float(scores.max())
+    looks = "logits" if low < 0 else "per cent" if high <= 100 else "no probabilities"
+    have = "detection has" if len(wrong) == 1 else "detections have"
+    return (
+        f"{int(wrong.sum()):,} of {len(wrong):,} {have} a score outside 0..1 (first: detection"
+        f" {first}, score {scores[first]:g}): they look like {looks}"
+    )
+
+
+def _scores(matches: Matches) -> Iterator[str]:
+    if odd := odd_scores(matches.predictions):
         yield (
-            f"{int(wrong.sum()):,} of {len(wrong):,} {have} a score outside 0..1 (first: detection"
-            f" {first}, score {scores[first]:g}): they look like {looks}. AP needs their order"
-            " only; score floors and thresholds expect probabilities. Export those."
+            f"{odd}. AP needs their order only; score floors and thresholds expect probabilities."
+            " Export those."
         )
+    else:
+        yield from _cut_by_score(matches)
 
 
 def _repeats(matches: Matches) -> Iterator[str]:

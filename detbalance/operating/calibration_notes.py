@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from detbalance.annotations.categories import shorten
+from detbalance.evaluation.cautions import odd_scores
 from detbalance.operating.fitting import Curves
 from detbalance.operating.result import ClassThreshold
 
@@ -39,6 +40,8 @@ def calibration_notes(
         Sentences.
     """
     notes = []
+    if odd := odd_scores(predictions):
+        notes.append(f"{odd}. The thresholds hold for scores of this kind only.")
     label = {name: i for i, name in enumerate(annotations.categories.names, start=1)}
     if absent := [row.name for row in rows if not row.boxes]:
         notes.append(
