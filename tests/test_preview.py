@@ -99,3 +99,33 @@ def test_boxes_are_drawn_in_their_colours(tmp_path):
     assert tuple(sheet[top + 20, left + 69]) == PASTED
     assert tuple(sheet[top + 20, left + 20]) == (200, 200, 200)
     assert (sheet[6 + 62 + 16 :, 6 + 86 :] == 255).all()  # the fourth place is empty
+
+
+def test_a_sheet_cuts_what_follows_an_id_and_of_a_file_name_its_start(tmp_path):
+    def caption(*texts: str) -> np.ndarray:
+        cell = Cell(np.zeros((40, 100, 3), np.uint8), *texts)
+        return read_image(save_sheet([cell], tmp_path / "sheet.png", width=100))[6:22, 6:]
+
+    number = caption("1530")
+    ink = np.flatnonzero((number < 255).any(axis=(0, 2)))
+    assert ink[0] < 3
+    of_number = slice(0, ink[-1] + 1)
+    for note in ("like owl", "like the spotted owl of the far north"):
+        both = caption("1530", note)
+        np.testing.assert_array_equal(both[:, of_number], number[:, of_number])
+        assert (both[:, of_number.stop :] < 255).any()
+        assert (both[:, 100:] == 255).all()
+    np.testing.assert_array_equal(
+        caption("123456789012345", "like owl"), caption("123456789012345")
+    )
+    name = "images/of/a/deep/folder/17.jpg"
+    np.testing.assert_array_equal(caption(name), caption(name[-len(_end(caption, name)) :]))
+
+
+def _end(caption, name: str) -> str:
+    """The longest end of a name that has room."""
+    return next(name[i:] for i in range(len(name)) if not _is_cut(caption, name[i:]))
+
+
+def _is_cut(caption, text: str) -> bool:
+    return bool((caption(text) == caption(text[1:])).all())

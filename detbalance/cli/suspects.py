@@ -164,11 +164,10 @@ def _draw(found: Suspects, truth: Annotations, images: Path, path: Path, count: 
         part = pixels[top : top + height, left : left + width]
         box = truth.boxes[row] - np.array([left, top] * 2)
         name = truth.categories.name(int(label))
-        caption = f"{truth.annotation_ids[row]}"
-        if likely:
-            caption += f" like {truth.categories.name(int(likely))}"
+        looks = f"like {truth.categories.name(int(likely))}" if likely else ""
         color = PASTED if likely else OWN
-        cells.append(Cell(part, caption, box[None], (name,), (color,)))
+        number = f"{truth.annotation_ids[row]}"
+        cells.append(Cell(part, number, box[None], (name,), (color,), looks))
     title = "labels that look wrong: id, class that it looks like; on the box the label as it is"
     return save_sheet(cells, path, columns=8, width=150, title=title)
 

@@ -26,10 +26,11 @@ class Cell:
 
     Attributes:
         image: uint8 [H, W, 3], RGB.
-        caption: text above it.
+        caption: text above it; where there is no room for all of it, its end stays.
         boxes: float [N, 4], xyxy in pixels of `image`.
         names: text of each box; "" for none.
         colors: RGB of each box, such as `OWN`.
+        note: text behind the caption; where there is no room for all of it, its start stays.
     """
 
     image: npt.NDArray[np.uint8]
@@ -37,6 +38,7 @@ class Cell:
     boxes: npt.NDArray[Any] | None = None
     names: Sequence[str] = ()
     colors: Sequence[tuple[int, int, int]] = ()
+    note: str = ""
 
 
 def save_sheet(
@@ -70,7 +72,7 @@ def save_sheet(
     for number, (cell, picture) in enumerate(zip(cells, drawn, strict=True)):
         row, column = divmod(number, columns)
         y, x = top + row * down, _GAP + column * across
-        _write(sheet, _fitting(cell.caption, width), x, y + _CAPTION - 4, (70, 70, 70))
+        _write(sheet, _fitting(cell.caption, cell.note, width), x, y + _CAPTION - 4, (70, 70, 70))
         y += _CAPTION
         sheet[y : y + picture.shape[0], x : x + width] = picture
     written, data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
@@ -106,8 +108,16 @@ def _write(
     write_text(picture, text, x, y, _FONT, color)
 
 
-def _fitting(text: str, width: int) -> str:
-    """The end of a text, as much as there is room for: file names differ there."""
-    while text and text_size(text, _FONT)[0] > width:
-        text = text[1:]
-    return text
+def _fitting(caption: str, note: str, width: int) -> str:
+    """As much of both as there is room for: of a caption its end, where file names differ."""
+
+    def fits(text: str) -> bool:
+        return text_size(text, _FONT)[0] <= width
+
+    while caption and not fits(caption):
+        caption = caption[1:]
+    if not note or fits(f"{caption} {note}"):
+        return f"{caption} {note}".rstrip()
+    while note and not fits(f"{caption} {note}.."):
+        note = note[:-1]
+    return f"{caption} {note}.." if note else caption
