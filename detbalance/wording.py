@@ -14,13 +14,17 @@ def counted(number: int, one: str, several: str | None = None) -> str:
     Args:
         number: how many.
         one: the noun for 1.
-        several: the noun for all others; `one` with an s if not given.
+        several: the noun for all others; the usual plural of `one` if not given.
 
     Example:
-        >>> counted(1, "box", "boxes"), counted(2500, "image")
-        ('1 box', '2,500 images')
+        >>> counted(1, "box"), counted(2, "box"), counted(2500, "image"), counted(0, "category")
+        ('1 box', '2 boxes', '2,500 images', '0 categories')
     """
-    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+    if number == 1:
+        return f"1 {one}"
+    plural = f"{one.removesuffix('y')}ies" if one.endswith("y") else f"{one}s"
+    plural = f"{one}es" if one.endswith(("s", "x")) else plural
+    return f"{number:,} {several or plural}"
 
 
 def printable(text: str, *, keep: str = "") -> str:

@@ -531,7 +531,7 @@ def test_options_out_of_range_are_refused(
 @pytest.mark.parametrize(
     ("field", "value", "match"),
     [
-        ("labels", 0, r"1 detections have an impossible labels \(first: detection 2, 0\)"),
+        ("labels", 0, r"1 detection has an impossible labels \(first: detection 2, 0\)"),
         ("labels", 7, r"Expected 1 to 6 of .*val\.json"),
         ("image_index", -1, r"impossible image_index .*Expected rows 0 to"),
         ("scores", math.nan, r"impossible scores \(first: detection 2, nan\)"),

@@ -257,7 +257,7 @@ def test_what_kid_says_in_words(figures, words):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--classes", "stripes"], "none of the 1 classes to generate has 20 donors"),
+        (["--classes", "stripes"], "none of the 1 class to generate has 20 donors"),
         (["--classes", "discs"], 'no class is called "discs"'),
         (["--device", "abacus"], "--device: abacus cannot be used"),
         (["--images", "/nowhere"], "--images: /nowhere is no folder"),

@@ -176,7 +176,7 @@ def test_each_class_can_have_its_own_score_floor(files, capsys):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (["val.json"], r"1 files are given \(.*val\.json\)\. Two are expected"),
+        (["val.json"], r"1 file is given \(.*val\.json\)\. Two are expected"),
         ([], r"0 files are given\. Two are expected"),
         (["val.json", "results.json", "train.json"], "3 files are given"),
         (["val.json", "--predictions", "results.json"], "2 files are given"),

@@ -59,8 +59,16 @@ def test_what_is_printable_has_no_command_and_nothing_else_is_changed(text: str)
 
 
 def test_a_number_and_its_noun() -> None:
-    assert [counted(n, "box", "boxes") for n in (0, 1, 2000)] == ["0 boxes", "1 box", "2,000 boxes"]
-    assert [counted(n, "image") for n in (1, 2)] == ["1 image", "2 images"]
+    assert [counted(n, "box") for n in (0, 1, 2000)] == ["0 boxes", "1 box", "2,000 boxes"]
+    nouns = ("image", "class", "category", "more class")
+    assert [counted(1, noun) for noun in nouns] == [f"1 {noun}" for noun in nouns]
+    assert [counted(2, noun)[2:] for noun in nouns] == [
+        "images",
+        "classes",
+        "categories",
+        "more classes",
+    ]
+    assert [counted(n, "image is", "images are") for n in (1, 2)] == ["1 image is", "2 images are"]
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])

@@ -29,6 +29,7 @@ from detbalance.training.checkpoint import (
 from detbalance.training.config import Config, load_config
 from detbalance.training.push import positive_share
 from detbalance.training.setup import load_data
+from detbalance.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def bag_command(
     dead = [file for file in chosen if not _trained(file, overwrite)]
     if dead:
         raise ValueError(
-            f"{output}: {len(dead)} of {len(chosen)} runs did not finish"
+            f"{output}: {len(dead)} of {counted(len(chosen), 'run')} did not finish"
             f" ({', '.join(map(str, dead))}). All are expected to. See what they said above; the"
             " same command goes on with them alone."
         )

@@ -17,6 +17,7 @@ from detbalance.frequency import class_frequency, frequency_groups
 from detbalance.reporting.cells import GROUP_STYLES, name_cell, numbers_table
 from detbalance.reporting.console import print_content
 from detbalance.reporting.terminal import Console
+from detbalance.wording import counted
 
 _LISTED = 60
 _NAMED = 10
@@ -68,9 +69,9 @@ def donors_command(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     _name_problems(packed)
-    number, size = packed.written.number, f"{packed.written.megabytes:.1f} MB"
     line = (
-        f"Written: {output} ({number} {'donor' if number == 1 else 'donors'}, {size})."
+        f"Written: {output} ({counted(packed.written.number, 'donor')},"
+        f" {packed.written.megabytes:.1f} MB)."
         f" Use it with augmentation.paste.donor_file: {output}"
     )
     print_content(Group(_table(train, packed), Text(line)), None)
@@ -117,7 +118,8 @@ def _table(train: Annotations, packed: Packed) -> Table:
             *map(str, counts[:, label].tolist()),
         )
     if len(asked) > _LISTED:
-        table.add_row(Text(f"{len(asked) - _LISTED} more frequent classes", style="dim"))
+        more = counted(len(asked) - _LISTED, "more frequent class")
+        table.add_row(Text(more, style="dim"))
     table.add_section()
     table.add_row(Text("all", style="bold"), "", *map(str, counts.sum(axis=1).tolist()))
     return table

@@ -20,6 +20,7 @@ from detbalance.reporting.cells import name_cell
 from detbalance.reporting.console import print_content
 from detbalance.reporting.terminal import Console
 from detbalance.training.interrupt import stop_request
+from detbalance.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ def _sentences(result: Result) -> list[str]:
         )
     else:
         lines.append(
-            f"Written: {result.output} ({sum(row.kept for row in result.classes)} crops,"
+            f"Written: {result.output} ({counted(sum(row.kept for row in result.classes), 'crop')},"
             f" {result.seconds / 60:.1f} minutes). Look at {result.output / 'contact_sheet.png'}"
             " before training on them."
         )

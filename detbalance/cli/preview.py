@@ -22,6 +22,7 @@ from detbalance.reporting.contact_sheet import CROWD, OWN, PASTED, Cell, save_sh
 from detbalance.sampling import RepeatFactorSampler
 from detbalance.training.config import load_config
 from detbalance.training.setup import Data, load_data
+from detbalance.wording import counted
 
 _MANY = 8  # own boxes, from which on only rare and pasted ones are named
 _MOST_IMAGES, _MOST_DRAWS = 500, 1_000_000
@@ -74,8 +75,7 @@ def preview_command(
     lines = (
         f"boxes: in {data.train.source}. shown: in the first {draws:,} drawn images, pasted ones"
         f" included. asked: donors drawn, {sum(map(len, pastes)):,} in all.",
-        f"The first {'image' if len(cells) == 1 else f'{len(cells)} images'} of the training:"
-        f" {output}",
+        f"The first {counted(len(cells), 'image')} of the training: {output}",
     )
     table = _counts_table(data, np.concatenate(labels), pastes)
     print_content(Group(table, *map(Text, lines)), None)

@@ -26,6 +26,7 @@ from detbalance.reporting.gallery import Gallery
 from detbalance.reporting.suspects_file import load_suspects
 from detbalance.reporting.suspects_section import SuspectSection, suspect_section
 from detbalance.reporting.terminal import Console
+from detbalance.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -213,9 +214,9 @@ def _input_files(
     if len(files) + len(named) != 2 or len(named) == 1:
         given = ", ".join(map(str, (*files, *named)))
         raise ValueError(
-            f"report: {len(files) + len(named)} files are given{given and f' ({given})'}. Two are"
-            " expected, the ground truth and the results of a detector. Run: detbalance report"
-            " GT.JSON PREDICTIONS.JSON"
+            f"report: {counted(len(files) + len(named), 'file is', 'files are')} given"
+            f"{given and f' ({given})'}. Two are expected, the ground truth and the results of a"
+            " detector. Run: detbalance report GT.JSON PREDICTIONS.JSON"
         )
     first, second = files or named
     return first, second

@@ -14,6 +14,7 @@ from detbalance.annotations import load_annotations
 from detbalance.reporting.cells import name_cell
 from detbalance.reporting.terminal import Console
 from detbalance.splitting import ClassShare, Split, check_paths, split_annotations, write_split
+from detbalance.wording import counted
 
 _LISTED = 60
 _WIDE = 200  # a pipe has no width, and a class name shall not be cut for it
@@ -49,11 +50,11 @@ def split_command(
         console = Console(width=_WIDE)
     console.print(_table(split))
     grouped = group_key or group_regex or split.num_groups < len(split.is_val)
-    by_group = f", in {split.num_groups} groups" if grouped else ""
+    by_group = f", in {counted(split.num_groups, 'group')}" if grouped else ""
     lines = [
         *(f"Note: {note}" for note in split.notes),
-        f"Written: {train_path} ({_counted(split.train.num_images, 'image')}), {val_path}"
-        f" ({_counted(split.val.num_images, 'image')}){by_group}",
+        f"Written: {train_path} ({counted(split.train.num_images, 'image')}), {val_path}"
+        f" ({counted(split.val.num_images, 'image')}){by_group}",
     ]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -89,8 +90,7 @@ def _table(split: Split) -> Table:
     for row in classes[:_LISTED]:
         table.add_row(name_cell(row.name), *_cells(row))
     if len(classes) > _LISTED:
-        left = len(classes) - _LISTED
-        more = f"{left} more frequent {'class' if left == 1 else 'classes'}"
+        more = counted(len(classes) - _LISTED, "more frequent class")
         table.add_row(Text(more, style="dim"))
     table.add_section()
     images = split.is_val
@@ -117,10 +117,6 @@ def _cells(row: ClassShare) -> list[str]:
         str(row.val_boxes),
         _share(row.box_share),
     ]
-
-
-def _counted(number: int, one: str) -> str:
-    return f"{number} {one if number == 1 else f'{one}s'}"
 
 
 def _share(value: float) -> str:

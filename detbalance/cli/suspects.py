@@ -21,6 +21,7 @@ from detbalance.reporting.files import csv_lines
 from detbalance.reporting.suspects_file import FORMAT
 from detbalance.reporting.terminal import Console
 from detbalance.reporting.thumbnails import part_around
+from detbalance.wording import counted
 
 NAME = "suspects"
 _PRINTED = 15
@@ -187,7 +188,8 @@ def _print(about: dict[str, Any], written: list[str]) -> None:
         )
     console.print(table, highlight=False, markup=False)
     console.print(
-        f"{about['boxes_judged']} boxes judged, {about['boxes_not_judged']} not; strangest image:"
+        f"{counted(about['boxes_judged'], 'box')} judged, {about['boxes_not_judged']} not;"
+        " strangest image:"
         f" {about['strange_images'][0]['file_name'] if about['strange_images'] else '-'}",
         highlight=False,
         markup=False,

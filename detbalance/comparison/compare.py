@@ -34,6 +34,7 @@ from detbalance.evaluation.bootstrap import (
 )
 from detbalance.evaluation.memory import check_memory
 from detbalance.evaluation.rows import GROUP_NAMES, SPREAD
+from detbalance.wording import counted
 
 if TYPE_CHECKING:
     from detbalance.frequency import Frequency, Groups
@@ -254,9 +255,10 @@ def _notes(
     few = [row.name for row in report.classes if row.val_boxes and row.name in rough]
     if few:
         listed = ", ".join(few[:_NAMED]) + (", ..." if len(few) > _NAMED else "")
+        have = counted(len(few), "class has", "classes have")
         notes.append(
-            f"{len(few)} classes have fewer than {RELIABLE_BOXES} boxes or {RELIABLE_IMAGES} images"
-            f" to find them on ({listed}): their intervals are rough."
+            f"{have} fewer than {RELIABLE_BOXES} boxes or {RELIABLE_IMAGES} images to find them on"
+            f" ({listed}): {'its' if len(few) == 1 else 'their'} intervals are rough."
         )
     for side, runs in (("baseline", baseline), ("ours", ours)):
         for run in runs:

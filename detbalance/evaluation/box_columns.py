@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.annotations.categories import shorten
+from detbalance.wording import counted
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -134,8 +135,9 @@ class BoxColumns:
         if wrong.any():
             first = int(np.argmax(wrong))
             raise ValueError(
-                f"{where}: {np.count_nonzero(wrong)} boxes are not finite or of negative size "
-                f"(first: {self.boxes[first].tolist()} in image {self.image_index[first]}). "
+                f"{where}: {counted(int(wrong.sum()), 'box is', 'boxes are')} not finite or of"
+                f" negative size (first: {self.boxes[first].tolist()} in image"
+                f" {self.image_index[first]}). "
                 f"Expected {box_format} boxes. Pass the box_format that they have."
             )
         return bbox
@@ -160,8 +162,8 @@ def _column(value: Any, count: int, where: str, key: str) -> Float64:
     array = _numbers(value, where, key)
     if array.size != count or array.ndim > 1:
         raise ValueError(
-            f"{where}: {key} is {list(array.shape)} beside {count} boxes. Expected [{count}]. "
-            "Give one per box."
+            f"{where}: {key} is {list(array.shape)} beside {counted(count, 'box')}. Expected"
+            f" [{count}]. Give one per box."
         )
     return array.reshape(-1)
 

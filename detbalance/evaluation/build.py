@@ -73,7 +73,7 @@ def build_report(
     categories = annotations.categories
     if len(evaluation.AP) != categories.num_classes:
         raise ValueError(
-            f"build_report(): the evaluation has {len(evaluation.AP) - 1} classes, "
+            f"build_report(): the evaluation has {counted(len(evaluation.AP) - 1, 'class')}, "
             f"{annotations.source} has {categories.num_categories}. "
             "Expected the annotations that were evaluated. Pass those."
         )
@@ -87,7 +87,7 @@ def build_report(
     if len(positive_share) != categories.num_classes:
         raise ValueError(
             f"build_report(): positive_share has {len(positive_share)} entries, "
-            f"{annotations.source} has {categories.num_categories} classes. "
+            f"{annotations.source} has {counted(categories.num_categories, 'class')}. "
             "Expected one per class with background in front. Order them as the annotations do."
         )
     training = training_side(annotations, evaluation.settings.rules, train_frequency, groups)

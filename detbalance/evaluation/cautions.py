@@ -86,7 +86,7 @@ def doubts_on_boxes(annotations: Annotations, rules: RulesName) -> Iterator[str]
     if repeated.any():
         images = np.unique(annotations.image_index[repeated])
         yield (
-            f"{counted(int(repeated.sum()), 'box', 'boxes')} of {annotations.source} repeat an"
+            f"{counted(int(repeated.sum()), 'box')} of {annotations.source} repeat an"
             f" earlier box of the same image and class exactly, in {_images(annotations, images)}:"
             " a detector finds such a box once, and the repeat counts as missed. Remove repeats."
         )

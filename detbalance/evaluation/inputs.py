@@ -17,6 +17,7 @@ from detbalance.annotations.categories import find, shorten
 from detbalance.annotations.packed import offsets_of
 from detbalance.evaluation.box_columns import BoxColumns, BoxFormat
 from detbalance.predictions import Predictions
+from detbalance.wording import counted
 
 Int64 = npt.NDArray[np.int64]
 ClassNames = Sequence[str] | Mapping[int, str]
@@ -141,8 +142,9 @@ def from_arrays(
     wrong = ~np.isfinite(found.scores)
     if wrong.any():
         raise ValueError(
-            f"predictions: {np.count_nonzero(wrong)} scores are not finite (first: "
-            f"{found.scores[wrong][0]} in image {found.image_index[wrong][0]}). Expected numbers. "
+            f"predictions: {counted(int(wrong.sum()), 'score is', 'scores are')} not finite"
+            f" (first: {found.scores[wrong][0]} in image {found.image_index[wrong][0]}). Expected"
+            " numbers. "
             "Leave these detections out."
         )
     labels = find(known, found.labels) + 1

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.evaluation.rules import Rules
+from detbalance.wording import counted
 
 if TYPE_CHECKING:
     from detbalance.annotations import Annotations
@@ -173,7 +174,8 @@ def check_predictions(annotations: Annotations, predictions: Predictions) -> Non
         if wrong.any():
             first = int(np.argmax(wrong))
             raise ValueError(
-                f"predictions: {int(wrong.sum())} detections have an impossible {field} "
+                f"predictions: {counted(int(wrong.sum()), 'detection has', 'detections have')} an "
+                f"impossible {field} "
                 f"(first: detection {first}, {values[first].tolist()}). "
                 f"Expected {expected} of {annotations.source}. "
                 "Make the predictions on the images and classes of that file."

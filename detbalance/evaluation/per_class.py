@@ -41,6 +41,7 @@ from detbalance.evaluation.working_points import (
 )
 from detbalance.frequency import class_counts
 from detbalance.intervals import wilson_interval
+from detbalance.wording import counted
 
 if TYPE_CHECKING:
     from detbalance.annotations import Annotations
@@ -328,8 +329,8 @@ def _floors(score_floor: float | Float64, annotations: Annotations) -> Float64:
     if np.ndim(score_floor) and np.shape(score_floor) != (num_classes,):
         raise ValueError(
             f"evaluate(): score_floor is {list(np.shape(score_floor))}, {annotations.source} has"
-            f" {num_classes - 1} classes. Expected one number, or one per class with background in"
-            " front. Order them as the annotations do."
+            f" {counted(num_classes - 1, 'class')}. Expected one number, or one per class with"
+            " background in front. Order them as the annotations do."
         )
     floors = np.full(num_classes, score_floor, dtype=np.float64)
     floors[0] = np.nan

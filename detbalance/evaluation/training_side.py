@@ -9,6 +9,7 @@ import numpy as np
 
 from detbalance.evaluation.rules import RulesName
 from detbalance.frequency import frequency_groups
+from detbalance.wording import counted
 
 if TYPE_CHECKING:
     from detbalance.annotations import Annotations
@@ -104,7 +105,7 @@ def _counts_by_name(frequency: Frequency, groups: Groups) -> dict[str, _Counts]:
     categories = frequency.categories
     if len(groups.of_class) != categories.num_classes:
         raise ValueError(
-            f"build_report(): groups are of {len(groups.of_class) - 1} classes, "
+            f"build_report(): groups are of {counted(len(groups.of_class) - 1, 'class')}, "
             f"{frequency.source} has {categories.num_categories}. "
             "Expected one group per class. Make them with frequency_groups() of that frequency."
         )

@@ -12,6 +12,7 @@ from detbalance.augmentation.donor_choice import choose_donors, wanted_labels
 from detbalance.frequency import class_frequency
 from detbalance.generation.crops import MAX_OVERLAP, MIN_SIZE
 from detbalance.generation.result import ClassResult, Settings
+from detbalance.wording import counted
 
 _ENOUGH = 200  # donors of a class that needs no other class to learn from
 
@@ -62,7 +63,7 @@ def choose_classes(annotations: Annotations, settings: Settings) -> Choice:
     if not len(wanted):
         most = results[-1]
         raise ValueError(
-            f"{annotations.source}: none of the {len(asked)} classes to generate has"
+            f"{annotations.source}: none of the {counted(len(asked), 'class')} to generate has"
             f" {settings.min_donors} donors (the most: {most.name}, {most.donors}). With so few, a"
             " generator learns them by heart. Paste the real ones instead (augmentation.paste), or"
             " lower --min-donors."

@@ -9,6 +9,7 @@ from detbalance.annotations.categories import shorten
 from detbalance.evaluation.cautions import odd_scores
 from detbalance.operating.fitting import Curves
 from detbalance.operating.result import ClassThreshold
+from detbalance.wording import counted
 
 if TYPE_CHECKING:
     from detbalance.annotations import Annotations
@@ -45,14 +46,14 @@ def calibration_notes(
     label = {name: i for i, name in enumerate(annotations.categories.names, start=1)}
     if absent := [row.name for row in rows if not row.boxes]:
         notes.append(
-            f"{counted(absent)} without boxes in {annotations.source} get the shared threshold: "
-            f"{listed(absent)}."
+            f"{counted(len(absent), 'class')} without boxes in {annotations.source} get the shared"
+            f" threshold: {listed(absent)}."
         )
     never = [row.name for row in rows if row.boxes and not curves.weights[label[row.name]]]
     if never:
         notes.append(
-            f"{counted(never)} with boxes and no right detection at any score get the shared "
-            f"threshold: {listed(never)}."
+            f"{counted(len(never), 'class')} with boxes and no right detection at any score get"
+            f" the shared threshold: {listed(never)}."
         )
     if curves.objective.is_floor:
         best = {row.name: float(curves.own[label[row.name]].max()) for row in rows}
@@ -73,31 +74,26 @@ def _floor_notes(
     goal, notes = curves.objective, []
     beyond = {row.name: row.boxes for row in rows if row.boxes and 0 < best[row.name] < goal.amount}
     if beyond:
-        figures = [f"{name} {best[name]:.2f} ({n} boxes)" for name, n in beyond.items()]
+        figures = [f"{name} {best[name]:.2f} ({counted(n, 'box')})" for name, n in beyond.items()]
         notes.append(
-            f"{goal} is out of reach for {counted(beyond)} at every threshold; the best that "
-            f"there is: {listed(figures)}."
+            f"{goal} is out of reach for {counted(len(beyond), 'class')} at every threshold; the"
+            f" best that there is: {listed(figures)}."
         )
     unsure = [row.name for row in rows if row.floor == "unsure"]
     if unsure:
         verb = "keeps" if len(unsure) == 1 else "keep"
         notes.append(
-            f"{counted(unsure)} {verb} {goal} here, but by too few {_COUNTED[goal.kind]} for "
-            f"{confidence:.0%} confidence: {listed(unsure)}."
+            f"{counted(len(unsure), 'class')} {verb} {goal} here, but by too few"
+            f" {_COUNTED[goal.kind]} for {confidence:.0%} confidence: {listed(unsure)}."
         )
     missed = [row.name for row in rows if row.floor == "missed" and row.name not in beyond]
     if missed:
         verb = "misses" if len(missed) == 1 else "miss"
         notes.append(
-            f"{counted(missed)} {verb} {goal} at the threshold chosen, though another would keep "
-            f"it here: {listed(missed)}."
+            f"{counted(len(missed), 'class')} {verb} {goal} at the threshold chosen, though"
+            f" another would keep it here: {listed(missed)}."
         )
     return notes
-
-
-def counted(names: Sequence[str] | dict[str, int]) -> str:
-    """Count classes in words."""
-    return "1 class" if len(names) == 1 else f"{len(names)} classes"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from detbalance.evaluation.detection_cap import cap_notes
 from detbalance.evaluation.matching import match
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.evaluation.training_side import TrainingSide
-from detbalance.operating.calibration_notes import counted, listed
+from detbalance.operating.calibration_notes import listed
 from detbalance.operating.cross_fitting import (
     HeldOut,
     Shown,
@@ -32,6 +32,7 @@ from detbalance.operating.rescoring import rescore
 from detbalance.operating.result import Figures, Judged, Settings, class_figures, judge
 from detbalance.operating.score_counts import count_scores
 from detbalance.operating.verdicts import verdict
+from detbalance.wording import counted
 
 if TYPE_CHECKING:
     from detbalance.annotations import Annotations
@@ -278,8 +279,8 @@ def _notes(
     ]
     if unseen:
         notes.append(
-            f"{counted(unseen)} without training images count as one with a single image: "
-            f"{listed(unseen)}."
+            f"{counted(len(unseen), 'class')} without training images count as one with a single"
+            f" image: {listed(unseen)}."
         )
     if best == len(strengths) - 1:
         notes.append(

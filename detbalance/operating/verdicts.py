@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from detbalance.operating.objectives import Objective
 from detbalance.operating.result import Judged
+from detbalance.wording import counted
 
 _PAID = {"recall": "precision", "precision": "recall"}
 
@@ -39,7 +40,8 @@ def verdict(
     if objective.is_floor:
         paid = _PAID[objective.kind]
         outcome = (
-            f"{after.kept} of {after.num_classes} classes keep {objective} with {fitted}, "
+            f"{after.kept} of {counted(after.num_classes, 'class')} keep {objective} with"
+            f" {fitted}, "
             f"{before.kept} with {plain}; mean {paid} {figure(getattr(after.means['all'], paid))} "
             f"against {figure(getattr(before.means['all'], paid))} ({paid} times how likely the "
             f"floor is kept: {how})"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from detbalance.installation import needs
+from detbalance.wording import counted
 
 try:
     from rich.console import Console, Group
@@ -70,7 +71,13 @@ def comparison_table(comparison: Comparison, *, max_classes: int = 60) -> Group:
         Text(),
         _by_class(comparison, rows, percent),
         *(
-            [Text(f"{left_out} classes are not listed; the group rows count all", style="dim")]
+            [
+                Text(
+                    f"{counted(left_out, 'class is', 'classes are')} not listed; the group rows"
+                    " count all",
+                    style="dim",
+                )
+            ]
             if left_out
             else []
         ),

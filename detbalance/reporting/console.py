@@ -42,7 +42,7 @@ from detbalance.reporting.sentences import (
     report_facts,
     shown_from,
 )
-from detbalance.wording import printable
+from detbalance.wording import counted, printable
 
 if TYPE_CHECKING:
     from detbalance.evaluation import ClassRow, GroupRow, Report
@@ -213,10 +213,12 @@ def _left_out(report: Report, rows: Sequence[ClassRow]) -> list[Text]:
     if not number:
         return []
     empty = sum(not row.val_boxes for row in report.classes)
-    without = f", {empty} of all classes have no box to find" if empty else ""
+    without = f", {empty:,} of all classes {'has' if empty == 1 else 'have'} no box to find"
+    without = without if empty else ""
     return [
         Text(
-            f"{number} classes are not listed{without}; report.csv has all {len(report.classes)}, "
+            f"{counted(number, 'class is', 'classes are')} not listed{without}; report.csv has all "
+            f"{len(report.classes):,}, "
             "the group rows count all",
             style="dim",
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from detbalance.reporting.sentences import listed_files
+from detbalance.wording import counted
 
 if TYPE_CHECKING:
     from detbalance.comparison import Comparison
@@ -84,7 +85,8 @@ def page_facts(
     settings = report.settings
     row = report.groups["all"]
     size = (
-        f"{row.val_boxes:,} boxes to find, {row.num_evaluated:,} of {row.num_categories:,} classes"
+        f"{counted(row.val_boxes, 'box')} to find, {row.num_evaluated:,} of "
+        f"{counted(row.num_categories, 'class')}"
     )
     facts = [("Detections", listed_files(_files(report, comparison, "ours")))]
     before = _files(baseline, comparison, "baseline")

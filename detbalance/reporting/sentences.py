@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from detbalance.evaluation.rows import SPREAD
+from detbalance.wording import counted
 
 if TYPE_CHECKING:
     from detbalance.comparison import ClassDifferences, Comparison, ComparisonSettings
@@ -140,7 +141,8 @@ def real_differences(comparison: Comparison) -> list[str]:
             rows = [row for row in real if sign * row.figures[figure].difference > 0]
             rows.sort(key=lambda row: -abs(row.figures[figure].difference))
             if rows:
-                parts.append(f"{word} in {_count(len(rows), 'class')} ({_some(rows)})")
+                number = counted(len(rows), "class")
+                parts.append(f"{word} in {number} ({_some(rows)})")
         if parts:
             sentences.append(f"{figure} is {', '.join(parts)}.")
         else:
@@ -148,10 +150,6 @@ def real_differences(comparison: Comparison) -> list[str]:
     if without:
         sentences.append(f"No class differs in {', '.join(without)}.")
     return [mark, *sentences]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}es"
 
 
 def _some(rows: Sequence[ClassDifferences]) -> str:
@@ -189,7 +187,8 @@ def boxes_needed(report: Report) -> str | None:
         return None
     listed = ", ".join(f"{row.more_boxes} of {row.name}" for row in short_of[:_SHOWN_CLASSES])
     rest = len(short_of) - _SHOWN_CLASSES
-    others = f"; {rest} more classes lack some, too" if rest > 0 else ""
+    lack = counted(rest, "more class lacks", "more classes lack")
+    others = f"; {lack} some, too" if rest > 0 else ""
     return f"To know recall to +-.05, val lacks {listed}{others}."
 
 

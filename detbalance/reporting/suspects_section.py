@@ -16,6 +16,7 @@ from detbalance.images import import_cv2, read_image
 from detbalance.reporting.gallery import Box, box_at, image_notes
 from detbalance.reporting.suspects_file import SHARES, StrangeImage, SuspectBox, SuspectsFile
 from detbalance.reporting.thumbnails import cut_thumbnail
+from detbalance.wording import counted
 
 # Names of classes that a sentence lists.
 _NAMED = 20
@@ -147,10 +148,12 @@ def _about(found: SuspectsFile, suspicious: int) -> tuple[str, ...]:
     """Say what was judged, by what, and what its figure means."""
     by = _JUDGES.get(found.judge)
     by = f'judge "{found.judge}"' if by is None else f'{by} (judge "{found.judge}")'
-    left_out = f", {found.boxes_not_judged:,} were not" if found.boxes_not_judged else ""
+    unjudged = counted(found.boxes_not_judged, "was", "were")
+    left_out = f", {unjudged} not" if found.boxes_not_judged else ""
     number = len(found.boxes)
-    boxes, were = ("box", "was") if number == 1 else ("boxes", "were")
-    judged = f"{number:,} {boxes} of {found.annotations} {were} judged by {by}{left_out}."
+    were = "was" if number == 1 else "were"
+    boxes = counted(number, "box")
+    judged = f"{boxes} of {found.annotations} {were} judged by {by}{left_out}."
     few = "Every class had enough boxes to be judged."
     if found.few:
         few = f"Too few boxes to be judged: {_listed(found.few)}."
@@ -186,7 +189,8 @@ def _rest(classes: Sequence[SuspectClass]) -> str:
         return ""
     boxes = sum(one.suspicious for one in hidden)
     names = _listed([one.name for one in hidden])
-    return f"Not shown here: {boxes:,} boxes of less rare classes ({names}); see suspects.csv."
+    number = counted(boxes, "box")
+    return f"Not shown here: {number} of less rare classes ({names}); see suspects.csv."
 
 
 def _listed(names: Sequence[str]) -> str:

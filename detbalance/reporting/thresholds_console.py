@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from detbalance.installation import needs
+from detbalance.wording import counted
 
 try:
     from rich.console import Console, Group, RenderableType
@@ -93,7 +94,8 @@ def thresholds_content(fitted: ThresholdFit, *, max_classes: int = 60) -> Group:
         ]
 
     left_out = _fill(table, fitted.classes, cells, max_classes)
-    strength = "infinite" if math.isinf(fitted.shrink_boxes) else f"{fitted.shrink_boxes:g} boxes"
+    boxes = fitted.shrink_boxes
+    strength = "infinite" if math.isinf(boxes) else counted(round(boxes), "box")
     ways = {
         "one shared threshold": "shared",
         "own, not shrunk": "own",
@@ -232,7 +234,7 @@ def _fill(
         return []
     without = sum(not row.boxes for row in rows[most:])
     frequent = len(rows) - most - without
-    parts = [f"{frequent} more frequent classes"] if frequent else []
+    parts = [counted(frequent, "more frequent class")] if frequent else []
     parts += [f"{without} without boxes in the calibration file"] if without else []
     return [_legend(f"not listed: {', '.join(parts)}")]
 
