@@ -321,7 +321,7 @@ def test_sentences_name_confusions_and_missing_boxes(tmp_path: Path) -> None:
         wanted = "val lacks 312 of kind 1, 5 of kind 3, 7 of kind 5."
         assert wanted in plain
     many = tuple(dataclasses.replace(row, more_boxes=9) for row in rows)
-    assert "9 of kind 4; 1 more classes lack some, too." in printed(
+    assert "9 of kind 4; 1 more class lacks some, too." in printed(
         console_module.print_report, dataclasses.replace(report, classes=many)
     )
     none = tuple(
