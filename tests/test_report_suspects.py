@@ -194,7 +194,7 @@ def test_the_page_shows_what_was_found(tmp_path: Path) -> None:
     text = page_of(section(written(tmp_path, judged, strange_images=strange)))
     part = part_of(text)
     words = words_of(part)
-    assert "iron 1 of 1 boxes look wrong" in words
+    assert "iron 1 of 1 box looks wrong" in words
     assert "gold 20 of 20 boxes look wrong; the 12 most suspicious are shown" in words
     assert words.index("iron 1 of 1") < words.index("gold 20 of 20")
     assert "iron looks like gold suspicion 2.35 annotation 1 a.png" in words

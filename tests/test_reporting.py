@@ -553,3 +553,13 @@ def test_report_json_keeps_names_as_they_are(tmp_path: Path) -> None:
     path = write_report(report, tmp_path).json
     assert "Vorfahrt gewähren ⚠" in path.read_text(encoding="utf-8")
     assert json.loads(path.read_text(encoding="utf-8"))["classes"][0]["name"].endswith("⚠")
+
+
+def test_a_group_without_classes_has_no_row(tmp_path: Path) -> None:
+    report, _, _ = make_report(tmp_path)
+    none = dataclasses.replace(report.groups["common"], num_categories=0, num_evaluated=0)
+    fewer = dataclasses.replace(report, groups={**report.groups, "common": none})
+    for one, there in ((report, True), (fewer, False)):
+        assert ("common, mean of" in printed(console_module.print_report, one)) == there
+        assert ("| common | " in markdown_report(one)) == there
+        assert "rare, mean of" in printed(console_module.print_report, one)

@@ -29,10 +29,15 @@ from detbalance.reporting.cells import (
     with_ends,
 )
 from detbalance.reporting.console import facts_table, print_content
-from detbalance.reporting.sentences import ROW_MEANS, comparison_facts, real_differences
+from detbalance.reporting.sentences import (
+    ROW_MEANS,
+    comparison_facts,
+    real_differences,
+    shown_groups,
+)
 
 if TYPE_CHECKING:
-    from detbalance.comparison import ClassDifferences, Comparison, Difference, GroupDifferences
+    from detbalance.comparison import ClassDifferences, Comparison, Difference
 
 _REAL = "*"
 _NARROW = 0.02
@@ -117,7 +122,7 @@ def _by_class(comparison: Comparison, rows: Sequence[ClassDifferences], percent:
 
     for row, ends_group in with_ends(rows):
         table.add_row(*class_cells(row), *cells(row.figures), end_section=ends_group)
-    for name, group in _shown_groups(comparison):
+    for name, group in shown_groups(comparison.groups, comparison.settings.group_rule):
         numbers = group_cells(name, group.num_evaluated, group.train_boxes, group.val_boxes)
         table.add_row(*numbers, *cells(group.figures))
     return table
@@ -125,7 +130,7 @@ def _by_class(comparison: Comparison, rows: Sequence[ClassDifferences], percent:
 
 def _by_group(comparison: Comparison) -> Table:
     """All figures: a row each, a column per group."""
-    groups = _shown_groups(comparison)
+    groups = shown_groups(comparison.groups, comparison.settings.group_rule)
     table = numbers_table("")
     for name, _ in groups:
         table.add_column(Text(name, style=GROUP_STYLES.get(name, "bold")), justify="right")
@@ -154,13 +159,6 @@ def _signed(value: float) -> str:
     return text if text == ".000" else f"{'+' if value > 0 else '-'}{text}"
 
 
-def _shown_groups(comparison: Comparison) -> list[tuple[str, GroupDifferences]]:
-    """The group rows to show: without frequencies there is only the one of all classes."""
-    return [
-        (name, group)
-        for name, group in comparison.groups.items()
-        if name == "all" or comparison.settings.group_rule is not None
-    ]
 
 
 def _listed(rows: Sequence[ClassDifferences], max_classes: int) -> Sequence[ClassDifferences]:

@@ -16,7 +16,12 @@ from detbalance.comparison.verdict import digits_for
 from detbalance.evaluation.rows import SPREAD
 from detbalance.reporting.files import csv_text, json_text, write_texts
 from detbalance.reporting.markdown import FOLDED_FROM, escaped, markdown_table
-from detbalance.reporting.sentences import ROW_MEANS, comparison_facts, real_differences
+from detbalance.reporting.sentences import (
+    ROW_MEANS,
+    comparison_facts,
+    real_differences,
+    shown_groups,
+)
 
 if TYPE_CHECKING:
     from detbalance.comparison import Comparison, Difference
@@ -95,8 +100,7 @@ def _lines(comparison: Comparison) -> Iterator[str]:
         yield ""
     groups = [
         [name, str(group.num_categories), str(group.val_boxes), *_cells(group.figures, level)]
-        for name, group in comparison.groups.items()
-        if name == "all" or comparison.settings.group_rule is not None
+        for name, group in shown_groups(comparison.groups, comparison.settings.group_rule)
     ]
     yield from markdown_table(("group", "classes", "val boxes", *SPREAD), groups, num_text=1)
     yield ""

@@ -41,6 +41,7 @@ from detbalance.reporting.sentences import (
     confusions,
     report_facts,
     shown_from,
+    shown_groups,
 )
 from detbalance.wording import counted, printable
 
@@ -146,7 +147,7 @@ def _figures_table(report: Report, rows: Sequence[ClassRow], has_shares: bool) -
     for row, ends_group in with_ends(rows):
         share = [figure(row.positive_share)] if has_shares else []
         table.add_row(*class_cells(row), *figures(row), *share, end_section=ends_group)
-    for name, group in _shown_groups(report):
+    for name, group in shown_groups(report.groups, report.settings.group_rule):
         table.add_row(
             *group_cells(name, group.num_evaluated, group.train_boxes, group.val_boxes),
             *figures(group),
@@ -156,7 +157,8 @@ def _figures_table(report: Report, rows: Sequence[ClassRow], has_shares: bool) -
 
 def _errors(report: Report) -> list[Text | Table]:
     """What each kind of error costs every group, and how many of them a user would see."""
-    groups = [(name, group) for name, group in _shown_groups(report) if group.errors]
+    every = shown_groups(report.groups, report.settings.group_rule)
+    groups = [(name, group) for name, group in every if group.errors]
     if not groups:
         return []
     table = numbers_table("")
@@ -189,15 +191,6 @@ def _summary(report: Report) -> Table:
             )
         )
     return table
-
-
-def _shown_groups(report: Report) -> list[tuple[str, GroupRow]]:
-    """The group rows to show: without frequencies there is only the one of all classes."""
-    return [
-        (name, group)
-        for name, group in report.groups.items()
-        if name == "all" or report.settings.group_rule is not None
-    ]
 
 
 def _listed(report: Report, max_classes: int) -> Sequence[ClassRow]:

@@ -17,6 +17,7 @@ from detbalance.reporting.sentences import (
     report_facts,
     shown_from,
     without_empty_classes,
+    shown_groups,
 )
 from detbalance.wording import printable
 
@@ -51,11 +52,7 @@ def markdown_report(report: Report, suspects: SuspectSection | None = None) -> s
 
 
 def _lines(report: Report) -> Iterator[str]:
-    groups = [
-        (name, group)
-        for name, group in report.groups.items()
-        if name == "all" or report.settings.group_rule is not None
-    ]
+    groups = shown_groups(report.groups, report.settings.group_rule)
     yield "# Detection report"
     yield ""
     for note in report.notes:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from detbalance.evaluation.rows import SPREAD
 from detbalance.wording import counted
@@ -49,6 +49,28 @@ def without_empty_classes(report: Report, baseline: Report | None = None) -> Rep
 
 def _is_something(row: ClassRow) -> bool:
     return bool(row.train_boxes or row.val_boxes or any(e.count for e in row.errors.values()))
+
+
+class _Group(Protocol):
+    @property
+    def num_categories(self) -> int: ...
+
+
+_AnyGroup = TypeVar("_AnyGroup", bound=_Group)
+
+
+def shown_groups(groups: Mapping[str, _AnyGroup], rule: str | None) -> list[tuple[str, _AnyGroup]]:
+    """Choose the group rows to show: those with classes, and without frequencies only that of all.
+
+    Args:
+        groups: of a report or a comparison.
+        rule: of the groups, None without frequencies.
+    """
+    return [
+        (name, group)
+        for name, group in groups.items()
+        if name == "all" or (rule is not None and group.num_categories)
+    ]
 
 
 def report_facts(report: Report) -> dict[str, str]:
