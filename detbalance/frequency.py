@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from detbalance.annotations import Annotations, Categories
 from detbalance.annotations.packed import ReadOnlyArrays
+from detbalance.wording import counted
 
 Int64 = npt.NDArray[np.int64]
 
@@ -251,7 +252,7 @@ def frequency_groups(
         cuts = " and ".join(
             {THIRDS[0]: "1/3", THIRDS[1]: "2/3"}.get(q, f"{q:g}") for q in quantiles
         )
-        classes = "1 class" if len(counts) == 1 else f"{len(counts)} classes"
+        classes = counted(len(counts), "class")
         rule = (
             f"rare: {spans[0]}{unit}, common: {spans[1]}, frequent: {spans[2]}"
             f" ({classes} of {frequency.source} ranked by train images, cut at {cuts})"

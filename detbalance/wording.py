@@ -8,23 +8,23 @@ import re
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
-def counted(number: int, one: str, several: str | None = None) -> str:
+def counted(number: float, one: str, several: str | None = None) -> str:
     """Put a number before its noun.
 
     Args:
-        number: how many.
+        number: how many; of less than ten a float has one decimal, unless that is 0.
         one: the noun for 1.
         several: the noun for all others; the usual plural of `one` if not given.
 
     Example:
-        >>> counted(1, "box"), counted(2, "box"), counted(2500, "image"), counted(0, "category")
-        ('1 box', '2 boxes', '2,500 images', '0 categories')
+        >>> counted(1, "box"), counted(2.5, "box"), counted(2500, "image"), counted(0, "category")
+        ('1 box', '2.5 boxes', '2,500 images', '0 categories')
     """
-    if number == 1:
-        return f"1 {one}"
+    few = isinstance(number, float) and number < 10
+    text = f"{number:.1f}".removesuffix(".0") if few else f"{number:,.0f}"
     plural = f"{one.removesuffix('y')}ies" if one.endswith("y") else f"{one}s"
     plural = f"{one}es" if one.endswith(("s", "x")) else plural
-    return f"{number:,} {several or plural}"
+    return f"{text} {one if text == '1' else several or plural}"
 
 
 def printable(text: str, *, keep: str = "") -> str:

@@ -12,8 +12,9 @@ from detbalance.annotations import Annotations, repeated_boxes
 from detbalance.annotations.categories import shorten
 from detbalance.duplicates import sources_of_copies
 from detbalance.frequency import crowd_only
-from detbalance.planning.plan import Finding, counted
+from detbalance.planning.plan import Finding
 from detbalance.planning.recommendation import CROWD_ADVICE
+from detbalance.wording import counted
 
 _SHOWN = 3  # images or names that a finding names
 _NEARLY_ALL, _SURELY = 0.8, 0.95  # of the boxes
@@ -79,7 +80,7 @@ def _box_format(annotations: Annotations) -> Iterator[Finding]:
     small = int((bbox[:, 2:] < _PIXEL).all(axis=1).sum())
     if small >= _NEARLY_ALL * number:
         text = (
-            f"{small:,} of {counted(number, 'box', 'boxes')} are smaller than a pixel, as fractions"
+            f"{small:,} of {counted(number, 'box')} are smaller than a pixel, as fractions"
             " of the image would be. x, y, width and height are expected, in pixels"
         )
         yield _finding(annotations, "boxes below one pixel", small, text)
@@ -87,7 +88,7 @@ def _box_format(annotations: Annotations) -> Iterator[Finding]:
     low, high = bbox[:, :2], bbox[:, 2:]
     limits = np.where(sizes > 0, sizes + _PIXEL, np.inf)
     beyond = int((low + high > limits).any(axis=1).sum())
-    outside = f"{beyond:,} of {counted(number, 'box', 'boxes')} reach beyond their image"
+    outside = f"{beyond:,} of {counted(number, 'box')} reach beyond their image"
     is_corners = (high > low).all(axis=1)
     # Areas that are those of corners, and not width x height, give them away at once.
     areas = [sides.prod(axis=1) for sides in (high - low, high)]
@@ -97,9 +98,7 @@ def _box_format(annotations: Annotations) -> Iterator[Finding]:
     centres = ((low - high / 2 >= -_PIXEL) & (low + high / 2 <= limits)).all(axis=1)
     expected = "x, y, width and height are expected, in pixels"
     if told >= _NEARLY_ALL * number:
-        text = (
-            f"the area of {told:,} of {counted(number, 'box', 'boxes')} is that of x1, y1, x2, y2"
-        )
+        text = f"the area of {told:,} of {counted(number, 'box')} is that of x1, y1, x2, y2"
         yield _finding(annotations, "boxes as corners", told, f"{text}. {expected}")
     elif beyond >= number / 2 and corners.mean() >= _SURELY:
         text = f"{outside}, but not when bbox is read as x1, y1, x2, y2. {expected}"
@@ -121,7 +120,7 @@ def _repeats(annotations: Annotations) -> Iterator[Finding]:
         images = len(np.unique(annotations.image_index[repeated]))
         first = annotations.file_name(int(annotations.image_index[repeated.argmax()]))
         text = (
-            f"{counted(number, 'box', 'boxes')} in {counted(images, 'image')}"
+            f"{counted(number, 'box')} in {counted(images, 'image')}"
             f" {'repeats' if number == 1 else 'repeat'} a box of the same class exactly (first in"
             f" {first or 'an image without a name'}): found once, missed the other times. Remove"
             " the repeats"

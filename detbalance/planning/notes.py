@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from detbalance.annotations.categories import shorten
 from detbalance.planning.classes import FEW_VAL_BOXES, WANTED_HALF_WIDTH
-from detbalance.planning.plan import ClassPlan, FileSummary, Setting, counted
+from detbalance.planning.plan import ClassPlan, FileSummary, Setting
 from detbalance.planning.recommendation import KEPT_VARIETY
 from detbalance.planning.settings import LARGEST_REPEAT, LVIS_DEFAULT, LVIS_THRESHOLD
+from detbalance.wording import counted
 
 # However they are sampled, so few images of a class are learnt by heart.
 FEW_IMAGES = 10
@@ -71,7 +72,7 @@ def _val_notes(
             f"{_classes(names, 'has', 'have')} fewer than {FEW_VAL_BOXES} val boxes, too few to"
             f" measure: recall of {worst.name} will be known to +-{worst.half_width:.2f}. Compare"
             f" models by means over the group and several seeds;"
-            f" {counted(worst.val_boxes_missing or 0, 'box', 'boxes')} more of {worst.name} would"
+            f" {counted(worst.val_boxes_missing or 0, 'box')} more of {worst.name} would"
             f" give +-{WANTED_HALF_WIDTH:.2f}."
         )
     if unknown_to_train:
@@ -113,7 +114,7 @@ def setting_notes(
         if setting.least_boxes < 0.99 * settings[0].least_boxes:
             notes.append(
                 f"{setting.name} shows the least shown class less than no sampling does"
-                f" ({counted(setting.least_boxes, 'box', 'boxes')} in {train.images:,} drawn images"
+                f" ({counted(setting.least_boxes, 'box')} in {train.images:,} drawn images"
                 f" instead of {settings[0].least_boxes:,.0f}): it prefers images with few boxes."
             )
     setting = by_name[chosen]

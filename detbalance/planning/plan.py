@@ -226,18 +226,6 @@ class Plan:
             ) from error
 
 
-def counted(number: float, one: str, several: str | None = None) -> str:
-    """A number with its noun: "1 box", "1,200 boxes", "8.5 boxes".
-
-    Example:
-        >>> counted(1, "image"), counted(1.02, "box", "boxes"), counted(2.5, "box", "boxes")
-        ('1 image', '1 box', '2.5 boxes')
-    """
-    few = isinstance(number, float) and number < 10
-    text = f"{number:.1f}".removesuffix(".0") if few else f"{number:,.0f}"
-    return f"{text} {one if text == '1' else several or f'{one}s'}"
-
-
 def load_plan(path: str | Path) -> Plan:
     """Read a plan.json.
 

@@ -42,9 +42,9 @@ from detbalance.planning.plan import (
     FileSummary,
     Recommendation,
     Setting,
-    counted,
 )
 from detbalance.planning.settings import LARGEST_REPEAT, SOLVE_HALF
+from detbalance.wording import counted
 
 BALANCED = 3.0
 ENOUGH_BOXES = 50
@@ -97,7 +97,7 @@ def recommend(
         )
     none, paste = settings[0], _paste(present, pasted_by_default)
     choices = [setting for name in CHOICES for setting in settings if _may_be(name, setting, train)]
-    few = counted(rarest.boxes, "box", "boxes")
+    few = counted(rarest.boxes, "box")
     rarity = f"{rarest.name} has {few} beside {most.boxes:,} of {most.name}"
     worth = [setting for setting in choices if _is_worth_it(setting, none)]
     if not worth:
@@ -113,13 +113,13 @@ def recommend(
     chosen = next(setting for setting in worth if setting.least_boxes * WORTH >= best)
     reason = (
         f"{rarity}; with {chosen.name}, {train.images:,} drawn images show at least"
-        f" {counted(chosen.least_boxes, 'box', 'boxes')} of every class instead of"
+        f" {counted(chosen.least_boxes, 'box')} of every class instead of"
         f" {_boxes(none.least_boxes)}, and the most shown class comes {_times(chosen.max_min)}"
         f" times as often as the least shown one instead of {_times(none.max_min)} times"
     )
     if chosen is not choices[0] and choices[0].least_boxes * WORTH < best:
         simpler = choices[0]
-        reason += f" (the simpler {simpler.name}: {counted(simpler.least_boxes, 'box', 'boxes')})"
+        reason += f" (the simpler {simpler.name}: {counted(simpler.least_boxes, 'box')})"
     if paste:
         reason += f"; paste adds boxes where there are fewer than {ENOUGH_BOXES}"
     config = {"sampling": chosen.config, **_augmentation(paste)}
@@ -162,7 +162,7 @@ def _at_best(choices: Sequence[Setting], none: Setting, train: FileSummary) -> s
     best = max(choices, key=lambda setting: setting.least_boxes)
     return (
         f"with {best.name}, {train.images:,} drawn images show"
-        f" {counted(best.least_boxes, 'box', 'boxes')} of the least shown class instead of"
+        f" {counted(best.least_boxes, 'box')} of the least shown class instead of"
         f" {_boxes(none.least_boxes)}, and the most shown class comes {_times(best.max_min)} times"
         f" as often as the least shown one instead of {_times(none.max_min)} times."
     )

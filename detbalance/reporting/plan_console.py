@@ -16,10 +16,10 @@ except ImportError as error:
     raise needs("detbalance.reporting.plan_console", "rich", "plan") from error
 
 from detbalance.planning import ClassPlan, FileSummary, Plan
-from detbalance.planning.plan import counted
 from detbalance.planning.settings import LARGEST_REPEAT
 from detbalance.reporting.cells import GROUP_STYLES, name_cell, numbers_table
 from detbalance.reporting.console import print_content
+from detbalance.wording import counted
 
 _CHOSEN = "bold green"
 # Rows of a table that does not show all classes: the rarest, and the most frequent.
@@ -105,8 +105,8 @@ def _header(plan: Plan) -> Table:
 def _file(file: FileSummary) -> str:
     parts = [
         counted(file.images, "image"),
-        counted(file.boxes, "box", "boxes"),
-        counted(file.categories, "class", "classes"),
+        counted(file.boxes, "box"),
+        counted(file.categories, "class"),
     ]
     if file.background_images:
         images = counted(file.background_images, "image")
