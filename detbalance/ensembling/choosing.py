@@ -31,10 +31,11 @@ from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.resampling import weighted_figures
 from detbalance.evaluation.rules import RulesChoice, choose_rules
 from detbalance.evaluation.training_side import TrainingSide, training_side
-from detbalance.operating.calibration_notes import counted, listed
+from detbalance.operating.calibration_notes import listed
 from detbalance.operating.cross_fitting import image_folds
 from detbalance.operating.result import GROUP_NAMES
 from detbalance.predictions import Predictions
+from detbalance.wording import counted
 
 if TYPE_CHECKING:
     from detbalance.annotations import Annotations
@@ -227,7 +228,7 @@ def _notes(
     ]
     if absent:
         notes.append(
-            f"{counted(absent)} without boxes in {annotations.source} get the weights of the mean "
+            f"{counted(len(absent), 'class')} without boxes in {annotations.source} get the weights of the mean "
             f"class: {listed(absent)}."
         )
     notes += [
