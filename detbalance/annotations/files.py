@@ -1,18 +1,28 @@
-"""Reading and writing whole files: one-line errors, and nothing half-written."""
+"""Reading and writing whole files: one-line errors, nothing half-written, one writer a folder."""
 
 from __future__ import annotations
 
+import errno
+import glob
 import io
 import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 _UNSAFE_START = re.compile(r"[/\\]|[A-Za-z]:")
 _PARTS = re.compile(r"[/\\]")
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is locked
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_FILE = ".lock"
+_locked: set[Path] = set()  # folders that this process holds: its own locks do not exclude it
+
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
@@ -186,12 +196,14 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of `path` only when all of it has been written.
 
     A reader sees the old content or the new, never a part. When the block raises, the old file
-    stays.
+    stays. What a killed process left of the same file is removed.
     """
     path = Path(path)
+    remove_leftovers(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
+            _take_lock(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -199,3 +211,113 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Remove the unfinished files of killed processes: of one name, or all that are in a folder."""
+    if fcntl is None:
+        return  # os.kill(process, 0) does not only ask there
+    for path in folder.glob(f".{glob.escape(name) or '*'}.*.tmp"):
+        writer = path.name.split(".")[-2]
+        if not writer.isdecimal() or _is_alive(int(writer)):
+            continue
+        with suppress(OSError), path.open("r+b") as file:
+            # The number may be that of a process of another machine or container, which holds it.
+            if _take_lock(file):
+                path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
+
+
+def _take_lock(file: BinaryIO) -> bool:
+    """Lock an open file for as long as this process has it open; False if another one has."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Any other error: a drive that knows no locks.
+        return error.errno not in (errno.EACCES, errno.EAGAIN)
+    return True
+
+
+@contextmanager
+def lock_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep every other run out of a folder while this one writes to it.
+
+    The folder is made if need be, and removed again if nothing came into it. The lock is that of an
+    open file in it: it ends with the process, however that ends. What killed processes left
+    unfinished is removed. Of the processes of one run the first alone takes it. Systems without
+    POSIX locks (Windows) refuse only a second run of the same process.
+
+    Raises:
+        ValueError: if another run holds the folder, or it cannot be written to.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file. A folder is expected. Give another one.")
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    key = folder.resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = None if key in _locked else _locked_file(folder / LOCK_FILE)
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: cannot be written to ({error.strerror}). A folder with room to write into"
+            " is expected. Make room, or give another folder."
+        ) from error
+    if file is None:
+        writer = os.getpid() if key in _locked else _writer(folder / LOCK_FILE)
+        raise ValueError(
+            f"{folder}: another run (process {writer}) is writing here. One at a time is expected."
+            " Wait for it or stop it, or give another folder."
+        )
+    _locked.add(key)
+    try:
+        remove_leftovers(folder)
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / LOCK_FILE).unlink()
+        file.close()
+        _locked.discard(key)
+        with suppress(OSError):  # not empty
+            for place in made:
+                place.rmdir()
+
+
+def _locked_file(path: Path) -> BinaryIO | None:
+    """The lock file, open, with the number of this process; None if another one has it."""
+    while True:
+        file = path.open("a+b", buffering=0)
+        if not _take_lock(file):
+            file.close()
+            return None
+        # The one that had it removes it, perhaps between these two lines.
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            break
+        file.close()
+    try:
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+    except OSError:  # no room
+        path.unlink()
+        file.close()
+        raise
+    return file
+
+
+def _writer(path: Path) -> str:
+    """The process that holds a lock file."""
+    try:
+        return path.read_text() or "unknown"
+    except OSError:
+        return "unknown"
