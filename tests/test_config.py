@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import typing
 from inspect import signature
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from detbalance.annotations import Categories
 from detbalance.augmentation import DonorBank, RarePaste
@@ -25,6 +28,7 @@ from detbalance.training.setup import (
     classification_loss,
     loader_workers,
 )
+from detbalance.training.yaml_text import read_yaml
 
 DETECTORS = typing.get_args(typing.get_type_hints(build_detector)["detector"])
 CONFIGS = sorted(Path(__file__).resolve().parents[1].glob("configs/**/*.yaml"))
@@ -346,3 +350,100 @@ def test_loaders_take_no_cores_from_a_processor_that_trains(monkeypatch):
     assert loader_workers(None) == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert loader_workers(None) == 4
+
+
+def test_a_value_that_is_given_as_one_is_not_read_as_yaml(write, tmp_path):
+    """A path may hold what means something else in YAML: comments, numbers, nothing at all."""
+    for name in ("x #2", "|", "123", "null", "a: b", "*x", "2024-01-01", "[", "~"):
+        config = load_config(write(), ["output=elsewhere"], values={"output": tmp_path / name})
+        assert config.output == tmp_path / name
+        again = tmp_path / "again.yaml"
+        again.write_text(config.to_yaml())
+        assert load_config(again).output == tmp_path / name
+        assert config.is_written_in(again.read_bytes())
+        with pytest.raises(ValueError, match=r"--set output\.x=1: output holds .*not a section"):
+            load_config(write(), values={"output": tmp_path / name, "output.x": 1})
+
+
+BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (BOMB.encode(), r"is not valid YAML at line 2 \(an alias \(\*\); write the value out\)"),
+        (
+            b"a: 1\nb: " + b"[" * 5000,
+            r"is not valid YAML at line 2 \(nested deeper than 50 levels\)",
+        ),
+        (
+            b"a: 1\nb: !!timestamp soon",
+            r"is not valid YAML at line 2 \('soon' is not of the kind timestamp\)",
+        ),
+        (b"a: 1\nb: 0b_", r"is not valid YAML at line 2 \('0b_' is not of the kind int\)"),
+        (
+            b"a: 1\nb: " + b"1" * 5000,
+            r"is not valid YAML at line 2 \('1{40}' is not of the kind int\)",
+        ),
+        (b"a: !!bool maybe", r"is not valid YAML at line 1 \('maybe' is not of the kind bool\)"),
+        (
+            b"a: !!python/object:os.system x",
+            r"is not valid YAML at line 1 \(could not determine a constructor",
+        ),
+        ("a: 1\nb: caf\xe9".encode("latin-1"), r"is not UTF-8 text at line 2 \(byte 11\)"),
+        (b"\xff\xfea\x00:\x00\x00", r"is not UTF-16 text at line 1 "),
+        (b"a: 1\n\nb: \x07", r"is not valid YAML at line 3 \(character 7\)"),
+        (b"a: 1\n? [x]\n: 2", r"is not valid YAML at line 2 \(found unhashable key\)"),
+        (b"#" * (2**20 + 1), r"is larger than 1 MB\. A YAML"),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, bytes) else "",
+)
+def test_yaml_that_cannot_be_used_is_named_with_its_line(tmp_path, content, message):
+    path = tmp_path / "x.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^\S*x\.yaml: {message}") as error:
+        load_config(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["*a", "[" * 2000, "!!timestamp soon", "0x_"])
+def test_yaml_in_an_override_is_read_as_in_a_file(write, value):
+    with pytest.raises(ValueError, match=r"^--set seed=.*: the value is not valid YAML at line 1"):
+        load_config(write(), [f"seed={value}"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_dates_are_text_in_every_encoding(write, tmp_path, encoding):
+    path = write()
+    text = path.read_text().replace(str(tmp_path / "run"), "2024-13-01")
+    path.write_bytes(text.encode(encoding))
+    assert load_config(path).output == Path("2024-13-01")
+
+
+@settings(max_examples=200, deadline=None)
+@given(edits=st.lists(st.tuples(st.integers(0, 10**6), st.binary(max_size=6)), max_size=6))
+def test_damaged_yaml_is_read_or_refused_with_a_line(edits):
+    content = bytearray(next(p for p in CONFIGS if p.stem == "digits").read_bytes())
+    for place, put in edits:
+        content[place % len(content) : place % len(content) + 2] = put
+    fault = ""
+    try:
+        read_yaml(bytes(content))
+    except ValueError as error:
+        fault = str(error)
+    assert not fault or re.match(r"is not (valid YAML|UTF-(8|16) text) at line \d+ \(", fault)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (f"seed={2**63}", r"seed is 9223372036854775808: .*less than 9223372036854775808"),
+        ("train.batch_size=1000000", r"batch_size is 1000000: .*less than or equal to 65536"),
+        ("evaluation.batch_size=1000000", r"batch_size is 1000000: .*less than or equal to 65536"),
+        ("train.workers=100000", r"train\.workers is 100000: .*less than or equal to 1024"),
+    ],
+)
+def test_numbers_that_would_take_all_memory_or_overflow_are_refused(write, override, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(write(), [override])
+    load_config(write(), [f"seed={2**63 - 1}"])

@@ -47,10 +47,11 @@ def train_command(
     """Read the configuration, train, print the report of the last evaluation."""
     if resume and overwrite:
         raise ValueError("--resume, --overwrite: contradict each other. Give one of them.")
-    extra = [f"output={output}"] if output else []
-    extra += ["data.drop_invalid=true"] if drop_invalid else []
+    values: dict[str, object] = {} if output is None else {"output": output}
+    if drop_invalid:
+        values["data.drop_invalid"] = True
     report = run_training(
-        load_config(config, [*overrides, *extra], data_root=data_root),
+        load_config(config, overrides, values=values, data_root=data_root),
         resume=resume,
         overwrite=overwrite,
     )

@@ -31,7 +31,10 @@ from detbalance.training.config_errors import first_fault
 from detbalance.training.sampling import NoSampling, SamplingSection
 from detbalance.training.schedule import check_cycles
 from detbalance.training.sections import Section, section_of
+from detbalance.training.yaml_text import read_yaml
 
+_MOST_BYTES = 2**20  # of a configuration: values by name for a thousand classes are a tenth of it
+MOST_IN_BATCH, MOST_WORKERS = 2**16, 2**10  # more is a slip, and shows as silence for minutes
 DATA_ROOT_VARIABLE = "DETBALANCE_DATA"
 # The full rate of new heads destroys a pretrained backbone: see docs/measured.md, `backbone_rate`.
 PRETRAINED_RATE = 0.1
@@ -118,7 +121,7 @@ class TrainSection(Section):
     """Optimisation, counted in iterations (optimizer steps)."""
 
     iterations: Annotated[int, Field(gt=0)] = 1000
-    batch_size: Annotated[int, Field(gt=0)] = 16
+    batch_size: Annotated[int, Field(gt=0, le=MOST_IN_BATCH)] = 16
     """Images per optimizer step, over all processes and accumulated steps."""
     accumulation: Annotated[int, Field(gt=0)] = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -138,7 +141,7 @@ class TrainSection(Section):
     clip_norm: Annotated[float, Field(gt=0)] | None = 10.0
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    workers: Annotated[int, Field(ge=0)] | None = None
+    workers: Annotated[int, Field(ge=0, le=MOST_WORKERS)] | None = None
     """Processes that load images. Default: none where the processor itself trains, else one a core
     up to 8."""
     log_every: Annotated[int, Field(gt=0)] = 10
@@ -162,7 +165,7 @@ class TrainSection(Section):
 class EvaluationSection(Section):
     """How the run is judged on val."""
 
-    batch_size: Annotated[int, Field(gt=0)] = 8
+    batch_size: Annotated[int, Field(gt=0, le=MOST_IN_BATCH)] = 8
     score_floor: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Recall and precision per class count detections with at least this score."""
     best_metric: Literal["AP", "AP50", "AP75", "AR100"] = "AP"
@@ -172,7 +175,7 @@ class Config(Section):
     """The whole configuration of a run."""
 
     output: Path
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: DataSection
     model: ModelSection = Field(default_factory=ModelSection)
     loss: LossSection
@@ -202,26 +205,32 @@ class Config(Section):
         """The resolved configuration as the text of a YAML file."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
-    def is_written_in(self, text: str) -> bool:
-        """Whether the text of a YAML file, of this version or an earlier one, says the same.
+    def is_written_in(self, text: str | bytes) -> bool:
+        """Whether the content of a YAML file, of this version or an earlier one, says the same.
 
         Values are compared, not texts: a field that an earlier version did not have has its
         default, so that a run of that version stays the same run.
         """
         try:
-            return Config.model_validate(yaml.safe_load(text)).to_dict() == self.to_dict()
-        except (yaml.YAMLError, ValidationError):
+            return Config.model_validate(read_yaml(text)).to_dict() == self.to_dict()
+        except ValueError:  # pydantic's is one
             return False
 
 
 def load_config(
-    path: str | Path, overrides: Sequence[str] = (), *, data_root: str | Path | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    values: Mapping[str, Any] | None = None,
+    data_root: str | Path | None = None,
 ) -> Config:
     """Read and check a configuration file.
 
     Args:
         path: the YAML file.
         overrides: texts like "train.iterations=500"; the value is read as YAML.
+        values: further overrides, by dotted key; each is taken as it is, so that a path, say, stays
+            one whatever is in it. They go before `overrides`.
         data_root: start of the relative paths in `data`; goes before the file's own and the
             environment variable DETBALANCE_DATA.
 
@@ -232,28 +241,31 @@ def load_config(
     """
     where = str(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with Path(path).open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise ValueError(
             f"{where}: cannot be read ({error.strerror}). A YAML configuration is expected."
             " Look at the files in configs/."
         ) from error
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
+    if len(content) > _MOST_BYTES:
         raise ValueError(
-            f"{where}: is not valid YAML{line} ({getattr(error, 'problem', None) or 'unreadable'})."
-            " A mapping of sections is expected. Mend that line."
+            f"{where}: is larger than {_MOST_BYTES // 2**20} MB. A YAML configuration is expected."
+            " Look at the files in configs/."
+        )
+    try:
+        raw = read_yaml(content)
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: {error}. A mapping of sections is expected. Mend that line."
         ) from error
     if not isinstance(raw, dict):
         raise ValueError(
             f"{where}: holds {type(raw).__name__}. A mapping of sections (data, model, loss, ...)"
             " is expected. Look at the files in configs/."
         )
-    for override in overrides:
-        _set(raw, override)
+    for key, value in [*map(_parsed, overrides), *(values or {}).items()]:
+        _set(raw, key, value)
     config = parse_config(raw, where)
     root = data_root or config.data.root or os.environ.get(DATA_ROOT_VARIABLE)
     if root is not None:
@@ -287,31 +299,35 @@ def _check_pair(config: Config, where: str) -> None:
     )
 
 
-def _set(raw: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
+def _parsed(override: str) -> tuple[str, Any]:
+    key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ValueError(
-            f'--set {override}: has no "=". KEY=VALUE is expected. Write, for example,'
+            f'--set {override[:80]}: has no "=". KEY=VALUE is expected. Write, for example,'
             " --set train.iterations=500."
         )
+    try:
+        return key.strip(), read_yaml(text)
+    except ValueError as error:
+        raise ValueError(
+            f"--set {override[:80]}: the value {error}. A number, text, list or null is expected."
+            " Quote it."
+        ) from error
+
+
+def _set(raw: dict[str, Any], key: str, value: Any) -> None:
     section = raw
-    *parents, last = key.strip().split(".")
+    *parents, last = key.split(".")
     for parent in parents:
         if section.get(parent) is None:
             section[parent] = {}
         section = section[parent]
         if not isinstance(section, dict):
             raise ValueError(
-                f"--set {override}: {parent} holds {section!r}, not a section. A dotted path to a"
-                " value is expected. Look at the keys in configs/."
+                f"--set {key}={value}: {parent} holds {section!r}, not a section. A dotted path to"
+                " a value is expected. Look at the keys in configs/."
             )
-    try:
-        section[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ValueError(
-            f"--set {override}: the value is not valid YAML. A number, text, list or null is"
-            " expected. Quote it."
-        ) from error
+    section[last] = value
 
 
 def _check_paths(data: DataSection, where: str) -> None:
