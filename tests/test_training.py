@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 import torchvision
 from squares import make_data
 
+from detbalance.annotations.files import lock_folder
 from detbalance.cli import main
 from detbalance.cli.train import run_training
 from detbalance.training import load_detector
@@ -164,9 +166,80 @@ def test_folder_that_holds_a_run_is_refused(config_file, tmp_path):
         train(changed, resume=True)
     train(changed, overwrite=True)
     assert (config.output / "notes.txt").read_text() == "mine"
-    empty = load_config(config_file, [f"output={tmp_path / 'none'}"])
-    with pytest.raises(ValueError, match=r"has no last\.pt to resume from"):
-        train(empty, resume=True)
+    (config.output / "last.pt").rename(config.output / "best.pt")
+    with pytest.raises(ValueError, match=r"has no last\.pt to resume from, but best\.pt"):
+        train(changed, resume=True)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(
+    config_file, tmp_path, caplog
+):
+    class Kill(Exception):
+        pass
+
+    def kill(step):
+        raise Kill
+
+    config = load_config(config_file)
+    with pytest.raises(Kill):
+        train(config, on_step=kill)
+    assert (config.output / "metrics.jsonl").exists()
+    assert not list(config.output.glob("*.pt"))
+    caplog.set_level("INFO")
+    train(config, resume=True)
+    assert "run: has no checkpoint to resume from; the run starts anew" in caplog.text
+    assert [r["iteration"] for r in read_metrics(config.output)] == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_losses_since_the_last_record_survive_a_kill(config_file, tmp_path):
+    """A record's losses are a mean over iterations from before and after the checkpoint."""
+    overrides = ["train.log_every=3"]
+    train(load_config(config_file, [*overrides, f"output={tmp_path / 'whole'}"]))
+    config = load_config(config_file, overrides)
+    with pytest.raises(ZeroDivisionError):
+        train(config, on_step=lambda step: 1 / (5 - step.iteration))
+    assert load_checkpoint(config.output / "last.pt")["iteration"] == 4
+    train(config, resume=True)
+    assert len(losses(config.output)) == 2
+    np.testing.assert_allclose(losses(config.output), losses(tmp_path / "whole"), rtol=1e-5)
+
+
+def test_a_folder_that_another_run_writes_to_is_refused(config_file, tmp_path):
+    config = load_config(config_file)
+    with lock_folder(config.output), pytest.raises(ValueError, match=r"run: another run \(process"):
+        train(config)
+    train(load_config(config_file, ["train.iterations=1"]))
+    assert not (config.output / ".lock").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("iteration", [3, 6])
+def test_an_evaluation_is_stopped_at_once_and_made_up_for(config_file, tmp_path, number, iteration):
+    asked = []
+
+    def judge(model, data, share):
+        asked.append(len(asked))
+        if len(asked) == iteration // 3 and tmp_path / "run" == config.output:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        return {"AP": float(next(model.parameters()).detach().sum())}
+
+    overrides = ["train.evaluate_every=3", "train.checkpoint_every=100"]
+    config = load_config(config_file, [*overrides, f"output={tmp_path / 'whole'}"])
+    train(config, evaluate=judge)
+    whole, asked = read_metrics(config.output), []
+    config = load_config(config_file, overrides)
+    message = rf"stopped in the evaluation after iteration {iteration}; go on with --resume"
+    with pytest.raises(Interrupted, match=message):
+        train(config, evaluate=judge)
+    assert load_checkpoint(config.output / "last.pt")["iteration"] == iteration
+    asked = [0] * 5
+    train(config, evaluate=judge, resume=True)
+    values = [r["val"] for r in read_metrics(config.output) if "val" in r]
+    assert len(values) == 2
+    assert values == [r["val"] for r in whole if "val" in r]
+    best = load_checkpoint(config.output / "best.pt")["best"]
+    assert best == max(value["AP"] for value in values)
 
 
 def test_loss_that_is_not_finite_names_the_images(config_file):
@@ -228,13 +301,71 @@ def test_image_that_only_decoding_finds_damaged_is_named(config_file, tmp_path, 
     assert "Traceback" not in err
 
 
-def test_classes_of_train_and_val_must_agree(config_file, data, tmp_path):
-    other = make_data(tmp_path / "other", names=("red", "blue"))
+def test_boxes_of_val_of_unknown_classes_are_refused(config_file, data, tmp_path):
+    other = make_data(tmp_path / "other", names=("red", "Green"))
     config = load_config(config_file, [f"data.val={other / 'train.json'}"])
-    with pytest.raises(
-        ValueError, match=r"categories are not those of .*only one of them has blue"
-    ):
+    message = r"its classes are not those of .*: 2 boxes are of classes unknown there"
+    with pytest.raises(ValueError, match=rf'{message} \(first: "Green"\).*mean "green"\?'):
         train(config)
+
+
+def renumbered(data: Path, folder: Path, categories: dict[int, dict], drop: int = 0) -> Path:
+    """The annotations with other category ids, without the boxes of one."""
+    content = json.loads((data / "train.json").read_text())
+    boxes = [box for box in content["annotations"] if box["category_id"] != drop]
+    for box in boxes:
+        box["category_id"] = categories[box["category_id"]]["id"]
+    entries = [entry for old, entry in categories.items() if old != drop]
+    path = folder / "val.json"
+    path.write_text(
+        json.dumps({"images": content["images"], "annotations": boxes, "categories": entries})
+    )
+    return path
+
+
+SWAPPED = {1: {"id": 2, "name": "red"}, 2: {"id": 1, "name": "green"}}
+
+
+def test_classes_of_val_are_found_by_name(config_file, data, tmp_path, caplog, capsys):
+    """The report is that of the same boxes under the ids of train; files have val's own ids."""
+    caplog.set_level("INFO")
+    expected = run_training(load_config(config_file))
+    assert "matched by their names" not in caplog.text
+    val = renumbered(data, tmp_path, SWAPPED)
+    overrides = [f"data.val={val}", f"output={tmp_path / 'other'}"]
+    report = run_training(load_config(config_file, overrides))
+    assert "val.json: its category ids are not those of" in caplog.text
+    for ours, theirs in zip(report.classes, expected.classes, strict=True):
+        assert (ours.name, ours.AP, ours.recall) == (theirs.name, theirs.AP, theirs.recall)
+        assert ours.positive_share == theirs.positive_share
+        assert ours.category_id == 3 - theirs.category_id
+    command = ["report", "--annotations", val, "--predictions", tmp_path / "other"]
+    status, _, err = run_command(capsys, *command, "--output", tmp_path / "again")
+    assert status == 0, err
+    again = json.loads((tmp_path / "again" / "report.json").read_text())
+    assert again["summary"]["AP"] == report.summary["AP"]
+
+
+def test_val_may_list_fewer_classes_and_others_without_boxes(
+    config_file, data, tmp_path, caplog, capsys
+):
+    caplog.set_level("INFO")
+    expected = {row.name: row for row in run_training(load_config(config_file)).classes}
+    unused = {3: {"id": 1, "name": "unused"}}
+    val = renumbered(data, tmp_path, {1: {"id": 7, "name": "red"}, 2: {}, **unused}, drop=2)
+    overrides = [f"data.val={val}", f"output={tmp_path / 'other'}"]
+    report = run_training(load_config(config_file, overrides))
+    assert re.search(r"val\.json: does not list green of \S*train\.json; what is", caplog.text)
+    rows = {row.name: row for row in report.classes}
+    assert set(rows) == {"red", "unused"}
+    assert rows["red"].recall == expected["red"].recall
+    assert rows["red"].positive_share == expected["red"].positive_share
+    command = ["evaluate", "--checkpoint", tmp_path / "run" / "last.pt", "--annotations", val]
+    command += ["--images", data / "images", "--output", tmp_path / "results", "--workers", 0]
+    status, _, err = run_command(capsys, *command)
+    assert status == 0, err
+    evaluated = json.loads((tmp_path / "results" / "report.json").read_text())
+    assert evaluated["summary"]["AP"] == report.summary["AP"]
 
 
 def test_load_detector_gives_a_torchvision_model(config_file, tmp_path):

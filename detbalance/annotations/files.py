@@ -202,7 +202,7 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     remove_leftovers(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with naming(path, temporary), temporary.open("wb") as file:
             _take_lock(file)
             yield file
             file.flush()
@@ -211,6 +211,23 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def naming(
+    path: str | os.PathLike[str], temporary: str | os.PathLike[str] | None = None
+) -> Iterator[None]:
+    """Let an error of writing, which says what is wrong but not where, name the file."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # Torch's writer puts an error of its own over that of the disk.
+        reason = error if isinstance(error, OSError) else error.__context__
+        unnamed = (None, None if temporary is None else os.fspath(temporary))
+        if not isinstance(reason, OSError) or reason.filename not in unnamed:
+            raise
+        reason.filename = os.fspath(path)
+        raise reason from None
 
 
 def remove_leftovers(folder: Path, name: str = "") -> None:

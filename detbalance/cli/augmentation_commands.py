@@ -134,13 +134,13 @@ def generate(**options: object) -> None:
     help="PNG file to write.",
 )
 @click.option(
-    "--images", default=24, show_default=True, type=click.IntRange(1, 1000), help="Images to draw."
+    "--images", default=24, show_default=True, type=click.IntRange(1), help="Images to draw."
 )
 @click.option(
     "--draws",
     default=200,
     show_default=True,
-    type=click.IntRange(1, 1_000_000),
+    type=click.IntRange(1),
     help="Images to make for the counts; the first of them are drawn.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file.")

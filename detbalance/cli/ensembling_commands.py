@@ -132,7 +132,7 @@ def fuse(**options: object) -> None:
     " run, whose learning rate goes down once for each: all members together take the iterations,"
     " and the time, of one ordinary run.",
 )
-@click.option("--members", default=3, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--members", default=3, show_default=True, type=click.IntRange(1))
 @click.option("--losses", multiple=True, metavar="NAME", help="One for each member. Repeatable.")
 @click.option(
     "--target",

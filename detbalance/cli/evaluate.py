@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -28,8 +25,8 @@ from detbalance.training.checkpoint import (
     load_checkpoint,
     model_from_checkpoint,
 )
-from detbalance.training.push import positive_share
-from detbalance.training.setup import loader_workers
+from detbalance.training.push import by_label, positive_share
+from detbalance.training.setup import labels_in, loader_workers
 
 
 def evaluate_command(
@@ -58,7 +55,7 @@ def evaluate_command(
     state = load_checkpoint(checkpoint)
     categories = Categories.from_dict(state["categories"])
     truth = load_annotations(annotations, drop_invalid=drop_invalid)
-    labels = labels_in(truth, categories, checkpoint)
+    labels = labels_in(truth, categories, str(checkpoint))
     floors = None if thresholds is None else load_thresholds(thresholds)
     floor = score_floor if floors is None else floors.by_label(truth.categories)
     usable_images(truth, images)
@@ -77,13 +74,15 @@ def evaluate_command(
             device=where,
             autocast=autocast,
             progress=progress,
-        )
-    predictions = replace(predictions, labels=labels[predictions.labels])
+        ).relabelled(labels)
     file = None if output is None else output / "predictions.json"
     written = []
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         written = _save(predictions, file, floors, truth)
+    shares = None  # earlier versions did not count it
+    if "push" in state:
+        shares = by_label(positive_share(state["push"]["run"]), labels, truth)
     result, hint = with_draws(
         evaluate(
             truth,
@@ -100,7 +99,7 @@ def evaluate_command(
         truth,
         train_frequency=frequency,
         groups=frequency_groups(frequency),
-        positive_share=_shares_in(state, labels),
+        positive_share=shares,
     )
     show(report, output, gallery=None if output is None else pictures(result, report, images))
     if hint:
@@ -136,33 +135,6 @@ def chosen_device(name: str | None) -> torch.device:
             f'--device: "{name}" cannot be used here. A device that torch sees is expected, for'
             " example cpu or cuda:0. Leave the option out to choose one."
         ) from error
-
-
-def labels_in(
-    truth: Annotations, categories: Categories, checkpoint: Path
-) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """[K + 1] the file's label of each of the checkpoint's labels; they are matched by name."""
-    known, found = set(categories.names), set(truth.categories.names)
-    if known != found:
-        missing = ", ".join(sorted(known - found)[:5]) or "none"
-        extra = ", ".join(sorted(found - known)[:5]) or "none"
-        raise ValueError(
-            f"{truth.source}: its classes are not those of {checkpoint} (missing: {missing};"
-            f" unknown to the checkpoint: {extra}). The same class names are expected. Use the"
-            " data set that the checkpoint was trained for."
-        )
-    order = {name: label for label, name in enumerate(truth.categories.names, start=1)}
-    return np.array([0, *(order[name] for name in categories.names)], dtype=np.int64)
-
-
-def _shares_in(
-    state: Mapping[str, Any], labels: np.ndarray[Any, np.dtype[np.int64]]
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """[K + 1] the positive part of each class's gradient in the run, by the file's labels."""
-    shares = np.full(len(labels), np.nan)
-    if "push" in state:  # earlier versions did not count it
-        shares[labels] = positive_share(state["push"]["run"])
-    return shares
 
 
 @contextmanager

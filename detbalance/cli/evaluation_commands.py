@@ -89,7 +89,7 @@ def report(**options: object) -> None:
     "--bootstrap",
     default=1000,
     show_default=True,
-    type=click.IntRange(2, 1_000_000),
+    type=click.IntRange(2),
     help="Draws of images that intervals and p-values come from.",
 )
 def compare(**options: object) -> int:

@@ -39,7 +39,7 @@ THRESHOLDS = click.option(
     type=FILE,
     help="File of `detbalance thresholds`: a score floor for each class, for --score-floor.",
 )
-SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
+SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 RARE = click.option(
     "--rare",
     type=click.IntRange(1),
@@ -60,12 +60,10 @@ RULES = click.option(
 CHECKPOINT = click.option(
     "--checkpoint", required=True, type=FILE, help="best.pt or last.pt of a run."
 )
-BATCH_SIZE = click.option(
-    "--batch-size", default=8, show_default=True, type=click.IntRange(1, 2**16)
-)
+BATCH_SIZE = click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1))
 WORKERS = click.option(
     "--workers",
-    type=click.IntRange(0, 2**10),
+    type=click.IntRange(0),
     help="Loader processes. Default: none without a GPU, else one a core up to 8.",
 )
 DEVICE = click.option(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,12 @@ from torch import nn
 
 from detbalance.annotations import Annotations
 from detbalance.cli.compare import compare_command
-from detbalance.cli.evaluate import image_progress, labels_in
+from detbalance.cli.evaluate import image_progress
 from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.predict import predict
 from detbalance.predictions import save_predictions
 from detbalance.reporting.terminal import Console
+from detbalance.training.setup import labels_in
 
 
 def show_effect(
@@ -41,7 +41,7 @@ def show_effect(
     it may be a way of asking that is new.
     """
     console = Console(stderr=True)
-    labels = labels_in(truth, after.categories, Path("the checkpoint"))  # type: ignore[arg-type]
+    labels = labels_in(truth, after.categories, "the checkpoint")  # type: ignore[arg-type]
     files = {"before": output / "predictions_before.json", "after": output / "predictions.json"}
     if isinstance(before, Path):
         files["before"], asked = before, [(after, files["after"])]
@@ -56,8 +56,7 @@ def show_effect(
                 batch_size=batch_size,
                 workers=workers,
                 progress=tell,
-            )
-        found = replace(found, labels=labels[found.labels])
+            ).relabelled(labels)
         save_predictions(file, found, truth)
     compare_command(
         files=(files["before"], files["after"]),

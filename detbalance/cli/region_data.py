@@ -18,7 +18,7 @@ from torch import nn
 
 from detbalance.annotations import Annotations, Categories, load_annotations
 from detbalance.augmentation import StandardAugmentation
-from detbalance.cli.evaluate import chosen_device, labels_in
+from detbalance.cli.evaluate import chosen_device
 from detbalance.detection.dataset import DetectionDataset
 from detbalance.frequency import class_frequency
 from detbalance.images import usable_images
@@ -33,7 +33,7 @@ from detbalance.sampling import repeat_factors
 from detbalance.training.checkpoint import load_checkpoint, model_from_checkpoint
 from detbalance.training.config import parse_config
 from detbalance.training.interrupt import stop_request
-from detbalance.training.setup import loader_workers
+from detbalance.training.setup import labels_in, loader_workers
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Detector:
                 )
             return None
         truth = load_annotations(file, drop_invalid=drop_invalid)
-        labels_in(truth, self.categories, self.path)
+        labels_in(truth, self.categories, str(self.path))
         usable_images(truth, images)
         if before is not None:
             load_predictions(before, truth)
@@ -274,10 +274,12 @@ def digest_of(values: Any) -> str:
 
 def in_order(truth: Annotations, categories: Categories, checkpoint: Path) -> Annotations:
     """The annotations with the checkpoint's labels."""
-    theirs = labels_in(truth, categories, checkpoint)
-    ours = np.argsort(theirs)
-    if (ours == np.arange(len(ours))).all():
+    theirs = labels_in(truth, categories, str(checkpoint))
+    if truth.categories.names == categories.names:
         return truth
+    ours = np.zeros(truth.categories.num_classes, dtype=np.int64)
+    ours[theirs] = np.arange(len(theirs))
+    ours[0] = 0
     return replace(truth, labels=ours[truth.labels], categories=categories)
 
 

@@ -28,7 +28,7 @@ from detbalance.reporting.terminal import Console
 from detbalance.training.config import Config, load_config
 from detbalance.training.interrupt import Interrupted
 from detbalance.training.loop import Step, train
-from detbalance.training.push import Float64
+from detbalance.training.push import Float64, by_label
 from detbalance.training.setup import Data, loader_workers
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def evaluate_run(config: Config, model: nn.Module, data: Data, positive_share: F
         data.val_dataset,
         batch_size=options.batch_size,
         workers=loader_workers(config.train.workers),
-    )
+    ).relabelled(data.val_labels)
     file = config.output / "predictions.json"
     save_predictions(file, predictions, data.val)
     result = evaluate(
@@ -99,7 +99,7 @@ def evaluate_run(config: Config, model: nn.Module, data: Data, positive_share: F
         data.val,
         train_frequency=data.frequency,
         groups=frequency_groups(data.frequency),
-        positive_share=positive_share,
+        positive_share=by_label(positive_share, data.val_labels, data.val),
     )
     write_report(report, config.output)
     return report

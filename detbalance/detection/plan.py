@@ -145,20 +145,22 @@ def check_arguments(plan: Plan, **given: Any) -> None:
         raise _wrong("strides", strides, "Ascending strides in pixels")
     if plan.extra_levels not in (0, 1, 2):
         raise _wrong("extra_levels", plan.extra_levels, "0, 1 or 2")
-    if plan.fpn_channels < 1:
-        raise _wrong("fpn_channels", plan.fpn_channels, "At least 1")
-    if plan.head_convs < 0:
-        raise _wrong("head_convs", plan.head_convs, "At least 0")
-    if plan.regions_per_image < 1:
-        raise _wrong("regions_per_image", plan.regions_per_image, "At least 1")
+    for name, low, high in (
+        ("fpn_channels", 1, 8192),
+        ("head_convs", 0, 64),
+        ("regions_per_image", 1, 2**16),
+        ("max_size", 1, 2**16),
+    ):
+        if not low <= getattr(plan, name) <= high:
+            raise _wrong(name, getattr(plan, name), f"{low}-{high}")
     if plan.head_norm not in get_args(Norm):
         raise _wrong("head_norm", f'"{plan.head_norm}"', "none, group or batch")
     for name in ("score_threshold", "nms_threshold"):
         if not 0 <= given[name] <= 1:
             raise _wrong(name, given[name], "A number in 0-1")
     for name in ("detections_per_image", "topk_candidates"):
-        if given[name] < 1:
-            raise _wrong(name, given[name], "At least 1")
+        if not 1 <= given[name] <= 10**6:
+            raise _wrong(name, given[name], "1-1000000")
     ratios, sizes = given["anchor_ratios"], given["anchor_sizes"]
     if ratios is not None and (not ratios or min(ratios) <= 0):
         raise _wrong("anchor_ratios", ratios, "Numbers above 0 (height / width)")

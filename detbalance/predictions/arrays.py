@@ -69,3 +69,13 @@ class Predictions(ReadOnlyArrays):
     def num_predictions(self) -> int:
         """D, the number of detections."""
         return len(self.scores)
+
+    def relabelled(self, labels: Int64) -> Predictions:
+        """Give the detections the labels of another file.
+
+        Args:
+            labels: int64 [K + 1], the new label of each; what has the new label 0 is left out.
+        """
+        new = labels[self.labels]
+        kept = new > 0
+        return Predictions(self.image_index[kept], new[kept], self.bbox[kept], self.scores[kept])

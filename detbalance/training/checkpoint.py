@@ -6,6 +6,8 @@ A checkpoint is a dict written by `torch.save` that `torch.load(weights_only=Tru
     iteration     optimizer steps done
     model, ema    state dicts (ema null when off)
     optimizer, scaler, sampler, rng
+    tally         losses since the last log record, of each process
+    evaluated     the iteration of the last evaluation
     best          the best value of the chosen metric so far
     push          gradient per class so far, `PushTotals.state_dict()`
     exposure      boxes per class shown and pasted so far, `ExposureTotals.state_dict()`
@@ -16,12 +18,13 @@ A checkpoint is a dict written by `torch.save` that `torch.load(weights_only=Tru
 
 from __future__ import annotations
 
-import pickle
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -30,7 +33,10 @@ from detbalance.annotations.files import replace_file
 from detbalance.frequency import Frequency
 from detbalance.training.config import Config, parse_config
 from detbalance.training.metrics import METRICS_FILE
+from detbalance.training.saved_values import is_plain, misfit
 from detbalance.training.setup import build_model
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "detbalance.checkpoint/1"
 CONFIG_FILE = "config.yaml"
@@ -48,38 +54,105 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         torch.save({"format": FORMAT, **state}, file)
 
 
+_REMEDY = f"A checkpoint written by detbalance train is expected. Give a run's {BEST} or {LAST}."
+
+
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint onto the CPU; what evaluating it needs is there and fits together.
 
     Raises:
         ValueError: if the file is missing, damaged or not one of ours.
     """
-    remedy = f"A checkpoint written by detbalance train is expected. Give a run's {BEST} or {LAST}."
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}). {remedy}") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: is no readable checkpoint. {remedy}") from error
+        raise ValueError(f"{path}: cannot be read ({error.strerror}). {_REMEDY}") from error
+    # What a damaged file raises depends on where it is damaged. Torch's advice is to load it
+    # without weights_only, which would run what is in it.
+    except Exception as error:
+        raise ValueError(f"{path}: is no readable checkpoint. {_REMEDY}") from error
     found = state.get("format") if isinstance(state, dict) else None
-    if found != FORMAT:
-        raise ValueError(f"{path}: has the format {found!r}, not {FORMAT!r}. {remedy}")
+    if not isinstance(found, str) or found != FORMAT:
+        shown = repr(found[:80]) if isinstance(found, str) else type(found).__name__
+        raise ValueError(f"{path}: has the format {shown}, not {FORMAT!r}. {_REMEDY}")
+    refuse_misfit(state, _HELD, path)
+    refuse_misfit(state, _held(state, path), path)
+    for key in ("model", "ema"):
+        weights = {} if state[key] is None else state[key]
+        for name, value in weights.items():
+            if not _is_weight(name, value):
+                raise damaged(path, f"{key}.{name} is no tensor of that name")
     return state  # type: ignore[no-any-return]
+
+
+_HELD = {
+    "config": dict,
+    "model": dict,
+    "ema": (dict, type(None)),
+    "categories": {"ids": list, "names": list, "frequency": (list, type(None))},
+}
+
+
+def _held(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """What a checkpoint of these classes holds of each."""
+    saved = state["categories"]
+    kinds = {"ids": int, "names": str, **({"frequency": str} if saved["frequency"] else {})}
+    wanted = {key: [kind] * len(saved[key]) for key, kind in kinds.items()}
+    refuse_misfit(state, {"categories": wanted}, path)
+    try:
+        number = Categories.from_dict(saved).num_classes
+        np.array(saved["ids"], dtype=np.int64)
+    except (ValueError, OverflowError) as error:
+        raise damaged(path, str(error).rstrip(".")) from error
+    counts = torch.zeros(number, dtype=torch.int64)
+    by_class = {"image_counts": counts, "instance_counts": counts}
+    held: dict[str, Any] = {"frequency": {**by_class, "num_images": int, "source": str}}
+    if "push" in state:  # earlier versions did not count it
+        held["push"] = {"run": torch.zeros(2, number, dtype=torch.float64)}
+    return held
+
+
+def _is_weight(name: Any, value: Any) -> bool:
+    """Whether an entry of a state_dict is a tensor; in old files a loss has its name there."""
+    if isinstance(value, dict) and str(name).endswith("_extra_state"):
+        value = torch.zeros(0) if isinstance(value.get("loss"), str) else None
+    return isinstance(name, str) and is_plain(value)
+
+
+def refuse_misfit(found: Any, wanted: Any, where: str | Path, name: str = "") -> None:
+    """Refuse a saved value that is not as wanted, see `misfit`."""
+    if fault := misfit(found, wanted, name):
+        raise damaged(where, fault)
+
+
+def damaged(where: str | Path, fault: str) -> ValueError:
+    """The error of a checkpoint that does not hold what it has to."""
+    return ValueError(f"{where}: is damaged ({fault}). {_REMEDY}")
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Any], where: str | Path) -> None:
+    """Load the weights of a checkpoint into the model that its configuration describes."""
+    try:
+        model.load_state_dict(weights)
+    # The second is a loss's, about the name of another.
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{where}: its weights are not those of the model that its configuration describes"
+            f" ({' '.join(str(error).split())[:200]}). A checkpoint of this version is expected."
+            " Train again, or use the version that wrote it."
+        ) from error
 
 
 def model_from_checkpoint(state: Mapping[str, Any], where: str) -> nn.Module:
     """The trained model of a loaded checkpoint (the averaged weights where the run kept them)."""
     config = parse_config(state["config"], where)
     categories = Categories.from_dict(state["categories"])
-    model = build_model(config, categories, frequency_from_checkpoint(state), pretrained=False)
+    frequency = frequency_from_checkpoint(state)
     try:
-        model.load_state_dict(state["ema"] or state["model"])
-    except RuntimeError as error:
-        raise ValueError(
-            f"{where}: its weights are not those of the model that its configuration describes"
-            f" ({' '.join(str(error).split())[:200]}). A checkpoint of this version is expected."
-            " Train again, or use the version that wrote it."
-        ) from error
+        model = build_model(config, categories, frequency, pretrained=False)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    load_weights(model, state["model"] if state["ema"] is None else state["ema"], where)
     model.categories = categories  # type: ignore[assignment]
     model.class_names = ["background", *categories.names]  # type: ignore[assignment]
     return model.eval()
@@ -119,29 +192,42 @@ def frequency_from_checkpoint(state: Mapping[str, Any]) -> Frequency:
     )
 
 
-def check_folder(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
+def check_folder(
+    folder: Path, config: Config, *, resume: bool, overwrite: bool
+) -> dict[str, Any] | None:
     """Refuse a folder that a run must not be written to; nothing is changed.
 
+    Returns:
+        The checkpoint to go on from; None to start anew, also where a run to resume was stopped
+        before its first checkpoint.
+
     Raises:
-        ValueError: if the folder holds a run and neither `resume` nor `overwrite` is set, if there
-            is nothing to resume, or if the run to resume had another configuration.
+        ValueError: if the folder holds a run and neither `resume` nor `overwrite` is set, if what
+            the run to resume left is not its last checkpoint, or if it had another configuration.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: is a file. A folder for the run is expected. Change output.")
+    if resume and (folder / LAST).exists():
+        return _same_run(folder / LAST, config)
+    others = [BEST, *(path.name for path in _snapshots(folder))]
+    trained = [name for name in others if (folder / name).exists()]
+    if resume and trained:
+        raise ValueError(
+            f"{folder}: has no {LAST} to resume from, but {trained[0]}. A run's last checkpoint is"
+            " expected. Put it back, or pass --overwrite to replace the run."
+        )
     if resume:
-        _check_same_run(folder, config)
-    elif _holds_run(folder) and not overwrite:
+        logger.info("%s: has no checkpoint to resume from; the run starts anew", folder)
+    elif (trained or _holds_run(folder)) and not overwrite:
         raise ValueError(
             f"{folder}: already holds a run. An empty or new folder is expected. Pass --resume to"
             " go on with it, --overwrite to replace it, or --set output=DIR."
         )
+    return None
 
 
 def prepare_folder(folder: Path, config: Config, *, resume: bool) -> None:
-    """Make the folder, without the run that it held unless that goes on, and save the config."""
+    """Empty the folder of the run that it held, unless that goes on, and save the config."""
     if not resume and _holds_run(folder):
         remove_run(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     with replace_file(folder / CONFIG_FILE) as file:
         file.write(config.to_yaml().encode())
 
@@ -161,23 +247,20 @@ _MAY_CHANGE = {
 }
 
 
-def _check_same_run(folder: Path, config: Config) -> None:
-    last = folder / LAST
-    if not last.is_file():
-        raise ValueError(
-            f"{folder}: has no {LAST} to resume from. A run that saved a checkpoint is expected."
-            " Start it without --resume."
-        )
+def _same_run(last: Path, config: Config) -> dict[str, Any]:
+    """The last checkpoint of a run, if it is of this configuration."""
+    state = load_checkpoint(last)
     # Parsed: a field that an earlier version did not have is its default.
-    started = parse_config(load_checkpoint(last)["config"], str(last))
+    started = parse_config(state["config"], str(last))
     before, now = _flat(started.to_dict()), _flat(config.to_dict())
     for key in {**now, **before}:
         if key not in _MAY_CHANGE and before.get(key) != now.get(key):
             raise ValueError(
-                f"{folder}: the run was started with {key} {before.get(key)!r}, now it is"
+                f"{last.parent}: the run was started with {key} {before.get(key)!r}, now it is"
                 f" {now.get(key)!r}. The same configuration is expected. Restore it, or start a new"
                 " run with --set output=DIR."
             )
+    return state
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -195,7 +278,11 @@ def remove_run(folder: Path) -> None:
     names = [LAST, BEST, CONFIG_FILE, METRICS_FILE, "predictions.json", "report.json", "report.csv"]
     for name in names:
         (folder / name).unlink(missing_ok=True)
-    for path in folder.glob("snapshot-*.pt"):
-        if path.stem.removeprefix("snapshot-").isdecimal():
-            path.unlink()
+    for path in _snapshots(folder):
+        path.unlink()
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+
+
+def _snapshots(folder: Path) -> list[Path]:
+    found = sorted(folder.glob("snapshot-*.pt"))
+    return [path for path in found if path.stem.removeprefix("snapshot-").isdecimal()]

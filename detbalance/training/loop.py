@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +14,17 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from detbalance.annotations.files import lock_folder
 from detbalance.sampling.exposure import class_exposure
 from detbalance.training.checkpoint import (
     BEST,
     LAST,
     check_folder,
-    load_checkpoint,
     prepare_folder,
     snapshot_name,
 )
 from detbalance.training.config import Config
-from detbalance.training.interrupt import Interrupted, stop_request
+from detbalance.training.interrupt import Interrupted, StopRequest, stop_request
 from detbalance.training.metrics import MANY_CLASSES, MetricsLog, Tally
 from detbalance.training.push import Float64, settings_push
 from detbalance.training.run import Run, start_accelerator
@@ -61,7 +62,7 @@ def train(
 
     Args:
         config: what to train.
-        resume: go on from the folder's last checkpoint.
+        resume: go on from the folder's last checkpoint; a run without one starts anew.
         overwrite: replace a run that the folder holds.
         evaluate: judges the model on val and returns the figures to log; called every
             `train.evaluate_every` iterations and at the end, on the main process, in eval mode. The
@@ -83,17 +84,18 @@ def train(
             f" x {options.accumulation} accumulated steps cannot share. A multiple of {share} is"
             " expected. Change train.batch_size."
         )
-    check_folder(config.output, config, resume=resume, overwrite=overwrite)
-    run = Run(config, load_data(config), accelerator, batch_size=options.batch_size // share)
-    if resume:
-        run.load(load_checkpoint(config.output / LAST))
-    # All processes have looked at the folder before the main process writes to it.
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        prepare_folder(config.output, config, resume=resume)
-        logger.info("training in %s", config.output)
-    accelerator.wait_for_everyone()
-    _Loop(run, evaluate, on_step).run_to_end()
+    with lock_folder(config.output) if accelerator.is_main_process else nullcontext():
+        state = check_folder(config.output, config, resume=resume, overwrite=overwrite)
+        run = Run(config, load_data(config), accelerator, batch_size=options.batch_size // share)
+        if state is not None:
+            run.load(state, config.output / LAST)
+        # All processes have looked at the folder before the main process writes to it.
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            prepare_folder(config.output, config, resume=state is not None)
+            logger.info("training in %s", config.output)
+        accelerator.wait_for_everyone()
+        _Loop(run, evaluate, on_step).run_to_end()
 
 
 class _Loop:
@@ -112,18 +114,24 @@ class _Loop:
     def run_to_end(self) -> None:
         """Train from where the run stands to its last iteration."""
         options, main = self.config.train, self.accelerator.is_main_process
-        log = MetricsLog(self.config.output, iteration=self.run.iteration) if main else None
+        log = None
+        if main:
+            log = MetricsLog(
+                self.config.output, iteration=self.run.iteration, evaluated=self.run.evaluated
+            )
         if main and self.run.iteration >= options.iterations:
             logger.info("%s: all %d iterations are done", self.config.output, options.iterations)
         if log is not None and self.run.iteration == 0:
             self._log_settings(log)
         # The state at the end of a single cycle is last.pt.
         ends = cycle_ends(options.iterations, options.cycles) if options.cycles > 1 else ()
-        tally = Tally()
+        tally = self.run.tally
         workers = loader_workers(options.workers)
         batches = iter(self.run.stream.loader(self.data.train_dataset, workers))
         with stop_request() as stop:
             try:
+                if self.run.evaluated < self.run.iteration:  # stopped in between
+                    self._evaluate_if_due(log, stop)
                 while self.run.iteration < options.iterations:
                     started = time.perf_counter()
                     loss = self._step(batches, tally)
@@ -139,9 +147,7 @@ class _Loop:
                         self._log(log, tally)
                         # Processes must agree, which costs a message: asked for only now and then.
                         stopping = any(gather_object([stop.is_set()]))
-                    every = options.evaluate_every
-                    if self.evaluate and (last or (every and self.run.iteration % every == 0)):
-                        self._evaluate(self.evaluate, log)
+                    self._evaluate_if_due(log, stop)
                     if self.run.iteration in ends:
                         # Before last.pt: a run killed in between comes here again.
                         self.run.save(snapshot_name(ends.index(self.run.iteration)))
@@ -264,8 +270,26 @@ class _Loop:
             values.update(self.run.push.record(categories))
         return values
 
-    def _evaluate(self, evaluate: Evaluate, log: MetricsLog | None) -> None:
-        """Judge the model; a better one than before becomes best.pt."""
+    def _evaluate_if_due(self, log: MetricsLog | None, stop: StopRequest) -> None:
+        """Evaluate in or at the end of training; that takes minutes, and may be stopped."""
+        iteration, every = self.run.iteration, self.config.train.evaluate_every
+        last = iteration == self.config.train.iterations
+        if self.evaluate is None or not (last or (every and iteration % every == 0)):
+            return
+        self.run.save(LAST)
+        try:
+            with stop.at_once():
+                better = self._evaluate(self.evaluate, log)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped in the evaluation after iteration {iteration}; go on with --resume"
+            ) from None
+        self.run.evaluated = iteration
+        if gather_object([better])[0]:
+            self.run.save(BEST)
+
+    def _evaluate(self, evaluate: Evaluate, log: MetricsLog | None) -> bool:
+        """Judge the model; say whether it is better than before."""
         better = False
         self.run.push.collect(self.accelerator.device)
         if self.accelerator.is_main_process:
@@ -280,5 +304,4 @@ class _Loop:
             better = value is not None and (self.run.best is None or value > self.run.best)
             if better:
                 self.run.best = value
-        if gather_object([better])[0]:
-            self.run.save(BEST)
+        return better

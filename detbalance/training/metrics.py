@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from detbalance.annotations.files import replace_file
+from detbalance.annotations.files import naming, replace_file
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -28,12 +28,14 @@ class MetricsLog:
         folder: the run's folder.
         iteration: the iteration that training starts after. Records beyond it, left by a run that
             was killed after its last checkpoint, are removed: they are about to be written again.
+        evaluated: the same for the records of evaluations, which follow the checkpoint.
     """
 
-    def __init__(self, folder: Path, *, iteration: int = 0) -> None:
+    def __init__(self, folder: Path, *, iteration: int = 0, evaluated: int = 0) -> None:
         self._path = folder / METRICS_FILE
         if self._path.exists():
-            kept = [r for r in read_metrics(folder) if r["iteration"] <= iteration]
+            upto = {True: evaluated, False: iteration}
+            kept = [r for r in read_metrics(folder) if r["iteration"] <= upto["val" in r]]
             with replace_file(self._path) as file:
                 file.write("".join(json.dumps(r) + "\n" for r in kept).encode())
         self._file = self._path.open("a", encoding="utf-8")
@@ -50,9 +52,14 @@ class MetricsLog:
             board: whether TensorBoard gets them too.
         """
         record = {"iteration": iteration, **values}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        for name, value in values.items() if board else ():
+        with naming(self._path):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        with naming(self._board.log_dir):
+            self._draw(iteration, values if board else {})
+
+    def _draw(self, iteration: int, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
             if isinstance(value, Mapping) and len(value) > MANY_CLASSES:
                 continue
             parts = value.items() if isinstance(value, Mapping) else [("", value)]
@@ -63,8 +70,10 @@ class MetricsLog:
 
     def close(self) -> None:
         """Flush and close both files."""
-        self._file.close()
-        self._board.close()
+        with naming(self._path):
+            self._file.close()
+        with naming(self._board.log_dir):
+            self._board.close()
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
@@ -100,7 +109,8 @@ class Tally:
     def add(self, losses: Mapping[str, Tensor], images: int) -> None:
         """Count a batch: its losses, and how many images it had."""
         for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
+            before = self._sums.get(name, torch.zeros_like(value))
+            self._sums[name] = before.to(value.device) + value.detach()
         self._batches += 1
         self._images += images
 
@@ -111,3 +121,15 @@ class Tally:
     def rate(self) -> float:
         """Images a second."""
         return self._images / self.seconds
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what was counted."""
+        sums = {name: float(value) for name, value in self._sums.items()}
+        counts = {"batches": self._batches, "images": self._images, "seconds": self.seconds}
+        return {"sums": sums, **counts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what was counted."""
+        self._sums = {name: torch.tensor(float(value)) for name, value in state["sums"].items()}
+        self._batches, self._images = state["batches"], state["images"]
+        self.seconds = state["seconds"]

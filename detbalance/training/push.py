@@ -110,6 +110,14 @@ def positive_share(sums: Tensor) -> Float64:
     return shares
 
 
+def by_label(shares: Float64, labels: npt.NDArray[np.int64], truth: Annotations) -> Float64:
+    """Give the values of a detector's classes [K + 1] by the labels of a file, NaN elsewhere."""
+    values = np.full(truth.categories.num_classes, np.nan)
+    values[labels] = shares
+    values[0] = np.nan
+    return values
+
+
 @dataclass(frozen=True, eq=False)
 class SettingsPush:
     """How much more a box of each class counts by the settings than one of the most frequent class.

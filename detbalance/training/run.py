@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,15 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from detbalance.sampling import RepeatFactorSampler
-from detbalance.training.checkpoint import save_checkpoint
+from detbalance.training.checkpoint import (
+    damaged,
+    load_weights,
+    refuse_misfit,
+    save_checkpoint,
+)
 from detbalance.training.config import Config
 from detbalance.training.exposure import ExposureTotals
+from detbalance.training.metrics import Tally
 from detbalance.training.push import PushTotals
 from detbalance.training.schedule import build_schedule
 from detbalance.training.setup import (
@@ -58,7 +65,9 @@ class Run:
         loss: its classification loss; None for torchvision's own.
         push: gradient per class so far.
         exposure: boxes per class shown and pasted so far.
+        tally: losses since the last log record.
         iteration: optimizer steps done.
+        evaluated: the iteration of the last evaluation.
         best: the best value of the chosen metric so far.
     """
 
@@ -90,7 +99,8 @@ class Run:
         )
         self.stream = BatchStream(sampler, batch_size)
         self.exposure = ExposureTotals(data.train.categories.num_classes, sampler.epoch_length)
-        self.iteration = 0
+        self.tally = Tally()
+        self.iteration = self.evaluated = 0
         self.best: float | None = None
         self._first = 0  # the iteration that this process started after
 
@@ -104,30 +114,80 @@ class Run:
             # What a loss has counted is no weight: it is taken over as it is.
             averaged.load_state_dict(self.loss.state_dict())
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Take up a run where its checkpoint left it."""
-        self.bare_model.load_state_dict(state["model"])
+    def load(self, state: Mapping[str, Any], where: str | Path) -> None:
+        """Take up a run where its checkpoint left it.
+
+        Raises:
+            ValueError: if the checkpoint does not hold what is expected, or is of another run.
+        """
+        totals: dict[str, PushTotals | ExposureTotals] = {}
+        for key, kept in (("push", self.push), ("exposure", self.exposure)):
+            if key in state:  # not in old versions
+                totals[key] = kept
+        wanted = {
+            "iteration": int,
+            "best": (int, float, type(None)),
+            "sampler": self.stream.state_dict(0),
+            "optimizer": {"state": dict, "param_groups": list},
+            "rng": list,
+            **{key: kept.state_dict() for key, kept in totals.items()},
+        }
+        scaler = self.accelerator.scaler
+        if scaler is not None and state.get("scaler") is not None:
+            wanted["scaler"] = scaler.state_dict()
+        if "tally" in state:  # nor are these
+            wanted |= {"tally": list, "evaluated": int}
+        refuse_misfit(state, wanted, where)
+        iteration = state["iteration"]
+        if not 0 <= iteration <= self.config.train.iterations:
+            raise damaged(where, f"iteration is {iteration}")
+        load_weights(self.bare_model, state["model"], where)
         if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
-            self.ema.n_averaged.fill_(state["iteration"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        if self.accelerator.scaler is not None and state["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.stream.load_state_dict(state["sampler"])
-        self._first = self.iteration = state["iteration"]
+            load_weights(self.ema.module, state["ema"] or {}, where)
+            self.ema.n_averaged.fill_(iteration)
+        self._load_optimizer(state["optimizer"], iteration, where)
+        if "scaler" in wanted:
+            scaler.load_state_dict(state["scaler"])
+        try:
+            self.stream.load_state_dict(state["sampler"])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        for key, kept in totals.items():
+            kept.load_state_dict(state[key])
+        self._first = self.iteration = iteration
         self.best = state["best"]
-        if "push" in state:  # earlier versions did not count it
-            self.push.load_state_dict(state["push"])
-        if "exposure" in state:  # likewise
-            self.exposure.load_state_dict(state["exposure"])
-        rng = state["rng"]
-        if len(rng) == self.accelerator.num_processes:
-            _set_rng(rng[self.accelerator.process_index])
+        self.evaluated = state.get("evaluated", iteration)
+        process = self.accelerator.process_index
+        if len(state["rng"]) == self.accelerator.num_processes:
+            _set_rng(state["rng"][process], where)
+            if len(state.get("tally", ())) == len(state["rng"]):
+                _load_tally(self.tally, state["tally"][process], where)
+
+    def _load_optimizer(self, saved: Mapping[str, Any], iteration: int, where: str | Path) -> None:
+        """Take over what it has summed up; rates and options follow from the configuration."""
+        own = self.optimizer.state_dict()
+        layout = [{"params": group["params"]} for group in own["param_groups"]]
+        refuse_misfit(saved, {"param_groups": layout}, where, "optimizer")
+        known = dict(enumerate(p for group in self.optimizer.param_groups for p in group["params"]))
+        if strange := set(saved["state"]) - set(known):
+            raise damaged(where, f"optimizer.state has {next(iter(strange))!r:.80}")
+        options = self.config.train
+        adam = options.optimizer == "adamw"
+        sums = ("exp_avg", "exp_avg_sq") if adam else ("momentum_buffer",) * bool(options.momentum)
+        step = {"step": torch.zeros(())} if adam else {}
+        wanted = {i: {**dict.fromkeys(sums, known[i]), **step} for i in saved["state"]}
+        refuse_misfit(saved["state"], wanted, where, "optimizer.state")
+        self.optimizer.load_state_dict({**own, "state": saved["state"]})
+        factors = self.schedule.lr_lambdas  # of the iteration alone
+        rates = [s * f(iteration) for s, f in zip(self.schedule.base_lrs, factors, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        done = {"last_epoch": iteration, "_step_count": iteration + 1, "_last_lr": rates}
+        self.schedule.load_state_dict({**self.schedule.state_dict(), **done})
 
     def save(self, name: str) -> None:
         """Write the state; all processes take part, the main process writes."""
-        rng = gather_object([_rng()])
+        own = gather_object([(_rng(), self.tally.state_dict())])
         self.push.collect(self.accelerator.device)
         self.exposure.collect(self.accelerator.device)
         if not self.accelerator.is_main_process:
@@ -140,10 +200,11 @@ class Run:
             "model": self.bare_model.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "sampler": self.stream.state_dict(batches),
-            "rng": rng,
+            "rng": [rng for rng, _ in own],
+            "tally": [tally for _, tally in own],
+            "evaluated": self.evaluated,
             "best": self.best,
             "push": self.push.state_dict(),
             "exposure": self.exposure.state_dict(),
@@ -167,7 +228,20 @@ def _rng() -> dict[str, Tensor]:
     return state
 
 
-def _set_rng(state: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
+def _load_tally(tally: Tally, state: Any, where: str | Path) -> None:
+    held = {"sums": dict, "batches": int, "images": int, "seconds": float}
+    refuse_misfit(state, held, where, "tally")
+    refuse_misfit(state["sums"], dict.fromkeys(state["sums"], float), where, "tally.sums")
+    tally.load_state_dict(state)
+
+
+def _set_rng(state: Any, where: str | Path) -> None:
+    own = _rng()
+    known = {name: own[name] for name in own if isinstance(state, dict) and name in state}
+    refuse_misfit(state, {"cpu": own["cpu"], **known}, where, "rng")
+    try:
+        torch.set_rng_state(state["cpu"])
+        if "cuda" in known:
+            torch.cuda.set_rng_state(state["cuda"])
+    except RuntimeError as error:
+        raise damaged(where, "rng is no random state") from error

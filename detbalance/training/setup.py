@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from detbalance.annotations import Annotations, Categories, load_annotations
+from detbalance.annotations.categories import shorten
 from detbalance.augmentation import (
     Compose,
     DonorBank,
@@ -37,11 +40,15 @@ from detbalance.training.sampling import image_factors
 if TYPE_CHECKING:
     from detbalance.losses.counts import CountsLike
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, eq=False)
 class Data:
     """What a run reads: checked annotations, class counts, draw factors and the two data sets.
 
+    Labels of the detector are those of `train`; `val_labels` [K + 1] gives each its label in `val`,
+    0 where `val` does not list the class.
     `paste` and `mixing` are parts of the training set's augmentation; None and empty where nothing
     is pasted and no images are mixed.
     """
@@ -52,6 +59,7 @@ class Data:
     factors: NDArray[np.float64]
     train_dataset: DetectionDataset
     val_dataset: DetectionDataset
+    val_labels: NDArray[np.int64]
     paste: RarePaste | None = None
     mixing: tuple[Mosaic | Mixup, ...] = ()
 
@@ -60,18 +68,12 @@ def load_data(config: Config) -> Data:
     """Read and check everything that a run will read, before anything is trained.
 
     Raises:
-        ValueError: for faults in the annotation files, missing or unreadable images, and training
-            and validation files whose classes differ.
+        ValueError: for faults in the annotation files, missing or unreadable images, and a
+            validation file with boxes of classes that the training file does not list.
     """
     train = _load(config, "train")
     val = _load(config, "val")
-    if (train.categories.ids, train.categories.names) != (val.categories.ids, val.categories.names):
-        only = sorted(set(train.categories.names) ^ set(val.categories.names))
-        what = f"only one of them has {', '.join(only[:5])}" if only else "their ids differ"
-        raise ValueError(
-            f"{val.source}: its categories are not those of {train.source} ({what}). The same"
-            ' "categories" in both files are expected. Copy them over from the training file.'
-        )
+    val_labels = labels_in(val, train.categories, train.source)
     frequency = class_frequency(train)
     if frequency.instance_counts.sum() == 0:
         raise ValueError(
@@ -88,7 +90,55 @@ def load_data(config: Config) -> Data:
         seed=config.seed,
     )
     val_dataset = DetectionDataset(val, config.data.path("val_images"))
-    return Data(train, val, frequency, factors, dataset, val_dataset, paste, mixing)
+    return Data(train, val, frequency, factors, dataset, val_dataset, val_labels, paste, mixing)
+
+
+def labels_in(truth: Annotations, categories: Categories, source: str) -> NDArray[np.int64]:
+    """Find the classes of a detector in a file by their names; ids may differ.
+
+    Args:
+        truth: the file; it may list fewer classes, and others of which it has no box.
+        categories: of the detector.
+        source: of these, for messages.
+
+    Returns:
+        int64 [K + 1], the file's label of each of the detector's; 0 where it does not list one.
+
+    Raises:
+        ValueError: if the file has boxes of classes that the detector does not know.
+    """
+    names = truth.categories.names
+    boxes = np.bincount(truth.labels, minlength=len(names) + 1)[1:]
+    strange = [name for name in names if name not in categories.names]
+    count = sum(int(n) for name, n in zip(names, boxes, strict=True) if name in strange)
+    if count:
+        shown = strange[np.argmax([boxes[names.index(name)] > 0 for name in strange])]
+        near = difflib.get_close_matches(shown, categories.names, n=1)
+        hint = f' Did you mean "{near[0]}"?' if near else ""
+        raise ValueError(
+            f"{truth.source}: its classes are not those of {source}: {count}"
+            f" {'boxes are' if count > 1 else 'box is'} of classes unknown there"
+            f' (first: "{shown}"). The same names are expected; ids may differ. Correct the names,'
+            f" or leave these boxes out.{hint}"
+        )
+    order = {name: label for label, name in enumerate(names, start=1)}
+    labels = np.array([0, *(order.get(name, 0) for name in categories.names)], dtype=np.int64)
+    if missing := [name for name in categories.names if name not in order]:
+        logger.info(
+            "%s: does not list %s of %s; what is detected of that is not judged",
+            truth.source,
+            shorten(missing),
+            source,
+        )
+    both = set(names) & set(categories.names)
+    ids, known = (dict(zip(c.names, c.ids, strict=True)) for c in (truth.categories, categories))
+    if any(ids[name] != known[name] for name in both):
+        logger.info(
+            "%s: its category ids are not those of %s; classes are matched by their names",
+            truth.source,
+            source,
+        )
+    return labels
 
 
 def _load(config: Config, part: str) -> Annotations:

@@ -15,10 +15,11 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise _fault("an alias (*); write the value out", self.peek_event())
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            raise _fault("an alias (*); write the value out", event)
         if self.depth == _DEPTH:
-            raise _fault(f"nested deeper than {_DEPTH} levels", self.peek_event())
+            raise _fault(f"nested deeper than {_DEPTH} levels", event)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -43,11 +44,11 @@ def _fault(problem: str, place: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
 
 
-def read_yaml(text: str | bytes) -> Any:
+def read_yaml(content: str | bytes) -> Any:
     r"""Read one YAML document.
 
     Args:
-        text: UTF-8, or UTF-16 with a byte order mark, where it is bytes.
+        content: text, or its bytes: UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
         ValueError: saying what is wrong and on which line, for the error of the caller.
@@ -59,12 +60,13 @@ def read_yaml(text: str | bytes) -> Any:
         Traceback (most recent call last):
         ValueError: is not valid YAML at line 2 (an alias (*); write the value out)
     """
-    if isinstance(text, bytes):
-        encoding = "utf-16" if text[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+    text = content if isinstance(content, str) else ""
+    if isinstance(content, bytes):
+        encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
         try:
-            text = text.decode(encoding)
+            text = content.decode(encoding)
         except UnicodeDecodeError as error:
-            line = text.count(b"\n", 0, error.start) + 1
+            line = content.count(b"\n", 0, error.start) + 1
             raise ValueError(
                 f"is not {encoding.upper()} text at line {line} (byte {error.start})"
             ) from error
