@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from detbalance.annotations.files import LOCK_FILE, lock_folder, remove_leftovers, replace_file
 
@@ -138,3 +140,22 @@ def test_a_file_that_is_being_written_elsewhere_is_no_leftover(holder, tmp_path)
     os.link(own, foreign)
     remove_leftovers(tmp_path / "run")
     assert foreign.exists()
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path, size):
+    """Also where torch writes, which raises an error of its own over that of the disk."""
+    path = tmp_path / "last.pt"
+    path.write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+    try:
+        with (
+            pytest.raises(OSError, match=r"File too large: '\S+/last\.pt'"),
+            replace_file(path) as file,
+        ):
+            torch.save({"weights": torch.zeros(size)}, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == {"last.pt"}

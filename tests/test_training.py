@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -283,6 +284,18 @@ def test_unreadable_images_stop_before_training_or_are_left_out(config_file, bro
     skipping = load_config(config_file, ["data.skip_missing=true"], data_root=broken)
     train(skipping)
     assert load_checkpoint(tmp_path / "run" / "last.pt")["frequency"]["num_images"] == 8
+
+
+def test_a_killed_worker_is_said_in_a_line(config_file, tmp_path):
+    def kill(step):
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    config = load_config(config_file, ["train.workers=2", "train.iterations=500"])
+    message = r"^a process that loads images died \(.*Lower train\.workers"
+    with pytest.raises(ValueError, match=message) as error:
+        train(config, on_step=kill)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -19,7 +19,7 @@ from torch import nn
 from detbalance.annotations import Annotations, Categories, load_annotations
 from detbalance.augmentation import StandardAugmentation
 from detbalance.cli.evaluate import chosen_device
-from detbalance.detection.dataset import DetectionDataset
+from detbalance.detection.dataset import DetectionDataset, worker_deaths
 from detbalance.frequency import class_frequency
 from detbalance.images import usable_images
 from detbalance.predictions import load_predictions
@@ -229,7 +229,8 @@ def taken_features(
         "labels_and_boxes": digest_of([truth.labels, truth.boxes]),
         "repeats": most_repeats,
     }
-    with told_progress("taking features out", "images") as tell, stop_request() as stop:
+    telling = told_progress("taking features out", "images")
+    with worker_deaths(), telling as tell, stop_request() as stop:
         stored = collect_features(
             detector.classifier,
             DetectionDataset(truth, images),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from detbalance.images import check_size, read_image
 if TYPE_CHECKING:
     from detbalance.augmentation import Augmentation
 
-__all__ = ["DetectionDataset", "Draw", "Example", "collate", "worker_init"]
+__all__ = ["DetectionDataset", "Draw", "Example", "collate", "worker_deaths", "worker_init"]
 
 logger = logging.getLogger(__name__)
 
@@ -275,3 +276,27 @@ def worker_init(worker: int) -> None:
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+@contextmanager
+def worker_deaths() -> Iterator[None]:
+    """Say what it means when a loader's worker process is killed, which may show anywhere in here.
+
+    Raises:
+        ValueError: in place of what torch and the queues between the processes raise then.
+    """
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        text = str(error) or type(error).__name__
+        known = "DataLoader worker (pid" in text or "shared memory" in text
+        # What a worker itself raised is something else.
+        if "in DataLoader worker process" in text or (
+            isinstance(error, RuntimeError) and not known
+        ):
+            raise
+        raise ValueError(
+            f"a process that loads images died ({text.strip().splitlines()[-1][:200]}). Too little"
+            " memory, or shared memory (/dev/shm), is the usual cause. Lower train.workers or"
+            " --workers (0 loads without further processes), or the batch size."
+        ) from error

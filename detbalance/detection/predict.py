@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from detbalance.detection.dataset import DetectionDataset, collate, worker_init
+from detbalance.detection.dataset import DetectionDataset, collate, worker_deaths, worker_init
 from detbalance.predictions import Predictions
 
 
@@ -69,7 +69,7 @@ def predict(
     )
     parts: dict[str, list[Tensor]] = {"image": [], "boxes": [], "labels": [], "scores": []}
     done = 0
-    with _in_eval_mode(model, device) as where, torch.inference_mode():
+    with worker_deaths(), _in_eval_mode(model, device) as where, torch.inference_mode():
         for images, targets in loader:
             with torch.autocast(where.type, dtype=_half(where), enabled=autocast):
                 outputs = model([image.to(where, non_blocking=True) for image in images])

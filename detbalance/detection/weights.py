@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,9 @@ def _read(path: str) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     # What a damaged file raises depends on where it is damaged.
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
+        # Torch's words on a pickle that it does not read are an advice to run what is in it.
+        unread = isinstance(error, pickle.UnpicklingError)
+        reason = "no tensors" if unread else str(error).strip().partition("\n")[0]
         raise ValueError(f"{path}: cannot be read as weights ({reason}). {remedy}") from error
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):

@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from detbalance.annotations.files import lock_folder
+from detbalance.detection.dataset import worker_deaths
 from detbalance.sampling.exposure import class_exposure
 from detbalance.training.checkpoint import (
     BEST,
@@ -95,7 +96,8 @@ def train(
             prepare_folder(config.output, config, resume=state is not None)
             logger.info("training in %s", config.output)
         accelerator.wait_for_everyone()
-        _Loop(run, evaluate, on_step).run_to_end()
+        with worker_deaths():
+            _Loop(run, evaluate, on_step).run_to_end()
 
 
 class _Loop:
