@@ -9,6 +9,7 @@ import pytest
 import torch
 from squares import write_config
 
+from detbalance.detection.models import build_detector
 from detbalance.training import load_detector
 from detbalance.training.checkpoint import load_checkpoint, save_checkpoint
 from detbalance.training.config import load_config
@@ -158,6 +159,11 @@ def test_damaged_bytes_are_no_readable_checkpoint(finished, run, tmp_path):
 def test_a_pickle_with_code_is_refused_without_advice_to_run_it(tmp_path):
     torch.save({"format": print}, tmp_path / "x.pt")
     refused(tmp_path / "x.pt", "is no readable checkpoint", load_checkpoint)
+    message = (
+        r"x\.pt: cannot be read as weights \(no tensors\)\. A state_dict .* Correct weights\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        build_detector(3, backbone="tiny", weights=str(tmp_path / "x.pt"))
 
 
 def test_checkpoints_of_versions_that_saved_less_are_resumed(finished, run, tmp_path):

@@ -142,7 +142,7 @@ def _check_kind(output: Path, one_run: bool, overwrite: bool) -> None:
 
 
 def _written(file: Path, config: Config, overwrite: bool) -> Path:
-    same = file.exists() and config.is_written_in(file.read_text(encoding="utf-8"))
+    same = file.exists() and config.is_written_in(file.read_bytes())
     if file.exists() and not same and not overwrite:
         raise _another_ensemble(file)
     with replace_file(file) as target:

@@ -93,4 +93,4 @@ def finished(config: Config) -> bool:
     metrics = read_metrics(config.output) if (config.output / METRICS_FILE).exists() else []
     done = any("val" in r and r["iteration"] == config.train.iterations for r in metrics)
     saved = config.output / CONFIG_FILE
-    return done and config.is_written_in(saved.read_text(encoding="utf-8"))
+    return done and config.is_written_in(saved.read_bytes())
