@@ -240,7 +240,7 @@ def test_what_cannot_work_ends_in_one_line_before_any_work(run, refit, tmp_path)
     ):
         status, said, folder = refit(*wrong)
         assert status == 2
-        assert "missing: red; unknown to the checkpoint: blue" in said
+        assert re.search(r"unknown there \(first: \"blue\"\)", said), said
         assert not (folder / "features").exists()
 
 
