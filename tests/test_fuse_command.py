@@ -166,7 +166,7 @@ def test_what_a_user_can_get_wrong(folder: Path, capsys) -> None:
         ([*command, "--weight", "1"], "--weight: 1 weights for 2 results files. One for each"),
         ([*command, "--weight", "1", "--weight", "-1"], "1 weights are negative or not finite"),
         ([*command, "--weight", "0", "--weight", "0"], "all weights are 0. At least one above 0"),
-        ([*command, "--weight", "nan", "--weight", "1"], "1 weights are negative or not finite"),
+        ([*command, "--weight", "nan", "--weight", "1"], "nan is not a finite number"),
         (
             [*command, *calibrate, *both, "--weight", "1", "--weight", "1"],
             "--weight, --calibrate-on: both are given",

@@ -208,8 +208,11 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        mine = (None, str(temporary))  # a failed write does not say what it wrote to
+        if isinstance(error, OSError) and error.errno and error.filename in mine:
+            error.filename = str(path)
         raise
 
 

@@ -32,7 +32,10 @@ from detbalance.cli.options import (
     SEED,
     THRESHOLDS,
     WORKERS,
+    Real,
+    Whole,
 )
+from detbalance.cli.outputs import REPORT, RUN, Command, Output
 from detbalance.cli.running import run
 
 
@@ -42,11 +45,11 @@ def cli() -> None:
     """Make object detectors find the classes that their training data shows too rarely."""
 
 
-@cli.command("train")
+@cli.command("train", cls=Command)
 @CONFIG
 @OVERRIDES
 @DATA_ROOT
-@click.option("--output", type=FILE, help="The run's folder, instead of the config's output.")
+@click.option("--output", type=RUN, help="The run's folder, instead of the config's output.")
 @DROP_INVALID
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
@@ -57,12 +60,14 @@ def _train(**options: object) -> None:
     train_command(**options)  # type: ignore[arg-type]
 
 
-@cli.command("evaluate")
+@cli.command("evaluate", cls=Command)
 @CHECKPOINT
 @click.option("--annotations", required=True, type=FILE, help="COCO file to evaluate on.")
 @click.option("--images", required=True, type=FILE, help="Folder of its images.")
 @click.option(
-    "--output", type=FILE, help="Folder for predictions.json and the report. Default: print only."
+    "--output",
+    type=Output(*REPORT, "predictions.json", "shown.json", holds="a report"),
+    help="Folder for predictions.json and the report. Default: print only.",
 )
 @click.option(
     "--train",
@@ -85,7 +90,7 @@ def _evaluate(**options: object) -> None:
     evaluate_command(**options)  # type: ignore[arg-type]
 
 
-@cli.command("plan")
+@cli.command("plan", cls=Command)
 @click.argument("train_file", metavar="TRAIN.JSON", type=FILE)
 @click.option("--val", "val_file", type=FILE, help="COCO file of the validation data.")
 @click.option(
@@ -96,17 +101,17 @@ def _evaluate(**options: object) -> None:
 )
 @click.option(
     "--output",
-    type=FILE,
+    type=Output("plan.json", "plan.csv", "plan.png", "plan.svg", holds="a plan"),
     help="Folder for plan.json, plan.csv, plan.png and plan.svg. Default: print only.",
 )
 @click.option(
     "--target-length",
-    type=click.IntRange(1),
+    type=Whole(1),
     help="Images per epoch to compare settings at. Default: chosen from the data.",
 )
 @click.option(
     "--images-per-second",
-    type=click.FloatRange(0, min_open=True),
+    type=Real(0, min_open=True),
     help="Speed of your training, to show how long an epoch takes.",
 )
 @RARE
@@ -119,14 +124,19 @@ def _plan(**options: object) -> None:
     plan_command(**options)  # type: ignore[arg-type]
 
 
-@cli.command("split")
+@cli.command("split", cls=Command)
 @click.argument("annotations", type=FILE)
-@click.option("--output", required=True, type=FILE, help="Folder for train.json and val.json.")
+@click.option(
+    "--output",
+    required=True,
+    type=Output("train.json", "val.json"),
+    help="Folder for train.json and val.json.",
+)
 @click.option(
     "--val-share",
     default=0.2,
     show_default=True,
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Real(0, 1, min_open=True, max_open=True),
     help="Share of the images and boxes for validation.",
 )
 @click.option(
@@ -149,12 +159,12 @@ def _split(**options: object) -> None:
     split_command(**options)  # type: ignore[arg-type]
 
 
-@cli.command("digits")
+@cli.command("digits", cls=Command)
 @click.option(
     "--output",
     default=Path("runs/quickstart/data"),
     show_default=True,
-    type=FILE,
+    type=Output("*", lock="beside"),
     help="Folder for the data set.",
 )
 @SEED
@@ -165,12 +175,12 @@ def _digits(**options: object) -> None:
     digits_command(**options)  # type: ignore[arg-type]
 
 
-@cli.command("quickstart")
+@cli.command("quickstart", cls=Command)
 @click.option(
     "--output",
     default=Path("runs/quickstart"),
     show_default=True,
-    type=FILE,
+    type=Output("data*", "plain*", "balanced*", "comparison*", "predictions.png"),
     help="Folder for the data set and both runs.",
 )
 @click.option(

@@ -6,14 +6,27 @@ from pathlib import Path
 
 import click
 
-from detbalance.cli.options import CONFIG, DATA_ROOT, DROP_INVALID, FILE, OVERRIDES, SEED
+from detbalance.cli.options import (
+    CONFIG,
+    DATA_ROOT,
+    DROP_INVALID,
+    FILE,
+    OVERRIDES,
+    SEED,
+    Real,
+    Whole,
+)
+from detbalance.cli.outputs import OUTPUT_FILE, Command, Output, overwrite
 
 
-@click.command("donors")
+@click.command("donors", cls=Command)
 @click.option("--annotations", required=True, type=FILE, help="COCO file of the training images.")
 @click.option("--images", required=True, type=FILE, help="Folder of its images.")
 @click.option(
-    "--output", required=True, type=FILE, help="File to write, for example donors.safetensors."
+    "--output",
+    required=True,
+    type=OUTPUT_FILE,
+    help="File to write, for example donors.safetensors.",
 )
 @click.option(
     "--classes",
@@ -25,33 +38,33 @@ from detbalance.cli.options import CONFIG, DATA_ROOT, DROP_INVALID, FILE, OVERRI
     "--margin",
     default=0.2,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     help="Context on each side as a part of the box; paste must be given the same.",
 )
 @click.option(
     "--min-size",
     default=8.0,
     show_default=True,
-    type=click.FloatRange(0),
+    type=Real(0),
     help="Least square root of width x height, in pixels.",
 )
 @click.option(
     "--max-overlap",
     default=0.3,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     help="Part of a box, or of the other, that it may share with another one.",
 )
 @click.option(
     "--max-per-class",
     default=2000,
     show_default=True,
-    type=click.IntRange(1),
+    type=Whole(1),
     help="Boxes of a class; drawn at random where there are more.",
 )
 @SEED
 @DROP_INVALID
-@click.option("--overwrite", is_flag=True, help="Replace the file.")
+@overwrite("Replace the file.")
 def donors(**options: object) -> None:
     """Cut out the objects that may be pasted, once, so that training opens no image for them."""
     from detbalance.cli.donors import donors_command
@@ -59,10 +72,15 @@ def donors(**options: object) -> None:
     donors_command(**options)  # type: ignore[arg-type]
 
 
-@click.command("generate")
+@click.command("generate", cls=Command)
 @click.option("--annotations", required=True, type=FILE, help="COCO file of the training images.")
 @click.option("--images", required=True, type=FILE, help="Folder of its images.")
-@click.option("--output", required=True, type=FILE, help="Folder for the crops and donors.json.")
+@click.option(
+    "--output",
+    required=True,
+    type=Output("*", lock="beside"),
+    help="Folder for the crops and donors.json.",
+)
 @click.option(
     "--classes",
     multiple=True,
@@ -80,21 +98,21 @@ def donors(**options: object) -> None:
     "--iterations",
     default=3000,
     show_default=True,
-    type=click.IntRange(1),
+    type=Whole(1),
     help="Steps of training.",
 )
 @click.option(
     "--per-class",
     default=50,
     show_default=True,
-    type=click.IntRange(1),
+    type=Whole(1),
     help="Crops to keep of each class.",
 )
 @click.option(
     "--min-donors",
     default=20,
     show_default=True,
-    type=click.IntRange(3),
+    type=Whole(3),
     help="Leave out classes with fewer real objects: they would be learned by heart.",
 )
 @click.option(
@@ -122,7 +140,7 @@ def generate(**options: object) -> None:
     generate_command(**options)  # type: ignore[arg-type]
 
 
-@click.command("preview")
+@click.command("preview", cls=Command)
 @CONFIG
 @OVERRIDES
 @DATA_ROOT
@@ -130,20 +148,20 @@ def generate(**options: object) -> None:
     "--output",
     default=Path("runs/preview.png"),
     show_default=True,
-    type=FILE,
+    type=OUTPUT_FILE,
     help="PNG file to write.",
 )
 @click.option(
-    "--images", default=24, show_default=True, type=click.IntRange(1), help="Images to draw."
+    "--images", default=24, show_default=True, type=Whole(1, 1000), help="Images to draw."
 )
 @click.option(
     "--draws",
     default=200,
     show_default=True,
-    type=click.IntRange(1),
+    type=Whole(1, 100_000),
     help="Images to make for the counts; the first of them are drawn.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the file.")
+@overwrite("Replace the file.")
 def preview(**options: object) -> None:
     """Show what a training would see: its first images with boxes, and what was pasted."""
     from detbalance.cli.preview import preview_command

@@ -13,6 +13,7 @@ import torch
 from detbalance.annotations import load_annotations
 from detbalance.annotations.files import replace_file
 from detbalance.cli.evaluate import chosen_device
+from detbalance.cli.outputs import BAG, refuse_configured
 from detbalance.cli.quickstart import finished
 from detbalance.cli.train import evaluate_run
 from detbalance.ensembling.bagging import balanced_bags
@@ -59,6 +60,7 @@ def bag_command(
     frozen = _frozen(backbone)
     cycles = [f"train.cycles={members}"] if one_run else []
     base = load_config(config, [*overrides, *frozen, *cycles], data_root=data_root)
+    refuse_configured(output, BAG, base.to_dict())
     output.mkdir(parents=True, exist_ok=True)
     _check_kind(output, one_run, overwrite)
     number = len(losses) if by == "losses" else members

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from detbalance.cli.options import DROP_INVALID, FILE, RULES, SEED
+from detbalance.cli.options import DROP_INVALID, FILE, RULES, SEED, Real, Whole
+from detbalance.cli.outputs import overwrite
 
 _OPTIONS = (
     click.option(
@@ -33,26 +34,26 @@ _OPTIONS = (
         "--iou",
         default=0.5,
         show_default=True,
-        type=click.FloatRange(0.5, 0.95),
+        type=Real(0.5, 0.95),
         help="Overlap that a right detection needs: 0.5, 0.55, ... 0.95.",
     ),
     click.option(
         "--confidence",
         default=0.9,
         show_default=True,
-        type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
+        type=Real(0.5, 1, min_open=True, max_open=True),
         help="How sure it shall be that a floor is kept, one-sided.",
     ),
     click.option(
         "--folds",
         default=5,
         show_default=True,
-        type=click.IntRange(3),
+        type=Whole(3),
         help="Parts of the images; each is judged by what the others say.",
     ),
     SEED,
     DROP_INVALID,
-    click.option("--overwrite", is_flag=True, help="Replace the output file."),
+    overwrite("Replace the output file."),
 )
 
 

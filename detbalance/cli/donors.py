@@ -36,13 +36,8 @@ def donors_command(
     max_per_class: int,
     seed: int,
     drop_invalid: bool,
-    overwrite: bool,
 ) -> None:
     """Choose the boxes, cut them out, write the file, and print what it holds."""
-    if output.exists() and not overwrite:
-        raise ValueError(
-            f"{output}: is there already. A new file is expected. Pass --overwrite to replace it."
-        )
     if not images.is_dir():
         raise ValueError(
             f"--images: {images} is no folder. The folder that file names start from is expected."

@@ -12,13 +12,16 @@ from detbalance.cli.options import (
     OVERRIDES,
     RULES,
     SEED,
+    Real,
+    Whole,
 )
+from detbalance.cli.outputs import BAG, OUTPUT_FILE, Command, overwrite
 
 
-@click.command("fuse")
+@click.command("fuse", cls=Command)
 @click.argument("files", nargs=-1, required=True, type=FILE, metavar="RESULTS.JSON...")
 @click.option("--annotations", required=True, type=FILE, help="COCO file that lists the images.")
-@click.option("--output", required=True, type=FILE, help="COCO results file to write.")
+@click.option("--output", required=True, type=OUTPUT_FILE, help="COCO results file to write.")
 @click.option(
     "--method",
     default="wbf",
@@ -32,7 +35,7 @@ from detbalance.cli.options import (
     multiple=True,
     default=(0.55,),
     show_default=True,
-    type=click.FloatRange(0, 1, max_open=True),
+    type=Real(0, 1, max_open=True),
     help="Boxes of a class that overlap more are one object. Repeatable with --calibrate-on: the"
     " best is chosen, the first unless another is clearly better.",
 )
@@ -48,14 +51,14 @@ from detbalance.cli.options import (
     "--sigma",
     default=0.5,
     show_default=True,
-    type=click.FloatRange(0, min_open=True),
+    type=Real(0, min_open=True),
     help="Of soft_nms: the larger, the less scores are lowered.",
 )
 @click.option(
     "--weight",
     "weights",
     multiple=True,
-    type=float,
+    type=Real(max=1e9),
     help="Weight of a results file, once for each, in their order. Default: equal, or chosen by"
     " --calibrate-on.",
 )
@@ -81,19 +84,19 @@ from detbalance.cli.options import (
     "--skip-below",
     default=0.0,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     help="Leave out detections with a lower score before they are fused.",
 )
 @click.option(
     "--score-floor",
     default=0.0,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     help="Leave out fused detections with a lower score.",
 )
 @click.option(
     "--max-detections",
-    type=click.IntRange(1),
+    type=Whole(1),
     help="Detections of an image that stay. Default: 100, by LVIS's rules 300.",
 )
 @RULES
@@ -101,12 +104,12 @@ from detbalance.cli.options import (
     "--folds",
     default=5,
     show_default=True,
-    type=click.IntRange(3),
+    type=Whole(3),
     help="Parts of the calibration images; each is judged by what the others say.",
 )
 @SEED
 @DROP_INVALID
-@click.option("--overwrite", is_flag=True, help="Replace the output file.")
+@overwrite("Replace the output file.")
 def fuse(**options: object) -> None:
     """Make one set of detections of those of several detectors.
 
@@ -117,11 +120,11 @@ def fuse(**options: object) -> None:
     fuse_command(**options)  # type: ignore[arg-type]
 
 
-@click.command("bag")
+@click.command("bag", cls=Command)
 @CONFIG
 @OVERRIDES
 @DATA_ROOT
-@click.option("--output", required=True, type=FILE, help="Folder of the members.")
+@click.option("--output", required=True, type=BAG, help="Folder of the members.")
 @click.option(
     "--by",
     default="bags",
@@ -132,11 +135,11 @@ def fuse(**options: object) -> None:
     " run, whose learning rate goes down once for each: all members together take the iterations,"
     " and the time, of one ordinary run.",
 )
-@click.option("--members", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--members", default=3, show_default=True, type=Whole(1, 1000))
 @click.option("--losses", multiple=True, metavar="NAME", help="One for each member. Repeatable.")
 @click.option(
     "--target",
-    type=click.IntRange(1),
+    type=Whole(1),
     help="Boxes of a class that are enough for a bag. Default: the geometric mean of the smallest"
     " and the largest class.",
 )
@@ -150,7 +153,7 @@ def fuse(**options: object) -> None:
     "--member",
     "only",
     multiple=True,
-    type=click.IntRange(0),
+    type=Whole(0),
     help="Train this member alone, for example on another machine. Repeatable.",
 )
 @click.option("--prepare-only", is_flag=True, help="Write the configurations, and train nothing.")

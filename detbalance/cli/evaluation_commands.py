@@ -6,10 +6,11 @@ import click
 
 from detbalance.cli.calibration_options import calibration_options
 from detbalance.cli.evaluation_options import evaluation_options
-from detbalance.cli.options import FILE
+from detbalance.cli.options import FILE, Real, Whole
+from detbalance.cli.outputs import OUTPUT_FILE, Command
 
 
-@click.command("report")
+@click.command("report", cls=Command)
 @click.argument("files", nargs=-1, type=FILE, metavar="[GT.JSON PREDICTIONS.JSON]")
 @click.option("--annotations", type=FILE, help="COCO file with the ground truth, as GT.JSON.")
 @click.option("--predictions", type=FILE, help="COCO results file, as PREDICTIONS.JSON.")
@@ -36,21 +37,21 @@ from detbalance.cli.options import FILE
     "--beta",
     default=1.0,
     show_default=True,
-    type=click.FloatRange(0, min_open=True),
+    type=Real(0, min_open=True),
     help="How many times recall weighs as much as precision in F-beta.",
 )
 @click.option(
     "--min-precision",
     default=0.9,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     help="Precision at which recall is given as recall_at_precision.",
 )
 @click.option(
     "--max-fppi",
     default=0.1,
     show_default=True,
-    type=click.FloatRange(0),
+    type=Real(0),
     help="False positives of a class per image at which recall is given as recall_at_fppi.",
 )
 def report(**options: object) -> None:
@@ -60,7 +61,7 @@ def report(**options: object) -> None:
     report_command(**options)  # type: ignore[arg-type]
 
 
-@click.command("compare")
+@click.command("compare", cls=Command)
 @click.argument("files", nargs=-1, type=FILE, metavar="[BASELINE.JSON OURS.JSON]")
 @click.option(
     "--baseline",
@@ -89,7 +90,7 @@ def report(**options: object) -> None:
     "--bootstrap",
     default=1000,
     show_default=True,
-    type=click.IntRange(2),
+    type=Whole(2, 100_000),
     help="Draws of images that intervals and p-values come from.",
 )
 def compare(**options: object) -> int:
@@ -102,12 +103,12 @@ def compare(**options: object) -> int:
     return compare_command(**options)  # type: ignore[arg-type]
 
 
-@click.command("thresholds")
+@click.command("thresholds", cls=Command)
 @calibration_options
 @click.option(
     "--train", "train_file", type=FILE, help="COCO file of the training data, to show groups by."
 )
-@click.option("--output", type=FILE, help="File for the thresholds. Default: print only.")
+@click.option("--output", type=OUTPUT_FILE, help="File for the thresholds. Default: print only.")
 @click.option(
     "--per-class",
     default="auto",
@@ -122,7 +123,7 @@ def thresholds(**options: object) -> None:
     thresholds_command(**options)  # type: ignore[arg-type]
 
 
-@click.command("rescore")
+@click.command("rescore", cls=Command)
 @calibration_options
 @click.option(
     "--train",
@@ -132,7 +133,9 @@ def thresholds(**options: object) -> None:
     help="COCO file of the training data: scores are rebalanced by its counts.",
 )
 @click.option(
-    "--output", type=FILE, help="COCO results file for the new scores. Default: print only."
+    "--output",
+    type=OUTPUT_FILE,
+    help="COCO results file for the new scores. Default: print only.",
 )
 @click.option(
     "--apply-to", type=FILE, help="COCO results file to rescore, instead of --predictions."

@@ -16,7 +16,9 @@ from detbalance.cli.options import (
     SCORE_FLOOR,
     SEED,
     THRESHOLDS,
+    Real,
 )
+from detbalance.cli.outputs import COMPARISON, REPORT, Output
 
 _OPTIONS = (
     click.option(
@@ -26,7 +28,9 @@ _OPTIONS = (
         help="COCO file of the training data: frequencies and groups come from it.",
     ),
     click.option(
-        "--output", type=FILE, help="Folder for JSON, CSV, Markdown and HTML. Default: print only."
+        "--output",
+        type=Output(*REPORT, *COMPARISON, holds="a {}"),
+        help="Folder for JSON, CSV, Markdown and HTML. Default: print only.",
     ),
     click.option(
         "--images",
@@ -40,7 +44,7 @@ _OPTIONS = (
         "--confidence",
         default=0.95,
         show_default=True,
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        type=Real(0, 1, min_open=True, max_open=True),
         help="How often intervals hold the true figure.",
     ),
     SEED,

@@ -10,7 +10,7 @@ import numpy as np
 
 from detbalance.annotations import load_annotations
 from detbalance.cli.evaluating import check_same_classes, load_probabilities, results_file, waiting
-from detbalance.cli.thresholds import check_output_file, training_frequency
+from detbalance.cli.thresholds import training_frequency
 from detbalance.ensembling import Options, choose_fusion, fuse
 from detbalance.ensembling.fusion import Confidence, check_weights, keep_best
 from detbalance.ensembling.weighting import settings_to_try
@@ -44,7 +44,6 @@ def fuse_command(
     folds: int,
     seed: int,
     drop_invalid: bool,
-    overwrite: bool,
 ) -> None:
     """Read, choose where there is something to choose on, print, fuse and write."""
     members = [results_file(file) for file in files]
@@ -58,10 +57,6 @@ def fuse_command(
         iou_thresholds,
         on_itself=on_itself,
     )
-    inputs = [annotations, *members, *calibration_predictions]
-    inputs += [file for file in (calibrate_on, train_file) if file is not None]
-    _check_not_input(output, inputs)
-    check_output_file(output, overwrite)
     truth = load_annotations(annotations, drop_invalid=drop_invalid, needs_boxes=on_itself)
     detections = [load_probabilities(member, truth) for member in members]
     cap = max_detections or choose_rules(truth, rules).max_detections
@@ -204,13 +199,6 @@ def _check(
         )
 
 
-def _check_not_input(output: Path, inputs: Sequence[Path]) -> None:
-    for file in inputs:
-        if output.resolve() == file.resolve():
-            raise ValueError(
-                f"--output: {output} is one of the files to read. Another file is expected. Name a"
-                " new one."
-            )
 
 
 def _say(console: Console, text: str, style: str) -> None:

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 
 FILE = click.Path(path_type=Path)
+
+
+class Real(click.FloatRange):
+    """A number in a range, and a finite one: a comparison lets NaN through every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what is no such number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class Whole(click.IntRange):
+    """A whole number in a range that has an end: what a library would not take, or not end with."""
+
+    def __init__(self, min: int, max: int = 2**31 - 1) -> None:
+        super().__init__(min, max)
+
 
 CONFIG = click.option(
     "--config", required=True, type=FILE, help="YAML file; examples are in configs/."
@@ -31,7 +52,7 @@ SCORE_FLOOR = click.option(
     "--score-floor",
     default=0.3,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     help="Recall and precision count detections with at least this score.",
 )
 THRESHOLDS = click.option(
@@ -39,15 +60,15 @@ THRESHOLDS = click.option(
     type=FILE,
     help="File of `detbalance thresholds`: a score floor for each class, for --score-floor.",
 )
-SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+SEED = click.option("--seed", default=0, show_default=True, type=Whole(0, 2**32 - 1))
 RARE = click.option(
     "--rare",
-    type=click.IntRange(1),
+    type=Whole(1),
     help="Classes in at most this many training images are rare.",
 )
 COMMON = click.option(
     "--common",
-    type=click.IntRange(1),
+    type=Whole(1),
     help="Classes in at most this many training images are common.",
 )
 RULES = click.option(
@@ -60,10 +81,10 @@ RULES = click.option(
 CHECKPOINT = click.option(
     "--checkpoint", required=True, type=FILE, help="best.pt or last.pt of a run."
 )
-BATCH_SIZE = click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1))
+BATCH_SIZE = click.option("--batch-size", default=8, show_default=True, type=Whole(1, 4096))
 WORKERS = click.option(
     "--workers",
-    type=click.IntRange(0),
+    type=Whole(0, 512),
     help="Loader processes. Default: none without a GPU, else one a core up to 8.",
 )
 DEVICE = click.option(

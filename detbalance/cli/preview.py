@@ -14,6 +14,7 @@ from rich.text import Text
 from torch import Tensor
 
 from detbalance.augmentation.paste import OUTCOMES
+from detbalance.cli.outputs import OUTPUT_FILE, refuse_configured
 from detbalance.detection.dataset import Draw
 from detbalance.frequency import frequency_groups
 from detbalance.reporting.cells import GROUP_STYLES, name_cell, numbers_table
@@ -37,14 +38,8 @@ def preview_command(
     output: Path,
     images: int,
     draws: int,
-    overwrite: bool,
 ) -> None:
     """Make the first draws of the configured training, draw some, count all."""
-    if output.exists() and not overwrite:
-        raise ValueError(
-            f"{output}: is there already. A new file is expected. Give another --output, or"
-            " --overwrite."
-        )
     for option, value, most in (
         ("--images", images, _MOST_IMAGES),
         ("--draws", draws, _MOST_DRAWS),
@@ -54,6 +49,7 @@ def preview_command(
                 f"{option}: is {value}. Expected a number in 1..{most}. Choose such a number."
             )
     settings = load_config(config, overrides, data_root=data_root)
+    refuse_configured(output, OUTPUT_FILE, settings.to_dict())
     data = load_data(settings)
     sampler = RepeatFactorSampler(data.factors, seed=settings.seed, infinite=True)
     labels: list[npt.NDArray[np.int64]] = []

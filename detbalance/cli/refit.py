@@ -55,16 +55,10 @@ def refit_command(
     max_loss: float,
     seed: int,
     drop_invalid: bool,
-    overwrite: bool,
 ) -> None:
     """Take the features out once, refit the classifier to them, write a checkpoint, show it."""
     options = parse_params(params)
     fits_of(method)  # an unknown method, or a missing library, before any work
-    if (output / CHECKPOINT).exists() and not overwrite:
-        raise ValueError(
-            f"{output}: already holds a refit. An empty or new folder is expected. Pass --overwrite"
-            " to replace it, or another --output."
-        )
     detector = Detector.read(checkpoint, device)
     truth = detector.annotations(annotations, images, drop_invalid)
     shown = detector.judged_on(val, val_images, before, "--val", drop_invalid)

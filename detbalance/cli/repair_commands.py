@@ -12,14 +12,20 @@ from detbalance.cli.options import (
     FILE,
     SEED,
     WORKERS,
+    Real,
+    Whole,
 )
+from detbalance.cli.outputs import Command, Output, overwrite
+
+_COMPARED = ("predictions.json", "predictions_before.json", "comparison/*")
+_STORED = Output("features.f16", "regions.bin", "state.json", lock="")
 
 _ANNOTATIONS = click.option(
     "--annotations", required=True, type=FILE, help="COCO file of the training images."
 )
 _FEATURES = click.option(
     "--features",
-    type=FILE,
+    type=_STORED,
     help="Folder of the region features, for example one that refit made; made if it is not there."
     " Default: features/ in the output.",
 )
@@ -34,12 +40,12 @@ _FLOOR = click.option(
     "floor",
     default=0.3,
     show_default=True,
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Real(0, 1, min_open=True, max_open=True),
     help="Score from which a detection is shown.",
 )
 
 
-@click.command("refit")
+@click.command("refit", cls=Command)
 @CHECKPOINT
 @_ANNOTATIONS
 @click.option("--images", required=True, type=FILE, help="Folder of its images.")
@@ -58,10 +64,15 @@ _FLOOR = click.option(
     metavar="NAME=VALUE",
     help="Option of the method, for example k_neighbors=3 or balance=0.5. Repeatable.",
 )
-@click.option("--output", required=True, type=FILE, help="Folder for refit.pt and refit.json.")
+@click.option(
+    "--output",
+    required=True,
+    type=Output("refit.pt", "refit.json", *_COMPARED, holds="a refit"),
+    help="Folder for refit.pt and refit.json.",
+)
 @click.option(
     "--features",
-    type=FILE,
+    type=_STORED,
     help="Folder of the region features, made if it is not there: several methods can share it."
     " Default: features/ in the output.",
 )
@@ -72,14 +83,14 @@ _FLOOR = click.option(
     "--boxes-per-class",
     default=2000,
     show_default=True,
-    type=click.IntRange(1),
+    type=Whole(1),
     help="Boxes of a class whose regions are kept, drawn at random where there are more.",
 )
 @click.option(
     "--negatives",
     default=64,
     show_default=True,
-    type=click.IntRange(2),
+    type=Whole(2),
     help="Background regions of an image that are kept: half of them those with the highest"
     " scores, half drawn from the rest.",
 )
@@ -87,7 +98,7 @@ _FLOOR = click.option(
     "--max-boxes",
     default=100_000,
     show_default=True,
-    type=click.IntRange(1),
+    type=Whole(1),
     help="Boxes of all classes together whose regions are kept; where there are more, fewer of the"
     " largest classes are.",
 )
@@ -95,7 +106,7 @@ _FLOOR = click.option(
     "--max-negatives",
     default=400_000,
     show_default=True,
-    type=click.IntRange(1),
+    type=Whole(1),
     help="Background regions of all images together that are kept; where there would be more, fewer"
     " of each image are.",
 )
@@ -103,14 +114,14 @@ _FLOOR = click.option(
     "--repeats",
     default=3,
     show_default=True,
-    type=click.IntRange(0),
+    type=Whole(0),
     help="At most so many further looks at an image of rare classes, augmented.",
 )
 @click.option(
     "--iterations",
     default=400,
     show_default=True,
-    type=click.IntRange(1),
+    type=Whole(1),
     help="Steps of each fit.",
 )
 @BATCH_SIZE
@@ -120,12 +131,12 @@ _FLOOR = click.option(
     "--max-loss",
     default=0.02,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     help="A group that loses more AP50 or recall on --val is named at the end.",
 )
 @SEED
 @DROP_INVALID
-@click.option("--overwrite", is_flag=True, help="Replace the refit that the folder holds.")
+@overwrite("Replace the refit that the folder holds.")
 def refit(**options: object) -> None:
     """Refit the classifier of a trained detector on rebalanced region features, in minutes."""
     from detbalance.cli.refit import refit_command
@@ -133,7 +144,7 @@ def refit(**options: object) -> None:
     refit_command(**options)  # type: ignore[arg-type]
 
 
-@click.command("opinion")
+@click.command("opinion", cls=Command)
 @CHECKPOINT
 @_ANNOTATIONS
 @click.option("--images", type=FILE, help="Folder of its images.")
@@ -154,7 +165,12 @@ def refit(**options: object) -> None:
     metavar="NAME=VALUE",
     help="Option of the method, for example n_estimators=50. Repeatable.",
 )
-@click.option("--output", required=True, type=FILE, help="Folder for opinion.skops and more.")
+@click.option(
+    "--output",
+    required=True,
+    type=Output("opinion.json", *_COMPARED, holds="an opinion"),
+    help="Folder for opinion.skops and more.",
+)
 @_FEATURES
 @click.option(
     "--opinion",
@@ -172,7 +188,7 @@ def refit(**options: object) -> None:
     "--max-fppi",
     default=0.02,
     show_default=True,
-    type=click.FloatRange(0),
+    type=Real(0),
     help="Wrong boxes per image that lifting may bring to a class.",
 )
 @_FLOOR
@@ -183,14 +199,14 @@ def refit(**options: object) -> None:
     "--candidates",
     default=300,
     show_default=True,
-    type=click.IntRange(1),
+    type=Whole(1),
     help="Regions of an image that the opinion is asked about, those with the highest scores.",
 )
 @click.option(
     "--max-background",
     default=10_000,
     show_default=True,
-    type=click.IntRange(1),
+    type=Whole(1),
     help="Background regions that are learned from.",
 )
 @BATCH_SIZE
@@ -200,7 +216,7 @@ def refit(**options: object) -> None:
     "--max-loss",
     default=0.02,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     help="A group that loses more AP50 or recall on --predict is named at the end.",
 )
 @SEED
@@ -213,12 +229,15 @@ def opinion(**options: object) -> None:
     opinion_command(**options)  # type: ignore[arg-type]
 
 
-@click.command("suspects")
+@click.command("suspects", cls=Command)
 @CHECKPOINT
 @_ANNOTATIONS
 @click.option("--images", required=True, type=FILE, help="Folder of its images.")
 @click.option(
-    "--output", required=True, type=FILE, help="Folder for suspects.json, suspects.csv and a sheet."
+    "--output",
+    required=True,
+    type=Output("suspects.json", "suspects.csv", "suspects.png", holds="suspects"),
+    help="Folder for suspects.json, suspects.csv and a sheet.",
 )
 @_FEATURES
 @click.option(
@@ -234,7 +253,7 @@ def opinion(**options: object) -> None:
     "--sheet",
     default=48,
     show_default=True,
-    type=click.IntRange(0),
+    type=Whole(0),
     help="Boxes on the sheet of pictures; 0 for none.",
 )
 @BATCH_SIZE
@@ -242,7 +261,7 @@ def opinion(**options: object) -> None:
 @DEVICE
 @SEED
 @DROP_INVALID
-@click.option("--overwrite", is_flag=True, help="Replace the suspects that the folder holds.")
+@overwrite("Replace the suspects that the folder holds.")
 def suspects(**options: object) -> None:
     """Rank annotated boxes by how wrong their labels look, and images by strange objects."""
     from detbalance.cli.suspects import suspects_command

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from detbalance.annotations import load_annotations
 from detbalance.cli.evaluating import check_same_classes, load_probabilities
-from detbalance.cli.thresholds import check_output_file, training_frequency
+from detbalance.cli.thresholds import training_frequency
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.operating import choose_strength, parse_objective, rescore
 from detbalance.predictions import save_predictions
@@ -30,7 +30,6 @@ def rescore_command(
     folds: int,
     seed: int,
     drop_invalid: bool,
-    overwrite: bool,
 ) -> None:
     """Choose a strength on the calibration file, print it, and rescore where a file is given."""
     goal = parse_objective(objective)
@@ -39,7 +38,6 @@ def rescore_command(
             "--apply-to, --apply-annotations: --output is missing. A file for the new scores is"
             " expected. Add --output rescored.json."
         )
-    check_output_file(output, overwrite)
     truth = load_annotations(annotations, drop_invalid=drop_invalid)
     target = truth
     if apply_annotations is not None:

@@ -42,14 +42,8 @@ def suspects_command(
     device: str | None,
     seed: int,
     drop_invalid: bool,
-    overwrite: bool,
 ) -> None:
     """Judge every label by what other images taught, write lists and a sheet to look at."""
-    if (output / f"{NAME}.json").exists() and not overwrite:
-        raise ValueError(
-            f"{output}: already holds suspects. A new or empty folder is expected. Pass --overwrite"
-            " to replace them."
-        )
     detector = Detector.read(checkpoint, device)
     truth = detector.annotations(annotations, images, drop_invalid)
     output.mkdir(parents=True, exist_ok=True)

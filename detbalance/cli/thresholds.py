@@ -28,11 +28,9 @@ def thresholds_command(
     folds: int,
     seed: int,
     drop_invalid: bool,
-    overwrite: bool,
 ) -> None:
     """Read, fit, print, and write the thresholds where a file is given."""
     goal = parse_objective(objective)
-    check_output_file(output, overwrite)
     truth = load_annotations(annotations, drop_invalid=drop_invalid)
     fitted = fit_thresholds(
         truth,
@@ -53,18 +51,6 @@ def thresholds_command(
     print_thresholds(fitted, console=console)
     if output is not None:
         console.print(f"Written: {output}", soft_wrap=True)
-
-
-def check_output_file(output: Path | None, overwrite: bool) -> None:
-    """Refuse a file that is there already, and a folder, before any work is done."""
-    if output is not None and output.is_dir():
-        raise ValueError(
-            f"--output: {output} is a folder. A file to write is expected. Name a file in it."
-        )
-    if output is not None and not overwrite and output.exists():
-        raise ValueError(
-            f"{output}: is there already. A new file is expected. Pass --overwrite to replace it."
-        )
 
 
 def training_frequency(

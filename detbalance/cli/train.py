@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from torch import nn
 
+from detbalance.cli.outputs import RUN, refuse_configured
 from detbalance.detection.predict import predict
 from detbalance.evaluation import Report, build_report, evaluate, load_report
 from detbalance.frequency import frequency_groups
@@ -50,11 +51,10 @@ def train_command(
     values: dict[str, object] = {} if output is None else {"output": output}
     if drop_invalid:
         values["data.drop_invalid"] = True
-    report = run_training(
-        load_config(config, overrides, values=values, data_root=data_root),
-        resume=resume,
-        overwrite=overwrite,
-    )
+    settings = load_config(config, overrides, values=values, data_root=data_root)
+    if not resume:
+        refuse_configured(settings.output, RUN, settings.to_dict())
+    report = run_training(settings, resume=resume, overwrite=overwrite)
     if report is not None:
         print_report(report, console=Console())
 

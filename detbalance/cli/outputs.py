@@ -1,0 +1,194 @@
+"""What every command does before its work: no output may cost an input, or what is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import click
+
+from detbalance.annotations.files import lock_folder
+
+
+class Output(click.Path):
+    """A path that a command writes to.
+
+    Args:
+        names: patterns of what it writes in the folder that the path is; none where it is a file.
+        holds: what a folder with such files already holds, "{}" for the name of the first of them;
+            "" where the command itself looks.
+        lock: "inside" the folder; "beside" it where it is moved as a whole, and for files; "" where
+            the work takes the lock.
+    """
+
+    def __init__(self, *names: str, holds: str = "", lock: str = "inside") -> None:
+        super().__init__(path_type=Path)
+        self.names, self.holds, self.lock = names, holds, lock if names else "beside"
+
+
+OUTPUT_FILE = Output()
+REPORT, COMPARISON = (
+    [f"{name}.{suffix}" for suffix in ("json", "csv", "md", "html")]
+    for name in ("report", "comparison")
+)
+_STATE = ("best.pt", "last.pt", "snapshot-*.pt", "metrics.jsonl", "tensorboard/*")
+BAG = Output("run.yaml", "run/*", "member-*")
+RUN = Output(*_STATE, *REPORT, "predictions.json", lock="")
+
+
+def overwrite(help: str) -> Callable[[Any], Any]:
+    """The option without which nothing that is there is replaced; `Command` looks at it."""
+    return click.option(
+        "--overwrite",
+        is_flag=True,
+        help=help,
+        expose_value=False,
+        callback=lambda ctx, param, value: ctx.meta.update(overwrite=value),
+    )
+
+
+class Command(click.Command):
+    """A command that looks at all of its paths before it starts, and holds what it writes to."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Refuse outputs that are inputs or are there already, lock them, run."""
+        outputs, inputs = _paths(ctx)
+        kept = ctx.params.get("overwrite", ctx.meta.get("overwrite")) is False
+        for option, kind, path in outputs:
+            refuse_inputs(option, path, kind.names, inputs)
+            _refuse_what_is_there(option, path, kind, kept)
+        with ExitStack() as held:
+            for _, kind, path in outputs:
+                _lock(held, path, kind.lock)
+            try:
+                return super().invoke(ctx)
+            except OSError as error:
+                if (
+                    error.errno and error.filename is None and outputs
+                ):  # a write does not say what it wrote to
+                    error.filename = str(outputs[0][2])
+                raise
+
+
+def _paths(ctx: click.Context) -> tuple[list[tuple[str, Output, Path]], list[tuple[str, Path]]]:
+    """The outputs and the inputs that are given, with the options that name them."""
+    outputs: list[tuple[str, Output, Path]] = []
+    inputs: list[tuple[str, Path]] = []
+    for param in ctx.command.params:
+        if isinstance(param.type, click.Path) and param.name is not None:
+            given = ctx.params[param.name]
+            option = param.opts[0] if isinstance(param, click.Option) else "the arguments"
+            for path in given if isinstance(given, tuple) else (given,):
+                if path is not None and isinstance(param.type, Output):
+                    outputs.append((option, param.type, path))
+                elif path is not None:
+                    inputs.append((option, path))
+    return outputs, inputs
+
+
+def refuse_inputs(
+    option: str, output: Path, names: Sequence[str], inputs: Sequence[tuple[str, Path]]
+) -> None:
+    """Refuse an output that is, or whose files would be, one of the inputs, by whatever link.
+
+    Args:
+        option: that names the output.
+        output: a file, or a folder.
+        names: patterns of what is written in the folder; none for a file.
+        inputs: files and folders, each with what names it.
+
+    Raises:
+        ValueError: if it is one of them, or lies in a folder of images, as one of them.
+    """
+    for source_option, source in inputs:
+        hit = _hit(output, names, source, images="images" in source_option)
+        if hit is not None:
+            raise ValueError(
+                f"{option}: {hit} is one of the files to read ({source_option}), and would be"
+                f" replaced. Another {'folder' if names else 'file'} is expected. Name a new one."
+            )
+
+
+def _hit(output: Path, names: Sequence[str], source: Path, *, images: bool) -> Path | None:
+    """What an output would replace of an input, which may be a folder."""
+    # A run's folder stands for its results.
+    for file in (source, source / "predictions.json") if source.is_dir() else (source,):
+        if not names and _is_same(output, file):
+            return output
+        inside = _inside(file, output)
+        if inside is not None and any(fnmatch(inside, name) for name in names):
+            return file
+        for name in names:
+            for written in output.glob(name):
+                if _is_same(written, file):
+                    return written
+    # What is there already in a folder of images, and of no kind that commands write, is an image.
+    if not names and images and output.suffix not in (".json", ".safetensors") and output.exists():
+        return None if _inside(output, source) is None else output
+    return None
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    with suppress(OSError):  # one is not there
+        return one.samefile(other)
+    return False
+
+
+def _inside(path: Path, folder: Path) -> str | None:
+    """Where a path lies in a folder, links followed; None if it does not."""
+    with suppress(ValueError):
+        real = Path(os.path.realpath(path)).relative_to(os.path.realpath(folder))
+        return real.as_posix()
+    return None
+
+
+def refuse_configured(output: Path, kind: Output, config: Mapping[str, Any]) -> None:
+    """Refuse an output that would replace what a configuration names, see `refuse_inputs`."""
+    root = Path(config["data"].get("root") or "")
+    named = [(name, path) for name, text in _texts(config) for path in (Path(text), root / text)]
+    refuse_inputs("--output", output, kind.names, named)
+
+
+def _texts(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """All texts of a configuration, which may be paths, but for its output."""
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            yield from _texts(value, f"{name}.{key}" if name else key)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _texts(value, name)
+    elif isinstance(config, str) and name != "output":
+        yield name, config
+
+
+def _refuse_what_is_there(option: str, path: Path, kind: Output, kept: bool) -> None:
+    if not kind.names and path.is_dir():
+        raise ValueError(
+            f"{option}: {path} is a folder. A file to write is expected. Name a file in it."
+        )
+    if kept and not kind.names and (path.exists() or path.is_symlink()):
+        raise ValueError(
+            f"{path}: is there already. A new file is expected. Pass --overwrite to replace it."
+        )
+    there = [file for name in kind.names for file in path.glob(name)]
+    if kept and kind.holds and there:
+        what = f"{kind.holds.format(there[0].stem)} ({there[0].relative_to(path)})"
+        raise ValueError(
+            f"{path}: already holds {what}. A new or empty folder is expected. Pass --overwrite to"
+            f" replace it, or another {option}."
+        )
+
+
+def _lock(held: ExitStack, path: Path, kind: str) -> None:
+    place = path.parent / f".{path.name}.lock" if kind == "beside" else path
+    try:
+        if kind:
+            held.enter_context(lock_folder(place))
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(place), str(path))) from error
