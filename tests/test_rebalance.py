@@ -14,7 +14,7 @@ from region_samples import made_samples
 from detbalance.regions.columns import linear
 from detbalance.regions.rebalance import gaussian_regions, rebalance, sampler_names
 
-pytest.importorskip("imblearn")
+SMOTE = pytest.importorskip("imblearn.over_sampling").SMOTE
 
 # One class has a single region, one has two, one has none.
 COUNTS = (200, 60, 12, 2, 1, 0)
@@ -132,10 +132,23 @@ def test_options_of_the_sampler_are_its_own():
         rebalance(samples, "SMOT")
 
 
-def test_only_so_much_background_is_shown_to_the_sampler_and_none_is_lost():
+def test_only_so_much_background_is_shown_to_the_sampler_and_none_is_lost(monkeypatch):
     samples = made_samples((300, 30, 7))
-    found = rebalance(samples, "SMOTE", most_background=50)
-    assert np.bincount(found.labels).tolist() == [300, 30, 30]
+    seen = []
+    real = SMOTE.fit_resample
+
+    def told(self, table, labels):
+        seen.append(int((labels == 0).sum()))
+        return real(self, table, labels)
+
+    monkeypatch.setattr(SMOTE, "fit_resample", told)
+    for most, shown in ((50, 50), (300, 300), (10**9, 300)):
+        seen.clear()
+        found = rebalance(samples, "SMOTE", most_background=most)
+        assert set(seen) == {shown}
+        assert np.bincount(found.labels).tolist() == [300, 30, 30]
+        own, kept = (s.features[s.labels == 0] for s in (samples, found))
+        assert sorted(row.tobytes() for row in kept) == sorted(row.tobytes() for row in own)
 
 
 def test_a_class_that_a_sampler_cannot_work_on_is_repeated_and_named(caplog):

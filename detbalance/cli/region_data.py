@@ -151,7 +151,12 @@ def region_data(
     found = _finished(folder)
     labels = digest_of([truth.labels, truth.boxes])
     if found is not None:
-        for key, now in (("weights", detector.weights), ("labels_and_boxes", labels)):
+        for key, now in (
+            ("weights", detector.weights),
+            ("labels_and_boxes", labels),
+            ("images", truth.num_images),
+            ("boxes", len(truth.labels)),
+        ):
             if found["source"].get(key) != now:
                 raise ValueError(
                     f"{folder}: holds region features made with {key}"
@@ -172,6 +177,15 @@ def region_data(
             workers=loader_workers(workers),
         )
     samples = read_samples(stored, detector.classifier)
+    for what, most, all_ in (
+        ("image", stored.regions["image"].max(initial=-1), truth.num_images),
+        ("annotation", stored.regions["row"].max(initial=-1), len(truth.labels)),
+    ):
+        if most >= all_:
+            raise ValueError(
+                f"{folder}: a region is of {what} {most}, of {all_}, counted from 0. Features of"
+                f" {truth.source} are expected. Delete the folder, to take them out again."
+            )
     return RegionData(
         samples,
         stored.regions["row"].astype(np.int64),

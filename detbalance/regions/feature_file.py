@@ -10,6 +10,7 @@ A folder with three files:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class FeatureWriter:
         regions: rows written.
 
     Raises:
-        ValueError: if the folder holds features from another source.
+        ValueError: if the folder holds features from another source, or not all that it says.
     """
 
     def __init__(self, folder: Path, width: int, source: Mapping[str, Any]) -> None:
@@ -61,7 +62,12 @@ class FeatureWriter:
         self.notes: dict[str, int] = {}
         if (folder / STATE).exists():
             state = read_state(folder)
-            _check_source(folder, {**state["source"]}, self.source)
+            _check_source(
+                folder,
+                {**state["source"], "width": state["width"]},
+                {**self.source, "width": width},
+            )
+            RegionFeatures(folder)  # what is gone on with is what was written
             self.images, self.regions = state["images"], state["regions"]
             self.notes = state["notes"]
         # What a run before wrote beyond its last state is half of an image.
@@ -86,6 +92,8 @@ class FeatureWriter:
             for name, values in ((FEATURES, features), (REGIONS, regions)):
                 with (self.folder / name).open("ab") as file:
                     file.write(np.ascontiguousarray(values).tobytes())
+                    file.flush()
+                    os.fsync(file.fileno())  # before the state, which says that they are there
             self.images += images
             self.regions += len(regions)
             self._save_state()
@@ -123,7 +131,7 @@ class RegionFeatures:
         source: what they were made from.
 
     Raises:
-        ValueError: if the folder holds no features.
+        ValueError: if the folder holds no features, or not those that its state says.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -135,6 +143,7 @@ class RegionFeatures:
                 folder / FEATURES, np.float16, mode="r", shape=(count, width)
             )
             self.regions: NDArray[np.void] = np.fromfile(folder / REGIONS, REGION, count)
+            _check_regions(folder / REGIONS, self.regions)
         else:
             self.features = np.zeros((0, width), np.float16)
             self.regions = np.zeros(0, REGION)
@@ -145,25 +154,61 @@ class RegionFeatures:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Read how far the features in a folder go.
+    """Read how far the features in a folder go, and that they do.
 
     Raises:
-        ValueError: if there are none, or by another version.
+        ValueError: if there are none, or by another version, or the files are shorter than that.
     """
     path = folder / STATE
+    remedy = "Delete the folder, to take them out again."
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: cannot be read ({error}). Region features written by this package are"
-            " expected. Delete the folder, to take them out again."
+            f" expected. {remedy}"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(
             f"{path}: is not of the format {FORMAT}. Region features written by this version are"
-            " expected. Delete the folder, to take them out again."
+            f" expected. {remedy}"
         )
+    numbers = {"width": (state.get("width"), 1)}
+    numbers |= {key: (state.get(key), 0) for key in ("images", "regions")}
+    notes = state.get("notes")
+    if isinstance(notes, dict):
+        numbers |= {f"notes.{key}": (value, 0) for key, value in notes.items()}
+    for key, (value, least) in numbers.items():
+        if type(value) is not int or value < least:
+            raise ValueError(
+                f"{path}: {key} is {value!r:.80}. A whole number from {least} is expected. {remedy}"
+            )
+    for key in ("notes", "source"):
+        if not isinstance(state.get(key), dict):
+            raise ValueError(f"{path}: {key} is no mapping. One is expected. {remedy}")
+    for name, size in ((FEATURES, 2 * state["width"]), (REGIONS, REGION.itemsize)):
+        file, needed = folder / name, state["regions"] * size
+        there = file.stat().st_size if file.exists() else 0
+        if there < needed:
+            raise ValueError(
+                f"{file}: has {there} bytes, and {STATE} counts {needed}: its end is lost. A whole"
+                f" file is expected. {remedy}"
+            )
     return state
+
+
+def _check_regions(path: Path, regions: NDArray[np.void]) -> None:
+    """Refuse records that no writer has written."""
+    wrong = (regions["image"] < 0) | (regions["row"] < -1)
+    wrong |= (regions["label"] < 0) | (regions["slot"] < 0)
+    wrong |= ~(np.isfinite(regions["weight"]) & (regions["weight"] >= 0))
+    wrong |= ~np.isfinite(regions["box"]).all(axis=1)
+    if wrong.any():
+        raise ValueError(
+            f"{path}: {wrong.sum()} of {len(wrong)} records are damaged (first: record"
+            f" {wrong.argmax()}). Those that this package wrote are expected. Delete the folder, to"
+            " take the features out again."
+        )
 
 
 def _check_source(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -89,9 +89,22 @@ def read_samples(stored: RegionFeatures, classifier: Classifier) -> Samples:
     Args:
         stored: features of this very classifier.
         classifier: of the detector.
+
+    Raises:
+        ValueError: if they are of another classifier.
     """
     regions = stored.regions
     weight, bias = (values.float().cpu() for values in classifier.weights())
+    for what, most, own in (
+        ("features", stored.features.shape[1], weight.shape[2]),
+        ("classes", int(regions["label"].max(initial=0)) + 1, classifier.num_classes),
+        ("slots", int(regions["slot"].max(initial=0)) + 1, weight.shape[0]),
+    ):
+        if most > own or (what == "features" and most != own):
+            raise ValueError(
+                f"{stored.folder}: holds regions with {most} {what}, the detector has {own}. Region"
+                " features of this detector are expected. Delete the folder, or name another one."
+            )
     features, slots = stored_rows(stored.features), regions["slot"].astype(np.int64)
     return Samples(
         features=features,
