@@ -1,24 +1,45 @@
 """Second opinions on disk, as skops files: nothing in them is run when they are read.
 
-A pickle runs what it holds. A skops file lists the types that it holds first; only those of NumPy,
-SciPy, scikit-learn and imbalanced-learn (and of PyOD, where such a model was fitted) are built.
+A pickle runs what it holds. A skops file lists the types that it holds first; only those that an
+opinion is made of are built: plain values, arrays, and estimators of scikit-learn and
+imbalanced-learn (and of PyOD, where such a model was fitted). What is built is then looked at and
+tried before it is used.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
+import zipfile
+from collections.abc import Callable
+from io import BytesIO
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from detbalance.annotations import Categories
 from detbalance.annotations.files import replace_file
 from detbalance.installation import needs
-from detbalance.regions.estimators import ClassOpinion
+from detbalance.regions.class_space import typicality
+from detbalance.regions.estimators import ClassOpinion, probabilities
+from detbalance.regions.fitted_parts import check_parts
 from detbalance.regions.one_class import ClassLift, OneClassOpinion
 
 FORMAT = "detbalance.opinion/2"
 
 Opinion = ClassOpinion | OneClassOpinion
+
+# How skops builds what opinions are made of: nothing in it calls a function that a file names.
+_LOADERS = {f"{kind}Node" for kind in (
+    "Dict", "List", "Tuple", "Set", "Json", "Type", "NdArray", "MaskedArray", "DType", "Bytes",
+    "RandomState", "RandomGenerator", "SparseMatrix", "Object", "Tree", "Loss",
+)}  # fmt: skip
+_PLAIN = {f"builtins.{kind.__name__}" for kind in (dict, list, tuple, set, str, bytes, slice)}
+_PLAIN |= {f"builtins.{kind.__name__}" for kind in (int, float, bool)}
+_PLAIN |= {"builtins.NoneType", "collections.OrderedDict", "numpy.dtype", "numpy.ndarray"}
 
 _PARTS = {
     # Compiled or plain parts of fitted models, none of which does anything but compute.
@@ -135,11 +156,68 @@ def load_opinion(path: Path, *, weights: str, categories: Categories) -> Opinion
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise ValueError(f"{path}: has the format {found!r}, not {FORMAT!r}. {remedy}")
-    _check(path, content, weights, categories)
-    return _opinion(content)
+    _check_keys(content, str(path), "", remedy, _KEYS)
+    _check_detector(path, content, weights, categories)
+    try:
+        return _opinion(content)
+    except Exception as error:  # models of a file that was changed raise what they like
+        raise ValueError(
+            f"{path}: its {content['method']:.80} cannot be used"
+            f" ({' '.join(str(error).split())[:200]}). {remedy}"
+        ) from error
 
 
-def _check(path: Path, content: dict[str, Any], weights: str, categories: Categories) -> None:
+def _in(kind: Any, low: float, high: float) -> Callable[[Any], bool]:
+    """Whether a value is a number of a kind in a range, ends included; NaN is in none."""
+    return lambda value: (
+        isinstance(value, kind) and not isinstance(value, bool) and bool(low <= value <= high)
+    )
+
+
+_KEYS: dict[str, Callable[[Any], bool]] = {
+    "kind": lambda value: value in ("classifier", "one-class"),
+    "method": lambda value: isinstance(value, str),
+    "weights": lambda value: isinstance(value, str),
+    "categories": lambda value: (
+        isinstance(value, list) and all(isinstance(name, str) for name in value)
+    ),
+    "width": _in(Integral, 1, 2**31),
+    "num_classes": _in(Integral, 2, 2**31),
+    "shared": lambda value: isinstance(value, bool),
+    "model": lambda value: True,
+}
+_CLASSIFIER_KEYS = {"weight": _in(Real, 0, 1), "power": _in(Real, 1e-9, 1e9)}
+_ONE_CLASS_KEYS = {
+    "floor": _in(Real, 0, 1),
+    "lifts": lambda value: (
+        isinstance(value, list) and all(isinstance(lift, dict) for lift in value)
+    ),
+}
+_LIFT_KEYS = {
+    "label": _in(Integral, 1, 2**31),
+    "model": lambda value: True,
+    "gate": _in(Real, -1, 2),
+    "threshold": _in(Real, -np.inf, np.inf),
+}
+
+
+def _check_keys(
+    content: dict[str, Any],
+    path: str,
+    where: str,
+    remedy: str,
+    keys: dict[str, Callable[[Any], bool]],
+) -> None:
+    for key, is_good in keys.items():
+        value = content.get(key)
+        if key not in content or not is_good(value):
+            shown = f"is {value!r:.80}" if key in content else "is missing"
+            raise ValueError(f"{path}: {where}{key} {shown}, which no opinion has. {remedy}")
+
+
+def _check_detector(
+    path: Path, content: dict[str, Any], weights: str, categories: Categories
+) -> None:
     if content["categories"] != list(categories.names):
         raise ValueError(
             f"{path}: its classes are {', '.join(content['categories'][:5])} ..., those of the"
@@ -155,42 +233,87 @@ def _check(path: Path, content: dict[str, Any], weights: str, categories: Catego
 
 
 def _opinion(content: dict[str, Any]) -> Opinion:
+    """Put the parts together, when each has been looked at and asked about some regions."""
+    method, model, classes = content["method"], content["model"], content["num_classes"]
+    if classes != len(content["categories"]) + 1:
+        raise ValueError(f"it has {classes} classes, background included")
+    width = int(content["width"])
+    asked = np.random.default_rng(0).standard_normal((4, width), np.float32)
     if content["kind"] == "classifier":
+        _check_keys(content, method, "", "", _CLASSIFIER_KEYS)
+        check_parts(model, width)
+        if content["weight"]:
+            _try_classifier(model, asked, classes)
         return ClassOpinion(
-            content["method"],
-            content["model"],
-            content["weight"],
-            content["num_classes"],
-            content["shared"],
-            content["power"],
+            method, model, content["weight"], classes, content["shared"], content["power"]
         )
-    lifts = [
-        ClassLift(lift["label"], lift["model"], lift["gate"], lift["threshold"])
-        for lift in content["lifts"]
-    ]
-    return OneClassOpinion(
-        content["method"],
-        content["model"],
-        lifts,
-        content["floor"],
-        content["num_classes"],
-        content["shared"],
-    )
+    _check_keys(content, method, "", "", _ONE_CLASS_KEYS)
+    check_parts(model, width)
+    lifts = []
+    for lift in content["lifts"]:
+        _check_keys(lift, method, "lifts: ", "", _LIFT_KEYS)
+        if lift["label"] >= classes:
+            raise ValueError(f"it lifts class {lift['label']} of {classes - 1}")
+        places = np.asarray(model.transform(asked))
+        check_parts(lift["model"], places.shape[1])
+        if typicality(lift["model"], places).shape != (len(asked),):
+            raise ValueError("what it says of regions has another shape")
+        lifts.append(ClassLift(lift["label"], lift["model"], lift["gate"], lift["threshold"]))
+    return OneClassOpinion(method, model, lifts, content["floor"], classes, content["shared"])
+
+
+def _try_classifier(model: Any, asked: NDArray[np.float32], classes: int) -> None:
+    labels = np.asarray(model.classes_)
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or len(set(labels)) != labels.size:
+        raise ValueError(f"it knows the classes {labels!r:.80}")
+    try:
+        said = probabilities(model, asked, classes)[:, labels]
+    except ValueError as error:
+        if "No neighbors found" in str(error):  # as these regions are like none that it has seen
+            return
+        raise
+    if not (said >= 0).all():
+        raise ValueError("what it says are no probabilities")
 
 
 def _untrusted(io: Any, data: bytes) -> list[str]:
-    """Names of the types in a file that are not built."""
-    return [name for name in io.get_untrusted_types(data=data) if not _trusted(name)]
+    """Names of the types in a file that are not built, or not in the way that the file asks for."""
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        if sum(part.file_size for part in archive.infolist()) > len(data):
+            raise ValueError("it is larger than it looks")  # skops does not compress
+        left = [json.loads(archive.read("schema.json"))]
+    found = set(io.get_untrusted_types(data=data))
+    wrong = set()
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += value
+        elif isinstance(value, dict):
+            left += value.values()
+            if "__loader__" in value:
+                name = f"{value['__module__']}.{value['__class__']}"
+                found.add(name)
+                if value["__loader__"] not in _LOADERS:
+                    wrong.add(name)
+    return sorted(wrong | {name for name in found if not _trusted(name)})
 
 
 def _trusted(name: str) -> bool:
-    """Whether a type is a known part, or an estimator of a known library."""
-    if name in _PARTS:
+    """Whether a type is plain, a known part, or an estimator of a known library."""
+    if name in _PARTS or name in _PLAIN:
         return True
     module, _, kind = name.rpartition(".")
     try:
-        if module.startswith(("sklearn.", "imblearn.")):
-            parent: Any = importlib.import_module("sklearn.base").BaseEstimator
+        if module in ("numpy", "numpy.random._generator", "numpy.random.mtrand"):
+            parent: Any = (np.generic, np.random.Generator, np.random.RandomState)
+        elif module.startswith("numpy.random."):
+            parent = np.random.BitGenerator
+        elif module.startswith("scipy.sparse."):
+            parent = importlib.import_module("scipy.sparse").spmatrix
+        elif module.startswith(("sklearn._loss.", "sklearn.linear_model._sgd_fast")):
+            parent = object  # compiled losses and links: numbers alone
+        elif module.startswith(("sklearn.", "imblearn.")):
+            parent = importlib.import_module("sklearn.base").BaseEstimator
         elif module.startswith("pyod.models."):
             parent = importlib.import_module("pyod.models.base").BaseDetector
         else:
