@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -95,17 +96,17 @@ def test_by_default_bags_meet_in_the_middle_of_rare_and_frequent(tmp_path):
         bag_shares(notes, 0)
 
 
-def in_this_process(words, **options):
+def in_this_process(*words):
     """What the process of a member does, without the seconds that a new one takes to start."""
     with pytest.raises(SystemExit) as status:
-        main(words[3:])
-    return subprocess.CompletedProcess(words, status.value.code)
+        main(words)
+    return status.value.code
 
 
 @pytest.fixture
 def bag(tmp_path, capfd, monkeypatch):
     """Run the command on the squares; gives its status, what it printed, and the folder."""
-    monkeypatch.setattr(bag_module.subprocess, "run", in_this_process)
+    monkeypatch.setattr(bag_module, "_run", in_this_process)
     data = make_data(tmp_path / "data", images=20)
     config = write_config(data, tmp_path)
 
@@ -148,17 +149,17 @@ def test_members_are_ordinary_runs_and_fuse_takes_them(bag, capfd, monkeypatch):
 def test_a_member_that_dies_is_taken_up_where_it_was(bag, monkeypatch):
     calls = []
 
-    def dying(words, **options):
+    def dying(*words):
         calls.append(words)
         if len(calls) == 1:
-            in_this_process([*words, "--set", "train.iterations=2"])
+            in_this_process(*words, "--set", "train.iterations=2")
             place = words[words.index("--config") + 1]
             folder = load_config(place).output
             (folder / "metrics.jsonl").write_text("")  # as if killed before the end
-            return subprocess.CompletedProcess(words, -9)
-        return in_this_process(words)
+            return -9
+        return in_this_process(*words)
 
-    monkeypatch.setattr(bag_module.subprocess, "run", dying)
+    monkeypatch.setattr(bag_module, "_run", dying)
     status, _, _ = bag("--members", "1", "--by", "seeds")
     assert status == 0
     assert "--overwrite" in calls[0]
@@ -298,10 +299,10 @@ def test_snapshots_of_a_run_that_dies_are_those_of_the_whole_run(bag, monkeypatc
     monkeypatch.undo()
     calls = []
 
-    def dying(words, **options):
+    def dying(*words):
         calls.append(words)
         if len(calls) > 1:
-            return in_this_process(words)
+            return in_this_process(*words)
         config = load_config(words[words.index("--config") + 1])
 
         def die(step):
@@ -310,9 +311,9 @@ def test_snapshots_of_a_run_that_dies_are_those_of_the_whole_run(bag, monkeypatc
 
         with pytest.raises(KeyError):
             train(config, overwrite=True, on_step=die)
-        return subprocess.CompletedProcess(words, -9)
+        return -9
 
-    monkeypatch.setattr(bag_module.subprocess, "run", dying)
+    monkeypatch.setattr(bag_module, "_run", dying)
     assert bag(*longer, "--overwrite")[0] == 0
     assert ["--resume" in words for words in calls] == [False, True]
     for member in range(2):
@@ -371,3 +372,51 @@ def test_members_of_versions_without_a_field_are_the_same_members(bag):
     del raw["train"]["cycles"]
     file.write_text(yaml.safe_dump(raw))
     assert bag(*seeds)[0] == 0
+
+
+def test_modules_of_the_current_folder_are_not_those_of_a_member(tmp_path, monkeypatch, capfd):
+    for name in ("yaml", "numpy", "detbalance", "click"):
+        (tmp_path / f"{name}.py").write_text(
+            "print('from the current folder'); raise SystemExit(7)"
+        )
+    monkeypatch.chdir(tmp_path)
+    assert bag_module._run("train", "--config", "nowhere.yaml") == 2
+    said = capfd.readouterr()
+    assert "nowhere.yaml" in said.err
+    assert "from the current folder" not in said.out
+
+
+def test_a_member_ends_in_its_own_time_when_the_ensemble_is_to_stop(tmp_path, monkeypatch):
+    script = tmp_path / "member.py"
+    script.write_text(
+        "import signal, sys, time\n"
+        "def save(*_):\n"
+        "    time.sleep(1)\n"
+        "    open('saved', 'w').close()\n"
+        "    sys.exit(130)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "open('ready', 'w').close()\n"
+        "time.sleep(60)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    started = subprocess.Popen
+
+    class Interrupted(started):
+        """Ctrl-C, or SIGTERM to the ensemble alone, when the member is at work."""
+
+        asked = False
+
+        def wait(self, timeout=None):
+            if self.asked:
+                return super().wait(timeout)
+            self.asked = True
+            while not (tmp_path / "ready").exists():
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        bag_module.subprocess, "Popen", lambda words: Interrupted([words[0], str(script)])
+    )
+    with pytest.raises(KeyboardInterrupt):
+        bag_module._run("train")
+    assert (tmp_path / "saved").exists()

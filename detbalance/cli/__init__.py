@@ -168,6 +168,7 @@ def _split(**options: object) -> None:
     help="Folder for the data set.",
 )
 @SEED
+@click.option("--overwrite", is_flag=True, help="Replace digits of other settings.")
 def _digits(**options: object) -> None:
     """Make the embedded data set: handwritten digits in scenes, most of them rare."""
     from detbalance.cli.quickstart import digits_command
@@ -194,6 +195,7 @@ def _digits(**options: object) -> None:
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field of both runs."
 )
+@click.option("--overwrite", is_flag=True, help="Replace the data and the runs that are there.")
 def _quickstart(**options: object) -> None:
     """Train a plain and a balanced detector on the embedded data, and compare them per class."""
     from detbalance.cli.quickstart import quickstart_command

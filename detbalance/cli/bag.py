@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+import detbalance
 from detbalance.annotations import load_annotations
 from detbalance.annotations.files import replace_file
 from detbalance.cli.evaluate import chosen_device
@@ -167,18 +168,34 @@ def _trained(file: Path, overwrite: bool) -> bool:
         return True
     for attempt in range(2):
         goes_on = (config.output / LAST).is_file() and (attempt > 0 or not overwrite)
-        words = ["train", "--config", str(file), "--resume" if goes_on else "--overwrite"]
-        script = "import sys; from detbalance.cli import main; main(sys.argv[1:])"
-        done = subprocess.run([sys.executable, "-c", script, *words], check=False)
-        if done.returncode == 0:
+        status = _run("train", "--config", str(file), "--resume" if goes_on else "--overwrite")
+        if status == 0:
             return True
-        if done.returncode in (2, 130):
+        if status in (2, 130, 143):
             # What a user can cause, or asked for, would only happen again.
-            if done.returncode == 130:
+            if status != 2:
                 raise KeyboardInterrupt(f"interrupted in {file}. Run the same command to go on.")
             return False
-        logger.warning("%s: ended with status %d", file, done.returncode)
+        logger.warning("%s: ended with status %d", file, status)
     return False
+
+
+def _run(*words: str) -> int:
+    """Run a command in a process of its own, and wait for it also when this one is to stop.
+
+    With -c Python looks for every module in the current folder first, where a yaml.py may lie; the
+    place of this package stands there instead.
+    """
+    place = str(Path(detbalance.__file__).resolve().parents[1])
+    script = f"import sys; sys.path[:] = [p for p in sys.path if p] + [{place!r}]\n"
+    script += "from detbalance.cli import main; main(sys.argv[1:])"
+    with subprocess.Popen([sys.executable, "-c", script, *words]) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()  # which saves what it has; Ctrl-C it has had as well
+            process.wait()
+            raise
 
 
 def _predict(config: Config, output: Path, members: int) -> None:

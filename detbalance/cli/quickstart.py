@@ -25,23 +25,31 @@ logger = logging.getLogger(__name__)
 PLAIN = ("sampling={method: none}", "augmentation.paste=null")
 
 
-def digits_command(*, output: Path, seed: int) -> None:
+def digits_command(*, output: Path, seed: int, overwrite: bool) -> None:
     """Make the data set, or say that it is there."""
-    paths = make_digits(output, seed=seed)
+    paths = make_digits(output, seed=seed, overwrite=overwrite)
     logger.info("%s and %s are ready", paths.train, paths.val)
 
 
 def quickstart_command(
-    *, output: Path, config: Path, seed: int, overrides: tuple[str, ...]
+    *, output: Path, config: Path, seed: int, overrides: tuple[str, ...], overwrite: bool
 ) -> None:
     """Make the data, train twice with equal iterations, print and draw both results."""
     started = time.perf_counter()
-    paths = make_digits(output / "data", seed=seed)
+    paths = make_digits(output / "data", seed=seed, overwrite=overwrite)
     common = [f"seed={seed}", f"data.root={output / 'data'}", *overrides]
     runs = {}
     for name, changes in (("plain", PLAIN), ("balanced", ())):
         runs[name] = load_config(config, [*common, *changes, f"output={output / name}"])
-        finished_or_trained(runs[name])
+    # What was drawn from the same two runs is drawn again; anything else stays.
+    there = [*(output / "comparison").glob("comparison.*"), *output.glob("predictions.png")]
+    if there and not overwrite and not all(map(finished, runs.values())):
+        raise ValueError(
+            f"{there[0]}: is there already, and its runs are not. A new or empty folder is"
+            " expected. Pass --overwrite to replace it, or another --output."
+        )
+    for run in runs.values():
+        finished_or_trained(run, overwrite=overwrite)
     compare_command(
         files=(output / "plain", output / "balanced"),
         baseline=(),
@@ -78,12 +86,13 @@ def quickstart_command(
     console.print(f"Whole time: {(time.perf_counter() - started) / 60:.1f} minutes")
 
 
-def finished_or_trained(config: Config) -> Report:
-    """The report of a run of this very configuration: of the finished one, or of a new one."""
-    if finished(config):
-        logger.info("%s is there already; delete it to train again", config.output)
+def finished_or_trained(config: Config, *, overwrite: bool) -> Report:
+    """The report of a run of this very configuration: of the finished one, or trained on."""
+    if finished(config) and not overwrite:
+        logger.info("%s is there already; --overwrite trains again", config.output)
         return load_report(config.output / "report.json")
-    report = run_training(config, overwrite=True)
+    resume = _is_of(config) and not overwrite
+    report = run_training(config, resume=resume, overwrite=overwrite)
     assert report is not None
     return report
 
@@ -92,5 +101,10 @@ def finished(config: Config) -> bool:
     """Whether the run of this very configuration is there, to its last iteration."""
     metrics = read_metrics(config.output) if (config.output / METRICS_FILE).exists() else []
     done = any("val" in r and r["iteration"] == config.train.iterations for r in metrics)
+    return done and _is_of(config)
+
+
+def _is_of(config: Config) -> bool:
+    """Whether the folder's run is of this very configuration."""
     saved = config.output / CONFIG_FILE
-    return done and config.is_written_in(saved.read_bytes())
+    return saved.is_file() and config.is_written_in(saved.read_bytes())

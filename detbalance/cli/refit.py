@@ -149,10 +149,23 @@ def parse_params(params: tuple[str, ...]) -> dict[str, Any]:
                 " Correct it."
             )
         try:
-            options[name] = json.loads(text)
-        except ValueError:
+            options[name] = json.loads(text, parse_constant=str)
+        except (ValueError, RecursionError):
             options[name] = text
+        if not _is_bounded(options[name]):
+            raise ValueError(
+                f'--param: "{param[:80]}" has a number that is not finite, or far beyond what'
+                " options are. A smaller one is expected. Correct it."
+            )
     return options
+
+
+def _is_bounded(value: Any) -> bool:
+    if isinstance(value, (list, dict)):
+        return all(map(_is_bounded, value.values() if isinstance(value, dict) else value))
+    if isinstance(value, str):
+        return value.lower().lstrip("+-") not in ("nan", "inf", "infinity")
+    return value is None or abs(value) < 2**63
 
 
 def save_refit(
