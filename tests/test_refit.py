@@ -13,6 +13,7 @@ from region_samples import made_samples
 from scipy.optimize import minimize
 from torch import nn
 
+from detbalance.cli.refit import parse_params
 from detbalance.detection.heads import set_classification_loss
 from detbalance.losses import LOSSES
 from detbalance.regions import refit as refitting
@@ -341,3 +342,14 @@ def test_a_refit_reads_features_a_few_at_a_time(method):
     same = refit(replace(task, samples=there), method)
     assert found.held_out == pytest.approx(same.held_out, rel=1e-4)
     torch.testing.assert_close(found.weight, same.weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "text", ["NaN", "-Infinity", "1e999", "[1, NaN]", '{"a": 1e999}', "inf", "1" + "0" * 40]
+)
+def test_options_of_methods_are_finite_numbers(text):
+    with pytest.raises(ValueError, match=r"--param: .* has a number that is not finite"):
+        parse_params((f"balance={text}",))
+    assert parse_params(("a=0.5", "b=[1, 2]", "c=text", "d=null")) == {
+        "a": 0.5, "b": [1, 2], "c": "text", "d": None,
+    }  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 from squares import make_data, write_config
 from torchvision.models.detection import RetinaNet
 
+from detbalance.annotations.files import lock_folder
 from detbalance.cli import main
 from detbalance.cli.train import run_training
 from detbalance.regions import collecting
@@ -256,3 +257,18 @@ def test_options_that_a_sampler_does_not_know_end_in_one_line(refit):
     status, said, _ = refit("--method", "SMOTE", "--param", "neighbours=3")
     assert status == 2
     assert "SMOTE does not take these options" in said
+
+
+def test_two_refits_do_not_write_to_one_folder_nor_take_out_the_same_features(refit, tmp_path):
+    for held, options in (
+        (tmp_path / "one", {"out": tmp_path / "one"}),
+        (tmp_path / "f", {"out": tmp_path / "two"}),
+    ):
+        with lock_folder(held):
+            status, said, folder = refit("--features", str(tmp_path / "f"), **options)
+        assert status == 2
+        assert f"{held}: another run (process" in said
+        assert not (folder / "refit.pt").exists()
+    assert refit("--features", str(tmp_path / "f"))[0] == 0
+    with lock_folder(tmp_path / "f"):  # what is all there is read by as many as like
+        assert refit("--features", str(tmp_path / "f"))[0] == 0

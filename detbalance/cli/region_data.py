@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from detbalance.annotations import Annotations, Categories, load_annotations
+from detbalance.annotations.files import lock_folder
 from detbalance.augmentation import StandardAugmentation
 from detbalance.cli.evaluate import chosen_device
 from detbalance.detection.dataset import DetectionDataset, worker_deaths
@@ -243,8 +244,10 @@ def taken_features(
         "labels_and_boxes": digest_of([truth.labels, truth.boxes]),
         "repeats": most_repeats,
     }
+    # Features that are all there are read by as many as like.
+    held = nullcontext() if _finished(folder) else lock_folder(folder)
     telling = told_progress("taking features out", "images")
-    with worker_deaths(), telling as tell, stop_request() as stop:
+    with held, worker_deaths(), telling as tell, stop_request() as stop:
         stored = collect_features(
             detector.classifier,
             DetectionDataset(truth, images),
