@@ -61,7 +61,7 @@ def test_cross_entropy_on_an_rcnn_is_bit_equal_to_torchvision(kind, normalizer):
     stock, ours = rcnn(kind=kind), rcnn(kind=kind)
     set_classification_loss(ours, SoftmaxCrossEntropyLoss(COUNTS), normalizer=normalizer)
     state = ours.state_dict()
-    assert state.pop("roi_heads.classification_loss._extra_state")["loss"]
+    del state["roi_heads.classification_loss._extra_state"]
     assert_same(stock.state_dict(), state)
     for a, b in zip(detections_of(stock, images), detections_of(ours, images), strict=True):
         assert len(a["scores"]) > 0

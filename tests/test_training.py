@@ -94,10 +94,7 @@ def test_killed_and_resumed_equals_uninterrupted(config_file, tmp_path, override
     np.testing.assert_allclose(losses(config.output), losses(whole.output), rtol=1e-5)
     ours, theirs = (load_checkpoint(c.output / "last.pt")["model"] for c in (config, whole))
     for name, value in ours.items():
-        if name.endswith("_extra_state"):
-            assert value == theirs[name]
-        else:
-            torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-5)
 
 
 def test_number_of_workers_does_not_change_the_run(config_file, tmp_path):

@@ -6,22 +6,30 @@ the mixin change, for this one model. No class or module of torchvision is touch
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
 
+F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound="Mixin")
 
 if TYPE_CHECKING:
-    # A mixin calls methods of the class that it will be put before.
+    # A mixin calls methods of the class that it will be put before, by `stock_` and their name.
     Stock: Any = nn.Module
 else:
     Stock = nn.Module
 
 
 class Mixin(Stock):  # type: ignore[misc]
-    """Base of the mixins that `adapt` puts in front of a module's class."""
+    """Base of the mixins that `adapt` puts in front of a module's class.
+
+    A method `forward` of the mixin finds that of the class as `stock_forward`, and so on: TorchScript
+    knows no `super()`. What is for training only is `not_scripted`.
+    """
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The combined class has no importable name, so pickle and deepcopy rebuild it.
@@ -35,8 +43,28 @@ _COMBINED: dict[tuple[type[Mixin], type[nn.Module]], type[Mixin]] = {}
 def _combined(mixin: type[Mixin], stock: type[nn.Module]) -> type[Mixin]:
     pair = (mixin, stock)
     if pair not in _COMBINED:
-        _COMBINED[pair] = type(f"{mixin.__name__}{stock.__name__}", pair, {})
+        kinds = mixin.__mro__[: mixin.__mro__.index(Mixin)]
+        methods = (getattr(stock, n, None) for kind in kinds for n in vars(kind) if n[0] != "_")
+        renamed = (_renamed(method) for method in methods if isinstance(method, FunctionType))
+        # Where mixins are stacked, the names stay those of the class that was first.
+        body: dict[str, Any] = {f.__name__: f for f in renamed if not hasattr(stock, f.__name__)}
+        # TorchScript reads the annotations of the nearest class only: those of the mixin are none
+        # that it knows, those of torchvision it needs.
+        annotated = (vars(kind).get("__annotations__") for kind in stock.__mro__)
+        body["__annotations__"] = next((a for a in annotated if a), {})
+        _COMBINED[pair] = type(f"{mixin.__name__}{stock.__name__}", pair, body)
     return _COMBINED[pair]
+
+
+def _renamed(method: FunctionType) -> FunctionType:
+    """A copy of a method with `stock_` before its name, by which TorchScript tells it apart."""
+    name = f"stock_{method.__name__}"
+    copy = FunctionType(
+        method.__code__, method.__globals__, name, method.__defaults__, method.__closure__
+    )
+    copy.__kwdefaults__, copy.__annotations__ = method.__kwdefaults__, method.__annotations__
+    copy.__dict__.update(method.__dict__)
+    return copy
 
 
 def _restore(mixin: type[Mixin], stock: type[nn.Module]) -> Mixin:
@@ -49,7 +77,7 @@ def adapt(module: nn.Module, mixin: type[M]) -> M:
 
     Args:
         module: any module; one that has the mixin already is returned as it is.
-        mixin: the methods; it may call the module's own through `super()`.
+        mixin: the methods; it may call the module's own, see `Mixin`.
 
     Returns:
         The same object.
@@ -60,32 +88,57 @@ def adapt(module: nn.Module, mixin: type[M]) -> M:
     return module
 
 
+def not_scripted(function: F) -> F:
+    """Have TorchScript leave a function out; called in a scripted model it raises an error."""
+    # TorchScript looks up the types of what it leaves out, and cannot read them as text.
+    function.__annotations__ = get_type_hints(function)
+    return torch.jit.unused(function)
+
+
 def full_precision(tensor: Tensor) -> Tensor:
     """The tensor in float32 if it is of half precision, else as it is."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return tensor.float() if tensor.dtype in [torch.float16, torch.bfloat16] else tensor
 
 
 class FullPrecisionAnchors(Mixin):
-    """Anchors in float32 under autocast.
+    """Anchors in float32 under autocast and in a model of half precision.
 
     Torchvision makes anchors in the precision of the features: in bfloat16 a coordinate of 800 is
     off by up to 2 pixels.
     """
 
-    def forward(self, image_list: Any, feature_maps: list[Tensor]) -> list[Tensor]:
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """Generate the anchors of all images; see `torchvision`'s `AnchorGenerator`."""
         # Only type, device and shape of a feature map are looked at: no memory is needed.
         shapes = [
-            torch.zeros((), dtype=full_precision(f[:0]).dtype, device=f.device).expand(f.shape)
+            torch.zeros([], dtype=full_precision(f[:0]).dtype, device=f.device).expand(f.shape)
             for f in feature_maps
         ]
-        return super().forward(image_list, shapes)  # type: ignore[no-any-return]
+        return self.stock_forward(image_list, shapes)  # type: ignore[no-any-return]
 
 
 class FullPrecisionProposalHead(Mixin):
-    """Objectness and box offsets in float32 under autocast."""
+    """Objectness and box offsets in float32 under autocast and in a model of half precision."""
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Predict for all levels; see torchvision's `RPNHead`."""
-        objectness, offsets = super().forward(features)
+        objectness, offsets = self.stock_forward(features)
         return [full_precision(o) for o in objectness], [full_precision(o) for o in offsets]
+
+
+class FullPrecisionPool(Mixin):
+    """Regions pooled in float32 in a model of half precision, as torchvision does under autocast.
+
+    Proposals are float32, and in bfloat16 they would be off by up to 2 pixels.
+    """
+
+    def forward(
+        self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        """Pool all regions, to the precision of the features; see `MultiScaleRoIAlign`."""
+        features: dict[str, Tensor] = {}
+        dtype = torch.float32
+        for name, level in x.items():
+            features[name] = full_precision(level)
+            dtype = level.dtype
+        return self.stock_forward(features, boxes, image_shapes).to(dtype)  # type: ignore[no-any-return]

@@ -6,12 +6,11 @@ neither object nor background.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
 
-from detbalance.detection.adapter import Mixin
+from detbalance.detection.adapter import Mixin, not_scripted
 
 CROWD_LABEL = -1
 COVERED = 0.5
@@ -61,7 +60,7 @@ class CrowdApart(Mixin):
 
     def forward(
         self, images: list[Tensor], targets: list[Target] | None = None
-    ) -> tuple[Any, list[Target] | None]:
+    ) -> tuple[ImageList, list[Target] | None]:
         """Scale and batch; see torchvision's `GeneralizedRCNNTransform`.
 
         Args:
@@ -72,11 +71,16 @@ class CrowdApart(Mixin):
             The images, and the targets with `boxes` and `labels` of the objects alone and the boxes
             of the crowd regions, float [C, 4], under `crowd`.
         """
-        images, targets = super().forward(images, targets)
-        return images, None if targets is None else [_apart(target) for target in targets]
+        batch, scaled = self.stock_forward(images, targets)
+        return batch, None if scaled is None else _apart(scaled)
 
 
-def _apart(target: Target) -> Target:
+@not_scripted
+def _apart(targets: list[Target]) -> list[Target]:
+    return [_objects_apart(target) for target in targets]
+
+
+def _objects_apart(target: Target) -> Target:
     if "labels" not in target:
         return target
     boxes, labels, crowd = target["boxes"], target["labels"], is_crowd(target)
@@ -114,6 +118,7 @@ def ignored_in_crowd(target: Target, anchors: Tensor, matched: Tensor, mark: int
 class CrowdAwareProposals(Mixin):
     """Region proposal network that takes no background from crowd regions."""
 
+    @not_scripted
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[Target]
     ) -> tuple[list[Tensor], list[Tensor]]:
@@ -128,13 +133,14 @@ class CrowdAwareProposals(Mixin):
         """
         crowds = [is_crowd(target) for target in targets]
         objects = [{"boxes": t["boxes"][~c]} for t, c in zip(targets, crowds, strict=True)]
-        labels, matched = super().assign_targets_to_anchors(anchors, objects)
+        labels, matched = self.stock_assign_targets_to_anchors(anchors, objects)
         for i, (target, crowd) in enumerate(zip(targets, crowds, strict=True)):
             if crowd.any():
                 inside = covered(anchors[i], target["boxes"][crowd])
                 labels[i] = labels[i].masked_fill(inside & (labels[i] < 1), -1.0)
         return labels, matched
 
+    @not_scripted
     def compute_loss(
         self,
         objectness: Tensor,
@@ -155,6 +161,6 @@ class CrowdAwareProposals(Mixin):
         """
         if not any(bool((label >= 0).any()) for label in labels):
             return objectness.sum() * 0, pred_bbox_deltas.sum() * 0
-        return super().compute_loss(  # type: ignore[no-any-return]
+        return self.stock_compute_loss(  # type: ignore[no-any-return]
             objectness, pred_bbox_deltas, labels, regression_targets
         )

@@ -12,6 +12,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 
 from detbalance.detection.adapter import (
     FullPrecisionAnchors,
+    FullPrecisionPool,
     FullPrecisionProposalHead,
     adapt,
 )
@@ -180,6 +181,9 @@ def _set_rcnn(model: FasterRCNN, loss: ClassificationLoss | None, normalizer: No
     adapt(model.rpn, CrowdAwareProposals)
     adapt(model.rpn.head, FullPrecisionProposalHead)
     adapt(model.rpn.anchor_generator, FullPrecisionAnchors)
+    for pool in (heads.box_roi_pool, heads.mask_roi_pool, heads.keypoint_roi_pool):
+        if pool is not None:
+            adapt(pool, FullPrecisionPool)
     outputs = classes if loss is None else loss.num_outputs
     before = getattr(heads, "classification_loss", None)
     predictor.cls_score = fit_linear(predictor.cls_score, outputs, before, loss)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from detbalance.detection.adapter import Mixin
+from detbalance.losses.contract import saved_name
 
 if TYPE_CHECKING:
     from detbalance.losses import ClassificationLoss
@@ -30,15 +31,14 @@ class LossHolder(Mixin):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *others: Any, **named: Any
     ) -> None:
-        saved = state_dict.get(f"{prefix}classification_loss._extra_state")
+        saved = saved_name(state_dict.get(f"{prefix}classification_loss._extra_state"))
         own = self.classification_loss
         # A part of a state_dict, without the last layer, says nothing of the loss.
         has_layer = f"{prefix}{self.class_layer}.weight" in state_dict
         if (saved is None) != (own is None) and (saved is not None or has_layer):
             stock = "torchvision's own loss"
             raise ValueError(
-                "load_state_dict(): the model was trained with"
-                f" {stock if saved is None else saved['loss']}, this one has"
+                f"load_state_dict(): the model was trained with {saved or stock}, this one has"
                 f" {stock if own is None else type(own).__name__}. The same loss is expected."
                 " Before loading, call set_classification_loss() with the loss that it was trained"
                 " with, None for torchvision's own."

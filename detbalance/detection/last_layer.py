@@ -70,9 +70,15 @@ class CosineLinear(nn.Module):
         Returns:
             float [A, D] in -1..1; 0 for a row without length.
         """
+        if torch.jit.is_scripting():
+            return self._cosines(x)
         with torch.autocast(x.device.type, enabled=False):
-            rows, outputs = (F.normalize(full_precision(v), dim=1) for v in (x, self.weight))
-            return F.linear(rows, outputs).clamp(-1.0, 1.0)
+            return self._cosines(x)
+
+    def _cosines(self, x: Tensor) -> Tensor:
+        rows = F.normalize(full_precision(x), dim=1)
+        outputs = F.normalize(full_precision(self.weight), dim=1)
+        return F.linear(rows, outputs).clamp(-1.0, 1.0)
 
 
 def fit_convolution(

@@ -5,10 +5,13 @@ Letters: N images in the batch, A anchors of an image, D outputs per anchor, K c
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detbalance.detection.adapter import Mixin, full_precision
+from detbalance.detection.adapter import Mixin, full_precision, not_scripted
 from detbalance.detection.crowd import Target, ignored_in_crowd
 from detbalance.detection.holder import LossHolder
 from detbalance.detection.normalizer import Normalizer, over_ranks
@@ -40,10 +43,14 @@ class BalancedOneStageHead(Mixin):
             `cls_logits` float [N, A, D] (K + 1 columns in eval mode), `bbox_regression` float
             [N, A, 4] and, of FCOS, `bbox_ctrness` float [N, A, 1].
         """
-        return {name: full_precision(out) for name, out in super().forward(x).items()}
+        outputs: dict[str, Tensor] = {}
+        for name, out in self.stock_forward(x).items():
+            outputs[name] = full_precision(out)
+        return outputs
 
     # Each batch has another number of matched anchors: a compiler gains nothing here.
     @outside_graphs
+    @not_scripted
     def compute_loss(
         self,
         targets: list[Target],
@@ -116,7 +123,7 @@ class BalancedOneStageHead(Mixin):
         matched_idxs: list[Tensor],
     ) -> dict[str, Tensor]:
         """Compute torchvision's own losses; the arguments are those of `compute_loss`."""
-        return super().compute_loss(targets, head_outputs, anchors, matched_idxs)  # type: ignore[no-any-return]
+        return self.stock_compute_loss(targets, head_outputs, anchors, matched_idxs)  # type: ignore[no-any-return]
 
     def box_losses(
         self, target: Target, head_outputs: dict[str, Tensor], anchors: Tensor, matched: Tensor
@@ -186,13 +193,12 @@ class BalancedClassificationHead(LossHolder):
             loss's score, so that torchvision's postprocessing fits. The column of background is
             -inf, as torchvision would detect it like a class.
         """
-        logits: Tensor = super().forward(x)
-        if self.training or self.classification_loss is None:
+        logits: Tensor = self.stock_forward(x)
+        if self.classification_loss is None or self.training:
             return logits
         scores = self.classification_loss.scores(full_precision(logits.flatten(0, 1)))
-        classes = torch.logit(scores)
-        classes[:, 0] = -torch.inf
-        return classes.view(*logits.shape[:2], -1)
+        classes = F.pad(torch.logit(scores[:, 1:]), [1, 0], value=-math.inf)
+        return classes.view(logits.shape[0], logits.shape[1], -1)
 
 
 def anchor_labels(target: Target, matched: Tensor) -> Tensor:

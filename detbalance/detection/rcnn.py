@@ -17,7 +17,7 @@ from torchvision.models.detection.roi_heads import (
 )
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from detbalance.detection.adapter import full_precision
+from detbalance.detection.adapter import full_precision, not_scripted
 from detbalance.detection.crowd import CROWD_LABEL, Target, covered
 from detbalance.detection.holder import LossHolder
 from detbalance.detection.normalizer import Normalizer, over_ranks
@@ -45,6 +45,7 @@ class BalancedRoIHeads(LossHolder):
     nms_thresh: float
     detections_per_img: int
 
+    @not_scripted
     def assign_targets_to_proposals(
         self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
@@ -60,7 +61,7 @@ class BalancedRoIHeads(LossHolder):
             [regions], 0 for background and -1 for ignored regions.
         """
         kept = [torch.where(labels != CROWD_LABEL)[0] for labels in gt_labels]
-        rows, labels = super().assign_targets_to_proposals(
+        rows, labels = self.stock_assign_targets_to_proposals(
             proposals,
             [boxes[k] for boxes, k in zip(gt_boxes, kept, strict=True)],
             [values[k] for values, k in zip(gt_labels, kept, strict=True)],
@@ -99,8 +100,18 @@ class BalancedRoIHeads(LossHolder):
         Raises:
             TypeError: if boxes are not floating point or labels not int64.
         """
-        if not self.training:
-            return super().forward(features, proposals, image_shapes, targets)  # type: ignore[no-any-return]
+        if self.training:
+            return [], self._losses(features, proposals, image_shapes, targets)
+        return self.stock_forward(features, proposals, image_shapes, targets)  # type: ignore[no-any-return]
+
+    @not_scripted
+    def _losses(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[Target] | None,
+    ) -> dict[str, Tensor]:
         for target in targets or []:
             if not target["boxes"].is_floating_point() or target["labels"].dtype != torch.int64:
                 raise TypeError(
@@ -111,7 +122,7 @@ class BalancedRoIHeads(LossHolder):
         proposals, matched, labels, offsets = self.select_training_samples(proposals, targets)
         targets = targets or []
         if not any(len(label) for label in labels):
-            return [], self._no_regions(targets, labels)
+            return self._no_regions(targets, labels)
         x = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
         logits, boxes = (full_precision(out) for out in self.box_predictor(x))
 
@@ -131,7 +142,7 @@ class BalancedRoIHeads(LossHolder):
         losses.update(
             self._branch_losses(features, proposals, image_shapes, targets, matched, labels)
         )
-        return [], losses
+        return losses
 
     def _classification(
         self,
@@ -237,24 +248,28 @@ class BalancedRoIHeads(LossHolder):
         Returns:
             Boxes, scores (descending) and labels of each image.
         """
-        class_logits, box_regression = map(full_precision, (class_logits, box_regression))
+        class_logits, box_regression = full_precision(class_logits), full_precision(box_regression)
         if self.classification_loss is None:
-            return super().postprocess_detections(  # type: ignore[no-any-return]
+            return self.stock_postprocess_detections(  # type: ignore[no-any-return]
                 class_logits, box_regression, proposals, image_shapes
             )
-        regions = [len(boxes) for boxes in proposals]
+        regions = [boxes.shape[0] for boxes in proposals]
         all_boxes = self.box_coder.decode(box_regression, proposals).split(regions)
-        all_scores = torch.split(self.classification_loss.scores(class_logits), regions)
-        results: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
-        for boxes, scores, shape in zip(all_boxes, all_scores, image_shapes, strict=True):
-            rows, classes = torch.where(scores[:, 1:] > self.score_thresh)
-            labels = classes + 1
-            # Selecting first: with many classes nearly all boxes fall below the threshold.
-            chosen = clip_boxes_to_image(boxes[rows, labels], shape)
-            values = scores[rows, labels]
-            large = remove_small_boxes(chosen, min_size=1e-2)
-            chosen, values, labels = chosen[large], values[large], labels[large]
-            keep = batched_nms(chosen, values, labels, self.nms_thresh)[: self.detections_per_img]
-            for part, tensor in zip(results, (chosen, values, labels), strict=True):
-                part.append(tensor[keep])
-        return results
+        all_scores = self.classification_loss.scores(class_logits).split(regions)
+        found = [
+            self._chosen(all_boxes[i], all_scores[i], image_shapes[i]) for i in range(len(regions))
+        ]
+        return [f[0] for f in found], [f[1] for f in found], [f[2] for f in found]
+
+    def _chosen(
+        self, boxes: Tensor, scores: Tensor, shape: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and labels of an image, from those of all regions and classes."""
+        rows, classes = torch.where(scores[:, 1:] > self.score_thresh)
+        labels = classes + 1
+        # Selecting first: with many classes nearly all boxes fall below the threshold.
+        boxes, scores = clip_boxes_to_image(boxes[rows, labels], shape), scores[rows, labels]
+        large = remove_small_boxes(boxes, min_size=1e-2)
+        boxes, scores, labels = boxes[large], scores[large], labels[large]
+        keep = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
+        return boxes[keep], scores[keep], labels[keep]

@@ -24,8 +24,9 @@ class ClassificationLoss(Precise, ABC):
     follow from the constructor's arguments, so they must not appear in a model's `state_dict`.
     Running statistics are buffers. They keep their precision when a model is cast, they change only
     in training mode, under grad mode, with logits that require a gradient, and they are summed over
-    all processes where a process group exists. The one thing that every loss saves is its name, so
-    that a model trained with one loss is not loaded with another.
+    all processes where a process group exists. The one thing that every loss saves is its name, as
+    a tensor, so that a model trained with one loss is not loaded with another. TorchScript compiles
+    `scores` and leaves `forward` out.
 
     Args:
         class_counts: boxes per class [K + 1], index 0 not used; or, for the losses that need to
@@ -74,6 +75,11 @@ class ClassificationLoss(Precise, ABC):
         self.num_classes = len(self.counts.instance_counts)
         self.num_outputs = self.num_classes - (self.activation == "sigmoid")
         self.accumulation = 1
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # A scripted detector detects; what trains it is more than TorchScript takes.
+        torch.jit.unused(cls.forward)
 
     @abstractmethod
     def initial_bias(self) -> Tensor:
@@ -212,20 +218,52 @@ class ClassificationLoss(Precise, ABC):
                     f"(background) or 1..{self.num_classes - 1}. Check the class mapping."
                 )
 
-    def get_extra_state(self) -> dict[str, str]:
-        """Give what `state_dict` keeps beside the buffers: which loss this is."""
-        return {"loss": type(self).__name__}
+    def get_extra_state(self) -> Tensor:
+        """Give what `state_dict` keeps beside the buffers: the letters of the loss's name."""
+        return torch.tensor(list(type(self).__name__.encode()), dtype=torch.uint8)
 
-    def set_extra_state(self, state: dict[str, str]) -> None:
+    def set_extra_state(self, state: Any) -> None:
         """Refuse the state of another loss.
 
         Raises:
             ValueError: if the state was saved by another loss.
         """
-        saved = state.get("loss") if isinstance(state, dict) else None
+        saved = saved_name(state)
         if saved != type(self).__name__:
             raise ValueError(
                 f"load_state_dict(): the model was trained with {saved}, this one has"
                 f" {type(self).__name__}. The same loss is expected. Set the loss that it was"
                 " trained with before loading."
             )
+
+
+def saved_name(state: Any) -> str | None:
+    """Read which loss a state is of.
+
+    Args:
+        state: what `get_extra_state` gave; a dict, in a file of an earlier version.
+
+    Returns:
+        The name of the loss; None if the state is of no loss.
+
+    Example:
+        >>> saved_name({"loss": "SeesawLoss"}), saved_name(torch.tensor([76, 68, 65, 77]).byte())
+        ('SeesawLoss', 'LDAM')
+    """
+    if isinstance(state, dict):
+        state = state.get("loss")
+    elif isinstance(state, Tensor) and state.dtype == torch.uint8 and state.ndim == 1:
+        state = bytes(state.tolist()).decode(errors="replace")
+    return state if isinstance(state, str) else None
+
+
+def wide(logits: Tensor) -> Tensor:
+    """Give logits in the precision that losses are computed in.
+
+    Args:
+        logits: of any floating type.
+
+    Returns:
+        The same for float64, else float32.
+    """
+    return logits if logits.dtype == torch.float64 else logits.float()

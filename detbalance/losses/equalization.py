@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from detbalance.losses.contract import wide
 from detbalance.losses.counts import CountsLike
 from detbalance.losses.sigmoid import SigmoidLoss
 from detbalance.losses.statistics import GradientSums
@@ -218,7 +219,7 @@ class EqualizationLossV2(SigmoidLoss):
             float [A, K + 1]: sigmoid(class) * (1 - sigmoid(background)); column 0 is
             sigmoid(background). A row need not sum to 1.
         """
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = wide(logits)
         background, classes = logits[:, :1], logits[:, 1:]
         return torch.cat(
             [torch.sigmoid(background), torch.sigmoid(classes) * torch.sigmoid(-background)], dim=1

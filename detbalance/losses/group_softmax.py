@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detbalance.losses.contract import wide
 from detbalance.losses.counts import CountsLike
-from detbalance.losses.softmax import SoftmaxLoss, wide
+from detbalance.losses.softmax import SoftmaxLoss
 from detbalance.losses.statistics import precise, sum_over_ranks
 from detbalance.losses.weights import ClassWeights
 

@@ -7,10 +7,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from detbalance.losses.contract import wide
 from detbalance.losses.counts import CountsLike, Float64
-from detbalance.losses.softmax import SoftmaxLoss, wide
+from detbalance.losses.softmax import SoftmaxLoss
 from detbalance.losses.weights import ClassWeights, class_weights
 
 
@@ -106,7 +108,7 @@ class LDAMLoss(SoftmaxLoss):
         Returns:
             float [A, K + 1]; column 0 is background.
         """
-        return super().scores(self.scale * wide(logits))
+        return F.softmax(self.scale * wide(logits), dim=-1)
 
     def forward(
         self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None

@@ -8,9 +8,10 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from detbalance.losses.contract import ClassificationLoss
+from detbalance.losses.contract import ClassificationLoss, wide
 from detbalance.losses.counts import CountsLike, PerClass
 from detbalance.losses.kernel import Factor, SigmoidSums, sigmoid_loss_sum
 from detbalance.losses.statistics import PushGauge
@@ -70,8 +71,7 @@ class SigmoidLoss(ClassificationLoss):
         Returns:
             float [A, K + 1]; column 0 (background) is 0, as no output speaks for it.
         """
-        p = torch.sigmoid(logits if logits.dtype == torch.float64 else logits.float())
-        return torch.cat([p.new_zeros(len(p), 1), p], dim=1)
+        return F.pad(torch.sigmoid(wide(logits)), [1, 0])
 
     def summed(
         self,

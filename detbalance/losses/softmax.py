@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detbalance.losses.contract import ClassificationLoss
+from detbalance.losses.contract import ClassificationLoss, wide
 from detbalance.losses.counts import CountsLike
 from detbalance.losses.priors import adjusted_offsets, checked_tau
 from detbalance.losses.weights import ClassWeights
@@ -180,18 +180,8 @@ class SoftmaxCrossEntropyLoss(SoftmaxLoss):
         Returns:
             float [A, K + 1]; column 0 is background.
         """
-        if self.posthoc_tau == 0:
-            return super().scores(logits)
-        return super().scores(wide(logits) - self.constant(self._posthoc_offsets, logits))
-
-
-def wide(logits: Tensor) -> Tensor:
-    """Give logits in the precision that losses are computed in.
-
-    Args:
-        logits: of any floating type.
-
-    Returns:
-        The same for float64, else float32.
-    """
-    return logits if logits.dtype == torch.float64 else logits.float()
+        logits = wide(logits)
+        if self.posthoc_tau != 0:
+            offsets = self._posthoc_offsets.to(logits.device, logits.dtype, non_blocking=True)
+            logits = logits - offsets
+        return F.softmax(logits, dim=-1)

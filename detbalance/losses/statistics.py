@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,11 @@ def precise(device: torch.device) -> torch.dtype:
 
 class Precise(nn.Module):
     """A module whose own buffers move with it but keep their type: `half()` must not round them."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # TorchScript reads them, does not know them, and sees the types of buffers without them.
+        cls.__annotations__ = {}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Precise:
         kept = dict(self._buffers)
