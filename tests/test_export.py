@@ -7,7 +7,7 @@ import io
 import pytest
 import safetensors.torch
 import torch
-from detectors import BUILDERS, ONE_STAGE, assert_same, batch, detections_of, rcnn
+from detectors import BUILDERS, ONE_STAGE, assert_same, batch, detections_of, last_layer, rcnn
 from every_loss import SIGMOID, build, counts
 from torch import nn
 
@@ -53,6 +53,8 @@ def detector(name, kind):
     for place, part in model.named_modules():
         if isinstance(part, (nn.Conv2d, nn.Linear)) and "bbox" not in place:
             nn.init.kaiming_normal_(part.weight)
+    if name in ONE_STAGE:
+        last_layer(model).weight.data *= 0.1
     return model
 
 

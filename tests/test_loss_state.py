@@ -86,3 +86,28 @@ def test_the_state_survives_a_file_and_works_on(name):
     assert_same(losses_of(model, images, targets), losses_of(other, images, targets))
     for a, b in zip(detections_of(model, images), detections_of(other, images), strict=True):
         assert_same(a, b)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_the_state_of_an_earlier_version_is_read(name):
+    """The name of the loss was in a dict."""
+    model = with_loss(name, SigmoidFocalLoss(COUNTS))
+    state = model.state_dict()
+    (key,) = (key for key in state if key.endswith("_extra_state"))
+    state[key] = {"loss": "SigmoidFocalLoss"}
+    other = with_loss(name, SigmoidFocalLoss(COUNTS))
+    other.load_state_dict(state)
+    assert_same(model.state_dict(), other.state_dict())
+    with pytest.raises(ValueError, match=r"with SigmoidFocalLoss, this one has BalancedSigmoid"):
+        with_loss(name, build("balanced_sigmoid")).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"with SigmoidFocalLoss, this one has torchvision's"):
+        with_loss(name, None).load_state_dict(state)
+
+
+@pytest.mark.parametrize("broken", [{}, {"loss": 3}, torch.zeros(2), torch.zeros(1, 3).byte(), 7])
+def test_a_damaged_name_of_the_loss_is_refused(broken):
+    model = with_loss("retinanet", SigmoidFocalLoss(COUNTS))
+    state = model.state_dict()
+    (key,) = (key for key in state if key.endswith("_extra_state"))
+    with pytest.raises(ValueError, match="The same loss is expected"):
+        model.load_state_dict({**state, key: broken})

@@ -28,6 +28,7 @@ class TimmBody(nn.Module):
     def __init__(self, features: nn.Module) -> None:
         super().__init__()
         self.features = features
+        self.channels_last = str(getattr(features, "output_fmt", "NCHW")).endswith("NHWC")
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Compute the feature maps.
@@ -39,9 +40,10 @@ class TimmBody(nn.Module):
             float [N, channels, h, w] by the names "0", "1", ...
         """
         maps = self.features(x)
-        if str(getattr(self.features, "output_fmt", "NCHW")).endswith("NHWC"):
-            maps = [m.permute(0, 3, 1, 2) for m in maps]
-        return {str(i): m for i, m in enumerate(maps)}
+        named: dict[str, Tensor] = {}
+        for i, level in enumerate(maps):
+            named[str(i)] = level.permute(0, 3, 1, 2) if self.channels_last else level
+        return named
 
 
 def timm_body(name: str, strides: Sequence[int], pretrained: bool, frozen_norm: bool) -> Body:
