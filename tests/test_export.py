@@ -95,7 +95,7 @@ def test_a_scripted_model_detects_the_same(name, kind):
         assert len(theirs["scores"]) == 10
         assert_same(theirs, ours)
     scripted.train()
-    with pytest.raises(torch.jit.Error, match="@unused methods|annotated to be ignored"):
+    with pytest.raises(torch.jit.Error, match=r"@unused methods|annotated to be ignored"):
         scripted(*batch())
 
 

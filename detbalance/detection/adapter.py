@@ -27,8 +27,8 @@ else:
 class Mixin(Stock):  # type: ignore[misc]
     """Base of the mixins that `adapt` puts in front of a module's class.
 
-    A method `forward` of the mixin finds that of the class as `stock_forward`, and so on: TorchScript
-    knows no `super()`. What is for training only is `not_scripted`.
+    A method `forward` of the mixin finds that of the class as `stock_forward`, and so on:
+    TorchScript knows no `super()`. What is for training only is `not_scripted`.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:

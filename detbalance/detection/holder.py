@@ -39,7 +39,7 @@ class LossHolder(Mixin):
             stock = "torchvision's own loss"
             raise ValueError(
                 f"load_state_dict(): the model was trained with {saved or stock}, this one has"
-                f" {stock if own is None else type(own).__name__}. The same loss is expected."
+                f" {stock if own is None else own.identity()}. The same loss is expected."
                 " Before loading, call set_classification_loss() with the loss that it was trained"
                 " with, None for torchvision's own."
             )

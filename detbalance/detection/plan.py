@@ -12,6 +12,8 @@ from detbalance.detection.backbones import MOBILENET, TINY, TORCHVISION_BACKBONE
 Detector = Literal["retinanet", "fcos", "fasterrcnn"]
 Norm = Literal["none", "group", "batch"]
 
+BUILT_IN = ("none", "default", "offline")
+"""What `weights` may be instead of a file."""
 OFFLINE_BACKBONE = "tf_efficientnet_lite0"
 ANCHOR_STRIDES = {"retinanet": 4.0, "fcos": 1.0, "fasterrcnn": 8.0}
 """Torchvision's smallest anchor on a level, in strides of the level."""
@@ -192,7 +194,7 @@ def _check_weights(
             'build_detector(): weights is "default", but there are no pretrained weights of the'
             ' backbone "tiny". It trains from scratch. Set weights to none.'
         )
-    if weights not in ("none", "default", "offline") and not Path(weights).is_file():
+    if weights not in BUILT_IN and not Path(weights).is_file():
         raise ValueError(
             f'build_detector(): weights is "{weights}", which is no file. none, default, offline or'
             " the path of a file is expected. Correct the path."

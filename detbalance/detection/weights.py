@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from detbalance.detection.backbones import MOBILENET, resnet_name
 from detbalance.detection.plan import OFFLINE_BACKBONE
 from detbalance.installation import needs
+from detbalance.losses.contract import same_loss, saved_name
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ CLASS_LAYERS = ("cls_logits", "cls_score", "bbox_pred")
 """Layers whose size follows from the class set."""
 LOSS = "classification_loss"
 """A classification loss in a model; it has its own state."""
+STOCK = "torchvision's own loss"
 
 
 def detector_weights_name(detector: str, backbone: str) -> str | None:
@@ -112,29 +113,42 @@ def offline_state() -> dict[str, Tensor]:
     return dict(zip(names, values, strict=True))
 
 
-def load_file(model: nn.Module, path: str) -> None:
+def load_file(model: nn.Module, path: str, class_names: Sequence[str] | None = None) -> None:
     """Load a local file: the weights of a whole detector, or of a backbone.
 
-    A detector trained on other classes or with a loss of this package is fine: its last layers are
-    left out, with a warning.
+    A detector trained on other classes or with another loss than the model has is fine: its last
+    layers are left out, with a warning. What a loss has counted is left out in any case.
 
     Args:
-        model: the detector.
+        model: the detector, with its loss in place.
         path: a `state_dict` saved by `torch.save` (also inside a dict under "state_dict" or
-            "model"), or a `.safetensors` file.
+            "model", such as a checkpoint of a run), or a `.safetensors` file.
+        class_names: of the labels 1..K, compared with those of a checkpoint; None for not known.
 
     Raises:
         ValueError: if the file is no such thing, or lacks tensors that the model needs.
     """
-    state = _read(path)
+    state, names = _read(path)
     if any(name.startswith("backbone.") for name in state):
-        _load_detector(model, state, path)
+        known = names is not None and class_names is not None
+        other = _other_classes(names or [], class_names or []) if known else None
+        _load_detector(model, state, path, other)
     else:
         _load_body(model, state, path)
 
 
-def _read(path: str) -> dict[str, Tensor]:
-    remedy = "A state_dict saved by torch.save is expected. Correct weights."
+def _other_classes(theirs: Sequence[str], ours: Sequence[str]) -> str | None:
+    """In what the classes of a file differ from those of the model; None where they do not."""
+    if len(theirs) != len(ours):
+        return f"on another number of classes ({len(theirs)}, this model has {len(ours)})"
+    differ = ((i, a, b) for i, (a, b) in enumerate(zip(theirs, ours, strict=True), 1) if a != b)
+    first = next(differ, None)
+    return first and 'on other classes (class {} is "{}", of this model "{}")'.format(*first)
+
+
+def _read(path: str) -> tuple[dict[str, Tensor], list[str] | None]:
+    """The tensors of a file, and the classes that it was trained on where it says so."""
+    remedy = "A state_dict saved by torch.save or safetensors is expected. Correct weights."
     try:
         if Path(path).suffix == ".safetensors":
             from safetensors.torch import load_file as load_safetensors
@@ -142,46 +156,82 @@ def _read(path: str) -> dict[str, Tensor]:
             state: Any = load_safetensors(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    # What a damaged file raises depends on where it is damaged.
+    except OSError as error:
+        reason = f" ({error.strerror})" if error.strerror else ""
+        raise ValueError(f"{path}: cannot be read{reason}. {remedy}") from error
+    # What a damaged file raises depends on where it is damaged, and torch's words on it advise to
+    # load it without weights_only, which would run what is in it.
     except Exception as error:
-        # Torch's words on a pickle that it does not read are an advice to run what is in it.
-        unread = isinstance(error, pickle.UnpicklingError)
-        reason = "no tensors" if unread else str(error).strip().partition("\n")[0]
-        raise ValueError(f"{path}: cannot be read as weights ({reason}). {remedy}") from error
+        raise ValueError(f"{path}: cannot be read as weights. {remedy}") from error
+    categories = state.get("categories") if isinstance(state, Mapping) else None
+    names = categories.get("names") if isinstance(categories, Mapping) else None
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not state:
         raise ValueError(f"{path}: holds no weights. {remedy}")
     tensors = {str(k).removeprefix("module."): v for k, v in state.items()}
-    # What a loss saves may be no tensor.
-    weights = (k for k in tensors if not _is_part_of(k, (LOSS,)))
-    other = next((k for k in weights if not isinstance(tensors[k], Tensor)), None)
+    # The name of a loss of an earlier version is no tensor.
+    weights = (k for k, v in tensors.items() if not (k.endswith("_extra_state") and saved_name(v)))
+    other = next((k for k in weights if not _is_plain(tensors[k])), None)
     if other is not None:
-        raise ValueError(f'{path}: entry "{other}" is no tensor. {remedy}')
-    return tensors
+        raise ValueError(f"{path}: entry {other[:80]!r} is no tensor. {remedy}")
+    return tensors, [str(name) for name in names] if isinstance(names, list) else None
 
 
-def _load_detector(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a tensor of numbers, all of them there."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_quantized or value.is_nested or value.is_meta or value.is_complex())
+    )
+
+
+def _loss_of(state: Mapping[str, Any]) -> str | None:
+    """Which loss a state is of; None for torchvision's own."""
+    return next((saved_name(state[k]) for k in state if k.endswith(f"{LOSS}._extra_state")), None)
+
+
+def _load_detector(
+    model: nn.Module, state: Mapping[str, Tensor], source: str, other_classes: str | None = None
+) -> None:
     own = model.state_dict()
-    kept = {name: value for name, value in state.items() if not _is_part_of(name, (LOSS,))}
+    theirs, ours = _loss_of(state), _loss_of(own)
     # What the columns of a last layer mean is up to the loss, whatever their number.
-    other_loss = len(kept) < len(state)
-    untrained = [
+    other_loss = not same_loss(theirs, ours)
+    kept = {name: value for name, value in state.items() if not _is_part_of(name, (LOSS,))}
+    resized = {
         name
         for name, value in own.items()
-        if (other_loss and _is_part_of(name, LAST_LAYERS))
-        or (_is_part_of(name, CLASS_LAYERS) and name in kept and kept[name].shape != value.shape)
+        if _is_part_of(name, CLASS_LAYERS) and name in kept and kept[name].shape != value.shape
+    }
+    untrained = [
+        name
+        for name in own
+        if name in resized
+        or (other_loss and _is_part_of(name, LAST_LAYERS))
+        or (other_classes and _is_part_of(name, CLASS_LAYERS) and ".rpn." not in f".{name}")
     ]
     if untrained:
+        reasons = [other_classes] if other_classes else []
+        if other_loss:
+            reasons.append(f"with {theirs or STOCK}, this model has {ours or STOCK}")
+        by_loss = {name for name in resized if other_loss and _is_part_of(name, LAST_LAYERS)}
+        if any(name.startswith("rpn.") for name in resized):
+            reasons.append("with other anchors")
+        elif resized - by_loss and not other_classes:
+            reasons.append("on another number of classes")
         logger.warning(
-            "%s: was trained on other classes or with another loss; %d tensors start untrained"
-            " (first: %s)",
+            "%s: was trained %s. Tensors that start untrained: %d (first: %s)",
             source,
+            " and ".join(reasons),
             len(untrained),
             untrained[0],
         )
     kept = {name: value for name, value in kept.items() if name not in untrained}
+    # The loss's own state stays as it is in the model.
+    kept |= {name: value for name, value in own.items() if _is_part_of(name, (LOSS,))}
     _load(model, kept, source, untrained=untrained)
 
 
@@ -207,10 +257,10 @@ def _load(
     try:
         missing, unexpected = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        mismatches = [line.strip() for line in str(error).splitlines() if "mismatch" in line]
+        faults = [line.strip().rstrip(".") for line in str(error).splitlines()[1:] if line.strip()]
         raise ValueError(
-            f"{source}: {len(mismatches)} tensors have another shape than the model's (first:"
-            f" {mismatches[0].rstrip('.')}). {expected}"
+            f"{source}: tensors that do not fit those of the model: {len(faults)} (first:"
+            f" {faults[0]}). {expected}"
         ) from error
     missing = [
         name for name in missing if name not in untrained and "num_batches_tracked" not in name
@@ -222,7 +272,7 @@ def _load(
         )
     if unexpected:
         logger.warning(
-            "%s: %d tensors have no place in the model and are left out (first: %s)",
+            "%s: tensors left out, as the model has no place for them: %d (first: %s)",
             source,
             len(unexpected),
             unexpected[0],

@@ -218,9 +218,13 @@ class ClassificationLoss(Precise, ABC):
                     f"(background) or 1..{self.num_classes - 1}. Check the class mapping."
                 )
 
+    def identity(self) -> str:
+        """Name the loss, and the order of its columns where that is up to its settings."""
+        return type(self).__name__
+
     def get_extra_state(self) -> Tensor:
-        """Give what `state_dict` keeps beside the buffers: the letters of the loss's name."""
-        return torch.tensor(list(type(self).__name__.encode()), dtype=torch.uint8)
+        """Give what `state_dict` keeps beside the buffers: the letters of what `identity` says."""
+        return torch.tensor(list(self.identity().encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
         """Refuse the state of another loss.
@@ -229,10 +233,10 @@ class ClassificationLoss(Precise, ABC):
             ValueError: if the state was saved by another loss.
         """
         saved = saved_name(state)
-        if saved != type(self).__name__:
+        if not same_loss(saved, self.identity()):
             raise ValueError(
                 f"load_state_dict(): the model was trained with {saved}, this one has"
-                f" {type(self).__name__}. The same loss is expected. Set the loss that it was"
+                f" {self.identity()}. The same loss is expected. Set the loss that it was"
                 " trained with before loading."
             )
 
@@ -255,6 +259,11 @@ def saved_name(state: Any) -> str | None:
     elif isinstance(state, Tensor) and state.dtype == torch.uint8 and state.ndim == 1:
         state = bytes(state.tolist()).decode(errors="replace")
     return state if isinstance(state, str) else None
+
+
+def same_loss(saved: str | None, own: str | None) -> bool:
+    """Tell whether a saved identity is that of a loss; earlier versions saved the name alone."""
+    return saved == own or (own is not None and saved == own.partition(" ")[0])
 
 
 def wide(logits: Tensor) -> Tensor:

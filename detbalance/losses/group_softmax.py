@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 
 import numpy as np
 import torch
@@ -96,6 +97,11 @@ class GroupSoftmaxLoss(SoftmaxLoss):
         self.columns = torch.from_numpy(np.concatenate([[0], place + 2 + group]))
         self.widths = [2, *(1 + np.bincount(group, minlength=len(limits) + 2)[1:]).tolist()]
         self.num_outputs = sum(self.widths)
+
+    def identity(self) -> str:
+        """Name the loss and the groups that its columns stand for."""
+        groups = zlib.crc32(repr(self.bins.tolist()).encode())
+        return f"{type(self).__name__} with the groups {groups:08x}"
 
     def scores(self, logits: Tensor) -> Tensor:
         """Turn logits into probabilities.

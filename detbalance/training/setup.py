@@ -30,6 +30,8 @@ from detbalance.augmentation import (
 from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.heads import set_classification_loss
 from detbalance.detection.models import build_detector
+from detbalance.detection.plan import BUILT_IN
+from detbalance.detection.weights import load_file
 from detbalance.frequency import Frequency, class_frequency
 from detbalance.images import usable_images
 from detbalance.losses import LOSSES, ClassificationLoss
@@ -234,13 +236,21 @@ def build_model(
             these arguments.
     """
     options = config.model.model_dump()
-    model = build_detector(categories.num_classes, **options, load_weights=pretrained)
+    weights = options["weights"]
+    from_file = pretrained and weights not in BUILT_IN
+    model = build_detector(
+        categories.num_classes, **options, load_weights=pretrained and not from_file
+    )
     options = config.loss.model_dump()
     name, normalizer = options.pop("name"), options.pop("normalizer")
     loss = None if name == "torchvision" else LOSSES[name](class_counts, **options)
     if loss is not None:
         loss.accumulation = config.train.accumulation
-    return set_classification_loss(model, loss, normalizer=normalizer)
+    set_classification_loss(model, loss, normalizer=normalizer)
+    if from_file:
+        # Now that the loss is in place, the last layer of a model with the same one can stay.
+        load_file(model, weights, categories.names)
+    return model
 
 
 def classification_loss(model: nn.Module) -> ClassificationLoss | None:
