@@ -262,33 +262,56 @@ def test_a_bin_without_a_row_of_its_classes_costs_nothing():
     assert [bool(part.any()) for part in inside] == [True, False, True, False, False]
 
 
-def test_processes_that_share_a_batch_give_the_loss_of_the_batch(monkeypatch):
-    # A rare class in one of eight processes would otherwise count an eighth.
+def shared_among(monkeypatch, loss, calls):
+    """What each process gives for its part of a batch, as (value, gradient)."""
+    counted = []
+    with monkeypatch.context() as patch:
+        patch.setattr(group_softmax, "by_rank", lambda v: counted.append(v) or (v[None], 0))
+        for call in calls:
+            run(loss, *call)
+    results = []
+    for rank, call in enumerate(calls):
+        with monkeypatch.context() as patch:
+            patch.setattr(group_softmax, "by_rank", lambda v, r=rank: (torch.stack(counted), r))
+            results.append(run(loss, *call, normalizer=sum((c[1] >= 0).sum() for c in calls)))
+    return results
+
+
+@pytest.mark.parametrize("cut", [0, 2, 7, 20])
+def test_processes_that_share_a_batch_give_the_loss_of_the_batch(monkeypatch, cut):
+    # A rare class in one of eight processes would otherwise count an eighth, and have its others
+    # in that one alone.
     _, labels, counts = problem(5, 20, classes=8)
-    loss, bins = all_others(GroupSoftmaxLoss(counts)), bins_twin(counts)
+    loss = all_others(GroupSoftmaxLoss(counts))
     logits = np.random.default_rng(5).normal(0, 2, (20, loss.num_outputs))
-    halves, rows, counted = [slice(0, 2), slice(2, 20)], (labels >= 0).sum(), []
-    monkeypatch.setattr(group_softmax, "sum_over_ranks", lambda v: counted.append(v) or v)
-    for half in halves:
-        run(loss, logits[half], labels[half])
-    assert ((counted[0] == 0) != (counted[1] == 0)).any()  # a bin that one of them lacks
-    monkeypatch.setattr(group_softmax, "sum_over_ranks", lambda v: counted[0] + counted[1])
-    values, slopes = zip(
-        *(run(loss, logits[half], labels[half], normalizer=rows) for half in halves), strict=True
-    )
-    # A process draws others only where it has a row of the bin.
-    chosen = np.array([labels >= 0] * (len(bins) + 1))
-    for number, classes in enumerate(bins, start=1):
-        for half in halves:
-            chosen[number, half] &= np.isin(labels[half], classes).any()
-    expected, slope = group_twin(logits, labels, bins, chosen)
+    calls = [(logits[part], labels[part]) for part in (slice(cut), slice(cut, None))]
+    values, slopes = zip(*shared_among(monkeypatch, loss, calls), strict=True)
+    expected, slope = group_twin(logits, labels, bins_twin(counts))
     assert sum(values) == pytest.approx(expected, rel=1e-11)
     np.testing.assert_allclose(np.concatenate(slopes), slope, rtol=1e-9, atol=1e-14)
 
 
+@given(st.lists(st.lists(st.integers(-1, 2), max_size=12), min_size=1, max_size=4), st.floats(0, 4))
+def test_processes_draw_together_as_many_others_as_one_would(parts, ratio):
+    loss = GroupSoftmaxLoss([0, 2000, 3], others_ratio=ratio)
+    ranks = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(group_softmax, "by_rank", lambda v: ranks.append(v) or (v[None], 0))
+        for part in parts:
+            loss._assign(torch.tensor(part, dtype=torch.long), shared=True)
+        used, counts = 0, None
+        for rank, part in enumerate(parts):
+            patch.setattr(group_softmax, "by_rank", lambda v, r=rank: (torch.stack(ranks), r))
+            _, chosen, counts = loss._assign(torch.tensor(part, dtype=torch.long), shared=True)
+            used = used + chosen.sum(1)
+    whole = torch.tensor([label for part in parts for label in part], dtype=torch.long)
+    _, alone, expected = loss._assign(whole, shared=True)
+    assert used.tolist() == counts.tolist() == expected.tolist() == alone.sum(1).tolist()
+
+
 def test_rows_are_counted_over_processes_only_in_training(monkeypatch):
     loss, labels = GroupSoftmaxLoss(COUNTS), torch.tensor([0, 1, 2])
-    monkeypatch.setattr(group_softmax, "sum_over_ranks", lambda v: pytest.fail("called"))
+    monkeypatch.setattr(group_softmax, "by_rank", lambda v: pytest.fail("called"))
     loss(torch.zeros(3, loss.num_outputs), labels)
     run(loss.eval(), np.zeros((3, loss.num_outputs)), labels)
 

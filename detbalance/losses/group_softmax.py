@@ -13,7 +13,7 @@ from torch import Tensor
 from detbalance.losses.contract import wide
 from detbalance.losses.counts import CountsLike
 from detbalance.losses.softmax import SoftmaxLoss
-from detbalance.losses.statistics import precise, sum_over_ranks
+from detbalance.losses.statistics import by_rank, precise
 from detbalance.losses.weights import ClassWeights
 
 USUAL_LIMITS = (10.0, 100.0, 1000.0)
@@ -62,9 +62,9 @@ class GroupSoftmaxLoss(SoftmaxLoss):
 
     Source: Li et al., Overcoming Classifier Imbalance for Long-tail Object Detection with Balanced
     Group Softmax, 2020, arXiv:2006.10408, sec. 4. Differs from the authors' code: rows to ignore
-    exist; the rows that a bin uses are counted over all processes, so that processes that share a
-    batch give the loss of the batch; others come from torch's generator. As there, the
-    scores of a row do not sum to 1.
+    exist; rows are counted over all processes, and each draws its share of a bin's others, so that
+    processes that share a batch give the loss of the batch; others come from torch's generator. As
+    there, the scores of a row do not sum to 1.
     """
 
     def __init__(
@@ -97,6 +97,8 @@ class GroupSoftmaxLoss(SoftmaxLoss):
         self.columns = torch.from_numpy(np.concatenate([[0], place + 2 + group]))
         self.widths = [2, *(1 + np.bincount(group, minlength=len(limits) + 2)[1:]).tolist()]
         self.num_outputs = sum(self.widths)
+        starts = np.cumsum(self.widths[:-1])
+        self._places = self.columns - torch.from_numpy(np.concatenate([[0], starts[group - 1]]))
 
     def identity(self) -> str:
         """Name the loss and the groups that its columns stand for."""
@@ -137,13 +139,10 @@ class GroupSoftmaxLoss(SoftmaxLoss):
         """
         self.check(logits, labels)
         logits = wide(logits)
-        targets, chosen = self._assign(labels)
-        used = chosen.to(logits.dtype)
-        counts = used.sum(1)
-        if self.learns_from(logits):
-            counts = sum_over_ranks(counts)
+        targets, chosen, counts = self._assign(labels, shared=self.learns_from(logits))
         # Means instead of sums; `averaged` divides by the rows, which are those of the first bin.
-        used = used * (counts[0] / counts.clamp(min=1))[:, None]
+        factors = (counts[0] / counts.clamp(min=1)).to(logits.dtype)
+        used = chosen * factors[:, None]
         parts = torch.split(logits, self.widths, dim=1)
         cost = torch.stack(
             [
@@ -169,16 +168,27 @@ class GroupSoftmaxLoss(SoftmaxLoss):
         rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)).to(order))
         return candidates & (rank < number)
 
-    def _assign(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the column within each bin that a row should have, and which bins use the row."""
+    def _assign(self, labels: Tensor, *, shared: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """The column within each bin that a row should have [B, A], and the rows that a bin uses.
+
+        These as bool [B, A] of this process, and as counts [B] of the batch: of all processes where
+        it is `shared` among them.
+        """
         rows = labels.clamp(min=0)
-        column, group = self.columns.to(labels.device)[rows], self.bins.to(labels.device)[rows]
-        targets, used = [(labels > 0).long()], [labels >= 0]
-        start = 0
-        for number, width in enumerate(self.widths[:-1], start=1):
-            start += width
-            member = group == number
-            limit = (member.sum().to(precise(labels.device)) * self.others_ratio).floor()
-            targets.append((column - start) * member)
-            used.append(member | self.choose_others((labels >= 0) & ~member, limit))
-        return torch.stack(targets), torch.stack(used)
+        place, group = self._places.to(labels.device)[rows], self.bins.to(labels.device)[rows]
+        bins = torch.arange(1, len(self.widths), device=labels.device)[:, None]
+        member, kept = group == bins, labels >= 0
+        counts = torch.cat([kept.sum()[None], member.sum(1)]).to(precise(labels.device))
+        ranks, own = by_rank(counts) if shared else (counts[None], 0)
+        total, free = ranks.sum(0), (ranks[:, :1] - ranks[:, 1:]).cumsum(0)
+        # As many others as the members of all processes ask for; each process draws in proportion
+        # to what it can draw from, rounded so that the parts add up.
+        drawn = torch.minimum((total[1:] * self.others_ratio).floor(), free[-1])
+        upto = F.pad((drawn * free / free[-1].clamp(min=1)).floor(), [0, 0, 1, 0])
+        others = [
+            self.choose_others(kept & ~of_bin, number)
+            for of_bin, number in zip(member, upto[own + 1] - upto[own], strict=True)
+        ]
+        targets = torch.cat([(labels > 0).long()[None], place * member])
+        used = torch.cat([kept[None], member | torch.stack(others)])
+        return targets, used, torch.cat([total[:1], total[1:] + drawn])

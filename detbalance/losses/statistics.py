@@ -63,6 +63,22 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return total
 
 
+def by_rank(values: Tensor) -> tuple[Tensor, int]:
+    """Give the values of all processes, where there is a process group, and which are one's own.
+
+    Args:
+        values: of this process, of one shape on all.
+
+    Returns:
+        The values of each process along a new first axis, and the row of this process.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return values[None], 0
+    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, values.contiguous())
+    return torch.stack(parts), dist.get_rank()
+
+
 class GradientSums(Precise):
     """Sums of positive and negative gradient per class over all optimizer steps so far.
 
