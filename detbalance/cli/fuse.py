@@ -199,7 +199,5 @@ def _check(
         )
 
 
-
-
 def _say(console: Console, text: str, style: str) -> None:
     console.print(text, style=style, soft_wrap=True)

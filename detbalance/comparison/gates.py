@@ -11,7 +11,6 @@ from typing import Literal, TypeAlias, cast
 
 from detbalance.comparison.result import Comparison, Difference
 from detbalance.evaluation.rows import GROUP_NAMES, SPREAD
-from detbalance.wording import counted
 
 Part: TypeAlias = Literal["baseline", "ours", "difference", "low", "high"]
 

@@ -228,8 +228,8 @@ def _notes(
     ]
     if absent:
         notes.append(
-            f"{counted(len(absent), 'class')} without boxes in {annotations.source} get the weights of the mean "
-            f"class: {listed(absent)}."
+            f"{counted(len(absent), 'class')} without boxes in {annotations.source} get the weights"
+            f" of the mean class: {listed(absent)}."
         )
     notes += [
         f"{name} has no detection at all on {annotations.source}."

@@ -159,8 +159,6 @@ def _signed(value: float) -> str:
     return text if text == ".000" else f"{'+' if value > 0 else '-'}{text}"
 
 
-
-
 def _listed(rows: Sequence[ClassDifferences], max_classes: int) -> Sequence[ClassDifferences]:
     """All classes, or of many the rarest that have boxes."""
     if len(rows) <= max_classes:

@@ -16,8 +16,8 @@ from detbalance.reporting.sentences import (
     confusions,
     report_facts,
     shown_from,
-    without_empty_classes,
     shown_groups,
+    without_empty_classes,
 )
 from detbalance.wording import printable
 

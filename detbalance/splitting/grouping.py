@@ -58,6 +58,7 @@ def image_groups(
         ...     image_groups(load_annotations(path), re.compile("(.*)_"))
         (array([0, 1, 0]), ['a', 'b'])
     """
+    keys: list[str | None]
     if group_by is None:
         keys = [_source(_image_name(annotations, i)) for i in range(annotations.num_images)]
         return _numbered(annotations, keys, "")
