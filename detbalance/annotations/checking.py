@@ -273,7 +273,8 @@ def _products(bbox: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return width x height, finite also where clipping alone made a bbox usable."""
     with np.errstate(over="ignore"):
         areas: npt.NDArray[np.float64] = bbox[:, 2] * bbox[:, 3]
-    return np.minimum(areas, np.finfo(np.float64).max, out=areas)
+    areas[np.isinf(areas)] = np.finfo(np.float64).max
+    return areas
 
 
 def _repeats(ids: Int64) -> Mask:
