@@ -272,9 +272,7 @@ class Check:
 def _products(bbox: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return width x height, finite also where clipping alone made a bbox usable."""
     with np.errstate(over="ignore"):
-        areas: npt.NDArray[np.float64] = bbox[:, 2] * bbox[:, 3]
-    areas[np.isinf(areas)] = np.finfo(np.float64).max
-    return areas
+        return np.asarray(np.minimum(bbox[:, 2] * bbox[:, 3], np.finfo(np.float64).max))
 
 
 def _repeats(ids: Int64) -> Mask:
