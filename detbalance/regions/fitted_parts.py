@@ -13,6 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+class DamagedModel(ValueError):
+    """A model of a file is none that a fit makes; in words."""
+
+
 def check_parts(model: Any, columns: int) -> None:
     """Refuse trees that point at what is not there, and build search trees anew.
 
@@ -21,26 +25,26 @@ def check_parts(model: Any, columns: int) -> None:
         columns: of the table that it is asked about.
 
     Raises:
-        ValueError: if a tree is not what a fit makes.
+        DamagedModel: if a tree is not what a fit makes.
     """
     for part in _parts(model):
         kind = type(part).__name__
         if kind == "Tree":
             if not 0 < part.node_count <= part.capacity:
-                raise ValueError(f"a tree has {part.node_count} nodes of {part.capacity}")
+                raise DamagedModel(f"a tree has {part.node_count} nodes of {part.capacity}")
             nodes = part.__getstate__()["nodes"]
             inner = nodes["left_child"] != -1
             _check_nodes(nodes, "left_child", "right_child", "feature", inner, part.n_features)
             if part.n_features > columns:
-                raise ValueError(f"a tree looks at {part.n_features} of {columns} columns")
+                raise DamagedModel(f"a tree looks at {part.n_features} of {columns} columns")
         elif kind == "TreePredictor":
             nodes = part.nodes
             inner = nodes["is_leaf"] == 0
             _check_nodes(nodes, "left", "right", "feature_idx", inner, columns)
             if (inner & (nodes["is_categorical"] != 0)).any():
-                raise ValueError("a tree asks for categories, of which there are none")
+                raise DamagedModel("a tree asks for categories, of which there are none")
         elif hasattr(part, "tree_") and part.tree_.n_features != part.n_features_in_:
-            raise ValueError(f"a tree looks at {part.tree_.n_features} columns")
+            raise DamagedModel(f"a tree looks at {part.tree_.n_features} columns")
         elif hasattr(part, "_n_support"):
             _check_vectors(part)
         elif type(getattr(part, "_tree", None)).__name__ in ("KDTree", "BallTree"):
@@ -61,7 +65,7 @@ def _check_nodes(
                              (feature, 0, columns)):  # fmt: skip
         values = nodes[name][rows].astype(np.int64)
         if not len(nodes) or (values < least).any() or (values >= end).any():
-            raise ValueError(f"{name} of a tree points at what is not there")
+            raise DamagedModel(f"{name} of a tree points at what is not there")
 
 
 def _check_vectors(machine: Any) -> None:
@@ -84,7 +88,9 @@ def _check_vectors(machine: Any) -> None:
     if hasattr(machine, "classes_") and machine._n_support.sum() != count:
         wrong.append("_n_support")
     if wrong or machine._sparse:
-        raise ValueError(f"{(*wrong, '_sparse')[0]} of a support vector machine has another shape")
+        raise DamagedModel(
+            f"{(*wrong, '_sparse')[0]} of a support vector machine has another shape"
+        )
 
 
 def _parts(model: Any) -> Iterator[Any]:

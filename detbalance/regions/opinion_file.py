@@ -11,7 +11,8 @@ from __future__ import annotations
 import importlib
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from numbers import Integral, Real
 from pathlib import Path
@@ -25,7 +26,7 @@ from detbalance.annotations.files import replace_file
 from detbalance.installation import needs
 from detbalance.regions.class_space import typicality
 from detbalance.regions.estimators import ClassOpinion, probabilities
-from detbalance.regions.fitted_parts import check_parts
+from detbalance.regions.fitted_parts import DamagedModel, check_parts
 from detbalance.regions.one_class import ClassLift, OneClassOpinion
 
 FORMAT = "detbalance.opinion/2"
@@ -156,15 +157,25 @@ def load_opinion(path: Path, *, weights: str, categories: Categories) -> Opinion
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise ValueError(f"{path}: has the format {found!r}, not {FORMAT!r}. {remedy}")
-    _check_keys(content, str(path), "", remedy, _KEYS)
+    with _told(path, remedy):
+        _check_keys(content, _KEYS)
     _check_detector(path, content, weights, categories)
-    try:
+    with _told(path, remedy):
         return _opinion(content)
+
+
+@contextmanager
+def _told(path: Path, remedy: str) -> Iterator[None]:
+    """Say in our words what is wrong with the content of a file."""
+    try:
+        yield
+    except DamagedModel as error:
+        what = str(error)
     except Exception as error:  # models of a file that was changed raise what they like
-        raise ValueError(
-            f"{path}: its {content['method']:.80} cannot be used"
-            f" ({' '.join(str(error).split())[:200]}). {remedy}"
-        ) from error
+        what = f"its model fails with {type(error).__name__}"
+    else:
+        return
+    raise ValueError(f"{path}: cannot be used, as {what}. {remedy}")
 
 
 def _in(kind: Any, low: float, high: float) -> Callable[[Any], bool]:
@@ -201,18 +212,11 @@ _LIFT_KEYS = {
 }
 
 
-def _check_keys(
-    content: dict[str, Any],
-    path: str,
-    where: str,
-    remedy: str,
-    keys: dict[str, Callable[[Any], bool]],
-) -> None:
+def _check_keys(content: dict[str, Any], keys: dict[str, Callable[[Any], bool]]) -> None:
     for key, is_good in keys.items():
-        value = content.get(key)
-        if key not in content or not is_good(value):
-            shown = f"is {value!r:.80}" if key in content else "is missing"
-            raise ValueError(f"{path}: {where}{key} {shown}, which no opinion has. {remedy}")
+        if key not in content or not is_good(content[key]):
+            shown = f"is {content[key]!r:.80}" if key in content else "is missing"
+            raise DamagedModel(f"{key} {shown}, which it is in no opinion")
 
 
 def _check_detector(
@@ -236,28 +240,28 @@ def _opinion(content: dict[str, Any]) -> Opinion:
     """Put the parts together, when each has been looked at and asked about some regions."""
     method, model, classes = content["method"], content["model"], content["num_classes"]
     if classes != len(content["categories"]) + 1:
-        raise ValueError(f"it has {classes} classes, background included")
+        raise DamagedModel(f"num_classes is {classes}")
     width = int(content["width"])
     asked = np.random.default_rng(0).standard_normal((4, width), np.float32)
     if content["kind"] == "classifier":
-        _check_keys(content, method, "", "", _CLASSIFIER_KEYS)
+        _check_keys(content, _CLASSIFIER_KEYS)
         check_parts(model, width)
         if content["weight"]:
             _try_classifier(model, asked, classes)
         return ClassOpinion(
             method, model, content["weight"], classes, content["shared"], content["power"]
         )
-    _check_keys(content, method, "", "", _ONE_CLASS_KEYS)
+    _check_keys(content, _ONE_CLASS_KEYS)
     check_parts(model, width)
     lifts = []
     for lift in content["lifts"]:
-        _check_keys(lift, method, "lifts: ", "", _LIFT_KEYS)
+        _check_keys(lift, _LIFT_KEYS)
         if lift["label"] >= classes:
-            raise ValueError(f"it lifts class {lift['label']} of {classes - 1}")
+            raise DamagedModel(f"it lifts class {lift['label']} of {classes - 1}")
         places = np.asarray(model.transform(asked))
         check_parts(lift["model"], places.shape[1])
         if typicality(lift["model"], places).shape != (len(asked),):
-            raise ValueError("what it says of regions has another shape")
+            raise DamagedModel("what it says of regions has another shape")
         lifts.append(ClassLift(lift["label"], lift["model"], lift["gate"], lift["threshold"]))
     return OneClassOpinion(method, model, lifts, content["floor"], classes, content["shared"])
 
@@ -265,7 +269,7 @@ def _opinion(content: dict[str, Any]) -> Opinion:
 def _try_classifier(model: Any, asked: NDArray[np.float32], classes: int) -> None:
     labels = np.asarray(model.classes_)
     if labels.dtype.kind not in "iu" or labels.min() < 0 or len(set(labels)) != labels.size:
-        raise ValueError(f"it knows the classes {labels!r:.80}")
+        raise DamagedModel(f"it knows the classes {labels!r:.80}")
     try:
         said = probabilities(model, asked, classes)[:, labels]
     except ValueError as error:
@@ -273,7 +277,7 @@ def _try_classifier(model: Any, asked: NDArray[np.float32], classes: int) -> Non
             return
         raise
     if not (said >= 0).all():
-        raise ValueError("what it says are no probabilities")
+        raise DamagedModel("what it says are no probabilities")
 
 
 def _untrusted(io: Any, data: bytes) -> list[str]:
