@@ -116,6 +116,8 @@ def test_numbers_in_exponent_form_are_numbers(write):
         ("data.train=gone.json", r"data\.train is .*gone\.json, which is no file"),
         ("data.val_images=gone", r"data\.val_images is .*gone, which is no folder"),
         ("data.val=null", r"data\.val is None"),
+        ('data.val="a\\nb"', r"data\.val is '\S*/a\\nb', which is no file"),
+        ('loss.name="fo\\ncal"', r'loss\.name is "fo cal"\. Known: .*mean "focal"\?'),
         ("train.iterations", r'--set train\.iterations: has no "="'),
         ("output.x=1", r"--set output\.x=1: output holds .*not a section"),
         ("train.iterations=[", r"--set train\.iterations=\[: the value is not valid YAML"),

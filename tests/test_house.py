@@ -81,8 +81,8 @@ ROOMS: dict[str, set[str]] = {
 }
 ROOMS["cli"] = set(ROOMS)
 # Which line installs what is missing, how numbers and names of others are written: for every room.
-FREE = {"installation", "wording"}
-ROOMS = {room: below | FREE for room, below in ROOMS.items()} | {room: set() for room in FREE}
+FREE = ("installation", "wording")
+ROOMS = {room: below | {*FREE} for room, below in ROOMS.items()} | {room: set() for room in FREE}
 
 TRAINING_STACK = ["torchvision", "albumentations", "accelerate", "sklearn"]
 WITHOUT_TRAINING_STACK = ["annotations", "frequency", "sampling", "losses", "evaluation"]

@@ -26,6 +26,7 @@ from detbalance.predictions import save_predictions
 from detbalance.reporting.console import print_report
 from detbalance.reporting.files import write_report
 from detbalance.reporting.terminal import Console
+from detbalance.training.checkpoint import LAST
 from detbalance.training.config import Config, load_config
 from detbalance.training.interrupt import Interrupted
 from detbalance.training.loop import Step, train
@@ -52,7 +53,7 @@ def train_command(
     if drop_invalid:
         values["data.drop_invalid"] = True
     settings = load_config(config, overrides, values=values, data_root=data_root)
-    if not resume:
+    if not (resume and (settings.output / LAST).exists()):
         refuse_configured(settings.output, RUN, settings.to_dict())
     report = run_training(settings, resume=resume, overwrite=overwrite)
     if report is not None:

@@ -280,7 +280,8 @@ def parse_config(raw: Mapping[str, Any], where: str) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        raise ValueError(f"{where}: {first_fault(error, Config, raw)}") from error
+        fault = " ".join(first_fault(error, Config, raw).split())
+        raise ValueError(f"{where}: {fault}") from error
     _check_pair(config, where)
     check_cycles(config.train, where)
     return config
@@ -343,7 +344,8 @@ def _missing(where: str, key: str, path: Path, kind: str, data: DataSection) -> 
     remedy = (
         "" if data.root else f" or the data's folder with --data-root DIR or {DATA_ROOT_VARIABLE}"
     )
+    shown = str(path) if str(path).isprintable() else repr(str(path))
     return ValueError(
-        f"{where}: {key} is {path}, which is no {kind}. An existing {kind} is expected."
+        f"{where}: {key} is {shown}, which is no {kind}. An existing {kind} is expected."
         f" Correct the path{remedy}."
     )
