@@ -174,6 +174,19 @@ def test_many_classes_show_both_ends_and_say_how_many_more(large):
     assert printed(large).count("... 1,178 more\n") == 2
 
 
+def test_shares_are_whole_numbers_up_to_all(tmp_path):
+    """Classes in as many images each are one group: its share is 100, not 1e+02."""
+    for images, shares in (
+        ([["a"], ["b"]] * 20, "0/0/100"),
+        ([["a"]] + [["b"]] * 260, "0.38/0/100"),
+        ([["a"]] * 3 + [["b"]] * 197, "1.5/0/98"),
+    ):
+        text = printed(make_plan(load(tmp_path / "train.json", coco(images))), width=200)
+        (line,) = [line for line in text.splitlines() if line.startswith("none ")]
+        assert shares in line.split()
+        assert "e+" not in text
+
+
 def test_degenerate_plans_can_be_shown(tmp_path):
     for i, images in enumerate(([[], [], [], []], [["a"], ["a"]], [["a", "b"]])):
         train = load(tmp_path / f"{i}.json", coco(images, names=["z"]))
