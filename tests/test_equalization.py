@@ -327,3 +327,16 @@ def test_v2_ignores_minus_one_where_the_reference_makes_it_background(shared):
         assert (gradient[ours < 0] == 0).all()
     torch.testing.assert_close(whole.gradients.ratio(), kept.gradients.ratio(), rtol=1e-12, atol=0)
     assert abs(value - z["loss_f64"][-1]) > 0.01
+
+
+@pytest.mark.parametrize("kind", [EqualizationLoss, EqualizationLossV2])
+def test_rows_that_do_not_belong_together_are_refused(kind):
+    loss = kind(ClassCounts([0, 9, 3], [0, 5, 1], 10))
+    logits = torch.zeros(3, loss.num_outputs)
+    for wrong in ([0, 3, 1], [0, -2, 1]):
+        with pytest.raises(ValueError, match=rf"{kind.__name__}: a label is {wrong[1]}. Expected"):
+            loss(logits, torch.tensor(wrong))
+    with pytest.raises(ValueError, match=rf"{kind.__name__}: labels have the shape \(2,\)"):
+        loss(logits, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=rf"{kind.__name__}: logits have the shape"):
+        loss(torch.zeros(3, 9), torch.tensor([0, 1, 2]))

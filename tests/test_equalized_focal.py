@@ -317,3 +317,11 @@ def test_efl_reads_neither_backward_nor_the_order_of_rows():
         run(loss, logits, labels)
         other(logits[order].requires_grad_(), torch.tensor(labels[order]))
     np.testing.assert_allclose(state_of(other), state_of(loss), rtol=1e-12)
+
+
+def test_positives_cost_nothing_with_alpha_0():
+    loss = EqualizedFocalLoss([1] * 3, alpha=0.0)
+    _, gradient = run(loss, np.array([[-2.0, 0.5], [0.5, -1.0]]), np.array([1, 0]))
+    assert gradient[0, 0] == 0
+    assert (gradient.ravel()[1:] > 0).all()
+    assert loss.positive_weights().tolist() == [1, 0, 0]

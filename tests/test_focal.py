@@ -207,3 +207,13 @@ def test_class_balanced_softmax_is_cross_entropy(shared):
     by_weights = F.cross_entropy(logits, torch.tensor(labels), weight=weights).item()
     assert abs(value - by_weights) > 0.1 * value
     assert abs(value - z["softmax__loss_f64"]) > 0.1 * value
+
+
+@pytest.mark.parametrize("alpha", [0.0, [0.0, 0.0], [0.0, 0.5]])
+def test_positives_of_a_class_with_alpha_0_cost_nothing(alpha):
+    loss = SigmoidFocalLoss([0, 5, 5], alpha=alpha)
+    labels = np.array([1, 0])
+    _, gradient = run(loss, np.array([[-2.0, -30.0], [0.5, -30.0]]), labels)
+    assert gradient[0, 0] == 0
+    assert gradient[1, 0] > 0
+    assert loss.positive_weights()[1] == 0

@@ -421,3 +421,19 @@ def test_targets_of_wrong_types_are_refused():
     targets[0]["labels"] = targets[0]["labels"].int()
     with pytest.raises(TypeError, match="int64 labels are expected"):
         losses_of(model, images, targets)
+
+
+def test_detections_at_the_threshold_and_without_size_go_as_in_torchvision():
+    stock, ours = rcnn().roi_heads, set_classification_loss(rcnn(), SoftmaxCrossEntropyLoss(COUNTS))
+    logits = torch.zeros(3, K + 1)
+    logits[2, 1] = 1.0
+    offsets = torch.zeros(3, 4 * (K + 1))
+    regions = [torch.tensor([[5.0, 5, 20, 20], [70, 70, 90, 90], [40, 40, 40.001, 60]])]
+    found = []
+    for threshold in (0.01, logits[0].softmax(0)[1].item()):
+        for heads in (stock, ours.roi_heads):
+            heads.score_thresh = threshold
+            found.append(heads.postprocess_detections(logits, offsets, regions, [(96, 96)]))
+    for a, b in (found[:2], found[2:]):
+        assert all(torch.equal(x[0], y[0]) for x, y in zip(a, b, strict=True))
+    assert [len(boxes[0]) for boxes, _, _ in found] == [2 * K, 2 * K, 0, 0]

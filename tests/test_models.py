@@ -401,7 +401,7 @@ def test_weights_of_a_detector_with_a_loss_of_its_own(detector, tmp_path, caplog
     if detector == "fasterrcnn":
         last = "roi_heads.box_predictor.cls_score"
     assert {f"{last}.weight"} <= other <= {f"{last}.weight", f"{last}.bias"}
-    reason = f"was trained with {kind.__name__}, this model has torchvision's own loss. Tensors"
+    reason = f"was trained with {kind.__name__}, this one has torchvision's own loss. Tensors"
     assert f"{reason} that start untrained: 2 (first: {last}" in caplog.text
 
 

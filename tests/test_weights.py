@@ -76,16 +76,16 @@ def test_the_class_layer_of_the_same_classes_and_loss_is_kept(
             ["ant", "cat", "bee"],
             4,
             "focal",
-            'other classes (class 2 is "bee", of this model "cat")',
+            'other classes (class 2 is "bee", of this one "cat")',
         ),
-        (["ant", "bee"], 3, "focal", "another number of classes (3, this model has 2)"),
-        (["ant", "bee", "cat"], 4, "equalized_focal", "SigmoidFocalLoss, this model has Equal"),
-        (["ant", "bee", "cat"], 4, None, "SigmoidFocalLoss, this model has torchvision's own loss"),
+        (["ant", "bee"], 3, "focal", "another number of classes (3, this one has 2)"),
+        (["ant", "bee", "cat"], 4, "equalized_focal", "SigmoidFocalLoss, this one has Equal"),
+        (["ant", "bee", "cat"], 4, None, "SigmoidFocalLoss, this one has torchvision's own loss"),
         (
             ["a", "bee", "cat"],
             4,
             None,
-            '"a") and with SigmoidFocalLoss, this model has torchvision',
+            '"a") and with SigmoidFocalLoss, this one has torchvision',
         ),
     ],
 )
@@ -174,5 +174,5 @@ def test_a_run_goes_on_from_the_whole_of_another_run_of_the_same_classes(names, 
     key = "head.classification_head.cls_logits.weight"
     saved = torch.load(checkpoint, weights_only=True)["model"][key]
     assert torch.equal(model.state_dict()[key], saved) == (names == ("red", "green"))
-    said = 'was trained on other classes (class 1 is "red", of this model "green")' in caplog.text
+    said = 'was trained on other classes (class 1 is "red", of this one "green")' in caplog.text
     assert said == (names != ("red", "green"))

@@ -48,6 +48,9 @@ def set_classification_loss(
     anchors and proposals more than half inside of one that match no object are ignored. Losses,
     anchors and boxes are computed in float32 under autocast.
 
+    `torch.onnx.export`, `torch.jit.script` and `.half()` take an adapted model in eval mode; what
+    comes out detects, and is not trained.
+
     Normalisation of the losses of RetinaNet and FCOS, and of sigmoid losses in an R-CNN:
 
     - "batch": the sum over the batch (over all processes) / max(1, rows that count). An image

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from detbalance.detection.adapter import Mixin
-from detbalance.losses.contract import saved_name
+from detbalance.losses.contract import other_loss, saved_name
 
 if TYPE_CHECKING:
     from detbalance.losses import ClassificationLoss
@@ -36,10 +36,9 @@ class LossHolder(Mixin):
         # A part of a state_dict, without the last layer, says nothing of the loss.
         has_layer = f"{prefix}{self.class_layer}.weight" in state_dict
         if (saved is None) != (own is None) and (saved is not None or has_layer):
-            stock = "torchvision's own loss"
+            other = other_loss(saved, None if own is None else own.identity())
             raise ValueError(
-                f"load_state_dict(): the model was trained with {saved or stock}, this one has"
-                f" {stock if own is None else own.identity()}. The same loss is expected."
+                f"load_state_dict(): the model was trained {other}. The same loss is expected."
                 " Before loading, call set_classification_loss() with the loss that it was trained"
                 " with, None for torchvision's own."
             )

@@ -15,7 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from detbalance.detection.backbones import MOBILENET, resnet_name
 from detbalance.detection.plan import OFFLINE_BACKBONE
 from detbalance.installation import needs
-from detbalance.losses.contract import same_loss, saved_name
+from detbalance.losses.contract import other_loss, saved_name
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,6 @@ CLASS_LAYERS = ("cls_logits", "cls_score", "bbox_pred")
 """Layers whose size follows from the class set."""
 LOSS = "classification_loss"
 """A classification loss in a model; it has its own state."""
-STOCK = "torchvision's own loss"
 
 
 def detector_weights_name(detector: str, backbone: str) -> str | None:
@@ -140,10 +139,10 @@ def load_file(model: nn.Module, path: str, class_names: Sequence[str] | None = N
 def _other_classes(theirs: Sequence[str], ours: Sequence[str]) -> str | None:
     """In what the classes of a file differ from those of the model; None where they do not."""
     if len(theirs) != len(ours):
-        return f"on another number of classes ({len(theirs)}, this model has {len(ours)})"
+        return f"on another number of classes ({len(theirs)}, this one has {len(ours)})"
     differ = ((i, a, b) for i, (a, b) in enumerate(zip(theirs, ours, strict=True), 1) if a != b)
     first = next(differ, None)
-    return first and 'on other classes (class {} is "{}", of this model "{}")'.format(*first)
+    return first and 'on other classes (class {} is "{}", of this one "{}")'.format(*first)
 
 
 def _read(path: str) -> tuple[dict[str, Tensor], list[str] | None]:
@@ -197,9 +196,8 @@ def _load_detector(
     model: nn.Module, state: Mapping[str, Tensor], source: str, other_classes: str | None = None
 ) -> None:
     own = model.state_dict()
-    theirs, ours = _loss_of(state), _loss_of(own)
     # What the columns of a last layer mean is up to the loss, whatever their number.
-    other_loss = not same_loss(theirs, ours)
+    other = other_loss(_loss_of(state), _loss_of(own))
     kept = {name: value for name, value in state.items() if not _is_part_of(name, (LOSS,))}
     resized = {
         name
@@ -210,17 +208,18 @@ def _load_detector(
         name
         for name in own
         if name in resized
-        or (other_loss and _is_part_of(name, LAST_LAYERS))
+        or (other and _is_part_of(name, LAST_LAYERS))
         or (other_classes and _is_part_of(name, CLASS_LAYERS) and ".rpn." not in f".{name}")
     ]
     if untrained:
         reasons = [other_classes] if other_classes else []
-        if other_loss:
-            reasons.append(f"with {theirs or STOCK}, this model has {ours or STOCK}")
-        by_loss = {name for name in resized if other_loss and _is_part_of(name, LAST_LAYERS)}
-        if any(name.startswith("rpn.") for name in resized):
+        if other:
+            reasons.append(other)
+        anchors = {name for name in resized if name.startswith("rpn.")}
+        by_loss = {name for name in resized if other and _is_part_of(name, LAST_LAYERS)}
+        if anchors:
             reasons.append("with other anchors")
-        elif resized - by_loss and not other_classes:
+        if resized - anchors - by_loss and not other_classes:
             reasons.append("on another number of classes")
         logger.warning(
             "%s: was trained %s. Tensors that start untrained: %d (first: %s)",

@@ -232,12 +232,11 @@ class ClassificationLoss(Precise, ABC):
         Raises:
             ValueError: if the state was saved by another loss.
         """
-        saved = saved_name(state)
-        if not same_loss(saved, self.identity()):
+        other = other_loss(saved_name(state), self.identity())
+        if other is not None:
             raise ValueError(
-                f"load_state_dict(): the model was trained with {saved}, this one has"
-                f" {self.identity()}. The same loss is expected. Set the loss that it was"
-                " trained with before loading."
+                f"load_state_dict(): the model was trained {other}. The same loss is expected. Set"
+                " the loss that it was trained with before loading."
             )
 
 
@@ -261,9 +260,27 @@ def saved_name(state: Any) -> str | None:
     return state if isinstance(state, str) else None
 
 
-def same_loss(saved: str | None, own: str | None) -> bool:
-    """Tell whether a saved identity is that of a loss; earlier versions saved the name alone."""
-    return saved == own or (own is not None and saved == own.partition(" ")[0])
+def other_loss(saved: str | None, own: str | None) -> str | None:
+    """Tell in what the loss of a state differs from that of a model.
+
+    Args:
+        saved: the identity that the state has, or the name alone, as earlier versions saved it;
+            None for torchvision's own loss.
+        own: that of the model's loss.
+
+    Returns:
+        Words that follow "was trained"; None for the same loss.
+
+    Example:
+        >>> other_loss("LDAMLoss", None)
+        "with LDAMLoss, this one has torchvision's own loss"
+    """
+    both = [identity or "torchvision's own loss" for identity in (saved, own)]
+    names = [identity.partition(" with ")[0] for identity in both]
+    if both[0] in (both[1], names[1]):
+        return None
+    theirs, ours = both if names[0] == names[1] else names
+    return f"with {theirs}, this one has {ours}"
 
 
 def wide(logits: Tensor) -> Tensor:
