@@ -297,6 +297,18 @@ def test_ways_of_building_that_no_opinion_needs_are_refused(tmp_path, loader):
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "words"), [("__class__", "not trusted"), ("weights", "a b"), ("categories", "a b")]
+)
+def test_texts_of_a_file_stay_in_the_line(tmp_path, key, words):
+    path = saved(tmp_path / "o.skops", fitted())
+    if key == "__class__":
+        refused(with_schema(path, lambda schema: schema.update({key: "a\nb"})), words)
+    else:
+        value = "a\nb" if key == "weights" else ["a\nb", "c"]
+        refused(rewritten(path, lambda content: content.update({key: value})), words)
+
+
 def test_a_file_that_unpacks_to_more_than_it_is_is_refused(tmp_path):
     path = saved(tmp_path / "o.skops", fitted())
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:

@@ -144,7 +144,7 @@ def load_opinion(path: Path, *, weights: str, categories: Categories) -> Opinion
         raise ValueError(f"{path}: is no readable skops file. {remedy}") from error
     if wrong:
         raise ValueError(
-            f"{path}: holds {wrong[0]}, which is not trusted ({len(wrong)} such types), and was not"
+            f"{path}: holds {_shown(wrong[0])}, which is not trusted ({len(wrong)} such types), and was not"
             " loaded. Types of NumPy, scikit-learn and imbalanced-learn are expected. Do not use"
             " the file, unless you know where it is from."
         )
@@ -156,12 +156,17 @@ def load_opinion(path: Path, *, weights: str, categories: Categories) -> Opinion
         ) from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise ValueError(f"{path}: has the format {found!r}, not {FORMAT!r}. {remedy}")
+        raise ValueError(f"{path}: has the format {found!r:.80}, not {FORMAT!r}. {remedy}")
     with _told(path, remedy):
         _check_keys(content, _KEYS)
     _check_detector(path, content, weights, categories)
     with _told(path, remedy):
         return _opinion(content)
+
+
+def _shown(text: str) -> str:
+    """A text of a file, in one line."""
+    return " ".join(text.split())[:160]
 
 
 @contextmanager
@@ -224,13 +229,13 @@ def _check_detector(
 ) -> None:
     if content["categories"] != list(categories.names):
         raise ValueError(
-            f"{path}: its classes are {', '.join(content['categories'][:5])} ..., those of the"
+            f"{path}: its classes are {_shown(', '.join(content['categories'][:5]))} ..., those of the"
             f" checkpoint {', '.join(categories.names[:5])} .... The same are expected. Use the"
             " checkpoint that it was made with."
         )
     if content["weights"] != weights:
         raise ValueError(
-            f"{path}: is about a detector with the weights {content['weights']}, those of the"
+            f"{path}: is about a detector with the weights {_shown(content['weights'])}, those of the"
             f" checkpoint are {weights}. The same are expected, as features are of one detector."
             " Use the checkpoint that it was made with, or make the opinion again."
         )
