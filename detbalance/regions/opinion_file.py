@@ -144,8 +144,8 @@ def load_opinion(path: Path, *, weights: str, categories: Categories) -> Opinion
         raise ValueError(f"{path}: is no readable skops file. {remedy}") from error
     if wrong:
         raise ValueError(
-            f"{path}: holds {_shown(wrong[0])}, which is not trusted ({len(wrong)} such types), and was not"
-            " loaded. Types of NumPy, scikit-learn and imbalanced-learn are expected. Do not use"
+            f"{path}: holds {_shown(wrong[0])}, which is not trusted ({len(wrong)} such types), and"
+            " was not loaded. Types of NumPy, scikit-learn and imbalanced-learn are expected. Do not use"
             " the file, unless you know where it is from."
         )
     try:
@@ -229,14 +229,14 @@ def _check_detector(
 ) -> None:
     if content["categories"] != list(categories.names):
         raise ValueError(
-            f"{path}: its classes are {_shown(', '.join(content['categories'][:5]))} ..., those of the"
-            f" checkpoint {', '.join(categories.names[:5])} .... The same are expected. Use the"
+            f"{path}: its classes are {_shown(', '.join(content['categories'][:5]))} ..., those of"
+            f" the checkpoint {', '.join(categories.names[:5])} .... The same are expected. Use the"
             " checkpoint that it was made with."
         )
     if content["weights"] != weights:
         raise ValueError(
-            f"{path}: is about a detector with the weights {_shown(content['weights'])}, those of the"
-            f" checkpoint are {weights}. The same are expected, as features are of one detector."
+            f"{path}: is about a detector with the weights {_shown(content['weights'])}, those of"
+            f" the checkpoint are {weights}. The same are expected, as features are of one detector."
             " Use the checkpoint that it was made with, or make the opinion again."
         )
 
