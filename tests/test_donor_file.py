@@ -48,6 +48,12 @@ def packed(data, tmp_path):
     return tmp_path / "d.safetensors"
 
 
+def test_where_no_box_can_be_a_donor_it_is_said(data, tmp_path):
+    with pytest.raises(ValueError, match="there is no donor to write"):
+        pack_donors(data, tmp_path, tmp_path / "d.safetensors", classes=CLASSES, min_size=500)
+    assert not (tmp_path / "d.safetensors").exists()
+
+
 def same(one, other):
     assert one.image.dtype == other.image.dtype
     assert np.array_equal(one.image, other.image)

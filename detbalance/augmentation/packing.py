@@ -104,7 +104,9 @@ def pack_donors(
     def donors() -> Iterator[tuple[int, Donor]]:
         cut = partial(_cut_image, annotations, Path(image_dir), margin)
         images, starts = np.unique(annotations.image_index[rows], return_index=True)
-        groups = list(zip(images.tolist(), np.split(rows, starts[1:]), strict=True))
+        # Split, no row would still be one part.
+        parts = np.split(rows, starts[1:]) if len(rows) else []
+        groups = list(zip(images.tolist(), parts, strict=True))
         with ThreadPoolExecutor(_THREADS) as threads:
             for start in range(0, len(groups), _AT_A_TIME):
                 some = groups[start : start + _AT_A_TIME]
