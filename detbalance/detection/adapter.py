@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,7 @@ def not_scripted(function: F) -> F:
     """Have TorchScript leave a function out; called in a scripted model it raises an error."""
     # TorchScript looks up the types of what it leaves out, and cannot read them as text.
     function.__annotations__ = get_type_hints(function)
-    return torch.jit.unused(function)
+    return cast(F, torch.jit.unused(function))
 
 
 def full_precision(tensor: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class CosineLinear(nn.Module):
         Returns:
             float [A, D] in -1..1; 0 for a row without length.
         """
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return self._cosines(x)
         with torch.autocast(x.device.type, enabled=False):
             return self._cosines(x)

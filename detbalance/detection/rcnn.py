@@ -254,8 +254,9 @@ class BalancedRoIHeads(LossHolder):
                 class_logits, box_regression, proposals, image_shapes
             )
         regions = [boxes.shape[0] for boxes in proposals]
-        all_boxes = self.box_coder.decode(box_regression, proposals).split(regions)
-        all_scores = self.classification_loss.scores(class_logits).split(regions)
+        decoded = self.box_coder.decode(box_regression, proposals)
+        scored = self.classification_loss.scores(class_logits)
+        all_boxes, all_scores = torch.split(decoded, regions), torch.split(scored, regions)
         found = [
             self._chosen(all_boxes[i], all_scores[i], image_shapes[i]) for i in range(len(regions))
         ]

@@ -145,8 +145,8 @@ def load_opinion(path: Path, *, weights: str, categories: Categories) -> Opinion
     if wrong:
         raise ValueError(
             f"{path}: holds {_shown(wrong[0])}, which is not trusted ({len(wrong)} such types), and"
-            " was not loaded. Types of NumPy, scikit-learn and imbalanced-learn are expected. Do not use"
-            " the file, unless you know where it is from."
+            " was not loaded. Types of NumPy, scikit-learn and imbalanced-learn are expected. Do"
+            " not use the file, unless you know where it is from."
         )
     try:
         content = io.loads(data, trusted=io.get_untrusted_types(data=data))
@@ -236,8 +236,8 @@ def _check_detector(
     if content["weights"] != weights:
         raise ValueError(
             f"{path}: is about a detector with the weights {_shown(content['weights'])}, those of"
-            f" the checkpoint are {weights}. The same are expected, as features are of one detector."
-            " Use the checkpoint that it was made with, or make the opinion again."
+            f" the checkpoint are {weights}. The same are expected, as features are of one"
+            " detector. Use the checkpoint that it was made with, or make the opinion again."
         )
 
 
