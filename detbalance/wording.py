@@ -27,6 +27,16 @@ def counted(number: float, one: str, several: str | None = None) -> str:
     return f"{text} {one if text == '1' else several or plural}"
 
 
+def rounded(value: float) -> str:
+    """Write a ratio with three digits, from 100 on as a whole number: 1e+03 is no way to say 1,000.
+
+    Example:
+        >>> rounded(2.34567), rounded(99.96), rounded(1234.5)
+        ('2.35', '100', '1,234')
+    """
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def printable(text: str, *, keep: str = "") -> str:
     r"""Write control characters, and those that turn the direction of writing, as escapes.
 

@@ -128,7 +128,7 @@ def test_a_file_of_very_many_classes_gives_a_short_report(
     with pytest.raises(SystemExit) as stop:
         main(["report", *files, "--output", str(output)])
     assert not stop.value.code
-    assert f"{5000 - len(used)} classes are not listed" in capsys.readouterr().out
+    assert f"{5000 - len(used):,} classes are not listed" in capsys.readouterr().out
     assert len(json.loads((output / "report.json").read_text())["classes"]) == 5000
     assert len((output / "report.csv").read_text().splitlines()) == 5005
     page = output / "report.html"

@@ -117,7 +117,7 @@ def test_our_own_mistakes_are_not_hidden(tmp_path, monkeypatch, capsys):
 
 
 SLEEPER = """
-import sys, time, click
+import signal, sys, time, click
 from detbalance.cli.outputs import OUTPUT_FILE, Command
 from detbalance.cli.running import run
 
@@ -131,6 +131,8 @@ def work(output):
     print("ready", flush=True)
     time.sleep(60)
 
+# A process that is started in the background may have been told to leave it alone.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 run(group, ["work", "--output", "there/out.json"])
 """
 

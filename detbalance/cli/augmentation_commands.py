@@ -151,14 +151,12 @@ def generate(**options: object) -> None:
     type=OUTPUT_FILE,
     help="PNG file to write.",
 )
-@click.option(
-    "--images", default=24, show_default=True, type=Whole(1, 1000), help="Images to draw."
-)
+@click.option("--images", default=24, show_default=True, type=Whole(1, 500), help="Images to draw.")
 @click.option(
     "--draws",
     default=200,
     show_default=True,
-    type=Whole(1, 100_000),
+    type=Whole(1, 1_000_000),
     help="Images to make for the counts; the first of them are drawn.",
 )
 @overwrite("Replace the file.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console, Group
+from rich.console import Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -20,13 +20,13 @@ from detbalance.frequency import frequency_groups
 from detbalance.reporting.cells import GROUP_STYLES, name_cell, numbers_table
 from detbalance.reporting.console import print_content
 from detbalance.reporting.contact_sheet import CROWD, OWN, PASTED, Cell, save_sheet
+from detbalance.reporting.terminal import Console
 from detbalance.sampling import RepeatFactorSampler
 from detbalance.training.config import load_config
 from detbalance.training.setup import Data, load_data
 from detbalance.wording import counted
 
 _MANY = 8  # own boxes, from which on only rare and pasted ones are named
-_MOST_IMAGES, _MOST_DRAWS = 500, 1_000_000
 _TITLE = "blue: own boxes and those of mixed images; orange: pasted; grey: crowd regions, ignored"
 
 
@@ -40,14 +40,6 @@ def preview_command(
     draws: int,
 ) -> None:
     """Make the first draws of the configured training, draw some, count all."""
-    for option, value, most in (
-        ("--images", images, _MOST_IMAGES),
-        ("--draws", draws, _MOST_DRAWS),
-    ):
-        if not 1 <= value <= most:
-            raise ValueError(
-                f"{option}: is {value}. Expected a number in 1..{most}. Choose such a number."
-            )
     settings = load_config(config, overrides, data_root=data_root)
     refuse_configured(output, OUTPUT_FILE, settings.to_dict())
     data = load_data(settings)

@@ -107,19 +107,15 @@ def duplicate_findings(
             " photos of one fixed camera can be that alike"
         )
         found.append(Finding(where.source, "similar image", len(near), text, is_fault=True))
-    found += _unusable(train, train_dir, result.unreadable)
+    found += _unusable(train, train_dir)
     if val is not None:
-        found += _unusable(val, train_dir if val_dir is None else val_dir, result.unreadable)
+        found += _unusable(val, train_dir if val_dir is None else val_dir)
     return found
 
 
-def _unusable(
-    annotations: Annotations, image_dir: str | Path, unreadable: Sequence[str]
-) -> list[Finding]:
+def _unusable(annotations: Annotations, image_dir: str | Path) -> list[Finding]:
     """What training says of the files: missing, damaged, of another size."""
-    bad = check_images(annotations, image_dir)
-    known = {name.decode() for name in annotations.file_names}
-    bad |= {n: "cannot be decoded" for n in unreadable if n in known and n not in bad}
+    bad = check_images(annotations, image_dir, decode=True)
     if not bad:
         return []
     number = len(bad)

@@ -15,6 +15,7 @@ from detbalance.annotations import Categories
 from detbalance.augmentation.paste import OUTCOMES
 from detbalance.losses.statistics import sum_over_ranks
 from detbalance.sampling.exposure import exposure_ratio
+from detbalance.wording import rounded
 
 _PLACED = OUTCOMES.index("placed")
 _SHOWN, _PASTED, _PASTES = 0, 1, 2  # rows of the counts; one for each outcome follows
@@ -154,8 +155,8 @@ class ExposureTotals:
         most, least = (int(classes[pick(shown[classes])]) for pick in (torch.argmax, torch.argmin))
         return (
             f"boxes shown: {categories.name(most)} {int(shown[most])}, {categories.name(least)}"
-            f" {int(shown[least])}; most to least {exposure_ratio(shown.numpy()):.3g} to 1, by the"
-            f" sampler alone {exposure_ratio(expected):.3g} to 1"
+            f" {int(shown[least])}; most to least {rounded(exposure_ratio(shown.numpy()))} to 1, by"
+            f" the sampler alone {rounded(exposure_ratio(expected))} to 1"
         )
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from detbalance.losses import ClassificationLoss
 from detbalance.losses.sigmoid import SigmoidLoss
 from detbalance.losses.statistics import precise, sum_over_ranks
 from detbalance.sampling.exposure import class_exposure
+from detbalance.wording import rounded
 
 Float64 = npt.NDArray[np.float64]
 
@@ -166,8 +167,8 @@ class SettingsPush:
             return None
         worst = beyond[np.argsort(-product[beyond], kind="stable")]
         named = [
-            f"{categories.name(c)} {self.sampling[c]:.3g} x {self.loss[c]:.3g} x"
-            f" {self.paste[c]:.3g} = {product[c]:.3g}"
+            f"{categories.name(c)} {rounded(self.sampling[c])} x {rounded(self.loss[c])} x"
+            f" {rounded(self.paste[c])} = {rounded(product[c])}"
             for c in worst[:_SHOWN].tolist()
         ]
         return (
