@@ -223,7 +223,12 @@ def test_repeats_are_those_that_a_set_of_detections_leaves_out(
 
 @pytest.mark.parametrize(
     ("change", "looks"),
-    [(lambda s: 100 * s, "per cent"), (lambda s: 8 * s - 4, "logits"), (lambda s: 9e3 * s, "no ")],
+    [
+        (lambda s: 100 * s, "per cent"),
+        (lambda s: 8 * s - 4, "logits"),
+        (lambda s: 9e3 * s, "no "),
+        (lambda s: s + 0.2, "no "),
+    ],
 )
 def test_scores_that_are_no_probabilities_are_named(change: Any, looks: str) -> None:
     fair = found(truth())

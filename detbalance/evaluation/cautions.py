@@ -104,11 +104,12 @@ def odd_scores(predictions: Predictions) -> str:
         return ""
     first = int(np.argmax(wrong))
     low, high = float(scores.min()), float(scores.max())
-    looks = "logits" if low < 0 else "per cent" if high <= 100 else "no probabilities"
+    # A share that rounding has put above 1 is no per cent.
+    looks = "logits" if low < 0 else "per cent" if 2 < high <= 100 else "no probabilities"
     have = "detection has" if len(wrong) == 1 else "detections have"
     return (
         f"{int(wrong.sum()):,} of {len(wrong):,} {have} a score outside 0..1 (first: detection"
-        f" {first}, score {scores[first]:g}): they look like {looks}"
+        f" {first}, score {scores[first]:.9g}): they look like {looks}"
     )
 
 
