@@ -53,8 +53,11 @@ def detector(name, kind):
     for place, part in model.named_modules():
         if isinstance(part, (nn.Conv2d, nn.Linear)) and "bbox" not in place:
             nn.init.kaiming_normal_(part.weight)
-    if name in ONE_STAGE:
-        last_layer(model).weight.data *= 0.1
+    layer = last_layer(model)
+    if name in ONE_STAGE or kind in SIGMOID:  # no scores of 1
+        layer.weight.data *= 0.1
+    if isinstance(layer, nn.Linear):  # and none below any threshold
+        layer.bias.data.zero_()
     return model
 
 
