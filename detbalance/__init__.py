@@ -2,17 +2,20 @@
 
 Parts are reached by their module name; importing the package itself loads nothing heavy.
 
-- `detbalance.annotations`: COCO and LVIS files as flat, checked NumPy arrays
-- `detbalance.predictions`: detections as arrays, and as COCO results files
-- `detbalance.frequency`: counts per class; rare, common and frequent groups
-- `detbalance.images`: image files, read as RGB and checked before a run
-- `detbalance.sampling`: repeat factors, and the sampler that draws by them
+- `detbalance.data`: COCO and LVIS files, results files, images, counts per class, splits
+- `detbalance.sampling`: how often each image is drawn, and the samplers that draw
+- `detbalance.planning`: what is imbalanced, what to do about it, what it costs; before training
 - `detbalance.losses`: classification losses for imbalanced classes, and class weights
-- `detbalance.augmentation`: standard augmentation, and rare boxes pasted into other images
+- `detbalance.augmentation`: copy-paste of rare objects, mosaic, crops, policies per group
 - `detbalance.detection`: torchvision detectors with exchangeable losses; data sets; prediction
 - `detbalance.training`: configuration, training loop, checkpoints
-- `detbalance.evaluation`: AP, AR, recall and precision per class
-- `detbalance.reporting`: tables, files and pictures of the results
+- `detbalance.integrations`: the samplers in other frameworks
+- `detbalance.evaluation`: figures per class with intervals, reports, comparisons of two detectors
+- `detbalance.calibration`: score thresholds, rescoring and fusion, chosen on held-out images
+- `detbalance.repair`: a trained detector's classifier refitted; labels that look wrong
+- `detbalance.generation`: copy-paste sources drawn by a small GAN; an optional layer
+- `detbalance.reporting`: console, Markdown, CSV, JSON and HTML of the results
+- `detbalance.cli`: the commands
 """
 
 __version__ = "0.1.0"

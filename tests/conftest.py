@@ -8,7 +8,7 @@ import pytest
 from squares import make_data, write_config
 
 # Read by pytest for doctests; it runs in a process of its own, see test_triton_kernel.py.
-collect_ignore = ["interpreted_triton.py"]
+collect_ignore = ["support/interpreted_triton.py"]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

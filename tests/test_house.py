@@ -18,92 +18,25 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Each room, and the rooms that it may import from. Arrows go one way.
 ROOMS: dict[str, set[str]] = {
-    "annotations": set(),
-    "predictions": {"annotations"},
-    "frequency": {"annotations"},
-    "intervals": set(),
-    "splitting": {"annotations", "frequency", "duplicates"},
-    "duplicates": {"annotations", "images"},
-    "digits": {"annotations"},
-    "sampling": {"annotations", "frequency"},
-    "integrations": {"sampling"},
-    "planning": {
-        "annotations",
-        "frequency",
-        "intervals",
-        "images",
-        "duplicates",
-        "sampling",
-    },
-    "losses": set(),
-    "jpeg": set(),
-    "spelling": set(),
-    "images": {"annotations", "jpeg", "spelling"},
-    "fonts": {"images"},
-    "augmentation": {"annotations", "frequency", "images"},
-    "generation": {"annotations", "frequency", "images", "fonts", "augmentation", "detection"},
-    "detection": {"annotations", "predictions", "images", "losses", "augmentation"},
-    "evaluation": {"annotations", "predictions", "frequency", "intervals"},
-    "comparison": {"annotations", "predictions", "frequency", "intervals", "evaluation"},
-    "operating": {
-        "annotations",
-        "predictions",
-        "frequency",
-        "intervals",
-        "splitting",
-        "evaluation",
-    },
-    "ensembling": {"annotations", "predictions", "frequency", "evaluation", "operating"},
-    "reporting": {
-        "annotations",
-        "predictions",
-        "frequency",
-        "intervals",
-        "images",
-        "fonts",
-        "planning",
-        "evaluation",
-        "comparison",
-        "operating",
-        "ensembling",
-    },
-    "regions": {"annotations", "images", "splitting", "losses", "augmentation", "detection"},
-    "training": {
-        "annotations",
-        "predictions",
-        "frequency",
-        "images",
-        "sampling",
-        "losses",
-        "augmentation",
-        "detection",
-    },
+    "data": set(),
+    "sampling": {"data"},
+    "planning": {"data", "sampling"},
+    "losses": {"data"},
+    "augmentation": {"data"},
+    "detection": {"data", "losses", "augmentation"},
+    "training": {"data", "sampling", "losses", "augmentation", "detection"},
+    "integrations": {"data", "sampling"},
+    "evaluation": {"data"},
+    "calibration": {"data", "evaluation"},
+    "repair": {"data", "losses", "augmentation", "detection", "evaluation", "calibration"},
+    "generation": {"data", "augmentation", "detection"},
+    "reporting": {"data", "planning", "evaluation", "calibration"},
 }
 ROOMS["cli"] = set(ROOMS)
-# Which line installs what is missing, how numbers and names of others are written: for every room.
-FREE = ("installation", "wording")
-ROOMS = {room: below | {*FREE} for room, below in ROOMS.items()} | {room: set() for room in FREE}
 
 TRAINING_STACK = ["torchvision", "albumentations", "accelerate", "sklearn"]
-WITHOUT_TRAINING_STACK = ["annotations", "frequency", "sampling", "losses", "evaluation"]
-WITHOUT_TORCH = [
-    "installation",
-    "wording",
-    "annotations",
-    "predictions",
-    "frequency",
-    "intervals",
-    "images",
-    "fonts",
-    "splitting",
-    "duplicates",
-    "planning",
-    "evaluation",
-    "comparison",
-    "operating",
-    "ensembling",
-    "reporting",
-]
+WITHOUT_TRAINING_STACK = ["data", "sampling", "losses", "evaluation"]
+WITHOUT_TORCH = ["data", "planning", "evaluation", "calibration", "reporting"]
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "base", "misc"}
 
 
@@ -220,20 +153,51 @@ def test_rooms_import_only_from_the_rooms_below(room):
     assert not wrong
 
 
+def imported_files(file: Path) -> Iterator[Path]:
+    """The files of this package that a file imports, lazily or for types alone included."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}:{node.lineno} is a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            while name.partition(".")[0] == "detbalance":
+                path = ROOT / name.replace(".", "/")
+                for found in (path.with_suffix(".py"), path / "__init__.py"):
+                    if found.is_file():
+                        yield found
+                        name = ""
+                name = name.rpartition(".")[0]
+
+
+@pytest.mark.xfail(reason="five circles are opened room by room", strict=True)
+def test_no_file_imports_itself_by_a_detour():
+    arrows = {file: set(imported_files(file)) for file in FILES}
+    assert sum(map(len, arrows.values())) > len(FILES)
+    while ends := {
+        f for f, below in arrows.items() if not below or f not in set().union(*arrows.values())
+    }:
+        arrows = {f: below - ends for f, below in arrows.items() if f not in ends}
+    circles = {str(f.relative_to(PACKAGE)): [b.name for b in below] for f, below in arrows.items()}
+    assert not circles
+
+
 def test_the_walk_over_imports_sees_every_kind():
     source = """
 import detbalance.cli, numpy
 from detbalance import losses
 from detbalance.sampling.factors import repeat_factors
 from . import kernel
-from .. import digits
+from .. import data
 from ..training import loop
 def f():
     from detbalance.reporting import console
     importlib.import_module("detbalance.detection")
 """
     found = {room for _, room in imported_rooms(source, ["detbalance", "losses"])}
-    rooms = {"cli", "losses", "sampling", "digits", "training", "reporting", "detection"}
+    rooms = {"cli", "losses", "sampling", "data", "training", "reporting", "detection"}
     assert found == rooms
 
 
@@ -278,7 +242,7 @@ def test_files_are_short_and_folders_flat():
     assert max(len(file.relative_to(PACKAGE).parts) for file in FILES) <= 2
 
 
-@pytest.mark.parametrize("room", ["evaluation", "comparison", "operating"])
+@pytest.mark.parametrize("room", ["evaluation", "calibration"])
 def test_results_cannot_be_changed(room):
     """Figures, matches and draws are shared by whoever was given them."""
     found = [

@@ -388,8 +388,8 @@ def write_checkpoint(folder: Path) -> Path:
 
 def write_donors(folder: Path) -> Path:
     """The packed donors of the annotation file."""
-    from detbalance.annotations import load_annotations
     from detbalance.augmentation.packing import pack_donors
+    from detbalance.data import load_annotations
 
     annotations = load_annotations(write_coco(folder), segmentations=True)
     path = folder / "donors.safetensors"
@@ -401,9 +401,9 @@ def write_opinion(folder: Path) -> Path:
     """A second opinion by logistic regression."""
     from sklearn.linear_model import LogisticRegression
 
-    from detbalance.annotations import Categories
-    from detbalance.regions.estimators import ClassOpinion
-    from detbalance.regions.opinion_file import save_opinion
+    from detbalance.data import Categories
+    from detbalance.repair.estimators import ClassOpinion
+    from detbalance.repair.opinion_file import save_opinion
 
     generator = np.random.default_rng(0)
     fitted = LogisticRegression().fit(generator.normal(size=(30, 6)), np.arange(30) % 3)
@@ -416,7 +416,7 @@ def write_opinion(folder: Path) -> Path:
 
 def write_features(folder: Path) -> Path:
     """A folder of region features."""
-    from detbalance.regions.feature_file import REGION, FeatureWriter
+    from detbalance.repair.feature_file import REGION, FeatureWriter
 
     writer = FeatureWriter(folder / "features", 4, {"weights": "x"})
     writer.append(np.ones((10, 4), np.float16), np.zeros(10, REGION), images=5)
@@ -428,8 +428,8 @@ def write_features(folder: Path) -> Path:
 
 def read_annotations(path: Path) -> None:
     """As plan does, and as what needs masks does."""
-    from detbalance.annotations import load_annotations
     from detbalance.augmentation.donors import DonorBank
+    from detbalance.data import load_annotations
 
     load_annotations(path, drop_invalid=True)
     annotations = load_annotations(path, segmentations=True)
@@ -440,15 +440,14 @@ def read_annotations(path: Path) -> None:
 
 def read_results(path: Path) -> None:
     """Against the annotation file."""
-    from detbalance.annotations import load_annotations
-    from detbalance.predictions import load_predictions
+    from detbalance.data import load_annotations, load_predictions
 
     load_predictions(path, load_annotations(path.parent / "train.json"))
 
 
 def read_thresholds(path: Path) -> None:
     """By class name."""
-    from detbalance.operating.files import load_thresholds
+    from detbalance.calibration.thresholds_file import load_thresholds
 
     load_thresholds(path)
 
@@ -469,8 +468,8 @@ def read_checkpoint(path: Path) -> None:
 
 def read_donors(path: Path) -> None:
     """As a training does that pastes them."""
-    from detbalance.annotations import load_annotations
     from detbalance.augmentation.donors import DonorBank
+    from detbalance.data import load_annotations
 
     annotations = load_annotations(path.parent / "train.json")
     options = {"classes": ["bolt", "crack"], "min_size": 1}
@@ -483,8 +482,8 @@ def read_opinion(path: Path) -> None:
     """And ask it once."""
     import torch
 
-    from detbalance.annotations import Categories
-    from detbalance.regions.opinion_file import load_opinion
+    from detbalance.data import Categories
+    from detbalance.repair.opinion_file import load_opinion
 
     categories = Categories(ids=(1, 2), names=("bolt", "crack"))
     opinion = load_opinion(path, weights="abc", categories=categories)
@@ -493,7 +492,7 @@ def read_opinion(path: Path) -> None:
 
 def read_features(path: Path) -> None:
     """To be refitted to, and to be gone on with."""
-    from detbalance.regions.feature_file import FeatureWriter, RegionFeatures
+    from detbalance.repair.feature_file import FeatureWriter, RegionFeatures
 
     held = RegionFeatures(path)
     np.asarray(held.features).sum()

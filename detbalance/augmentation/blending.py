@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detbalance.augmentation.contract import Image
 from detbalance.augmentation.cutting import Donor
 from detbalance.augmentation.masks import Mask, mask_box
-from detbalance.images import import_cv2
+from detbalance.data.images import import_cv2
 
 Opacity = NDArray[np.float32]
 

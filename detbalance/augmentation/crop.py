@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.annotations import Annotations
 from detbalance.augmentation.contract import Image, Target, check_range, prepared
 from detbalance.augmentation.donor_choice import wanted_labels
 from detbalance.augmentation.geometry import corners, fill_color, is_bilevel, settle
-from detbalance.frequency import class_frequency
-from detbalance.images import import_cv2
+from detbalance.data import Annotations
+from detbalance.data.frequency import class_frequency
+from detbalance.data.images import import_cv2
 
 _CONTEXT = 0.2  # as a fraction of the box's sides, on each side, where there is room for it
 _logger = logging.getLogger(__name__)

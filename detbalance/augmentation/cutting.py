@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.annotations import Annotations
 from detbalance.augmentation.contract import Image
 from detbalance.augmentation.geometry import box_areas
 from detbalance.augmentation.masks import Mask, segmentation_mask
+from detbalance.data import Annotations
 
 _FULL = 0.97  # a mask that fills this much of its box is the box: its margin blends in better
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.annotations import Annotations
-from detbalance.annotations.packed import take_slices
 from detbalance.augmentation.geometry import box_areas
-from detbalance.frequency import Frequency, frequency_groups
+from detbalance.data import Annotations
+from detbalance.data.arrays import take_slices
+from detbalance.data.frequency import Frequency, frequency_groups
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]

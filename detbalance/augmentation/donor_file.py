@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.annotations import Annotations
-from detbalance.annotations.files import replace_file
-from detbalance.annotations.packed import offsets_of, take_slices
 from detbalance.augmentation.cutting import Donor
-from detbalance.installation import needs
+from detbalance.data import Annotations
+from detbalance.data.arrays import offsets_of, take_slices
+from detbalance.data.files import replace_file
+from detbalance.data.installation import needs
 
 FILE_FORMAT = "detbalance.donor_file/1"
 

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.annotations import Categories
-from detbalance.annotations.files import open_file, parse_json
-from detbalance.annotations.packed import PackedBytes, ReadOnlyArrays
 from detbalance.augmentation.contract import Image
 from detbalance.augmentation.cutting import Donor, UnreadableDonor, partial_mask
 from detbalance.augmentation.masks import Mask, mask_box
-from detbalance.images import UnreadableImage, image_size, import_cv2, read_pixels
+from detbalance.data import Categories
+from detbalance.data.arrays import PackedBytes, ReadOnlyArrays
+from detbalance.data.files import open_file, parse_json
+from detbalance.data.images import UnreadableImage, image_size, import_cv2, read_pixels
 
 FOLDER_FORMAT = "detbalance.donors/1"
 FOLDER_FILE = "donors.json"

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.annotations import Annotations
 from detbalance.augmentation.contract import check_range
 from detbalance.augmentation.cutting import Donor, UnreadableDonor, cut_out
 from detbalance.augmentation.donor_choice import (
@@ -30,8 +29,9 @@ from detbalance.augmentation.donor_folder import FolderDonors, folder_donors
 from detbalance.augmentation.geometry import box_areas
 from detbalance.augmentation.masks import note_unusable_masks
 from detbalance.augmentation.partners import drawn_index
-from detbalance.frequency import class_frequency
-from detbalance.images import read_image
+from detbalance.data import Annotations
+from detbalance.data.frequency import class_frequency
+from detbalance.data.images import read_image
 
 __all__ = ["Donor", "DonorBank", "UnreadableDonor"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detbalance.augmentation.contract import Image, Target, take_rows
-from detbalance.images import import_cv2
+from detbalance.data.images import import_cv2
 
 FILL = (124, 116, 104)
 """ImageNet's mean colour: beyond the edge of an image, and over what must not be seen."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.annotations import Annotations
-from detbalance.installation import needs
+from detbalance.data import Annotations
+from detbalance.data.installation import needs
 
 Mask = NDArray[np.bool_]
 Window = tuple[int, int, int, int]

@@ -20,7 +20,7 @@ from detbalance.augmentation.contract import (
 from detbalance.augmentation.geometry import as_depth, fill_color, is_bilevel
 from detbalance.augmentation.partners import Load, Partners, drawn_index
 from detbalance.augmentation.tiles import Window, draw_origin, fitted, on_canvas, view
-from detbalance.images import import_cv2
+from detbalance.data.images import import_cv2
 
 _MEETING = (0.35, 0.65)  # where the four images of a mosaic meet, as a fraction of each side
 

@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.annotations import Categories
 from detbalance.augmentation import blending
 from detbalance.augmentation.contract import Image, Target, check_range, check_scale, prepared
 from detbalance.augmentation.covering import with_pasted, without_covered
@@ -32,7 +31,8 @@ from detbalance.augmentation.placing import (
     Scene,
     find_place,
 )
-from detbalance.images import import_cv2
+from detbalance.data import Categories
+from detbalance.data.images import import_cv2
 
 __all__ = ["OUTCOMES", "RarePaste"]
 

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from detbalance.annotations import Annotations
 from detbalance.augmentation.contract import Image, Target, check_range, prepared
 from detbalance.augmentation.geometry import FILL
 from detbalance.augmentation.pipeline import BoxPipeline, import_albumentations
-from detbalance.frequency import class_frequency, frequency_groups
+from detbalance.data import Annotations
+from detbalance.data.frequency import class_frequency, frequency_groups
 
 STRENGTH = (1.0, 0.6, 0.3)
 """How strong presets are for images whose rarest class is rare, common, frequent."""

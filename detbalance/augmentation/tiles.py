@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detbalance.augmentation.contract import Image, Target, take_rows
 from detbalance.augmentation.geometry import box_areas, corners, settle
-from detbalance.images import import_cv2
+from detbalance.data.images import import_cv2
 
 
 class Window(NamedTuple):

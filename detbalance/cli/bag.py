@@ -11,15 +11,16 @@ from pathlib import Path
 import torch
 
 import detbalance
-from detbalance.annotations import load_annotations
-from detbalance.annotations.files import replace_file
+from detbalance.calibration.bagging import balanced_bags
+from detbalance.calibration.cross_fitting import image_folds
 from detbalance.cli.evaluate import chosen_device
 from detbalance.cli.outputs import BAG, refuse_configured
 from detbalance.cli.quickstart import finished
 from detbalance.cli.train import evaluate_run
-from detbalance.ensembling.bagging import balanced_bags
+from detbalance.data import load_annotations
+from detbalance.data.files import replace_file
+from detbalance.data.wording import counted
 from detbalance.losses import LOSSES
-from detbalance.operating.cross_fitting import image_folds
 from detbalance.reporting.terminal import Console
 from detbalance.training.checkpoint import (
     LAST,
@@ -31,7 +32,6 @@ from detbalance.training.checkpoint import (
 from detbalance.training.config import Config, load_config
 from detbalance.training.push import positive_share
 from detbalance.training.setup import load_data
-from detbalance.wording import counted
 
 logger = logging.getLogger(__name__)
 

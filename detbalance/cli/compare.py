@@ -6,23 +6,16 @@ from pathlib import Path
 
 import click
 
-from detbalance.cli.evaluating import (
-    Ground,
-    check_output,
-    drawing_seconds,
-    results_file,
-    waiting,
-)
+from detbalance.cli.evaluating import Ground, check_output, drawing_seconds, results_file, waiting
 from detbalance.cli.report import check_images, pictures, write_html
-from detbalance.comparison import Comparison, Gate, compare, parse_gate
-from detbalance.comparison.compare import check_room
-from detbalance.comparison.verdict import digits_for
-from detbalance.evaluation import with_replicates
+from detbalance.data.wording import printable
+from detbalance.evaluation import Comparison, Gate, compare, parse_gate, with_replicates
+from detbalance.evaluation.compare import check_room
+from detbalance.evaluation.comparison_verdict import digits_for
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.reporting.comparison_console import print_comparison
 from detbalance.reporting.comparison_files import write_comparison
 from detbalance.reporting.terminal import Console
-from detbalance.wording import printable
 
 # Exit status of a build that a condition ends; 2 is for wrong input.
 GATE_STATUS = 1

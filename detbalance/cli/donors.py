@@ -11,13 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from detbalance.annotations import Annotations, load_annotations
 from detbalance.augmentation.packing import Packed, pack_donors
-from detbalance.frequency import class_frequency, frequency_groups
+from detbalance.data import Annotations, load_annotations
+from detbalance.data.frequency import class_frequency, frequency_groups
+from detbalance.data.wording import counted
 from detbalance.reporting.cells import GROUP_STYLES, name_cell, numbers_table
 from detbalance.reporting.console import print_content
 from detbalance.reporting.terminal import Console
-from detbalance.wording import counted
 
 _LISTED = 60
 _NAMED = 10

@@ -9,16 +9,15 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from detbalance.annotations import Annotations, Categories, load_annotations
+from detbalance.calibration import Thresholds, apply_thresholds, load_thresholds
 from detbalance.cli.evaluating import check_output
 from detbalance.cli.report import pictures, show, with_draws
+from detbalance.data import Annotations, Categories, Predictions, load_annotations, save_predictions
+from detbalance.data.frequency import class_frequency, frequency_groups
+from detbalance.data.images import usable_images
 from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.predict import predict
 from detbalance.evaluation import build_report, evaluate
-from detbalance.frequency import class_frequency, frequency_groups
-from detbalance.images import usable_images
-from detbalance.operating import Thresholds, apply_thresholds, load_thresholds
-from detbalance.predictions import Predictions, save_predictions
 from detbalance.reporting.terminal import Console
 from detbalance.training.checkpoint import (
     frequency_from_checkpoint,

@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from rich.text import Text
 
-from detbalance.annotations import Annotations, load_annotations
+from detbalance.calibration import load_thresholds
+from detbalance.data import Annotations, Predictions, load_annotations, load_predictions
+from detbalance.data.frequency import Frequency, Groups, class_frequency, frequency_groups
 from detbalance.evaluation import Evaluation, Matches, Report, build_report, evaluate
-from detbalance.evaluation.cautions import odd_scores
 from detbalance.evaluation.rules import RulesChoice
-from detbalance.frequency import Frequency, Groups, class_frequency, frequency_groups
-from detbalance.operating import load_thresholds
-from detbalance.predictions import Predictions, load_predictions
+from detbalance.evaluation.sanity_checks import odd_scores
 from detbalance.reporting.terminal import Console
 
 logger = logging.getLogger(__name__)

@@ -8,18 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from detbalance.annotations import load_annotations
+from detbalance.calibration import Options, choose_fusion, fuse
+from detbalance.calibration.fusion import Confidence, check_weights, keep_best
+from detbalance.calibration.member_weights import settings_to_try
 from detbalance.cli.evaluating import check_same_classes, load_probabilities, results_file, waiting
 from detbalance.cli.thresholds import training_frequency
-from detbalance.ensembling import Options, choose_fusion, fuse
-from detbalance.ensembling.fusion import Confidence, check_weights, keep_best
-from detbalance.ensembling.weighting import settings_to_try
+from detbalance.data import Predictions, load_annotations, save_predictions
+from detbalance.data.wording import counted
 from detbalance.evaluation.rules import RulesChoice, choose_rules
-from detbalance.predictions import Predictions, save_predictions
 from detbalance.reporting.console import print_content
 from detbalance.reporting.fusion_console import fusion_content
 from detbalance.reporting.terminal import Console
-from detbalance.wording import counted
 
 _SECONDS = 3e-6  # about what one detection takes, for each fold and each setting tried
 

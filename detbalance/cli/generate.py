@@ -14,13 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from detbalance.annotations import load_annotations
+from detbalance.data import load_annotations
+from detbalance.data.wording import counted
 from detbalance.generation import ClassResult, Result, Settings, Stopped, generate
 from detbalance.reporting.cells import name_cell
 from detbalance.reporting.console import print_content
 from detbalance.reporting.terminal import Console
 from detbalance.training.interrupt import stop_request
-from detbalance.wording import counted
 
 logger = logging.getLogger(__name__)
 

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from detbalance.annotations import Annotations, Categories
-from detbalance.annotations.files import replace_file
 from detbalance.cli.refit import parse_params
 from detbalance.cli.refit_effect import show_effect
 from detbalance.cli.region_data import Detector, RegionData, region_data, told_progress
-from detbalance.frequency import class_frequency, frequency_groups
-from detbalance.regions.advice import advised
-from detbalance.regions.estimators import Weighing, fit_opinion
-from detbalance.regions.lifting import LiftFigures, fit_lifts
-from detbalance.regions.named_estimators import is_one_class, make_classifier, make_one_class
-from detbalance.regions.one_class import OneClassOpinion
-from detbalance.regions.opinion_file import Opinion, load_opinion, save_opinion
-from detbalance.regions.selection import Limits
+from detbalance.data import Annotations, Categories
+from detbalance.data.files import replace_file
+from detbalance.data.frequency import class_frequency, frequency_groups
+from detbalance.repair.advice import advised
+from detbalance.repair.estimators import Weighing, fit_opinion
+from detbalance.repair.lifting import LiftFigures, fit_lifts
+from detbalance.repair.named_estimators import is_one_class, make_classifier, make_one_class
+from detbalance.repair.one_class import OneClassOpinion
+from detbalance.repair.opinion_file import Opinion, load_opinion, save_opinion
+from detbalance.repair.selection import Limits
 from detbalance.reporting.terminal import Console
 from detbalance.training.setup import loader_workers
 

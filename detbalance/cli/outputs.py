@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from detbalance.annotations.files import lock_folder
+from detbalance.data.files import lock_folder
 
 
 class Output(click.Path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from detbalance.annotations import Annotations, load_annotations
+from detbalance.data import Annotations, load_annotations
 from detbalance.planning import Finding, duplicate_findings, make_plan
 from detbalance.reporting.plan_console import print_plan
 from detbalance.reporting.plan_files import write_plan
@@ -109,7 +109,7 @@ def _check_output(output: Path | None, overwrite: bool) -> None:
 @contextmanager
 def _in_the_plan_instead() -> Iterator[None]:
     """Keep what loading leaves out off the log: it is a finding of the plan."""
-    logger = logging.getLogger("detbalance.annotations")
+    logger = logging.getLogger("detbalance.data")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:

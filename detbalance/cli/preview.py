@@ -15,8 +15,9 @@ from torch import Tensor
 
 from detbalance.augmentation.paste import OUTCOMES
 from detbalance.cli.outputs import OUTPUT_FILE, refuse_configured
+from detbalance.data.frequency import frequency_groups
+from detbalance.data.wording import counted
 from detbalance.detection.dataset import Draw
-from detbalance.frequency import frequency_groups
 from detbalance.reporting.cells import GROUP_STYLES, name_cell, numbers_table
 from detbalance.reporting.console import print_content
 from detbalance.reporting.contact_sheet import CROWD, OWN, PASTED, Cell, save_sheet
@@ -24,7 +25,6 @@ from detbalance.reporting.terminal import Console
 from detbalance.sampling import RepeatFactorSampler
 from detbalance.training.config import load_config
 from detbalance.training.setup import Data, load_data
-from detbalance.wording import counted
 
 _MANY = 8  # own boxes, from which on only rare and pasted ones are named
 _TITLE = "blue: own boxes and those of mixed images; orange: pasted; grey: crowd regions, ignored"

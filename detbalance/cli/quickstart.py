@@ -6,13 +6,12 @@ import logging
 import time
 from pathlib import Path
 
-from detbalance.annotations import load_annotations
 from detbalance.cli.compare import compare_command
 from detbalance.cli.train import run_training
-from detbalance.digits import make_digits
+from detbalance.data import load_annotations, load_predictions
+from detbalance.data.digits import make_digits
+from detbalance.data.frequency import class_frequency, frequency_groups
 from detbalance.evaluation import Report, load_report
-from detbalance.frequency import class_frequency, frequency_groups
-from detbalance.predictions import load_predictions
 from detbalance.reporting.figures import draw_predictions
 from detbalance.reporting.terminal import Console
 from detbalance.training.checkpoint import CONFIG_FILE

@@ -10,12 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from detbalance.annotations import Annotations
 from detbalance.cli.compare import compare_command
 from detbalance.cli.evaluate import image_progress
+from detbalance.data import Annotations, save_predictions
 from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.predict import predict
-from detbalance.predictions import save_predictions
 from detbalance.reporting.terminal import Console
 from detbalance.training.setup import labels_in
 

@@ -16,19 +16,18 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from detbalance.annotations import Annotations, Categories, load_annotations
-from detbalance.annotations.files import lock_folder
 from detbalance.augmentation import StandardAugmentation
 from detbalance.cli.evaluate import chosen_device
+from detbalance.data import Annotations, Categories, load_annotations, load_predictions
+from detbalance.data.files import lock_folder
+from detbalance.data.frequency import class_frequency
+from detbalance.data.images import usable_images
 from detbalance.detection.dataset import DetectionDataset, worker_deaths
-from detbalance.frequency import class_frequency
-from detbalance.images import usable_images
-from detbalance.predictions import load_predictions
-from detbalance.regions.classifier import Classifier, classifier_of
-from detbalance.regions.collecting import collect_features, rare_repeats
-from detbalance.regions.feature_file import STATE, RegionFeatures, read_state
-from detbalance.regions.samples import Samples, read_samples
-from detbalance.regions.selection import Limits
+from detbalance.repair.classifier import Classifier, classifier_of
+from detbalance.repair.collecting import collect_features, rare_repeats
+from detbalance.repair.feature_file import STATE, RegionFeatures, read_state
+from detbalance.repair.samples import Samples, read_samples
+from detbalance.repair.selection import Limits
 from detbalance.reporting.terminal import Console
 from detbalance.sampling import repeat_factors
 from detbalance.training.checkpoint import load_checkpoint, model_from_checkpoint

@@ -14,8 +14,8 @@ from detbalance.cli.evaluating import (
     rounded,
     waiting,
 )
-from detbalance.comparison import Comparison, compare
-from detbalance.evaluation import Evaluation, Report, with_replicates
+from detbalance.data.wording import counted
+from detbalance.evaluation import Comparison, Evaluation, Report, compare, with_replicates
 from detbalance.evaluation.bootstrap import drawn_bytes
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.reporting.comparison_console import print_comparison
@@ -26,7 +26,6 @@ from detbalance.reporting.gallery import Gallery
 from detbalance.reporting.suspects_file import load_suspects
 from detbalance.reporting.suspects_section import SuspectSection, suspect_section
 from detbalance.reporting.terminal import Console
-from detbalance.wording import counted
 
 logger = logging.getLogger(__name__)
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detbalance.annotations import load_annotations
+from detbalance.calibration import choose_strength, parse_objective, rescore
 from detbalance.cli.evaluating import check_same_classes, load_probabilities
 from detbalance.cli.thresholds import training_frequency
+from detbalance.data import load_annotations, save_predictions
+from detbalance.data.wording import counted
 from detbalance.evaluation.rules import RulesChoice
-from detbalance.operating import choose_strength, parse_objective, rescore
-from detbalance.predictions import save_predictions
 from detbalance.reporting.terminal import Console
 from detbalance.reporting.thresholds_console import print_strength
-from detbalance.wording import counted
 
 
 def rescore_command(

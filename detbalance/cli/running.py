@@ -14,8 +14,8 @@ from contextlib import contextmanager
 
 import click
 
-from detbalance.installation import needs
-from detbalance.wording import printable
+from detbalance.data.installation import needs
+from detbalance.data.wording import printable
 
 
 class _StderrHandler(logging.Handler):
@@ -23,7 +23,7 @@ class _StderrHandler(logging.Handler):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Pass a note on a data file once, however often a command reads the file."""
-        if record.name.startswith(("detbalance.annotations", "detbalance.predictions")):
+        if record.name.startswith("detbalance.data"):
             line = record.getMessage()
             if line in _said:
                 return False

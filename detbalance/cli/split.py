@@ -10,11 +10,17 @@ from rich.box import HORIZONTALS
 from rich.table import Table
 from rich.text import Text
 
-from detbalance.annotations import load_annotations
+from detbalance.data import (
+    ClassShare,
+    Split,
+    check_paths,
+    load_annotations,
+    split_annotations,
+    write_split,
+)
+from detbalance.data.wording import counted
 from detbalance.reporting.cells import name_cell
 from detbalance.reporting.terminal import Console
-from detbalance.splitting import ClassShare, Split, check_paths, split_annotations, write_split
-from detbalance.wording import counted
 
 _LISTED = 60
 _WIDE = 200  # a pipe has no width, and a class name shall not be cut for it

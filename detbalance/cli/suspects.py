@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from detbalance.annotations import Annotations
-from detbalance.annotations.files import replace_file
 from detbalance.cli.region_data import Detector, region_data, told_progress
-from detbalance.images import read_image
-from detbalance.regions.selection import Limits
-from detbalance.regions.strangers import Strangers, strangers
-from detbalance.regions.suspects import Suspects, suspects
+from detbalance.data import Annotations
+from detbalance.data.files import replace_file
+from detbalance.data.images import read_image
+from detbalance.data.wording import counted
+from detbalance.repair.selection import Limits
+from detbalance.repair.strangers import Strangers, strangers
+from detbalance.repair.suspects import Suspects, suspects
 from detbalance.reporting.contact_sheet import OWN, PASTED, Cell, save_sheet
 from detbalance.reporting.files import csv_lines
 from detbalance.reporting.suspects_file import FORMAT
 from detbalance.reporting.terminal import Console
 from detbalance.reporting.thumbnails import part_around
-from detbalance.wording import counted
 
 NAME = "suspects"
 _PRINTED = 15

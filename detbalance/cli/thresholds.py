@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detbalance.annotations import load_annotations
+from detbalance.calibration import fit_thresholds, parse_objective, save_thresholds
+from detbalance.calibration.threshold_fit import PerClass
+from detbalance.data import load_annotations, load_predictions
+from detbalance.data.frequency import Frequency, class_frequency
 from detbalance.evaluation.rules import RulesChoice
-from detbalance.frequency import Frequency, class_frequency
-from detbalance.operating import fit_thresholds, parse_objective, save_thresholds
-from detbalance.operating.calibration import PerClass
-from detbalance.predictions import load_predictions
 from detbalance.reporting.terminal import Console
 from detbalance.reporting.thresholds_console import print_thresholds
 

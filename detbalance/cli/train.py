@@ -19,10 +19,10 @@ from rich.progress import (
 from torch import nn
 
 from detbalance.cli.outputs import RUN, refuse_configured
+from detbalance.data import save_predictions
+from detbalance.data.frequency import frequency_groups
 from detbalance.detection.predict import predict
 from detbalance.evaluation import Report, build_report, evaluate, load_report
-from detbalance.frequency import frequency_groups
-from detbalance.predictions import save_predictions
 from detbalance.reporting.console import print_report
 from detbalance.reporting.files import write_report
 from detbalance.reporting.terminal import Console

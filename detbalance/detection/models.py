@@ -14,18 +14,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
-from detbalance.detection.backbones import (
-    MOBILENET,
-    TORCHVISION_BACKBONES,
-    Pyramid,
-    build_body,
-)
-from detbalance.detection.head_layers import (
-    box_head,
-    fcos_head,
-    proposal_head,
-    retinanet_head,
-)
+from detbalance.detection.backbones import MOBILENET, TORCHVISION_BACKBONES, Pyramid, build_body
+from detbalance.detection.head_layers import box_head, fcos_head, proposal_head, retinanet_head
 from detbalance.detection.heads import set_classification_loss
 from detbalance.detection.plan import (
     Plan,

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from detbalance.data import Predictions
 from detbalance.detection.dataset import DetectionDataset, collate, worker_deaths, worker_init
-from detbalance.predictions import Predictions
 
 
 def predict(

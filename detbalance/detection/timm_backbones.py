@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from detbalance.data.installation import needs
 from detbalance.detection.backbones import TINY, TORCHVISION_BACKBONES, Body
-from detbalance.installation import needs
 
 try:
     import timm

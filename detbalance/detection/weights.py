@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights, list_models
 from torchvision.ops import FrozenBatchNorm2d
 
+from detbalance.data.installation import needs
 from detbalance.detection.backbones import MOBILENET, resnet_name
 from detbalance.detection.plan import OFFLINE_BACKBONE
-from detbalance.installation import needs
 from detbalance.losses.contract import other_loss, saved_name
 
 logger = logging.getLogger(__name__)

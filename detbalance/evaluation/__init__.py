@@ -1,30 +1,40 @@
-"""Per-class detection figures: AP, recall and precision, and the report made of them.
+"""Per-class detection figures: AP, recall and precision, the report, and the comparison of two.
 
-`evaluate` computes, `build_report` sets the figures beside the training counts. No torch is needed.
+`evaluate` computes, `build_report` sets the figures beside the training counts, `compare` says by
+a paired bootstrap which differences are real. No torch is needed.
 """
 
 from detbalance.evaluation.backends import Backend
 from detbalance.evaluation.build import build_report
-from detbalance.evaluation.grid import Grid, compute_grid
-from detbalance.evaluation.inputs import from_arrays, from_tensors
-from detbalance.evaluation.matching import Matches, match
-from detbalance.evaluation.per_class import Evaluation, evaluate, with_replicates
-from detbalance.evaluation.report import (
-    Report,
-    ReportSettings,
-    check_comparable,
-    load_report,
+from detbalance.evaluation.compare import compare
+from detbalance.evaluation.comparison import (
+    ClassDifferences,
+    Comparison,
+    ComparisonSettings,
+    Difference,
+    GroupDifferences,
 )
+from detbalance.evaluation.evaluate import Evaluation, evaluate, with_replicates
+from detbalance.evaluation.gates import Gate, parse_gate
+from detbalance.evaluation.grid import Grid, compute_grid
+from detbalance.evaluation.matching import Matches, match
+from detbalance.evaluation.report import Report, ReportSettings, check_comparable, load_report
 from detbalance.evaluation.rows import ClassRow, GroupRow
 from detbalance.evaluation.rules import Rules
 from detbalance.evaluation.settings import EvaluationSettings
 
 __all__ = [
     "Backend",
+    "ClassDifferences",
     "ClassRow",
+    "Comparison",
+    "ComparisonSettings",
+    "Difference",
     "Evaluation",
     "EvaluationSettings",
+    "Gate",
     "Grid",
+    "GroupDifferences",
     "GroupRow",
     "Matches",
     "Report",
@@ -32,11 +42,11 @@ __all__ = [
     "Rules",
     "build_report",
     "check_comparable",
+    "compare",
     "compute_grid",
     "evaluate",
-    "from_arrays",
-    "from_tensors",
     "load_report",
     "match",
+    "parse_gate",
     "with_replicates",
 ]

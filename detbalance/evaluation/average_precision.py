@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.annotations.packed import take_slices
+from detbalance.data.arrays import take_slices
 from detbalance.evaluation.matching import Matches
 
 Bool = npt.NDArray[np.bool_]

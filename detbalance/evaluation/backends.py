@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.evaluation.participants import image_ranks
+from detbalance.data.installation import needs
+from detbalance.evaluation.filters import image_ranks
 from detbalance.evaluation.rules import COCO, Rules
-from detbalance.installation import needs
 
 if TYPE_CHECKING:
-    from detbalance.annotations import Annotations
-    from detbalance.predictions import Predictions
+    from detbalance.data import Annotations, Predictions
 
 Backend = Literal["auto", "hotcoco", "pycocotools", "numpy"]
 BackendName = Literal["hotcoco", "pycocotools", "numpy"]

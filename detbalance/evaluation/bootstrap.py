@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.evaluation.bootstrap_intervals import FORMS, Spread, interval
+from detbalance.evaluation.bootstrap_variance import class_spread, group_spread
 from detbalance.evaluation.matching import Matches
 from detbalance.evaluation.memory import check_memory
 from detbalance.evaluation.resampling import FIGURES, draw_images, weighted_figures
-from detbalance.evaluation.spreads import class_spread, group_spread
 
 Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]

@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.intervals import wilson_interval
+from detbalance.data.intervals import wilson_interval
 
 Float64 = npt.NDArray[np.float64]
 

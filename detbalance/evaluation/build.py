@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.evaluation.cautions import doubts_on_boxes
+from detbalance.data.wording import counted
 from detbalance.evaluation.details import NUM_BINS, Details, Histogram, PRCurve
 from detbalance.evaluation.detection_cap import cap_notes
+from detbalance.evaluation.evaluate import RECALL_IOU_THRESHOLD, Evaluation
 from detbalance.evaluation.grid_figures import mean_of_defined
 from detbalance.evaluation.matching import Matches
-from detbalance.evaluation.per_class import RECALL_IOU_THRESHOLD, Evaluation
 from detbalance.evaluation.report import Report, ReportSettings
 from detbalance.evaluation.rows import (
     ERROR_KINDS,
@@ -26,13 +26,13 @@ from detbalance.evaluation.rows import (
     ErrorKind,
     GroupRow,
 )
+from detbalance.evaluation.sanity_checks import doubts_on_boxes
 from detbalance.evaluation.settings import EvaluationSettings
-from detbalance.evaluation.training_side import super_categories, training_side
-from detbalance.wording import counted
+from detbalance.evaluation.training_counts import super_categories, training_side
 
 if TYPE_CHECKING:
-    from detbalance.annotations import Annotations
-    from detbalance.frequency import Frequency, Groups
+    from detbalance.data import Annotations
+    from detbalance.data.frequency import Frequency, Groups
 
 # What is of one class and has no mean over classes.
 _CLASS_SCORES = ("design_effect", "score_at_precision", "score_at_fppi", "best_f_score")

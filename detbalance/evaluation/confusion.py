@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from detbalance.evaluation.details import MAX_CELLS, Cell
 from detbalance.evaluation.errors import detection_kinds
+from detbalance.evaluation.filters import reaches_floor
 from detbalance.evaluation.matching import Matches
 from detbalance.evaluation.overlaps import Overlaps
-from detbalance.evaluation.participants import reaches_floor
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.annotations.categories import shorten
+from detbalance.data.categories import shorten
 from detbalance.evaluation.average_precision import RECALL_LEVELS
 from detbalance.evaluation.matching import ignored_annotations
 from detbalance.evaluation.rules import Rules
 
 if TYPE_CHECKING:
-    from detbalance.annotations import Annotations
+    from detbalance.data import Annotations
 
 Int64 = npt.NDArray[np.int64]
 _NAMED = 3

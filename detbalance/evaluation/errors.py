@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.evaluation.average_precision import mean_precision
+from detbalance.evaluation.filters import reaches_floor
 from detbalance.evaluation.matching import Matches
 from detbalance.evaluation.overlaps import Overlaps
-from detbalance.evaluation.participants import reaches_floor
 from detbalance.evaluation.rows import ERROR_KINDS
 
 Bool = npt.NDArray[np.bool_]

@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.annotations.packed import offsets_of
+from detbalance.data.arrays import offsets_of
 from detbalance.evaluation.average_precision import mean_precision
 from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.overlaps import Overlaps

@@ -15,20 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.evaluation.average_precision import RECALL_LEVELS
-from detbalance.evaluation.backends import (
-    Backend,
-    BackendName,
-    build_evaluator,
-    choose_backend,
-)
+from detbalance.evaluation.backends import Backend, BackendName, build_evaluator, choose_backend
+from detbalance.evaluation.filters import check_predictions, has_area, within_cap
 from detbalance.evaluation.memory import check_memory
 from detbalance.evaluation.numpy_grid import numpy_grid
-from detbalance.evaluation.participants import check_predictions, has_area, within_cap
 from detbalance.evaluation.rules import AREA_RANGES, Rules, RulesChoice, choose_rules
 
 if TYPE_CHECKING:
-    from detbalance.annotations import Annotations
-    from detbalance.predictions import Predictions
+    from detbalance.data import Annotations, Predictions
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]

@@ -16,20 +16,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.annotations.packed import offsets_of, take_slices
-from detbalance.evaluation.overlaps import Overlaps, overlaps
-from detbalance.evaluation.participants import (
+from detbalance.data.arrays import offsets_of, take_slices
+from detbalance.evaluation.filters import (
     check_predictions,
     checked_classes,
     image_ranks,
     places_in_group,
     within_cap,
 )
+from detbalance.evaluation.overlaps import Overlaps, overlaps
 from detbalance.evaluation.rules import AREA_RANGES, Rules, RulesChoice, choose_rules
 
 if TYPE_CHECKING:
-    from detbalance.annotations import Annotations
-    from detbalance.predictions import Predictions
+    from detbalance.data import Annotations, Predictions
 
 Bool = npt.NDArray[np.bool_]
 Int32 = npt.NDArray[np.int32]

@@ -11,16 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.evaluation.average_precision import RECALL_LEVELS
+from detbalance.evaluation.filters import places_in_group
 from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.overlaps import overlaps
-from detbalance.evaluation.participants import places_in_group
 from detbalance.evaluation.rules import AREA_RANGES, Rules
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from detbalance.annotations import Annotations
-    from detbalance.predictions import Predictions
+    from detbalance.data import Annotations, Predictions
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]

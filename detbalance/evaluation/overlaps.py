@@ -12,8 +12,7 @@ import numpy.typing as npt
 from detbalance.evaluation.rules import Rules, RulesChoice, choose_rules
 
 if TYPE_CHECKING:
-    from detbalance.annotations import Annotations
-    from detbalance.predictions import Predictions
+    from detbalance.data import Annotations, Predictions
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]

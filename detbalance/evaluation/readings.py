@@ -13,10 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.annotations import Annotations
+from detbalance.data import Annotations, Predictions
 from detbalance.evaluation.average_precision import average_precision
 from detbalance.evaluation.matching import Matches, match
-from detbalance.predictions import Predictions
 
 Float64 = npt.NDArray[np.float64]
 

@@ -72,11 +72,11 @@ from typing import Any
 
 import msgspec
 
-from detbalance.annotations.files import open_file, parse_json
+from detbalance.data.files import open_file, parse_json
+from detbalance.data.json_nan import nan_to_null, null_to_nan
 from detbalance.evaluation.details import Details
 from detbalance.evaluation.rows import GROUP_NAMES, ClassRow, GroupRow
 from detbalance.evaluation.settings import EvaluationSettings
-from detbalance.evaluation.undefined import nan_to_null, null_to_nan
 
 SCHEMA = "detbalance.report/1"
 

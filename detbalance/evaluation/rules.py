@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
-    from detbalance.annotations import Annotations
+    from detbalance.data import Annotations
 
 RulesName: TypeAlias = Literal["coco", "lvis"]
 RulesChoice: TypeAlias = Literal["auto", "coco", "lvis"]

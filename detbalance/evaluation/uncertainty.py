@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from detbalance.data.intervals import boxes_for_half_width, wilson_interval
 from detbalance.evaluation.matching import Matches
-from detbalance.intervals import boxes_for_half_width, wilson_interval
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]

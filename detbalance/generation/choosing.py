@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.annotations import Annotations
 from detbalance.augmentation.donor_choice import choose_donors, wanted_labels
-from detbalance.frequency import class_frequency
+from detbalance.data import Annotations
+from detbalance.data.frequency import class_frequency
+from detbalance.data.wording import counted
 from detbalance.generation.crops import MAX_OVERLAP, MIN_SIZE
 from detbalance.generation.result import ClassResult, Settings
-from detbalance.wording import counted
 
 _ENOUGH = 200  # donors of a class that needs no other class to learn from
 

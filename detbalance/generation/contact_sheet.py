@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from detbalance.fonts import write_text
+from detbalance.data.fonts import write_text
+from detbalance.data.images import import_cv2
 from detbalance.generation.crops import Crop
-from detbalance.images import import_cv2
 
 _SIDE, _GAP, _ACROSS = 72, 4, 10
 _LINE = 22  # height of a line of text

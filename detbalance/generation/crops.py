@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detbalance.annotations import Annotations
 from detbalance.augmentation.cutting import Donor, cut_out
 from detbalance.augmentation.donor_choice import choose_donors
 from detbalance.augmentation.geometry import is_bilevel
 from detbalance.augmentation.placing import are_clear
-from detbalance.images import check_size, import_cv2, read_image
+from detbalance.data import Annotations
+from detbalance.data.images import check_size, import_cv2, read_image
 
 Crop = NDArray[np.uint8]
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from detbalance.data.images import import_cv2
 from detbalance.generation.crops import Crop
-from detbalance.images import import_cv2
 
 FORMAT = "detbalance.donors/1"
 INDEX = "donors.json"

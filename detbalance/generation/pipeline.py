@@ -18,30 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detbalance.annotations import Annotations
-from detbalance.annotations.files import open_file, replace_file
+from detbalance.data import Annotations
+from detbalance.data.files import open_file, replace_file
 from detbalance.generation.choosing import Choice, choose_classes
 from detbalance.generation.classifier import JudgeFeatures, Judges, train_judges
-from detbalance.generation.crops import (
-    Crop,
-    Crops,
-    as_tensor,
-    cut_background,
-    cut_donors,
-)
-from detbalance.generation.donors_folder import (
-    check_output,
-    work_folder,
-)
+from detbalance.generation.crops import Crop, Crops, as_tensor, cut_background, cut_donors
+from detbalance.generation.donors_folder import check_output, work_folder
 from detbalance.generation.drawing import Kept, draw_class
 from detbalance.generation.filters import CropFilter
 from detbalance.generation.gan import GanSettings, GanTraining, class_shares
-from detbalance.generation.quality import (
-    class_kid,
-    describe,
-    import_kid,
-    pretrained_features,
-)
+from detbalance.generation.quality import class_kid, describe, import_kid, pretrained_features
 from detbalance.generation.result import Result, Settings
 from detbalance.generation.writing import write_folder
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detbalance.data.installation import needs
 from detbalance.generation.crops import Crop, as_tensor
 from detbalance.generation.gan import own_randomness
 from detbalance.generation.networks import parts
-from detbalance.installation import needs
 
 _SIDE = 64
 _HALVINGS = 20

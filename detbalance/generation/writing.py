@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from detbalance.annotations import Annotations
+from detbalance.data import Annotations
 from detbalance.generation.classifier import PARTS
 from detbalance.generation.contact_sheet import write_contact_sheet
 from detbalance.generation.crops import Crops, box_in_crop

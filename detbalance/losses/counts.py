@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 Float64 = npt.NDArray[np.float64]
 CountsLike: TypeAlias = Any
-"""A `ClassCounts`, a `detbalance.frequency.Frequency`, or boxes per class, [K + 1]."""
+"""A `ClassCounts`, a `detbalance.data.frequency.Frequency`, or boxes per class, [K + 1]."""
 PerClass: TypeAlias = float | list[float] | dict[str, float]
 """One number for all classes, K numbers for the classes 1..K, or some classes by their name."""
 
@@ -69,8 +69,8 @@ class ClassCounts:
 
         Args:
             counts: a `ClassCounts`; anything with `instance_counts`, `image_counts`, `num_images`
-                and `categories.names`, as `detbalance.frequency.class_frequency` returns it; or an
-                array, list or tensor [K + 1] of boxes per class.
+                and `categories.names`, as `data.frequency.class_frequency` returns it; or an array,
+                list or tensor [K + 1] of boxes per class.
 
         Raises:
             ValueError: if they are no counts.
@@ -101,8 +101,8 @@ class ClassCounts:
         if self.image_counts is None or not self.num_images:
             raise ValueError(
                 f"{where}: needs the images per class, only boxes per class were given. Expected"
-                " image_counts and num_images. Pass detbalance.frequency.class_frequency(...), or"
-                " losses.ClassCounts(instance_counts, image_counts, num_images)."
+                " image_counts and num_images. Pass detbalance.data.frequency.class_frequency(...)"
+                " or losses.ClassCounts(instance_counts, image_counts, num_images)."
             )
         if self.image_counts[1:].max() > self.num_images:
             label = int(self.image_counts[1:].argmax()) + 1
@@ -183,7 +183,7 @@ def checked_counts(class_counts: Any, name: str = "class_counts") -> Float64:
     if counts.ndim != 1 or len(counts) < 2:
         raise ValueError(
             f"{name}: the shape is {counts.shape}. Expected one number per class with index "
-            "0 for background, so at least 2. Pass detbalance.frequency's instance_counts."
+            "0 for background, so at least 2. Pass detbalance.data.frequency's instance_counts."
         )
     bad = np.flatnonzero(~(np.isfinite(counts) & (counts >= 0)))
     if len(bad):

@@ -66,9 +66,9 @@ def adjust_logits(logits: Tensor, class_counts: CountsLike, *, tau: float = 1.0)
 
     Frequent classes go down and rare ones up, so that over all rows background stays as frequent.
     This is the one for softmax heads with a background column, whose scores are held against one
-    threshold; `detbalance.operating.adjusted_logits` gives the same order of classes in a row, but
-    takes objects to be more frequent than they were. For sigmoid scores there is
-    `detbalance.operating.rescore`.
+    threshold; `calibration.adjusted_logits` gives the same order of classes in a row, but takes
+    objects to be more frequent than they were. For sigmoid scores there is
+    `detbalance.calibration.rescore`.
 
     Args:
         logits: float [A, K + 1], background in column 0, of a model that was trained with plain

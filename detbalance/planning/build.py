@@ -6,8 +6,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from detbalance.annotations import Annotations
-from detbalance.frequency import class_frequency, frequency_groups
+from detbalance.data import Annotations
+from detbalance.data.frequency import class_frequency, frequency_groups
 from detbalance.planning.classes import FEW_VAL_BOXES, class_rows, summarize
 from detbalance.planning.doubts import UNSOUND, copies_in_both, near_names
 from detbalance.planning.findings import file_findings, same_names
@@ -38,7 +38,7 @@ def make_plan(
         train: the training file.
         val: the validation file; its classes are found by name.
         limits: (a, b): classes in up to a training images are rare, in up to b common; by default
-            those of `detbalance.frequency.frequency_groups`.
+            those of `detbalance.data.frequency.frequency_groups`.
         target_length: images per epoch to fit the compared settings to; by default chosen from the
             data, see `detbalance.planning.settings.fitted_length`.
         images_per_second: that training processes, for the time of an epoch.

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.annotations import Annotations
-from detbalance.annotations.packed import offsets_of, take_slices
-from detbalance.frequency import Groups, class_frequency
-from detbalance.intervals import boxes_for_half_width, wilson_half_width
+from detbalance.data import Annotations
+from detbalance.data.arrays import offsets_of, take_slices
+from detbalance.data.frequency import Groups, class_frequency
+from detbalance.data.intervals import boxes_for_half_width, wilson_half_width
 from detbalance.planning.plan import ClassPlan, FileSummary
 from detbalance.sampling import ImageLabels
 

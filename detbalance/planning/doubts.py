@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from detbalance.annotations import Annotations, repeated_boxes
-from detbalance.annotations.categories import shorten
-from detbalance.duplicates import sources_of_copies
-from detbalance.frequency import crowd_only
+from detbalance.data import Annotations, repeated_boxes
+from detbalance.data.categories import shorten
+from detbalance.data.duplicates import sources_of_copies
+from detbalance.data.frequency import crowd_only
+from detbalance.data.wording import counted
 from detbalance.planning.plan import Finding
 from detbalance.planning.recommendation import CROWD_ADVICE
-from detbalance.wording import counted
 
 _SHOWN = 3  # images or names that a finding names
 _NEARLY_ALL, _SURELY = 0.8, 0.95  # of the boxes

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from detbalance.annotations import Annotations
-from detbalance.duplicates import DuplicatePair, Progress, find_duplicates
-from detbalance.images import check_images
+from detbalance.data import Annotations
+from detbalance.data.duplicates import DuplicatePair, Progress, find_duplicates
+from detbalance.data.images import check_images
 from detbalance.planning.doubts import doubtful
 from detbalance.planning.plan import Finding
 

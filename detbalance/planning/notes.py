@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from detbalance.annotations.categories import shorten
+from detbalance.data.categories import shorten
+from detbalance.data.wording import counted
 from detbalance.planning.classes import FEW_VAL_BOXES, WANTED_HALF_WIDTH
 from detbalance.planning.plan import ClassPlan, FileSummary, Setting
 from detbalance.planning.recommendation import KEPT_VARIETY
 from detbalance.planning.settings import LARGEST_REPEAT, LVIS_DEFAULT, LVIS_THRESHOLD
-from detbalance.wording import counted
 
 # However they are sampled, so few images of a class are learnt by heart.
 FEW_IMAGES = 10

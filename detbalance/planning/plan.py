@@ -58,7 +58,7 @@ from typing import Any
 
 import msgspec
 
-from detbalance.annotations.files import open_file, parse_json
+from detbalance.data.files import open_file, parse_json
 
 SCHEMA = "detbalance.plan/1"
 

@@ -36,15 +36,10 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from detbalance.annotations.categories import shorten
-from detbalance.planning.plan import (
-    ClassPlan,
-    FileSummary,
-    Recommendation,
-    Setting,
-)
+from detbalance.data.categories import shorten
+from detbalance.data.wording import counted
+from detbalance.planning.plan import ClassPlan, FileSummary, Recommendation, Setting
 from detbalance.planning.settings import LARGEST_REPEAT, SOLVE_HALF
-from detbalance.wording import counted
 
 BALANCED = 3.0
 ENOUGH_BOXES = 50

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from detbalance.frequency import Groups
+from detbalance.data.frequency import Groups
 from detbalance.planning.plan import Setting
 from detbalance.sampling import (
     FACTORS,

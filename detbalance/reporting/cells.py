@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Literal, Protocol, TypeVar
 
-from detbalance.installation import needs
+from detbalance.data.installation import needs
 
 try:
     from rich.box import HORIZONTALS
@@ -16,7 +16,7 @@ try:
 except ImportError as exc:
     raise needs("detbalance.reporting.cells", "rich", "report") from exc
 
-from detbalance.wording import printable
+from detbalance.data.wording import printable
 
 GROUP_STYLES = {"rare": "bold magenta", "common": "cyan", "frequent": "blue"}
 KEPT_OF_MANY = 40

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from detbalance.installation import needs
-from detbalance.wording import counted
+from detbalance.data.installation import needs
+from detbalance.data.wording import counted
 
 try:
     from rich.console import Console, Group
@@ -16,7 +16,7 @@ try:
 except ImportError as exc:
     raise needs("detbalance.reporting.comparison_console", "rich", "report") from exc
 
-from detbalance.comparison.verdict import decimals, digits_for
+from detbalance.evaluation.comparison_verdict import decimals, digits_for
 from detbalance.evaluation.rows import SPREAD
 from detbalance.reporting.cells import (
     GROUP_STYLES,
@@ -37,7 +37,7 @@ from detbalance.reporting.sentences import (
 )
 
 if TYPE_CHECKING:
-    from detbalance.comparison import ClassDifferences, Comparison, Difference
+    from detbalance.evaluation import ClassDifferences, Comparison, Difference
 
 _REAL = "*"
 _NARROW = 0.02
@@ -49,7 +49,7 @@ def print_comparison(
     """Print a comparison: what it is of, the verdict, groups, classes, what is real.
 
     Args:
-        comparison: what `detbalance.comparison.compare` gave.
+        comparison: what `detbalance.evaluation.compare` gave.
         console: where to print; standard output if not given.
         max_classes: with more classes than this only the rarest 40 with boxes are listed.
     """
@@ -60,7 +60,7 @@ def comparison_table(comparison: Comparison, *, max_classes: int = 60) -> Group:
     """Lay out a comparison for the console.
 
     Args:
-        comparison: what `detbalance.comparison.compare` gave.
+        comparison: what `detbalance.evaluation.compare` gave.
         max_classes: with more classes than this only the rarest 40 with boxes are listed.
 
     Returns:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from detbalance.comparison.verdict import digits_for
+from detbalance.evaluation.comparison_verdict import digits_for
 from detbalance.evaluation.rows import SPREAD
 from detbalance.reporting.files import csv_text, json_text, write_texts
 from detbalance.reporting.markdown import FOLDED_FROM, escaped, markdown_table
@@ -24,7 +24,7 @@ from detbalance.reporting.sentences import (
 )
 
 if TYPE_CHECKING:
-    from detbalance.comparison import Comparison, Difference
+    from detbalance.evaluation import Comparison, Difference
 
 _PARTS = ("baseline", "ours", "difference", "low", "high", "p", "p_adjusted")
 _COLUMNS = (
@@ -56,7 +56,7 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> ComparisonFi
     Each file appears whole or not at all: what was there before stays until the new one is ready.
 
     Args:
-        comparison: what `detbalance.comparison.compare` gave.
+        comparison: what `detbalance.evaluation.compare` gave.
         folder: where the files go.
 
     Returns:
@@ -81,7 +81,7 @@ def comparison_markdown(comparison: Comparison) -> str:
     Names are shown as they are: what Markdown or HTML would read in them is escaped.
 
     Args:
-        comparison: what `detbalance.comparison.compare` gave.
+        comparison: what `detbalance.evaluation.compare` gave.
 
     Returns:
         The text of comparison.md.

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.annotations.files import replace_file
-from detbalance.fonts import text_size, write_text
-from detbalance.images import import_cv2
+from detbalance.data.files import replace_file
+from detbalance.data.fonts import text_size, write_text
+from detbalance.data.images import import_cv2
 
 OWN, PASTED, CROWD = (31, 155, 255), (255, 122, 0), (150, 150, 150)
 _GAP = 6

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.annotations.files import replace_file
-from detbalance.fonts import find_font, lacking
-from detbalance.images import read_image
-from detbalance.installation import needs
+from detbalance.data.files import replace_file
+from detbalance.data.fonts import find_font, lacking
+from detbalance.data.images import read_image
+from detbalance.data.installation import needs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from detbalance.annotations import Annotations
-    from detbalance.predictions import Predictions
+    from detbalance.data import Annotations, Predictions
 
 HIGHLIGHT_COLOR = "#ff7a00"
 OTHER_COLOR = "#1f9bff"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from detbalance.annotations.files import replace_file
+from detbalance.data.files import replace_file
 from detbalance.evaluation.rows import ERROR_KINDS, FIGURES, SPREAD
 from detbalance.reporting.markdown import markdown_report
 

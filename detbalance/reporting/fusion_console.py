@@ -8,8 +8,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from detbalance.ensembling.result import FusedClass, FusionChoice, Way
-from detbalance.operating.result import GROUP_NAMES
+from detbalance.calibration.fusion_result import FusedClass, FusionChoice, Way
+from detbalance.calibration.threshold_result import GROUP_NAMES
+from detbalance.data.wording import printable
 from detbalance.reporting.cells import (
     GROUP_STYLES,
     KEPT_OF_MANY,
@@ -20,7 +21,6 @@ from detbalance.reporting.cells import (
     said,
 )
 from detbalance.reporting.console import facts_table
-from detbalance.wording import printable
 
 _MOST_CLASSES = 60
 _CHOSEN = "bold green"

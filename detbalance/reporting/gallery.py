@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.annotations import Annotations
+from detbalance.data import Annotations
+from detbalance.data.images import import_cv2, read_image, size_problem
 from detbalance.evaluation import Evaluation
-from detbalance.images import import_cv2, read_image, size_problem
 from detbalance.reporting.gallery_subjects import Candidates, Errors, Subject
 from detbalance.reporting.thumbnails import cut_thumbnail
 

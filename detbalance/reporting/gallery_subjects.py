@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from detbalance.evaluation import Evaluation
 from detbalance.evaluation.errors import detection_kinds
+from detbalance.evaluation.filters import places_in_group, reaches_floor
 from detbalance.evaluation.overlaps import overlaps
-from detbalance.evaluation.participants import places_in_group, reaches_floor
 from detbalance.reporting.sentences import short
 
 Bool = npt.NDArray[np.bool_]

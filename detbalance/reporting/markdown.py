@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from detbalance.data.wording import printable
 from detbalance.evaluation.rows import ERROR_KINDS
 from detbalance.reporting.sentences import (
     KINDS_IN_WORDS,
@@ -19,7 +20,6 @@ from detbalance.reporting.sentences import (
     shown_groups,
     without_empty_classes,
 )
-from detbalance.wording import printable
 
 if TYPE_CHECKING:
     from detbalance.evaluation import ClassRow, GroupRow, Report

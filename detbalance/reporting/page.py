@@ -14,9 +14,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detbalance.annotations.files import replace_file
+from detbalance.data.files import replace_file
+from detbalance.data.installation import needs
 from detbalance.evaluation.report import check_comparable
-from detbalance.installation import needs
 from detbalance.reporting.page_charts import chart_specs
 from detbalance.reporting.page_data import page_data
 from detbalance.reporting.page_summary import page_summary
@@ -25,8 +25,7 @@ from detbalance.reporting.sentences import without_empty_classes
 if TYPE_CHECKING:
     import jinja2
 
-    from detbalance.comparison import Comparison
-    from detbalance.evaluation import Report
+    from detbalance.evaluation import Comparison, Report
     from detbalance.reporting.gallery import Gallery
     from detbalance.reporting.suspects_section import SuspectSection
 
@@ -61,7 +60,7 @@ def write_page(
         report: what `detbalance.evaluation.build_report` or `load_report` gave.
         path: the file to write.
         baseline: a report of the same annotations; the page then shows both side by side.
-        comparison: what `detbalance.comparison.compare` gave for the same two sides: differences
+        comparison: what `detbalance.evaluation.compare` gave for the same two sides: differences
             with intervals, and the verdict.
         gallery: pictures of errors, from `detbalance.reporting.gallery.build_gallery`.
         suspects: labels that look wrong, from

@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from detbalance.comparison.verdict import digits_for
+from detbalance.evaluation.comparison_verdict import digits_for
 from detbalance.evaluation.details import MAX_CELLS
 from detbalance.evaluation.rows import ERROR_KINDS, FIGURES
 
 if TYPE_CHECKING:
-    from detbalance.comparison import Comparison
-    from detbalance.evaluation import ClassRow, Report
+    from detbalance.evaluation import ClassRow, Comparison, Report
 
 # Digits of the packed curves: two of them per value, 4,096 levels.
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from detbalance.data.wording import counted
 from detbalance.reporting.sentences import listed_files
-from detbalance.wording import counted
 
 if TYPE_CHECKING:
-    from detbalance.comparison import Comparison
-    from detbalance.evaluation import Report, ReportSettings
+    from detbalance.evaluation import Comparison, Report, ReportSettings
 
 Side = Literal["baseline", "ours"]
 

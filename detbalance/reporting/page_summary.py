@@ -6,13 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from detbalance.comparison.verdict import digits_for
+from detbalance.evaluation.comparison_verdict import digits_for
 from detbalance.evaluation.rows import GROUP_NAMES
 from detbalance.reporting.page_facts import page_facts, page_notes, page_title
 
 if TYPE_CHECKING:
-    from detbalance.comparison import Comparison, Difference
-    from detbalance.evaluation import GroupRow, Report
+    from detbalance.evaluation import Comparison, Difference, GroupRow, Report
 
 HEADLINES = ("AP", "AP50", "AR", "recall", "precision")
 

@@ -6,12 +6,18 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from detbalance.data.wording import counted
 from detbalance.evaluation.rows import SPREAD
-from detbalance.wording import counted
 
 if TYPE_CHECKING:
-    from detbalance.comparison import ClassDifferences, Comparison, ComparisonSettings
-    from detbalance.evaluation import ClassRow, Report, ReportSettings
+    from detbalance.evaluation import (
+        ClassDifferences,
+        ClassRow,
+        Comparison,
+        ComparisonSettings,
+        Report,
+        ReportSettings,
+    )
 
 KINDS_IN_WORDS = (
     "classification: on a box of another class; localisation: overlaps its box too little;",

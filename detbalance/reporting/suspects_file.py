@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from detbalance.annotations.faults import show
-from detbalance.annotations.files import open_file, parse_json
+from detbalance.data.faults import show
+from detbalance.data.files import open_file, parse_json
 
 FORMAT = "detbalance.suspects/1"
 NAME = "suspects.json"
@@ -79,7 +79,7 @@ class SuspectsFile:
         path: of the file.
         annotations: the annotation file that was judged.
         images: folder that file names start from.
-        judge: of `detbalance.regions.suspects.JUDGES`. Of `SHARES` the suspicion is a share of the
+        judge: of `detbalance.repair.suspects.JUDGES`. Of `SHARES` the suspicion is a share of the
             boxes of the class, else log odds: above 0 another class is likelier than the label.
         boxes_not_judged: how many annotated boxes were not.
         few: names of the classes with too few boxes to be judged.

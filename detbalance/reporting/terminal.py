@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from detbalance.installation import needs
-from detbalance.wording import printable
+from detbalance.data.installation import needs
+from detbalance.data.wording import printable
 
 try:
     import rich.console

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from detbalance.installation import needs
-from detbalance.wording import counted
+from detbalance.data.installation import needs
+from detbalance.data.wording import counted
 
 try:
     from rich.console import Console, Group, RenderableType
@@ -19,10 +19,10 @@ try:
 except ImportError as error:
     raise needs("detbalance.reporting.thresholds_console", "rich", "report") from error
 
-from detbalance.operating import ClassThreshold, StrengthChoice, ThresholdFit, parse_objective
-from detbalance.operating.result import GROUP_NAMES, Figures, Judged, Settings
-from detbalance.operating.strength import RescoredClass
-from detbalance.operating.verdicts import figure
+from detbalance.calibration import ClassThreshold, StrengthChoice, ThresholdFit, parse_objective
+from detbalance.calibration.rescoring_strength import RescoredClass
+from detbalance.calibration.threshold_result import GROUP_NAMES, Figures, Judged, Settings
+from detbalance.calibration.verdicts import figure
 from detbalance.reporting.cells import GROUP_STYLES, name_cell, numbers_table, said
 from detbalance.reporting.console import facts_table, print_content
 
@@ -40,7 +40,7 @@ def print_thresholds(
     """Print thresholds per class, how they compare on held-out images, and what to know.
 
     Args:
-        fitted: of `detbalance.operating.fit_thresholds`.
+        fitted: of `detbalance.calibration.fit_thresholds`.
         console: where to print; standard output if not given.
         max_classes: with more classes than this only the rarest 40 are listed.
     """
@@ -53,7 +53,7 @@ def print_strength(
     """Print what every strength of rescoring is worth, and what the choice does to each class.
 
     Args:
-        choice: of `detbalance.operating.choose_strength`.
+        choice: of `detbalance.calibration.choose_strength`.
         console: where to print; standard output if not given.
         max_classes: with more classes than this only the rarest 40 are listed.
     """
@@ -64,7 +64,7 @@ def thresholds_content(fitted: ThresholdFit, *, max_classes: int = 60) -> Group:
     """Lay out thresholds for the console.
 
     Args:
-        fitted: of `detbalance.operating.fit_thresholds`.
+        fitted: of `detbalance.calibration.fit_thresholds`.
         max_classes: as for `print_thresholds`.
 
     Returns:
@@ -129,7 +129,7 @@ def strength_content(choice: StrengthChoice, *, max_classes: int = 60) -> Group:
     """Lay out a strength of rescoring for the console.
 
     Args:
-        choice: of `detbalance.operating.choose_strength`.
+        choice: of `detbalance.calibration.choose_strength`.
         max_classes: as for `print_strength`.
 
     Returns:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.images import import_cv2
+from detbalance.data.images import import_cv2
 
 Float64 = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.annotations import Annotations
+from detbalance.data import Annotations
 
 GIVEN_TWICE = "{where}: data and plain arrays given. Expected one of them. Leave out {names}."
 

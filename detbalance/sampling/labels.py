@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.annotations import Annotations
+from detbalance.data import Annotations
 from detbalance.sampling.checked_labels import GIVEN_TWICE, checked_labels
 
 Float64 = npt.NDArray[np.float64]

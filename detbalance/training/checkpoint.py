@@ -28,9 +28,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from detbalance.annotations import Categories
-from detbalance.annotations.files import replace_file
-from detbalance.frequency import Frequency
+from detbalance.data import Categories
+from detbalance.data.files import replace_file
+from detbalance.data.frequency import Frequency
 from detbalance.training.config import Config, parse_config
 from detbalance.training.metrics import METRICS_FILE
 from detbalance.training.saved_values import is_plain, misfit

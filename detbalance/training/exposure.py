@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detbalance.annotations import Categories
 from detbalance.augmentation.paste import OUTCOMES
+from detbalance.data import Categories
+from detbalance.data.wording import rounded
 from detbalance.losses.statistics import sum_over_ranks
 from detbalance.sampling.exposure import exposure_ratio
-from detbalance.wording import rounded
 
 _PLACED = OUTCOMES.index("placed")
 _SHOWN, _PASTED, _PASTES = 0, 1, 2  # rows of the counts; one for each outcome follows

@@ -14,16 +14,10 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from detbalance.annotations.files import lock_folder
+from detbalance.data.files import lock_folder
 from detbalance.detection.dataset import worker_deaths
 from detbalance.sampling.exposure import class_exposure
-from detbalance.training.checkpoint import (
-    BEST,
-    LAST,
-    check_folder,
-    prepare_folder,
-    snapshot_name,
-)
+from detbalance.training.checkpoint import BEST, LAST, check_folder, prepare_folder, snapshot_name
 from detbalance.training.config import Config
 from detbalance.training.interrupt import Interrupted, StopRequest, stop_request
 from detbalance.training.metrics import MANY_CLASSES, MetricsLog, Tally

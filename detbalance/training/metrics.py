@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from detbalance.annotations.files import naming, replace_file
+from detbalance.data.files import naming, replace_file
 
 METRICS_FILE = "metrics.jsonl"
 

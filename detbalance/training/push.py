@@ -13,14 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detbalance.annotations import Annotations, Categories
 from detbalance.augmentation import Mixup, Mosaic, RarePaste
-from detbalance.frequency import class_frequency
+from detbalance.data import Annotations, Categories
+from detbalance.data.frequency import class_frequency
+from detbalance.data.wording import rounded
 from detbalance.losses import ClassificationLoss
 from detbalance.losses.sigmoid import SigmoidLoss
 from detbalance.losses.statistics import precise, sum_over_ranks
 from detbalance.sampling.exposure import class_exposure
-from detbalance.wording import rounded
 
 Float64 = npt.NDArray[np.float64]
 

@@ -15,23 +15,13 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from detbalance.sampling import RepeatFactorSampler
-from detbalance.training.checkpoint import (
-    damaged,
-    load_weights,
-    refuse_misfit,
-    save_checkpoint,
-)
+from detbalance.training.checkpoint import damaged, load_weights, refuse_misfit, save_checkpoint
 from detbalance.training.config import Config
 from detbalance.training.exposure import ExposureTotals
 from detbalance.training.metrics import Tally
 from detbalance.training.push import PushTotals
 from detbalance.training.schedule import build_schedule
-from detbalance.training.setup import (
-    Data,
-    build_model,
-    build_optimizer,
-    classification_loss,
-)
+from detbalance.training.setup import Data, build_model, build_optimizer, classification_loss
 from detbalance.training.stream import BatchStream
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from detbalance.annotations import Annotations
+from detbalance.data import Annotations
 from detbalance.sampling import FACTORS, ImageLabels
 from detbalance.training.sections import Section, section_of
 

@@ -15,8 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from detbalance.annotations import Annotations, Categories, load_annotations
-from detbalance.annotations.categories import shorten
 from detbalance.augmentation import (
     Compose,
     DonorBank,
@@ -27,13 +25,15 @@ from detbalance.augmentation import (
     RarePaste,
     StandardAugmentation,
 )
+from detbalance.data import Annotations, Categories, load_annotations
+from detbalance.data.categories import shorten
+from detbalance.data.frequency import Frequency, class_frequency
+from detbalance.data.images import usable_images
 from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.heads import set_classification_loss
 from detbalance.detection.models import build_detector
 from detbalance.detection.plan import BUILT_IN
 from detbalance.detection.weights import load_file
-from detbalance.frequency import Frequency, class_frequency
-from detbalance.images import usable_images
 from detbalance.losses import LOSSES, ClassificationLoss
 from detbalance.sampling.exposure import class_exposure
 from detbalance.training.config import Config, TrainSection

@@ -10,10 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from detbalance.annotations import Annotations, load_annotations
-from detbalance.operating import load_thresholds
-from detbalance.predictions import Predictions, load_predictions, save_predictions
-from detbalance.splitting.folds import deal_images
+from detbalance.calibration import load_thresholds
+from detbalance.data import (
+    Annotations,
+    Predictions,
+    load_annotations,
+    load_predictions,
+    save_predictions,
+)
+from detbalance.data.folds import deal_images
 from detbalance.training.config import DataSection
 
 FLOOR = 0.3

@@ -17,8 +17,7 @@ from typing import Any
 from _digits_runs import train_missing
 
 from detbalance.cli.evaluating import Ground
-from detbalance.comparison import compare
-from detbalance.evaluation import with_replicates
+from detbalance.evaluation import compare, with_replicates
 from detbalance.training.config import Config, load_config
 from detbalance.training.metrics import read_metrics
 

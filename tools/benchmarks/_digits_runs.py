@@ -15,7 +15,7 @@ from statistics import mean, stdev
 from typing import Any, TypeVar
 
 from detbalance.cli.quickstart import finished
-from detbalance.digits import make_digits
+from detbalance.data.digits import make_digits
 from detbalance.evaluation import load_report
 from detbalance.training.config import load_config
 

@@ -74,11 +74,10 @@ def hotcoco(annotations: str, results: str, lvis: bool) -> Steps:
 
 def detbalance(annotations: str, results: str, lvis: bool) -> Steps:
     """The grid, and the matching pass that all else is counted from."""
-    from detbalance.annotations import load_annotations
+    from detbalance.data import load_annotations, load_predictions
     from detbalance.evaluation.average_precision import average_precision, recall
     from detbalance.evaluation.grid import compute_grid
     from detbalance.evaluation.matching import match
-    from detbalance.predictions import load_predictions
 
     def load() -> Any:
         truth = load_annotations(annotations)

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import expit, ndtr
 
-from detbalance.annotations import Annotations, Categories, PackedBytes
+from detbalance.data import Annotations, Categories, PackedBytes, Predictions
 from detbalance.evaluation.matching import Matches
 from detbalance.evaluation.resampling import weighted_figures
 from detbalance.evaluation.rules import COCO
-from detbalance.predictions import Predictions
 
 # Of the detections that a user would see.
 SCORE_FLOOR = 0.3

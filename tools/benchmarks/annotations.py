@@ -151,7 +151,7 @@ def measure(reader: str, path: str) -> dict[str, float]:
                 for box in loaded.loadAnns(loaded.getAnnIds(imgIds=image_id))
             )
     else:
-        from detbalance.annotations import load_annotations
+        from detbalance.data import load_annotations
 
         started = time.process_time()
         annotations = load_annotations(path, segmentations=reader == "segmentations")

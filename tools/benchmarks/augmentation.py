@@ -44,7 +44,6 @@ def measure_loader(folder: Path) -> dict[str, dict[str, float]]:
     """Milliseconds of processor an image, and those over the standard pipeline's: medians."""
     import cv2
 
-    from detbalance.annotations import load_annotations
     from detbalance.augmentation import (
         Compose,
         DonorBank,
@@ -55,6 +54,7 @@ def measure_loader(folder: Path) -> dict[str, dict[str, float]]:
         RarePaste,
         StandardAugmentation,
     )
+    from detbalance.data import load_annotations
     from detbalance.detection.dataset import DetectionDataset, Draw
 
     cv2.setNumThreads(1)
@@ -221,8 +221,8 @@ def bank() -> dict[str, float]:
 
 def bank_of(path: Path) -> None:
     """Measure a bank of a file's donors, and write the figures beside it."""
-    from detbalance.annotations import load_annotations
     from detbalance.augmentation import DonorBank
+    from detbalance.data import load_annotations
 
     annotations = load_annotations(path)
     before, started = resident_megabytes(), time.perf_counter()

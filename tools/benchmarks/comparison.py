@@ -21,15 +21,15 @@ from _simulated import (
     truth,
 )
 
-from detbalance.comparison.correction import adjust_classes
-from detbalance.comparison.differences import (
+from detbalance.evaluation.bootstrap import bootstrap
+from detbalance.evaluation.differences import (
     Sides,
     class_sides,
     difference_interval,
     group_sides,
     p_values,
 )
-from detbalance.evaluation.bootstrap import bootstrap
+from detbalance.evaluation.multiple_testing import adjust_classes
 from detbalance.evaluation.resampling import FIGURES
 
 GROUP_SIZE = 10  # classes of a group, and of a family of tests

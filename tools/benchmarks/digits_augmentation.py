@@ -8,7 +8,7 @@ from typing import Any
 from _augmentation_methods import generated, methods
 from _compared_runs import compared, table
 
-from detbalance.digits import make_digits
+from detbalance.data.digits import make_digits
 
 __all__ = ["main", "table"]
 

@@ -13,7 +13,7 @@ from _repairs import Case, Repairs, table
 from digits_augmentation import CONFIG, ITERATIONS
 from digits_augmentation import FOLDER as TRAINED
 
-from detbalance.digits import make_digits
+from detbalance.data.digits import make_digits
 
 __all__ = ["main", "table"]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from detbalance.annotations import load_annotations
+from detbalance.data import load_annotations
 from detbalance.sampling import (
     ImageLabels,
     class_aware_factors,

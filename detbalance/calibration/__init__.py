@@ -1,0 +1,41 @@
+"""What is chosen on held-out images after training: score thresholds, rescoring, fusion.
+
+Each is fitted on a calibration file and judged on images that it was not fitted to, so that what
+does not help is said not to help. No torch is needed.
+"""
+
+from detbalance.calibration.fusion import FUSIONS, Options, fuse
+from detbalance.calibration.fusion_choice import choose_fusion
+from detbalance.calibration.fusion_result import FusionChoice
+from detbalance.calibration.objectives import Objective, parse_objective
+from detbalance.calibration.rescoring import adjusted_logits, norcal, rescore
+from detbalance.calibration.rescoring_strength import StrengthChoice, choose_strength
+from detbalance.calibration.score_calibration import Calibrator, ScoreCalibration
+from detbalance.calibration.threshold_fit import fit_thresholds
+from detbalance.calibration.threshold_result import ClassThreshold, ThresholdFit
+from detbalance.calibration.thresholds import Thresholds, apply_thresholds
+from detbalance.calibration.thresholds_file import load_thresholds, save_thresholds
+
+__all__ = [
+    "FUSIONS",
+    "Calibrator",
+    "ClassThreshold",
+    "FusionChoice",
+    "Objective",
+    "Options",
+    "ScoreCalibration",
+    "StrengthChoice",
+    "ThresholdFit",
+    "Thresholds",
+    "adjusted_logits",
+    "apply_thresholds",
+    "choose_fusion",
+    "choose_strength",
+    "fit_thresholds",
+    "fuse",
+    "load_thresholds",
+    "norcal",
+    "parse_objective",
+    "rescore",
+    "save_thresholds",
+]

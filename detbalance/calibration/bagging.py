@@ -1,0 +1,108 @@
+"""Balanced bags: all images of the rare classes, and as many of the others as they call for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from detbalance.data import Annotations
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+
+def bag_shares(annotations: Annotations, target: int | None = None) -> Float64:
+    """Tell how likely each image is to be in a bag.
+
+    An image is as likely as the class in it that needs it most: a class of n boxes needs
+    min(1, target / n) of its images. Images without boxes are as likely as the average image with
+    some. Crowd boxes do not count.
+
+    Args:
+        annotations: of the training images.
+        target: boxes of a class that are enough, >= 1; None for the geometric mean of the smallest
+            and the largest class.
+
+    Returns:
+        float64 [M] in 0..1; 1 for every image with a class of at most `target` boxes.
+
+    Raises:
+        ValueError: if there are no boxes, or `target` is below 1.
+    """
+    counted = ~annotations.is_crowd & (annotations.labels > 0)
+    labels, images = annotations.labels[counted], annotations.image_index[counted]
+    if not len(labels):
+        raise ValueError(
+            f"{annotations.source}: has no boxes to balance. Annotations of objects are expected."
+            " Use another file, or members that differ by their seeds."
+        )
+    counts = np.bincount(labels, minlength=annotations.categories.num_classes)
+    present = counts[counts > 0]
+    goal = round(float(np.sqrt(present.min() * present.max()))) if target is None else target
+    if goal < 1:
+        raise ValueError(
+            f"bag_shares(): target is {goal}. A number of boxes of at least 1 is expected. Raise"
+            " it."
+        )
+    needs = np.minimum(1.0, goal / np.maximum(counts, 1))
+    shares = np.zeros(annotations.num_images)
+    np.maximum.at(shares, images, needs[labels])
+    without = shares == 0
+    shares[without] = shares[~without].mean()
+    return shares
+
+
+def balanced_bags(
+    annotations: Annotations, members: int, *, target: int | None = None, seed: int = 0
+) -> list[Int64]:
+    """Draw a bag of images for each member of an ensemble.
+
+    Args:
+        annotations: of the training images.
+        members: how many bags, >= 1.
+        target: see `bag_shares`.
+        seed: of the draws.
+
+    Returns:
+        For each member int64 [m], rows of images, ascending. All bags have about the same size, and
+        every image of a class with at most `target` boxes is in all of them.
+
+    Raises:
+        ValueError: as `bag_shares`.
+
+    Source: balanced bagging, Chen, Liaw and Breiman, Using random forest to learn imbalanced data,
+    2004, sec. 2.1, on images. Differs: without replacement, as an image twice is what samplers are
+    for; images are drawn, not boxes, so frequent classes come along with rare ones.
+
+    Example:
+        >>> import json, tempfile
+        >>> from detbalance.data import load_annotations
+        >>> file = tempfile.NamedTemporaryFile("w", suffix=".json")
+        >>> images = [{"id": i, "file_name": f"{i}.png", "width": 9, "height": 9}
+        ...           for i in range(101)]
+        >>> boxes = [{"id": i, "image_id": i, "category_id": 1 + (i == 100),
+        ...           "bbox": [0, 0, 5, 5], "area": 25, "iscrowd": 0} for i in range(101)]
+        >>> categories = [{"id": 1, "name": "many"}, {"id": 2, "name": "one"}]
+        >>> _ = file.write(json.dumps(
+        ...     {"images": images, "annotations": boxes, "categories": categories}))
+        >>> file.flush()
+        >>> [bag.tolist()[-1] for bag in balanced_bags(load_annotations(file.name), 2)]
+        [100, 100]
+        >>> [len(bag) for bag in balanced_bags(load_annotations(file.name), 2)]
+        [11, 11]
+    """
+    shares = bag_shares(annotations, target)
+    return [_drawn(shares, np.random.default_rng([seed, member])) for member in range(members)]
+
+
+def _drawn(shares: Float64, generator: np.random.Generator) -> Int64:
+    """Rows drawn with their shares as probabilities; the number of rows hardly varies."""
+    order = generator.permutation(len(shares))
+    # Systematic: equal steps through the shares in random order, from a random start.
+    ends = np.floor(shares[order].cumsum() + generator.random())
+    taken = np.diff(ends, prepend=0.0) > 0
+    # A share of 1 is a whole step, which rounding must not miss.
+    return np.sort(order[taken | (shares[order] == 1.0)])

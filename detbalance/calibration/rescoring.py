@@ -1,0 +1,269 @@
+"""Scores of a trained detector, rebalanced by how often it saw each class.
+
+A classifier that saw a class often gives it too readily: its scores hold the class frequencies of
+training. These functions take them out again, without training, by a strength that
+`choose_strength` picks on held-out data.
+
+Which one to use:
+
+- The results file of any detector has one score a detection: `rescore`.
+- Logits or probabilities of all classes and background, for every region, from a softmax head:
+  `norcal` or `adjusted_logits`, before the detections are cut and suppressed; they can then change
+  which class a region is given to, which `rescore` cannot.
+- A torch model in this package: the option `posthoc_tau` of the loss `cross_entropy`, or
+  `detbalance.losses.adjust_logits`, correct logits inside the model and leave background its share;
+  `adjusted_logits` says what it does otherwise.
+
+Letters: R regions, K categories, D detections.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from detbalance.data import Predictions
+
+Float64 = npt.NDArray[np.float64]
+
+
+def norcal(
+    logits: npt.ArrayLike,
+    class_counts: npt.ArrayLike,
+    *,
+    gamma: float = 0.6,
+    weights: Literal["power", "effective_number"] = "power",
+    on: Literal["probabilities", "logits"] = "probabilities",
+    normalized: bool = True,
+) -> Float64:
+    """Divide the probability of each class by a power of its count, and normalise again.
+
+    With p = softmax(logits) the score of class c is p_c / n_c^gamma, that of background p_0, and
+    each row is divided by its sum. Background takes part in the sum only: it is not rebalanced,
+    since how often it was seen says nothing of it.
+
+    Args:
+        logits: float [R, K + 1], background in column 0. Of probabilities, pass the logarithm.
+        class_counts: [K + 1] training images of each class; index 0 is not used. A class without
+            any counts as one with one.
+        gamma: 0 changes nothing; 1 is the full correction. For "effective_number" it is that
+            method's beta, in [0, 1).
+        weights: "power" for n^-gamma, "effective_number" for (1 - gamma) / (1 - gamma^n).
+        on: "logits" multiplies the logits of classes by the weights instead, ahead of softmax.
+        normalized: False leaves rows as they are after the division.
+
+    Returns:
+        float64 [R, K + 1], in [0, 1].
+
+    Raises:
+        ValueError: if shapes do not fit, gamma is out of range, or an option is unknown.
+
+    Example:
+        >>> norcal(np.log([[0.5, 0.45, 0.05]]), [0, 100, 1], gamma=0.5).round(3)
+        array([[0.84 , 0.076, 0.084]])
+
+    Source: Pan et al., On Model Calibration for Long-Tailed Object Detection and Instance
+    Segmentation, 2021, arXiv:2107.02170, section 4.2, and the variants of the authors' code.
+    Differs: exponentials are taken after the largest logit is subtracted, without which logits of
+    100 overflow in float32 there; the input is not changed; no gamma is 0 by default. Exponentials
+    that are divided and not normalised are not offered: they are these values with
+    `normalized=False` times a number of each row.
+    """
+    values, counts = _checked("norcal", logits, class_counts)
+    factors = np.ones(len(counts))
+    if weights == "power":
+        factors[1:] = np.exp(-_strength("norcal", "gamma", gamma) * np.log(counts[1:]))
+    elif weights == "effective_number":
+        if not 0 <= gamma < 1:
+            raise ValueError(
+                f"norcal(): gamma is {gamma:g}. As beta of the effective number it is in [0, 1). "
+                "Pass for example 0.99."
+            )
+        factors[1:] = (1 - gamma) / (1 - gamma ** counts[1:])
+    else:
+        raise ValueError(
+            f'norcal(): weights is "{weights}". Known: power, effective_number. Choose one.'
+        )
+    if on == "logits":
+        return _softmax(values * factors)
+    if on != "probabilities":
+        raise ValueError(f'norcal(): on is "{on}". Known: probabilities, logits. Choose one.')
+    divided: Float64 = _softmax(values) * factors
+    return np.asarray(divided / divided.sum(axis=1, keepdims=True)) if normalized else divided
+
+
+def adjusted_logits(
+    logits: npt.ArrayLike, class_counts: npt.ArrayLike, *, tau: float = 1.0
+) -> Float64:
+    """Subtract tau times the log of each class's share of the boxes from its logits.
+
+    z_c - log(pi_c^tau + 1e-12) for classes, with pi_c = n_c / n; background as it is. Softmax of
+    the result are the scores.
+
+    This is the paper's equation as it is written, for a softmax without background, or where only
+    the order of the classes of a region counts. With tau 1 and a background column it gives the
+    scores of data in which each of K classes is as frequent beside background as all of them were
+    together: objects are K times as frequent, and false positives rise with them.
+    `detbalance.losses.adjust_logits` lowers all classes by log sum_k pi_k / (pi_k^tau + 1e-12)
+    more, so that background stays as frequent as it was: the one to use in a detector with a
+    softmax head. Single sigmoid scores are odds against "not c": `rescore`.
+
+    Args:
+        logits: float [R, K + 1], background in column 0.
+        class_counts: [K + 1] training boxes of each class, or their shares; index 0 is not used.
+        tau: >= 0; 0 changes nothing (but 1e-12), 1 is the full correction.
+
+    Returns:
+        float64 [R, K + 1], logits.
+
+    Raises:
+        ValueError: if shapes do not fit or tau is negative.
+
+    Example:
+        >>> adjusted_logits(np.zeros((1, 3)), [0, 90, 10]).round(2)
+        array([[0.  , 0.11, 2.3 ]])
+
+    Source: Menon et al., Long-tail learning via logit adjustment, 2021, arXiv:2007.07314, eq. 9,
+    with the 1e-12 of the authors' code. Differs: there is no background there. Every class gains
+    on it here, as no share is above 1, and one without boxes by 27.6 or so.
+    """
+    values, _ = _checked("adjusted_logits", logits, class_counts)
+    strength = _strength("adjusted_logits", "tau", tau)
+    boxes = np.asarray(class_counts, dtype=np.float64)[1:]
+    total = boxes.sum()
+    shares = boxes / total if total > 0 else np.ones(len(boxes))
+    values[:, 1:] -= np.log(shares**strength + 1e-12)
+    return values
+
+
+def rescore(predictions: Predictions, class_counts: npt.ArrayLike, *, gamma: float) -> Predictions:
+    """Rebalance single scores, as results files have them: rare classes rise, the rest keep theirs.
+
+    The new score is sigmoid(logit(s) + gamma * log(n_max / n_c)), for n_max the count of the most
+    frequent class, whose scores stay.
+
+    Why: a sigmoid score is the odds of "class c" against "not c", s / (1 - s), and by Bayes's rule
+    these hold n_c / (n - n_c), in a detector with far more background than boxes n_c over a number
+    that all classes share. NorCal gives the same for the two entries (class, background) of its
+    softmax: p / n^gamma against 1 - p. n_max instead of that number moves all classes alike, and
+    is another score threshold, no more.
+
+    What it keeps: the order within each class, ties included, so that AP, AR and recall at a fixed
+    precision of each class stay what they were, and Fixed AP with them. What it changes: what one
+    threshold for all classes shows, and which detections a cap over all classes of an image keeps.
+    So it helps where scores of different classes are compared, and LVIS AP only by way of its cap.
+
+    Args:
+        predictions: detections with scores in [0, 1].
+        class_counts: [K + 1] training images of each class; index 0 is not used. A class without
+            any counts as one with one.
+        gamma: >= 0; 0 changes nothing, 1 is the full correction.
+
+    Returns:
+        The detections with new scores in [0, 1].
+
+    Raises:
+        ValueError: if a score is outside [0, 1], a label has no count, or gamma is negative.
+
+    Example:
+        >>> two = Predictions([0, 0], [1, 2], [[0, 0, 9, 9]] * 2, [0.5, 0.5])
+        >>> rescore(two, [0, 400, 4], gamma=0.5).scores.round(2)
+        array([0.5 , 0.91])
+
+    Source: derived here from Pan et al., arXiv:2107.02170, and Menon et al., arXiv:2007.07314,
+    which treat softmax scores.
+    """
+    counts = _counts("rescore", class_counts)
+    strength = _strength("rescore", "gamma", gamma)
+    labels, scores = predictions.labels, predictions.scores
+    _check_scores(labels, scores, len(counts))
+    if strength == 0 or not len(scores):
+        return predictions
+    # Odds are divided by `factor`, at most 1: no score falls, and none is pressed to 0.
+    factor = np.exp(strength * np.log(counts[1:] / counts[1:].max()))
+    factor = np.concatenate([[1.0], factor])[labels]
+    raised = scores / (scores + (1 - scores) * factor)
+    return Predictions(
+        predictions.image_index,
+        labels,
+        predictions.bbox,
+        _in_order(labels, scores, np.clip(raised, scores, 1.0)),
+    )
+
+
+def _in_order(labels: npt.NDArray[np.int64], before: Float64, after: Float64) -> Float64:
+    """Undo what rounding did to the order within a class: swapped or merged neighbours."""
+    order = np.lexsort((before, labels))
+    starts = np.flatnonzero(
+        (np.diff(labels[order], prepend=-1) != 0) | (np.diff(before[order], prepend=-1) != 0)
+    )
+    level = np.cumsum(np.bincount(starts, minlength=len(order))) - 1  # equal scores stay equal
+    values, of_class = after[order[starts]], labels[order[starts]]
+    same = of_class[1:] == of_class[:-1]
+    # From the highest score down, each one at most the next float below its upper neighbour. That
+    # room is there: no score is below what it was.
+    for i in np.flatnonzero(same & (values[1:] <= values[:-1]))[::-1]:
+        while i >= 0 and of_class[i] == of_class[i + 1] and values[i] >= values[i + 1]:
+            values[i] = np.nextafter(values[i + 1], -np.inf)
+            i -= 1
+    result = np.empty(len(after))
+    result[order] = values[level]
+    return result
+
+
+def _softmax(values: Float64) -> Float64:
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def _checked(
+    where: str, logits: npt.ArrayLike, class_counts: npt.ArrayLike
+) -> tuple[Float64, Float64]:
+    values, counts = np.array(logits, dtype=np.float64), _counts(where, class_counts)
+    if values.ndim != 2 or values.shape[1] != len(counts):
+        raise ValueError(
+            f"{where}(): logits are {list(values.shape)}. Expected [regions, {len(counts)}] for "
+            f"{len(counts)} classes with background. Put background in column 0."
+        )
+    return values, counts
+
+
+def _counts(where: str, class_counts: npt.ArrayLike) -> Float64:
+    """Float64 [K + 1], at least 1 each."""
+    counts = np.asarray(class_counts, dtype=np.float64)
+    if counts.ndim != 1 or len(counts) < 2 or not (np.isfinite(counts) & (counts >= 0))[1:].all():
+        raise ValueError(
+            f"{where}(): class_counts is {np.array2string(counts, threshold=8)}. Expected a number "
+            "of 0 or more for background and each class. Count the training file."
+        )
+    return np.maximum(counts, 1.0)
+
+
+def _strength(where: str, name: str, value: float) -> float:
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(
+            f"{where}(): {name} is {value:g}. Expected a finite number of 0 or more. 0 changes "
+            "nothing, 1 is the full correction."
+        )
+    return value
+
+
+def _check_scores(labels: npt.NDArray[np.int64], scores: Float64, num_classes: int) -> None:
+    outside = ~((scores >= 0) & (scores <= 1))
+    if outside.any():
+        number = np.count_nonzero(outside)
+        are = "is" if number == 1 else "are"
+        raise ValueError(
+            f"rescore(): {number} of {len(scores)} scores {are} not in [0, 1] "
+            f"(first: detection {np.argmax(outside)}, {scores[np.argmax(outside)]:g}). "
+            "Probabilities are expected. Pass logits through a sigmoid first."
+        )
+    if len(labels) and not (labels.min() > 0 and labels.max() < num_classes):
+        wrong = labels[(labels < 1) | (labels >= num_classes)][0]
+        raise ValueError(
+            f"rescore(): label {wrong} has no count. Labels are 1 to {num_classes - 1}. Count the "
+            "training file that the detector learned from."
+        )

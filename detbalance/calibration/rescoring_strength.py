@@ -1,0 +1,295 @@
+"""How strongly to rebalance scores, chosen and judged on images that it was not fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from detbalance.calibration.cross_fitting import (
+    HeldOut,
+    Shown,
+    choose,
+    held_out,
+    mean_worth,
+    run_trials,
+    shown,
+    stack,
+    standard_error,
+)
+from detbalance.calibration.objectives import Objective
+from detbalance.calibration.preparation import prepare
+from detbalance.calibration.rescoring import rescore
+from detbalance.calibration.score_counts import count_scores
+from detbalance.calibration.threshold_curves import SHARED, fit, make_curves
+from detbalance.calibration.threshold_notes import listed
+from detbalance.calibration.threshold_result import Figures, Judged, Settings, class_figures, judge
+from detbalance.calibration.verdicts import verdict
+from detbalance.data.wording import counted
+from detbalance.evaluation.detection_cap import cap_notes
+from detbalance.evaluation.matching import match
+from detbalance.evaluation.rules import RulesChoice
+from detbalance.evaluation.training_counts import TrainingSide
+
+if TYPE_CHECKING:
+    from detbalance.data import Annotations, Predictions
+    from detbalance.data.frequency import Frequency, Groups
+
+Int64 = npt.NDArray[np.int64]
+STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+@dataclass(frozen=True)
+class RescoredClass:
+    """What rebalancing does to one class.
+
+    Attributes:
+        name: of the class.
+        group: rare, common or frequent.
+        train_images: that its scores are rebalanced by.
+        boxes: of the calibration file.
+        half: what `best_gamma` makes of a score of 0.5.
+        before: held-out figures with the scores as they are.
+        after: held-out figures with rebalanced scores.
+    """
+
+    name: str
+    group: str | None
+    train_images: int
+    boxes: int
+    half: float
+    before: Figures
+    after: Figures
+
+
+@dataclass(frozen=True)
+class StrengthChoice:
+    """A strength of rebalancing and what it is worth.
+
+    Attributes:
+        gamma: to use; 0 where rebalancing does not help.
+        best_gamma: the one with the highest held-out worth, whether or not the gain is clear.
+        objective: what it was chosen for, as text.
+        threshold: the shared score threshold that goes with `gamma`.
+        worth: held-out worth of each strength, by strength.
+        gain: held-out worth with the choice less that without rebalancing.
+        standard_error: of the gain.
+        class_counts: int64 [K + 1], training images by label, to give to `rescore`.
+        classes: rarest first.
+        held_out: "before" and "after", each with its own best shared threshold.
+        verdict: the outcome in words.
+        settings: what it was chosen on.
+        notes: what to know before using it.
+    """
+
+    gamma: float
+    best_gamma: float
+    objective: str
+    threshold: float
+    worth: dict[float, float]
+    gain: float
+    standard_error: float
+    class_counts: Int64
+    classes: tuple[RescoredClass, ...]
+    held_out: dict[str, Judged]
+    verdict: str
+    settings: Settings
+    notes: tuple[str, ...]
+
+
+def choose_strength(
+    annotations: Annotations,
+    predictions: Predictions,
+    frequency: Frequency,
+    objective: Objective | str = "f1",
+    *,
+    groups: Groups | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+    rules: RulesChoice = "auto",
+    iou: float = 0.5,
+    confidence: float = 0.9,
+    num_folds: int = 5,
+    seed: int = 0,
+    predictions_file: str | None = None,
+) -> StrengthChoice:
+    """Choose gamma of `rescore` by cross-fitting.
+
+    Each strength gets the threshold for all classes that is best for it, fitted on the same folds:
+    else a strength could win by moving all scores over a fixed threshold. What is compared is
+    therefore how well one threshold serves all classes. AP is no objective: the order within a
+    class stays, so AP and Fixed AP of a class do too, and what LVIS AP gains by its cap of
+    detections per image is no better detection (Dave et al., 2021, arXiv:2102.01066).
+
+    Args:
+        annotations: the calibration file, of images that the detector was not trained on.
+        predictions: detections on its images, scores in [0, 1].
+        frequency: counts of the training file; classes are found by name.
+        objective: as `fit_thresholds` takes it.
+        groups: of the classes of `frequency`; its usual groups if not given.
+        strengths: to choose from, ascending from 0.
+        rules: "coco", "lvis", or "auto" for what the file asks for.
+        iou: overlap that a right detection needs; one of .5, .55, ... .95.
+        confidence: one-sided, in (0.5, 1), that a floor has to be kept with.
+        num_folds: folds of images, 3 or more.
+        seed: of the folds and of the draws behind the standard error.
+        predictions_file: where the predictions came from, for the record.
+
+    Returns:
+        The strength, 0 unless another is better by more than one standard error, and what it gives.
+
+    Raises:
+        ValueError: if an argument is out of range, a score is outside [0, 1], no detection is
+            right, or there are fewer images than folds.
+    """
+    if len(strengths) < 2 or strengths[0] != 0 or sorted(set(strengths)) != list(strengths):
+        raise ValueError(
+            f"choose_strength(): strengths are {list(strengths)}. Expected two or more, ascending "
+            "from 0, which changes nothing. Put 0 first."
+        )
+    data = prepare(
+        annotations,
+        predictions,
+        objective,
+        frequency,
+        groups,
+        rules=rules,
+        iou=iou,
+        confidence=confidence,
+        num_folds=num_folds,
+        seed=seed,
+        predictions_file=predictions_file,
+    )
+    goal, matches, folds = data.objective, data.matches, data.folds
+    images = np.array([0, *(number or 0 for _, number, _ in data.training.counts)])
+    fold_of_detection = folds[predictions.image_index]
+    # Each class keeps its order, and so its matches, unless others can take its places.
+    same_matches = matches.rules.cap_is_per_class or matches.within_cap.all()
+    trials, masks, thresholds = [], [], []
+    for gamma in strengths:
+        rescored = rescore(predictions, images, gamma=gamma)
+        if same_matches:
+            matches = replace(matches, predictions=rescored)
+        else:
+            matches = match(annotations, rescored, rules=matches.rules)
+        counts = count_scores(matches, folds, iou=iou)
+        trials.append(run_trials(counts, goal, [SHARED], confidence=confidence))
+        masks.append(shown(matches, folds, trials[-1].thresholds[0], iou=iou))
+        curves = make_curves(*counts.without(), goal, confidence=confidence)
+        thresholds.append(float(counts.thresholds[fit(curves, SHARED)[0]]))
+    every = stack(trials)
+    best, each = choose(every, goal)
+    singles = [held_out(every, a) for a in range(len(strengths))]
+    results = {"before": singles[0], "after": held_out(every, each)}
+    table = {name: judge(result, goal, data.group_of_class) for name, result in results.items()}
+    gain = table["after"].worth - table["before"].worth
+    error = standard_error(
+        matches, masks[0], _by_fold(masks, each, fold_of_detection), goal, seed=seed
+    )
+    helps = best > 0 and gain > error
+    used = best if helps else 0
+    threshold = thresholds[used]
+    advice = (
+        f"Scores are rebalanced with gamma {strengths[used]:g}; the threshold for all classes is "
+        f"then {threshold:.3f}."
+        if used
+        else f"Scores stay as they are: gamma is 0, the threshold for all classes {threshold:.3f}."
+    )
+    return StrengthChoice(
+        gamma=strengths[used],
+        best_gamma=strengths[best],
+        objective=str(goal),
+        threshold=threshold,
+        worth={
+            gamma: mean_worth(goal, one.right, one.wrong, one.boxes)
+            for gamma, one in zip(strengths, singles, strict=True)
+        },
+        gain=gain,
+        standard_error=error,
+        class_counts=images,
+        classes=_rows(annotations, data.training, images, strengths[best], results, goal),
+        held_out=table,
+        verdict=verdict(
+            goal,
+            table["before"],
+            table["after"],
+            error,
+            helps=helps,
+            what=("rebalanced scores", "the scores as they are"),
+            advice=advice,
+        ),
+        settings=data.settings,
+        notes=(
+            *_notes(annotations, images, strengths, best, is_capped=not same_matches),
+            *cap_notes(annotations, data.matches.rules),
+        ),
+    )
+
+
+def _by_fold(masks: Sequence[Shown], each: Int64, fold_of_detection: Int64) -> Shown:
+    """What is shown when every fold has the strength that the others chose for it."""
+    strength, row = each[fold_of_detection], np.arange(len(fold_of_detection))
+    right, wrong = (np.stack(kind)[strength, row] for kind in zip(*masks, strict=True))
+    return right, wrong
+
+
+def _rows(
+    annotations: Annotations,
+    training: TrainingSide,
+    images: Int64,
+    gamma: float,
+    results: dict[str, HeldOut],
+    objective: Objective,
+) -> tuple[RescoredClass, ...]:
+    """One row a class, the rarest first."""
+    before, after = (class_figures(results[name], objective) for name in ("before", "after"))
+    counts = np.maximum(images, 1)
+    half = 1 / (1 + (counts / counts[1:].max()) ** gamma)  # the odds of a half are 1
+    rows = [
+        RescoredClass(
+            name=name,
+            group=group,
+            train_images=int(images[label]),
+            boxes=int(results["before"].boxes[label]),
+            half=float(half[label]),
+            before=before[label],
+            after=after[label],
+        )
+        for label, (name, (group, _, _)) in enumerate(
+            zip(annotations.categories.names, training.counts, strict=True), start=1
+        )
+    ]
+    return tuple(sorted(rows, key=lambda row: (row.train_images, row.boxes)))
+
+
+def _notes(
+    annotations: Annotations,
+    images: Int64,
+    strengths: Sequence[float],
+    best: int,
+    *,
+    is_capped: bool,
+) -> tuple[str, ...]:
+    notes = []
+    unseen = [
+        annotations.categories.name(int(label)) for label in np.flatnonzero(images[1:] == 0) + 1
+    ]
+    if unseen:
+        notes.append(
+            f"{counted(len(unseen), 'class')} without training images count as one with a single"
+            f" image: {listed(unseen)}."
+        )
+    if best == len(strengths) - 1:
+        notes.append(
+            f"The best strength, {strengths[best]:g}, is the highest that was tried; a "
+            "stronger one may do better still."
+        )
+    notes.append(
+        "AP and AR change only as far as the cap of detections per image, over all classes, keeps "
+        "others than before."
+        if is_capped
+        else "AP and AR of a class do not change: its detections keep their order."
+    )
+    return tuple(notes)

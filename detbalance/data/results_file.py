@@ -1,0 +1,245 @@
+"""From the text of a COCO results file to columns, part by part.
+
+A structure of all detections would take five times the size of the file. So the text is cut where
+one detection ends and the next begins, without parsing. A wrong cut cannot give wrong values: each
+part is decoded as a JSON list of its own, and one that ends too early is made longer.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from array import array
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from detbalance.data.faults import show
+from detbalance.data.files import FileText, is_json_lines, parse_json
+from detbalance.data.tolerant import four_numbers, id_fault, number, whole, whole_id
+
+_logger = logging.getLogger(__name__)
+EXPECTED = "Expected a list of detections with image_id, category_id, bbox and score"
+_PART = 50_000  # bytes; from 128 kB on, each part would be mapped and unmapped by the system
+_LONGEST_PART = 1 << 27
+_ENOUGH_FAULTS = 10_000
+_OPENING = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*")
+_OBJECT = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{(?:\s*"(predictions|results|detections)"\s*:)?')
+_START = 1 << 16  # bytes that tell what else a file is
+_NEXT = re.compile(rb"\}\s*,\s*\{")
+
+
+class _Result(msgspec.Struct, gc=False):
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    score: float
+
+
+class Results:
+    """Columns of detections in file order; ids as in the file, numbers not yet checked.
+
+    Attributes:
+        image_ids: int64 [D]; where the file has text, its place in `names`.
+        names: each text that stands for an image, once.
+        named: int64, ascending, the detections whose image_id is text.
+        category_ids: int64 [D].
+        bbox: float64 [D, 4].
+        scores: float64 [D].
+    """
+
+    def __init__(self, data: FileText, path: str | os.PathLike[str]) -> None:
+        """Read a whole file.
+
+        Args:
+            data: its content.
+            path: what to call it in an error.
+
+        Raises:
+            ValueError: if it is not JSON, not a list, or has entries that are no detections of
+                boxes; with the number and the first of each kind.
+        """
+        self._data, self._path = data, path
+        self._image_ids, self._category_ids = array("q"), array("q")
+        self._bbox, self._scores = array("d"), array("d")
+        self._names: dict[str, int] = {}
+        self._named = array("q")
+        self._text_category: tuple[int, str] = (0, "")
+        self._count = 0
+        self._faults: dict[str, tuple[int, str]] = {}
+        self._read()
+        self.image_ids: npt.NDArray[np.int64] = np.frombuffer(self._image_ids, dtype=np.int64)
+        self.names = tuple(self._names)
+        self.named: npt.NDArray[np.int64] = np.frombuffer(self._named, dtype=np.int64)
+        self.category_ids: npt.NDArray[np.int64] = np.frombuffer(self._category_ids, dtype=np.int64)
+        self.bbox: npt.NDArray[np.float64] = np.frombuffer(self._bbox).reshape(-1, 4)
+        self.scores: npt.NDArray[np.float64] = np.frombuffer(self._scores)
+
+    def _read(self) -> None:
+        opening = _OPENING.match(self._data[:_PART])
+        if opening is None:
+            self._read_other()
+            complete = True
+        else:
+            complete = self._read_list(opening.end())
+        count, first = self._text_category
+        if count:
+            _logger.warning(
+                "%s: %d of %d detections have a category_id as text (kept, read as a number)"
+                " (first: %s)",
+                *(self._path, count, self._count, first),
+            )
+        if self._faults:
+            read = f"{self._count}" if complete else f"the first {self._count}"
+            listed = "; ".join(
+                f"{count} of {read} detections {kind} (first: {first})"
+                for kind, (count, first) in self._faults.items()
+            )
+            raise ValueError(f"{self._path}: {listed}. {EXPECTED}. Write the results file again.")
+
+    def _read_list(self, start: int) -> bool:
+        """Read the entries from `start` on; False if it stopped early because of their faults."""
+        decoder = msgspec.json.Decoder(list[_Result])
+        size = _PART
+        while True:
+            part, gap = self._data.cut(start, size, _NEXT)
+            text = b"[" + part + (b"]" if gap else b"")
+            try:
+                self._add(decoder.decode(text))
+            except (msgspec.DecodeError, OverflowError, RecursionError, UnicodeDecodeError):
+                may_grow = gap is not None and size < _LONGEST_PART
+                if not self._add_tolerant(text, start, may_grow=may_grow):
+                    size *= 2
+                    continue
+            if gap is None:
+                return True
+            if sum(count for count, _ in self._faults.values()) >= _ENOUGH_FAULTS:
+                return False
+            start, size = gap, _PART
+
+    def _add(self, results: list[_Result]) -> None:
+        # An id beyond int64 raises here, before anything is added.
+        image_ids = array("q", [r.image_id for r in results])
+        category_ids = array("q", [r.category_id for r in results])
+        self._image_ids.extend(image_ids)
+        self._category_ids.extend(category_ids)
+        self._bbox.fromlist([value for r in results for value in r.bbox])
+        self._scores.fromlist([r.score for r in results])
+        self._count += len(results)
+
+    def _add_tolerant(self, text: bytes, start: int, *, may_grow: bool) -> bool:
+        """Add what the typed parser refused; False if it was cut within a detection."""
+        try:
+            entries = json.loads(text)
+        except (ValueError, RecursionError) as problem:
+            at_end = isinstance(problem, json.JSONDecodeError) and (
+                problem.pos >= len(problem.doc.rstrip()) or "Unterminated" in problem.msg
+            )
+            if at_end and may_grow:
+                return False
+            raise self._not_json(problem, start, at_end) from None
+        sound: list[_Result] = []
+        for position, entry in enumerate(entries, start=self._count):
+            fault = _fault(entry)
+            if fault is None:
+                image_id, category_id = entry["image_id"], entry["category_id"]
+                if isinstance(image_id, str):
+                    self._named.append(len(self._scores) + len(sound))
+                    image_id = self._names.setdefault(image_id, len(self._names))
+                if isinstance(category_id, str):
+                    count, first = self._text_category
+                    self._text_category = count + 1, first or f"detection {position}"
+                sound.append(
+                    _Result(
+                        whole(image_id) or 0,
+                        whole_id(category_id) or 0,
+                        tuple(four_numbers(entry["bbox"]) or ()),  # type: ignore[arg-type]
+                        number(entry["score"]) or 0.0,
+                    )
+                )
+            else:
+                kind, value = fault
+                count, first = self._faults.get(kind, (0, f"detection {position}, {value}"))
+                self._faults[kind] = (count + 1, first)
+        faulty = len(entries) - len(sound)
+        self._add(sound)
+        self._count += faulty
+        return True
+
+    def _not_json(self, problem: Exception, start: int, at_end: bool) -> ValueError:
+        """The error for a text that is not JSON, with its place in the file."""
+        if isinstance(problem, json.JSONDecodeError):
+            # The part has one character that the file has not, the bracket that opens it.
+            place = start + len(problem.doc[: problem.pos].encode()) - 1
+            line, newline = 1, -1
+            for block in range(0, place, 1 << 20):
+                text = self._data[block : min(place, block + (1 << 20))]
+                line += text.count(b"\n")
+                if b"\n" in text:
+                    newline = block + text.rindex(b"\n")
+            end = ", where the text ends" if at_end else ""
+            message = problem.msg.removesuffix(" at")
+            what = f"{message} at line {line}, column {place - newline}{end}"
+        elif isinstance(problem, UnicodeDecodeError):
+            what = f"byte {start + problem.start - 1} is not {problem.encoding}"
+        elif isinstance(problem, RecursionError):
+            what = "nested too deeply"
+        else:  # an integer of thousands of digits
+            what = str(problem).split(";")[0]
+        return ValueError(
+            f"{self._path}: not JSON ({what}). Expected one JSON value. Write the file again."
+        )
+
+    def _read_other(self) -> None:
+        """Read a list in UTF-16 or UTF-32, or say what the file is, which is no list."""
+        head = self._data[:_START]
+        if opening := _OBJECT.match(head):
+            # Not parsed: an annotation file may have gigabytes.
+            looks = all(self._data.find(key) >= 0 for key in (b'"images"', b'"annotations"'))
+            what = "is a JSON object"
+            if looks:
+                what = "looks like an annotation file"
+            elif is_json_lines(head):
+                what = "holds JSON lines, one object a line, in place of one list"
+            elif opening[1]:
+                what += f' with the list in "{opening[1].decode()}"'
+            raise ValueError(f"{self._path}: the file {what}. {EXPECTED}. Name the results file.")
+        document = parse_json(self._data[:], self._path)
+        if not isinstance(document, list):
+            raise ValueError(f"{self._path}: the file holds {show(document)}. {EXPECTED}.")
+        self._add_tolerant(json.dumps(document).encode(), 0, may_grow=False)
+
+
+def _fault(entry: Any) -> tuple[str, str] | None:
+    """Return what is wrong with the types of one entry, and the value."""
+    if not isinstance(entry, dict):
+        return "are not JSON objects", show(entry)
+    for key, read in (
+        ("image_id", _image_name),
+        ("category_id", whole_id),
+        ("bbox", four_numbers),
+        ("score", number),
+    ):
+        article = "an" if key == "image_id" else "a"
+        value = entry.get(key)
+        if key not in entry:
+            if key == "bbox" and "segmentation" in entry:
+                return "have a segmentation and no bbox", "mask results are not boxes"
+            return f"have no {key}", f"keys {show(list(entry))}"
+        if read(value) is None:
+            if key.endswith("_id") and id_fault(value) != "id":
+                return (
+                    f"have {article} {key} beyond 64 bits, above 2^63 - 1",
+                    f"{key} {show(value)}",
+                )
+            wanted = {"bbox": "four numbers", "score": "a number"}.get(key, "a whole number")
+            return f"have {article} {key} that is not {wanted}", f"{key} {show(value)}"
+    return None
+
+
+def _image_name(value: object) -> object:
+    return value if isinstance(value, str) else whole(value)

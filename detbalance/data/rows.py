@@ -1,0 +1,144 @@
+"""The annotations of a sound file, decoded in small parts and kept as columns.
+
+A structure of the whole file would take several hundred MB for a moment, and looking twice at every
+byte (once to find the parts, once to decode them) a third more time. So the text is cut where one
+entry ends and the next begins, without parsing. A wrong cut cannot give wrong values: each part is
+decoded as a JSON list of its own, and if all parts are lists of entries, then so is the whole.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from detbalance.data.arrays import PackedBytes, offsets_of
+from detbalance.data.files import FileText
+
+NO_SEGMENTATION = b"null"
+# What stands for the list of annotations in the rest of the document.
+PLACEHOLDER = b'["annotations are read apart"]'
+_PART = 50_000  # bytes; from 128 kB on, each part would be mapped and unmapped by the system
+_BATCH = 100
+_KEY = re.compile(rb'"annotations"\s*:\s*\[\s*')
+_NEXT = re.compile(rb"\}\s*,\s*\{")
+_LAST = re.compile(rb"\}\s*\]")
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    id: int
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    area: float | None = None
+    iscrowd: int | bool | None = 0
+    ignore: int | bool | None = 0
+
+
+class _AnnotationWithSegmentation(_Annotation, gc=False):
+    segmentation: msgspec.Raw = msgspec.Raw(NO_SEGMENTATION)
+
+
+class Rows:
+    """Columns of annotations in file order, filled part by part."""
+
+    def __init__(self, segmentations: bool) -> None:
+        self._segmentations = segmentations
+        entry = _AnnotationWithSegmentation if segmentations else _Annotation
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[entry])  # type: ignore[valid-type]
+        self._id, self._image_id, self._category_id = array("q"), array("q"), array("q")
+        self._iscrowd, self._ignore = array("b"), array("b")
+        self._area, self._bbox = array("d"), array("d")
+        self._lengths = array("q")
+        self._texts: list[bytes] = []
+
+    def add(self, text: bytes) -> None:
+        """Add the entries of a JSON list.
+
+        Raises:
+            msgspec.DecodeError: if it is not a list of sound entries; nothing is added then.
+            OverflowError: if an id is beyond int64, or a flag beyond int8.
+        """
+        notes = self._decoder.decode(text)
+        self._id.fromlist([a.id for a in notes])
+        self._image_id.fromlist([a.image_id for a in notes])
+        self._category_id.fromlist([a.category_id for a in notes])
+        self._iscrowd.fromlist([a.iscrowd or 0 for a in notes])
+        self._ignore.fromlist([a.ignore or 0 for a in notes])
+        self._area.fromlist([np.nan if a.area is None else a.area for a in notes])
+        self._bbox.fromlist([value for a in notes for value in a.bbox])
+        if self._segmentations:
+            pieces = [memoryview(a.segmentation) for a in notes]
+            self._lengths.fromlist([len(piece) for piece in pieces])
+            self._texts.append(b"".join(pieces))
+
+    def add_entries(self, entries: Sequence[msgspec.Raw]) -> None:
+        """Add entries that are known to be one JSON value each."""
+        for start in range(0, len(entries), _BATCH):
+            self.add(b"[" + b",".join(entries[start : start + _BATCH]) + b"]")
+
+    def add_cut(self, data: FileText) -> bytes | None:
+        """Add the list of annotations of a document, cut into parts without parsing the rest.
+
+        Returns:
+            The document with `PLACEHOLDER` in place of the list; or None where the text could not
+            be cut or an entry is not sound, and then the rows are of no use.
+        """
+        name = max(0, data.find(b'"annotations"'))
+        opening = _KEY.match(data[name : name + 4096])
+        if opening is None:
+            return None
+        start = name + opening.end()
+        end = start + 1 if data[start : start + 1] == b"]" else 0
+        while not end:
+            part, gap = data.cut(start, _PART, _NEXT)
+            try:
+                self.add(b"[" + part + b"]")
+            except msgspec.DecodeError:
+                # The list may end within this part: where all up to a "}]" is a list.
+                last = self._add_last(part)
+                if last is None:
+                    return None
+                end = start + last
+            else:
+                if gap is None:
+                    return None
+                start = gap
+        return b"".join([data[:name], b'"annotations":', PLACEHOLDER, data[end:]])
+
+    def _add_last(self, part: bytes) -> int | None:
+        for closing in islice(_LAST.finditer(part), 4):
+            try:
+                self.add(b"[" + part[: closing.start() + 1] + b"]")
+            except msgspec.DecodeError:
+                continue
+            return closing.end()
+        return None
+
+    def columns(self) -> dict[str, Any]:
+        """Return one array per key; flags as int8, `area` NaN where the file has none."""
+        return {
+            "id": _array(self._id, np.int64),
+            "image_id": _array(self._image_id, np.int64),
+            "category_id": _array(self._category_id, np.int64),
+            "iscrowd": _array(self._iscrowd, np.int8),
+            "ignore": _array(self._ignore, np.int8),
+            "area": _array(self._area, np.float64),
+            "bbox": _array(self._bbox, np.float64).reshape(-1, 4),
+            "segmentation": self._packed() if self._segmentations else None,
+        }
+
+    def _packed(self) -> PackedBytes:
+        data = np.frombuffer(b"".join(self._texts), dtype=np.uint8)
+        self._texts.clear()
+        return PackedBytes(data, offsets_of(_array(self._lengths, np.int64)))
+
+
+def _array(values: array[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
+    return np.frombuffer(values, dtype=dtype)

@@ -1,0 +1,336 @@
+"""Everything that is measured per class, from annotations and predictions.
+
+One matching pass and one grid feed all of it. Arrays by class have length K + 1; index 0
+(background) is NaN, or 0 for counts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detbalance.data.frequency import class_counts
+from detbalance.data.intervals import wilson_interval
+from detbalance.data.wording import counted
+from detbalance.evaluation.backends import Backend
+from detbalance.evaluation.bootstrap import Replicates, bootstrap
+from detbalance.evaluation.confusion import Confusion, confusion
+from detbalance.evaluation.errors import ErrorCounts, error_kinds
+from detbalance.evaluation.fixed_ap import fixed_ap
+from detbalance.evaluation.grid import compute_grid
+from detbalance.evaluation.grid_figures import (
+    class_figures,
+    curves_at_half,
+    of_all_classes,
+    summarize,
+)
+from detbalance.evaluation.matching import Matches, match
+from detbalance.evaluation.operating_points import (
+    at_score,
+    best_f,
+    f_score,
+    recall_at_false_positives,
+    recall_at_precision,
+)
+from detbalance.evaluation.overlaps import overlaps
+from detbalance.evaluation.rows import SPREAD
+from detbalance.evaluation.rules import AREA_RANGES, RulesChoice, choose_rules
+from detbalance.evaluation.sanity_checks import cautions
+from detbalance.evaluation.settings import EvaluationSettings, check_settings
+from detbalance.evaluation.uncertainty import more_boxes, recall_design_effect
+
+if TYPE_CHECKING:
+    from detbalance.data import Annotations, Predictions
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+RECALL_IOU_THRESHOLD = 0.5
+# Overlap from which a detection is near a box at all, for the kinds of errors.
+_BACKGROUND_IOU = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Figures of one set of predictions; NaN where a figure is undefined.
+
+    Attributes:
+        AP: float64 [K+1], average precision over IoU .50:.95.
+        AP50: float64 [K+1], average precision at IoU .50.
+        AP75: float64 [K+1], average precision at IoU .75.
+        APs: float64 [K+1], AP of small boxes.
+        APm: float64 [K+1], AP of medium ones.
+        APl: float64 [K+1], AP of large ones.
+        fixed_AP: float64 [K+1], AP with the detections cut per class over the whole set.
+        AR: float64 [K+1], recall averaged over IoU .50:.95, all scores.
+        AR1: float64 [K+1], AR with one detection of an image and class.
+        AR10: float64 [K+1], AR with ten.
+        ARs: float64 [K+1], AR of small boxes.
+        ARm: float64 [K+1], AR of medium ones.
+        ARl: float64 [K+1], AR of large ones.
+        recall: float64 [K+1], share of the boxes found at IoU .50 with a score >= the floor.
+        precision: float64 [K+1], share of the detections at or above the floor that are right. It
+            is 0 for a class without boxes that was detected, NaN for a class never detected.
+        recall75: float64 [K+1], recall at IoU .75.
+        precision75: float64 [K+1], precision at IoU .75.
+        f_score: float64 [K+1], F-beta of recall and precision.
+        recall_at_precision: float64 [K+1], highest recall at IoU .50 that holds min_precision.
+        score_at_precision: float64 [K+1], the score floor of it.
+        recall_at_fppi: float64 [K+1], highest recall at IoU .50 with at most max_fppi false
+            positives of the class per image.
+        score_at_fppi: float64 [K+1], the score floor of it.
+        best_f: float64 [K+1], highest F-beta at IoU .50 over all floors.
+        best_f_score: float64 [K+1], the score floor of it.
+        true_positives: int64 [K+1], right detections at or above the floor.
+        false_positives: int64 [K+1], wrong ones; detections on crowd regions are neither.
+        val_boxes: int64 [K+1], boxes to find, crowd regions excluded.
+        val_images: int64 [K+1], images with such boxes.
+        score_floors: float64 [K+1], the floor of each class.
+        design_effect: float64 [K+1], how many times the variance of recall is as large as if each
+            box were in an image of its own.
+        more_boxes: int64 [K+1], boxes that are missing to know recall to +-.05; 0 for background.
+        intervals: for each figure that has them the lower and upper ends, float64 [K+1] each.
+        errors: counts and costs by kind of error.
+        confusion: which classes are taken for which.
+        curves: precision and score at IoU .50 over recall 0, .01, ... 1, float64 [101, K+1] each.
+        summary: the twelve COCO numbers by their usual names, AP to ARl; the AR of the largest
+            cap is AR100 by COCO's rules and AR300 by LVIS's.
+        cautions: what makes the figures doubtful, in sentences.
+        settings: what the figures were computed with.
+        matches: which annotation each detection found, behind all of it.
+        replicates: the figures on every draw of images, None without a bootstrap.
+    """
+
+    AP: Float64
+    AP50: Float64
+    AP75: Float64
+    APs: Float64
+    APm: Float64
+    APl: Float64
+    fixed_AP: Float64
+    AR: Float64
+    AR1: Float64
+    AR10: Float64
+    ARs: Float64
+    ARm: Float64
+    ARl: Float64
+    recall: Float64
+    precision: Float64
+    recall75: Float64
+    precision75: Float64
+    f_score: Float64
+    recall_at_precision: Float64
+    score_at_precision: Float64
+    recall_at_fppi: Float64
+    score_at_fppi: Float64
+    best_f: Float64
+    best_f_score: Float64
+    true_positives: Int64
+    false_positives: Int64
+    val_boxes: Int64
+    val_images: Int64
+    score_floors: Float64
+    design_effect: Float64
+    more_boxes: Int64
+    intervals: dict[str, tuple[Float64, Float64]]
+    errors: dict[str, ErrorCounts]
+    confusion: Confusion
+    curves: tuple[Float64, Float64]
+    summary: dict[str, float]
+    cautions: tuple[str, ...]
+    settings: EvaluationSettings
+    matches: Matches = field(repr=False)
+    replicates: Replicates | None = field(default=None, repr=False)
+
+
+def evaluate(
+    annotations: Annotations,
+    predictions: Predictions,
+    *,
+    score_floor: float | Float64 = 0.3,
+    rules: RulesChoice = "auto",
+    beta: float = 1.0,
+    min_precision: float = 0.9,
+    max_fppi: float = 0.1,
+    replicates: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
+    backend: Backend = "auto",
+    predictions_file: str | None = None,
+    thresholds_file: str | None = None,
+) -> Evaluation:
+    """Evaluate predictions per class, by COCO's or LVIS's rules.
+
+    AP and AR look at detections of every score; recall and precision only at those that a user
+    would see, with a score of at least `score_floor`.
+
+    Args:
+        annotations: the ground truth, with its crowd regions.
+        predictions: detections on the same images; none at all is fine.
+        score_floor: smallest score that recall and precision count; float64 [K + 1] for one of
+            each class.
+        rules: "coco" or "lvis"; "auto" takes LVIS's where the file has its lists of classes that
+            were looked for in each image.
+        beta: how many times recall weighs as much as precision in F-beta.
+        min_precision: what `recall_at_precision` holds, in [0, 1].
+        max_fppi: false positives of a class per image that `recall_at_fppi` allows, >= 0.
+        replicates: draws of images that intervals come from, AP's too; 0 for Wilson's intervals of
+            recall and precision from the number of boxes; 1000 give steady ends.
+        confidence: of all intervals, in (0, 1).
+        seed: of the draws.
+        backend: "hotcoco", "pycocotools" or "numpy", our own; "auto" takes hotcoco where it is
+            installed. The figures are the same.
+        predictions_file: where the predictions came from, for the record.
+        thresholds_file: where a `score_floor` of each class came from, for the record.
+
+    Returns:
+        Evaluation with arrays by class and the COCO summary.
+
+    Raises:
+        ValueError: if a number is out of range, the file does not allow the rules, or a detection
+            has a label, an image row, a box or a score that cannot be.
+        ImportError: if the evaluator asked for is not installed.
+
+    Source: Lin et al., Microsoft COCO, 2014, arXiv:1405.0312, and its reference code pycocotools;
+    Gupta et al., LVIS, 2019, arXiv:1908.03195, and lvis-api. Differs: undefined figures are NaN
+    instead of -1; every class has its own row; all else is counted from one matching pass.
+    """
+    check_settings(
+        score_floor=score_floor,
+        beta=beta,
+        min_precision=min_precision,
+        max_fppi=max_fppi,
+        confidence=confidence,
+    )
+    chosen = choose_rules(annotations, rules)
+    floors = _floors(score_floor, annotations)
+    # A file may list very many classes; those of which nothing is there have no figures.
+    labels = np.union1d(annotations.labels, predictions.labels)
+    grid = compute_grid(annotations, predictions, rules=chosen, backend=backend, labels=labels)
+
+    def by_class(values: Float64) -> Float64:
+        return of_all_classes(values, labels, annotations.categories.num_classes)
+
+    averages: dict[str, Any] = {k: by_class(values) for k, values in class_figures(grid).items()}
+    precision, scores = curves_at_half(grid)
+    curves, summary = (by_class(precision), by_class(scores)), summarize(grid)
+    engine, caps = grid.backend, grid.max_detections
+    del grid  # hundreds of megabytes on LVIS, before the matching needs its own
+    pairs = overlaps(annotations, predictions, floor=_BACKGROUND_IOU, rules=chosen)
+    matches = match(annotations, predictions, rules=chosen, pairs=pairs)
+    at_half = at_score(matches, floors, iou=RECALL_IOU_THRESHOLD)
+    strict = at_score(matches, floors, iou=0.75)
+    at_precision = recall_at_precision(matches, min_precision)
+    at_fppi = recall_at_false_positives(matches, max_fppi)
+    best = best_f(matches, beta=beta)
+    design_effect = recall_design_effect(_above_floors(matches, floors), 0.0)
+    lacking = more_boxes(
+        at_half.recall, matches.num_positive, design_effect=design_effect, confidence=confidence
+    )
+    lacking[0] = 0
+    shown = at_half.true_positives + at_half.false_positives
+    result = Evaluation(
+        **averages,
+        fixed_AP=fixed_ap(matches, pairs=pairs).mean(axis=0),
+        recall=at_half.recall,
+        precision=at_half.precision,
+        recall75=strict.recall,
+        precision75=strict.precision,
+        f_score=f_score(at_half.precision, at_half.recall, beta=beta),
+        recall_at_precision=at_precision[0],
+        score_at_precision=at_precision[1],
+        recall_at_fppi=at_fppi[0],
+        score_at_fppi=at_fppi[1],
+        best_f=best[0],
+        best_f_score=best[1],
+        true_positives=at_half.true_positives,
+        false_positives=at_half.false_positives,
+        val_boxes=matches.num_positive,
+        val_images=class_counts(
+            image_index=annotations.image_index[matches.positive],
+            labels=annotations.labels[matches.positive],
+            num_classes=len(matches.num_positive),
+        )[0],
+        score_floors=floors,
+        design_effect=design_effect,
+        more_boxes=lacking,
+        intervals={
+            "recall": wilson_interval(
+                at_half.true_positives, at_half.num_positive, confidence=confidence
+            ),
+            "precision": wilson_interval(at_half.true_positives, shown, confidence=confidence),
+        },
+        errors=error_kinds(matches, pairs, background_iou=_BACKGROUND_IOU, score_floor=floors),
+        confusion=confusion(matches, pairs, score_floor=floors),
+        curves=curves,
+        summary=summary,
+        cautions=cautions(matches, pairs),
+        settings=EvaluationSettings(
+            annotations=str(annotations.source),
+            predictions=predictions_file,
+            backend=engine,
+            iou_thresholds=chosen.iou_thresholds,
+            recall_iou_threshold=RECALL_IOU_THRESHOLD,
+            score_floor=float(score_floor) if np.ndim(score_floor) == 0 else math.nan,
+            max_detections=caps,
+            area_ranges=dict(AREA_RANGES),
+            rules=chosen.name,
+            confidence=confidence,
+            beta=beta,
+            min_precision=min_precision,
+            max_fppi=max_fppi,
+            thresholds=thresholds_file,
+        ),
+        matches=matches,
+    )
+    return with_replicates(result, replicates, seed=seed) if replicates else result
+
+
+def with_replicates(evaluation: Evaluation, replicates: int, *, seed: int = 0) -> Evaluation:
+    """Take all intervals from a bootstrap over images, those of AP, AP50 and AR too.
+
+    Unlike the boxes' number alone it knows that boxes of one image are found or missed together.
+
+    Args:
+        evaluation: of `evaluate`.
+        replicates: draws of images, 2 or more.
+        seed: of the draws.
+
+    Returns:
+        The same evaluation with other intervals, and the figures on every draw.
+
+    Raises:
+        ValueError: if there are fewer than two draws.
+    """
+    settings = replace(evaluation.settings, replicates=replicates, seed=seed)
+    matches = _above_floors(evaluation.matches, evaluation.score_floors)
+    drawn = bootstrap([matches], replicates=replicates, seed=seed, score_floor=0.0)
+    ends = {figure: drawn.interval(figure, confidence=settings.confidence) for figure in SPREAD}
+    return replace(evaluation, intervals=ends, settings=settings, replicates=drawn)
+
+
+def _above_floors(matches: Matches, floors: Float64) -> Matches:
+    """The matches with scores above the floor of their class, where one floor is taken for all.
+
+    Their order stays as it was.
+    """
+    above = matches.predictions.scores - floors[matches.predictions.labels]
+    return replace(matches, predictions=replace(matches.predictions, scores=above))
+
+
+def _floors(score_floor: float | Float64, annotations: Annotations) -> Float64:
+    """float64 [K + 1], the floor of each class, NaN for background."""
+    num_classes = annotations.categories.num_classes
+    if np.ndim(score_floor) and np.shape(score_floor) != (num_classes,):
+        raise ValueError(
+            f"evaluate(): score_floor is {list(np.shape(score_floor))}, {annotations.source} has"
+            f" {counted(num_classes - 1, 'class')}. Expected one number, or one per class with"
+            " background in front. Order them as the annotations do."
+        )
+    floors = np.full(num_classes, score_floor, dtype=np.float64)
+    floors[0] = np.nan
+    return floors

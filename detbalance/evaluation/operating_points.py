@@ -1,0 +1,206 @@
+"""Recall, precision and F-beta at a score, and the scores where they are what one wants.
+
+A working point of a class is a score floor; detections of equal scores are in or out together.
+Figures are those of `match`, at one IoU threshold. Arrays have length K + 1, index 0 is background.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from detbalance.evaluation.filters import images_checked, reaches_floor
+from detbalance.evaluation.matching import Matches
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Right and wrong detections of each class at or above a score.
+
+    Attributes:
+        true_positives: int64 [K + 1], detections that found a box.
+        false_positives: int64 [K + 1], detections that found none; ignored ones are neither.
+        num_positive: int64 [K + 1], boxes to find.
+    """
+
+    true_positives: Int64
+    false_positives: Int64
+    num_positive: Int64
+
+    @property
+    def recall(self) -> Float64:
+        """float64 [K + 1], NaN without boxes to find."""
+        return _ratio(self.true_positives, self.num_positive)
+
+    @property
+    def precision(self) -> Float64:
+        """float64 [K + 1], NaN without detections."""
+        return _ratio(self.true_positives, self.true_positives + self.false_positives)
+
+
+def at_score(matches: Matches, floor: float | Float64, *, iou: float = 0.5) -> Counts:
+    """Count right and wrong detections with at least a score.
+
+    Args:
+        matches: of `match`.
+        floor: smallest score that counts; float64 [K + 1] for one of each class.
+        iou: overlap that a match needs; one of the thresholds of the rules.
+
+    Returns:
+        Counts per class.
+    """
+    t, num_classes = matches.at(iou), len(matches.num_positive)
+    shown = reaches_floor(matches.predictions, floor)
+    right, wrong = (
+        np.bincount(matches.predictions.labels[shown & chosen[:, t]], minlength=num_classes)
+        for chosen in (matches.is_true_positive, matches.is_false_positive)
+    )
+    return Counts(right, wrong, matches.num_positive)
+
+
+def f_score(precision: Float64, recall: Float64, *, beta: float = 1.0) -> Float64:
+    """Weighted harmonic mean of precision and recall.
+
+    Args:
+        precision: of any shape; NaN (nothing detected) counts as 0 where recall is defined.
+        recall: of the same shape.
+        beta: how many times recall weighs as much as precision, > 0.
+
+    Returns:
+        float64, NaN where recall is.
+
+    Raises:
+        ValueError: if beta is not a finite number above 0.
+
+    Source: van Rijsbergen, Information Retrieval, 1979, chapter 7.
+    """
+    if not 0 < beta < math.inf:
+        raise ValueError(f"f_score(): beta is {beta}. A number above 0 is expected. Pass one.")
+    exact = np.nan_to_num(precision, nan=0.0)
+    weighted = (1 + beta**2) * exact * recall
+    total = beta**2 * exact + recall
+    result = np.where(np.isnan(recall), np.nan, 0.0)
+    np.divide(weighted, total, out=result, where=total > 0)
+    return result
+
+
+def recall_at_precision(
+    matches: Matches, precision: float, *, iou: float = 0.5
+) -> tuple[Float64, Float64]:
+    """Highest recall of each class among the score floors that hold a precision.
+
+    Args:
+        matches: of `match`.
+        precision: to hold, in [0, 1].
+        iou: overlap that a match needs; one of the thresholds of the rules.
+
+    Returns:
+        Recall, float64 [K + 1]: 0 where no floor holds the precision, NaN without boxes to find;
+        and the score floor, NaN where there is none.
+    """
+    points = _points(matches, iou)
+    holds = points.right >= precision * (points.right + points.wrong)
+    return _best(points, points.recall, holds, matches.num_positive)
+
+
+def recall_at_false_positives(
+    matches: Matches, per_image: float, *, iou: float = 0.5
+) -> tuple[Float64, Float64]:
+    """Highest recall of each class with at most so many false positives of it per image.
+
+    Args:
+        matches: of `match`.
+        per_image: false positives of the class, >= 0, averaged over all images; by LVIS's rules
+            over the images that were checked for the class.
+        iou: overlap that a match needs; one of the thresholds of the rules.
+
+    Returns:
+        Recall, float64 [K + 1]: 0 where every floor has more, NaN without boxes to find; and the
+        score floor, NaN where there is none.
+    """
+    points = _points(matches, iou)
+    allowed = per_image * images_checked(matches.annotations, matches.rules)
+    holds = points.wrong <= allowed[points.label]
+    return _best(points, points.recall, holds, matches.num_positive)
+
+
+def best_f(matches: Matches, *, beta: float = 1.0, iou: float = 0.5) -> tuple[Float64, Float64]:
+    """Highest F-beta of each class over all score floors.
+
+    It is found on the boxes that it is reported for, and so flatters small classes most;
+    `detbalance.calibration` fits floors that are judged on other images.
+
+    Args:
+        matches: of `match`.
+        beta: how many times recall weighs as much as precision, > 0.
+        iou: overlap that a match needs; one of the thresholds of the rules.
+
+    Returns:
+        F-beta, float64 [K + 1]: 0 without a right detection, NaN without boxes to find; and the
+        score floor, the highest of equally good ones, NaN where there is none.
+    """
+    points = _points(matches, iou)
+    # From counts, so that equally good points are equal to the last bit.
+    total = beta**2 * matches.num_positive[points.label] + points.right + points.wrong
+    value = (1 + beta**2) * points.right / total
+    return _best(points, value, points.right > 0, matches.num_positive)
+
+
+@dataclass(frozen=True, eq=False)
+class _Points:
+    """One point per class and distinct score: what a floor at that score lets through."""
+
+    label: Int64
+    score: Float64
+    right: Int64
+    wrong: Int64
+    recall: Float64
+
+
+def _points(matches: Matches, iou: float) -> _Points:
+    t = matches.at(iou)
+    rows = matches.order[~matches.is_ignored[matches.order, t]]
+    labels, scores = matches.predictions.labels[rows], matches.predictions.scores[rows]
+    found = matches.is_true_positive[rows, t]
+    right = np.concatenate([[0], np.cumsum(found)])
+    first = np.searchsorted(labels, labels)
+    last = np.flatnonzero((np.diff(labels, append=-1) != 0) | (np.diff(scores, append=0) != 0))
+    label = labels[last]
+    hits = right[last + 1] - right[first[last]]
+    wrong = last + 1 - first[last] - hits
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = np.where(
+            matches.num_positive[label] > 0, hits / matches.num_positive[label], np.nan
+        )
+    return _Points(label, scores[last], hits, wrong, recall)
+
+
+def _best(
+    points: _Points, value: Float64, eligible: npt.NDArray[np.bool_], num_positive: Int64
+) -> tuple[Float64, Float64]:
+    """The highest eligible value of each class, and the highest score with it."""
+    best = np.where(num_positive > 0, 0.0, np.nan)
+    score = np.full(len(num_positive), np.nan)
+    kept = np.flatnonzero(eligible & (num_positive[points.label] > 0))
+    if len(kept):
+        labels, values = points.label[kept], value[kept]
+        starts = np.flatnonzero(np.diff(labels, prepend=-1))
+        highest = np.maximum.reduceat(values, starts)
+        best[labels[starts]] = highest
+        reached = kept[values == best[labels]]
+        first = np.flatnonzero(np.diff(points.label[reached], prepend=-1))
+        score[points.label[reached[first]]] = points.score[reached[first]]
+    return best, score
+
+
+def _ratio(part: Int64, whole: Int64) -> Float64:
+    """Part / whole, NaN where the whole is 0."""
+    ratio = np.full(len(whole), np.nan)
+    np.divide(part, whole, out=ratio, where=whole > 0)
+    return ratio

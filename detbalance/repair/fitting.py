@@ -1,0 +1,229 @@
+"""Refit a linear classifier on region features: what is learned is a change of the present one.
+
+All slots share one change: they see the same patch and differ in the shape of their anchor only,
+and the few boxes of a rare class would be thin spread over nine classifiers.
+
+Letters: n regions, F features, D outputs, S slots, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from detbalance.repair.objective import Objective
+from detbalance.repair.samples import Samples
+
+_SLOW = 0.02
+"""The rate of shifts and factors, which work on all regions alike, as a part of that of logits."""
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How the change is learned.
+
+    Attributes:
+        iterations: steps of AdamW, >= 1.
+        batch_size: regions a step, half of them background, >= 2.
+        learning_rate: at the start, how much a step may change a logit at a usual input, about; it
+            falls to 0 along a cosine.
+        seed: of the batches.
+    """
+
+    iterations: int = 400
+    batch_size: int = 1024
+    learning_rate: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is added to the weight and bias of every slot.
+
+    Attributes:
+        weight: float32 [D, F].
+        bias: float32 [D].
+        scale: float32 [D], what the present weights are multiplied by before.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
+
+    def logits(self, samples: Samples, bias: Tensor) -> Tensor:
+        """The logits of regions after the change, float32 [n, D].
+
+        Args:
+            samples: the regions.
+            bias: float32 [S, D] of the present classifier.
+        """
+        own = bias[torch.from_numpy(samples.slots)]
+        features, present = samples.read()
+        scaled = own + self.scale * (present - own)
+        return scaled + features @ self.weight.T + self.bias
+
+    def apply(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The classifier after the change.
+
+        Args:
+            weight: float [S, D, F].
+            bias: float [S, D].
+        """
+        scale = self.scale.to(weight)
+        return weight * scale[:, None] + self.weight.to(weight), bias + self.bias.to(bias)
+
+
+def class_weights(samples: Samples, num_classes: int, balance: float) -> NDArray[np.float32]:
+    """Weight regions so that classes count alike, as far as asked for.
+
+    Background keeps its weight, and so does the sum over all objects.
+
+    Args:
+        samples: the regions.
+        num_classes: K + 1.
+        balance: 0 as they are, 1 every class the same; in between, class c counts in proportion to
+            its share to the power 1 - balance.
+
+    Returns:
+        float32 [n].
+    """
+    own = samples.weights.astype(np.float64)
+    sums = np.bincount(samples.labels, weights=own, minlength=num_classes)
+    objects = sums[1:]
+    wanted = np.where(objects > 0, np.maximum(objects, 1e-12) ** (1.0 - balance), 0.0)
+    if wanted.sum() > 0:
+        wanted *= objects.sum() / wanted.sum()
+    factor = np.ones(num_classes)
+    factor[1:] = np.divide(wanted, objects, out=np.ones_like(wanted), where=objects > 0)
+    return (own * factor[samples.labels]).astype(np.float32)
+
+
+def fit_change(
+    samples: Samples,
+    weights: NDArray[np.float32],
+    bias: Tensor,
+    objective: Objective,
+    *,
+    decay: float,
+    free: str = "all",
+    settings: FitSettings | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Change:
+    """Learn a change of the classifier by mini-batches.
+
+    A batch holds as many regions with an object as background; each class is drawn as often as its
+    weights say, and what that does to the sums is taken back. Features are divided by their root
+    mean square, so that one rate of learning serves all.
+
+    Args:
+        samples: the regions.
+        weights: float32 [n], what each region counts.
+        bias: float32 [S, D] of the present classifier.
+        objective: what is minimised, per object.
+        decay: strength of the pull to no change, >= 0: half of it times the sum of the squared
+            changes of the logits at a root mean square input is added to the loss.
+        free: "all" for weights and biases, "scale" for a factor and a shift of each output.
+        settings: of the steps.
+        progress: called after every step with the steps done and the number of all.
+    """
+    settings = settings or FitSettings()
+    generator = np.random.default_rng(settings.seed)
+    outputs, width = samples.logits.shape[1], samples.features.shape[1]
+    rms = _root_mean_square(samples, generator)
+    weight = torch.zeros(outputs, width, requires_grad=free == "all")
+    shift = torch.zeros(outputs, requires_grad=True)
+    scale = torch.zeros(outputs, requires_grad=free == "scale")
+    # A step of Adam moves every weight by the rate: with many features that all agree, a logit by
+    # the rate times their number.
+    groups = [{"params": [shift], "lr": settings.learning_rate * _SLOW}]
+    if free == "all":
+        groups += [{"params": [weight], "lr": settings.learning_rate / width}]
+    else:
+        groups += [{"params": [scale], "lr": settings.learning_rate * _SLOW}]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
+    draw = _Batches(samples.labels, weights, settings.batch_size, generator)
+    total = float(weights[samples.labels > 0].sum()) or 1.0
+    for step in range(settings.iterations):
+        rows, counts = draw()
+        part = samples.take(rows)
+        change = Change(weight / rms, shift, 1.0 + scale)
+        loss = objective(
+            change.logits(part, bias), torch.from_numpy(part.labels), torch.from_numpy(counts)
+        )
+        pull = (weight**2).sum() + (shift**2).sum() + (scale**2).sum()
+        optimizer.zero_grad()
+        (loss / total + 0.5 * decay * pull).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if progress is not None:
+            progress(step + 1, settings.iterations)
+    return Change((weight / rms).detach(), shift.detach(), (1.0 + scale).detach())
+
+
+def mean_loss(
+    samples: Samples,
+    weights: NDArray[np.float32],
+    bias: Tensor,
+    objective: Objective,
+    change: Change | None,
+) -> float:
+    """The objective per object of all regions, for a change or none.
+
+    Args:
+        samples: the regions.
+        weights: float32 [n].
+        bias: float32 [S, D].
+        objective: as for the fit.
+        change: of the classifier; None for the present one.
+    """
+    total = 0.0
+    with torch.no_grad():
+        for chunk in samples.chunks():
+            part = samples.take(chunk)
+            logits = part.read()[1] if change is None else change.logits(part, bias)
+            counts = torch.from_numpy(weights[chunk])
+            total += float(objective(logits, torch.from_numpy(part.labels), counts))
+    return total / (float(weights[samples.labels > 0].sum()) or 1.0)
+
+
+class _Batches:
+    """Draws regions by what they count; each drawn one then counts the same."""
+
+    def __init__(
+        self,
+        labels: NDArray[np.int64],
+        weights: NDArray[np.float32],
+        size: int,
+        generator: np.random.Generator,
+    ) -> None:
+        self._generator = generator
+        sides = [np.flatnonzero(labels > 0), np.flatnonzero(labels == 0)]
+        self._sides = [side for side in sides if len(side)]
+        self._size = max(1, size // max(1, len(self._sides)))
+        self._sums = [weights[side].astype(np.float64).cumsum() for side in self._sides]
+
+    def __call__(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        rows, counts = [], []
+        for side, sums in zip(self._sides, self._sums, strict=True):
+            # One draw in each of as many equal steps through the weights.
+            step = sums[-1] / self._size
+            points = (np.arange(self._size) + self._generator.random(self._size)) * step
+            rows.append(side[np.searchsorted(sums, points, side="right").clip(max=len(side) - 1)])
+            counts.append(np.full(self._size, step, np.float32))
+        return np.concatenate(rows), np.concatenate(counts)
+
+
+def _root_mean_square(samples: Samples, generator: np.random.Generator) -> Tensor:
+    """Of each feature over some rows, float32 [F]; features that are always 0 have 1."""
+    some = np.sort(generator.permutation(len(samples))[:4096])
+    values = np.asarray(samples.features[some], np.float64)
+    rms = np.sqrt((values**2).mean(axis=0)) if len(values) else np.ones(values.shape[1])
+    # A feature that is nearly always 0 would else get enormous weights from its few values.
+    floor = 0.1 * float(rms.mean()) if rms.size else 0.0
+    return torch.from_numpy(np.maximum(rms, floor if floor > 0 else 1.0)).float()

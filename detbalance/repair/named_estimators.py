@@ -1,0 +1,200 @@
+"""Classifiers and one-class models by their own names, with options that suit region features."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from detbalance.data.installation import needs
+
+CLASSIFIERS: dict[str, dict[str, Any]] = {
+    # Imbalanced-learn's own default of this one is to change, which it warns of.
+    "BalancedRandomForestClassifier": {
+        "n_estimators": 200,
+        "sampling_strategy": "all",
+        "replacement": True,
+        "bootstrap": False,
+    },
+    "BalancedBaggingClassifier": {"n_estimators": 30},
+    "RandomForestClassifier": {"n_estimators": 200, "class_weight": "balanced_subsample"},
+    "ExtraTreesClassifier": {"n_estimators": 200, "class_weight": "balanced_subsample"},
+    # Of trees of one split, their own default, most are worse than chance where there are ten
+    # classes, and boosting gives up.
+    "RUSBoostClassifier": {"n_estimators": 60, "max_depth": 8},
+    "AdaBoostClassifier": {"n_estimators": 60, "max_depth": 8},
+    "HistGradientBoostingClassifier": {"class_weight": "balanced", "max_iter": 40},
+    "LogisticRegression": {"C": 0.01, "class_weight": "balanced", "max_iter": 200},
+}
+"""What is set where the options do not say else. The constructors' own values hold for the rest."""
+
+ONE_CLASS: dict[str, dict[str, Any]] = {
+    "Mahalanobis": {},
+    "OneClassSVM": {"nu": 0.1},
+    "IsolationForest": {"n_estimators": 100},
+    "LocalOutlierFactor": {"n_neighbors": 10, "novelty": True},
+}
+"""The same of the one-class models; a further one is any detector of PyOD by its name."""
+
+_BOOSTED = ("RUSBoostClassifier", "AdaBoostClassifier")
+"""Whose trees an option of ours says the depth of, as an estimator is no plain value."""
+
+_MODULES = (
+    "imblearn.ensemble",
+    "sklearn.ensemble",
+    "sklearn.linear_model",
+    "sklearn.discriminant_analysis",
+    "sklearn.naive_bayes",
+    "sklearn.neighbors",
+    "sklearn.neural_network",
+    "sklearn.svm",
+    "sklearn.tree",
+)
+
+
+def classifier_names() -> list[str]:
+    """The classifiers with `predict_proba` of the installed libraries."""
+    return sorted(_classifiers())
+
+
+def is_one_class(name: str) -> bool:
+    """Whether a name is that of a one-class model, one of PyOD's included."""
+    return name in ONE_CLASS or (name not in _classifiers() and _pyod(name) is not None)
+
+
+def make_classifier(name: str, options: Mapping[str, Any], seed: int = 0) -> Any:
+    """Build a classifier that sees standardised features.
+
+    There is no reduction of the features: on the digits' 576 the 64 first principal components
+    cost every estimator tried more held-out precision than they saved time.
+
+    Args:
+        name: of a class of scikit-learn or imbalanced-learn that has `predict_proba`.
+        options: of its constructor; of RUSBoost and AdaBoost also `max_depth`, of their trees.
+        seed: of its draws, where it has any.
+
+    Returns:
+        A scikit-learn pipeline, not fitted.
+
+    Raises:
+        ValueError: if there is no such class, or it does not take the options.
+        ImportError: if a library is missing.
+    """
+    known = _classifiers()
+    if name not in known:
+        near = get_close_matches(name, [*known, *ONE_CLASS], n=1)
+        hint = f' Did you mean "{near[0]}"?' if near else ""
+        raise ValueError(
+            f'--method: "{name}" is no classifier with predict_proba and no one-class model. Known:'
+            f" {', '.join([*ONE_CLASS, *sorted(known)])}; and PyOD's detectors where pyod is"
+            f" installed. Choose one.{hint}"
+        )
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), _built(known[name], CLASSIFIERS, name, options, seed))
+
+
+def make_one_class(name: str, options: Mapping[str, Any], samples: int, seed: int = 0) -> Any:
+    """Build a one-class model, not fitted.
+
+    "Mahalanobis" is the distance to the mean of a class by its covariance, shrunk as far as few
+    regions ask for: scikit-learn's `LedoitWolf`.
+
+    Args:
+        name: one of `ONE_CLASS`, or a detector of PyOD.
+        options: of its constructor.
+        samples: regions that it will be fitted to; it never looks at more neighbours than there
+            are.
+        seed: of its draws, where it has any.
+
+    Raises:
+        ValueError: if there is no such model, or it does not take the options.
+    """
+    if name in ONE_CLASS:
+        from sklearn.covariance import LedoitWolf
+        from sklearn.ensemble import IsolationForest
+        from sklearn.neighbors import LocalOutlierFactor
+        from sklearn.svm import OneClassSVM
+
+        kinds = {
+            "Mahalanobis": LedoitWolf,
+            "OneClassSVM": OneClassSVM,
+            "IsolationForest": IsolationForest,
+            "LocalOutlierFactor": LocalOutlierFactor,
+        }
+        model = _built(kinds[name], ONE_CLASS, name, options, seed)
+    else:
+        kind = _pyod(name)
+        if kind is None:
+            raise ValueError(
+                f'--method: "{name}" is no one-class model. Known: {", ".join(ONE_CLASS)}; and'
+                " PyOD's detectors, for example ECOD, where pyod is installed. Choose one."
+            )
+        model = _built(kind, ONE_CLASS, name, options, seed)
+    neighbours = getattr(model, "n_neighbors", None)
+    if isinstance(neighbours, int) and neighbours >= samples:
+        model.set_params(n_neighbors=max(1, samples - 1))
+    return model
+
+
+def _built(
+    kind: Any, defaults: Mapping[str, Any], name: str, options: Mapping[str, Any], seed: int
+) -> Any:
+    takes = set(inspect.signature(kind).parameters)
+    if name in _BOOSTED:
+        takes |= {"max_depth"}
+    unknown = sorted(set(options) - takes)
+    if unknown:
+        near = get_close_matches(unknown[0], takes, n=1)
+        hint = f' Did you mean "{near[0]}"?' if near else ""
+        raise ValueError(
+            f'--param: {name} has no option "{unknown[0]}". Known: {", ".join(sorted(takes))}.'
+            f" Correct it.{hint}"
+        )
+    given = {**defaults.get(name, {}), **options}
+    if name in _BOOSTED:
+        from sklearn.tree import DecisionTreeClassifier
+
+        given.setdefault("estimator", DecisionTreeClassifier(max_depth=given.pop("max_depth")))
+    if "random_state" in takes:
+        given.setdefault("random_state", seed)
+    try:
+        return kind(**given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"--param: {name} cannot be built with {dict(options)} ({error}). Options of its"
+            " constructor are expected. Correct them."
+        ) from error
+
+
+def _classifiers() -> dict[str, Any]:
+    try:
+        modules = [importlib.import_module(name) for name in _MODULES]
+    except ImportError as error:
+        raise needs(
+            "a second opinion on regions", "scikit-learn and imbalanced-learn", "refit"
+        ) from error
+    found: dict[str, Any] = {}
+    for module in modules:
+        for name in module.__all__:
+            kind = getattr(module, name)
+            if name.endswith(("Classifier", "NB", "Regression", "Analysis", "SVC")) and hasattr(
+                kind, "predict_proba"
+            ):
+                found.setdefault(name, kind)
+    # These are made of other estimators, which a name and plain values cannot say.
+    return {n: k for n, k in found.items() if n not in ("StackingClassifier", "VotingClassifier")}
+
+
+def _pyod(name: str) -> Any:
+    """A detector of PyOD, None where there is none of that name or no PyOD."""
+    try:
+        module = importlib.import_module(f"pyod.models.{name.lower()}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "pyod":
+            return None
+        raise needs(f"PyOD's {name}", str(error.name), "pyod") from error
+    return getattr(module, name, None)
