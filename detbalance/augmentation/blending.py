@@ -83,14 +83,7 @@ def resized(donor: Donor, width: int, height: int) -> Donor:
 
 
 def opacity(donor: Donor, feather: float) -> Opacity:
-    """Return how much of each pixel of the crop is the donor's, float32 [H, W] in 0..1.
-
-    Args:
-        donor: in its final size.
-        feather: 0..1; 0 for a hard edge. With a mask: 1 in it, and fading out within `HALO` pixels
-            beside it. Without: 1 in the box, fading out over this part of the margin, and 0 where
-            other boxes reach in.
-    """
+    """Return how much of each pixel of the crop is the donor's, float32 [H, W] in 0..1."""
     height, width = donor.image.shape[:2]
     if donor.mask is not None:
         weights = donor.mask.astype(np.float32)
@@ -124,15 +117,7 @@ def box_pixels(box: NDArray[np.float64]) -> tuple[slice, slice]:
 
 
 def feathered(canvas: Image, donor: Donor, x: int, y: int, weights: Opacity) -> None:
-    """Draw a donor over the canvas at x, y, in place.
-
-    Args:
-        canvas: image to draw on.
-        donor: in its final size and the canvas's depth.
-        x: left side of the crop.
-        y: its upper side.
-        weights: float32 [H, W] in 0..1.
-    """
+    """Draw a donor over the canvas at x, y, in place."""
     height, width = donor.image.shape[:2]
     patch = canvas[y : y + height, x : x + width]
     if canvas.dtype == np.uint8:
@@ -147,10 +132,6 @@ def feathered(canvas: Image, donor: Donor, x: int, y: int, weights: Opacity) -> 
 
 def seamless(canvas: Image, donor: Donor, x: int, y: int, weights: Opacity) -> bool:
     """Draw a donor so that its colours follow those around it; see `feathered` for arguments.
-
-    Returns:
-        False, and nothing is drawn, where the method has no answer: at the border of the image, for
-        16 bits, or where nothing surrounds the donor.
 
     Source: Perez et al., Poisson Image Editing, 2003, as OpenCV's `seamlessClone`.
     """

@@ -19,15 +19,6 @@ _SIDE = 12  # points along each side of the crop
 def most_alike(image: Image, donor: Donor, corners: Float64, sizes: Float64) -> int:
     """Return the number of the place whose pixels are nearest to the donor's margin.
 
-    The mean absolute difference at points of a grid over the margin decides; of equal places the
-    first. A donor without a margin, or with a mask, goes to the first place.
-
-    Args:
-        image: to paste into.
-        donor: as it is before it is resized.
-        corners: float64 [K, 2], x and y of the left upper corner of the crop at each place.
-        sizes: float64 [K, 2], its width and height there.
-
     Source: that the surroundings should fit, Dvornik et al., Modeling Visual Context is Key to
     Augmenting Object Detection Datasets, 2018, arXiv:1807.07428.
     Differs: pixels of the margin are compared; nothing is trained.

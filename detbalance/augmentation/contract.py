@@ -35,17 +35,7 @@ class Augmentation(Protocol):
     def __call__(
         self, image: Image, target: Target, generator: np.random.Generator
     ) -> tuple[Image, Target]:
-        """Return the changed image and target.
-
-        Args:
-            image: uint8 or uint16 [H, W, 3], RGB.
-            target: `boxes` float32 [N, 4] xyxy in pixels, `labels` int64 [N], `areas` float64 [N],
-                `is_crowd` bool [N], where there are any `masks` bool [N, H, W], and any further
-                arrays with one row per box, such as `pasted` bool [N]. Of the image, where known:
-                `negative_labels` and `not_exhaustive_labels`, int64, LVIS's lists of classes that
-                are absent and of those with objects that nobody labelled.
-            generator: the only source of randomness.
-        """
+        """Return the changed image and target."""
         ...
 
 
@@ -70,22 +60,7 @@ class Compose:
 
 
 def prepared(owner: str, image: Image, target: Target) -> tuple[Image, Target]:
-    """Return an image that can be written to, and its target with what may be missing.
-
-    Args:
-        owner: the augmentation, for messages.
-        image: as it was handed in.
-        target: of the image, not changed.
-
-    Raises:
-        ValueError: if the target has no boxes or labels, or says `iscrowd` in place of `is_crowd`.
-
-    Example:
-        >>> prepared("RarePaste", np.zeros((9, 9, 3), np.uint8), {"boxes": np.zeros((0, 4))})
-        Traceback (most recent call last):
-        ValueError: RarePaste: the target has no "labels". Expected boxes, labels, areas and
-        is_crowd, arrays with one row for each box. Add it.
-    """
+    """Return an image that can be written to, and its target with what may be missing."""
     wanted = "Expected boxes, labels, areas and is_crowd, arrays with one row for each box."
     for name in ("boxes", "labels"):
         if name not in target:
@@ -100,26 +75,12 @@ def prepared(owner: str, image: Image, target: Target) -> tuple[Image, Target]:
 
 
 def take_rows(target: Target, rows: NDArray[Any]) -> Target:
-    """Return the target of some boxes only.
-
-    Args:
-        target: of an image.
-        rows: int [n] or bool [N], which boxes.
-
-    Returns:
-        A new target; arrays of the image are those of `target`.
-    """
+    """Return the target of some boxes only."""
     return {name: values if name in PER_IMAGE else values[rows] for name, values in target.items()}
 
 
 def append_rows(target: Target, rows: Mapping[str, Any], number: int) -> Target:
-    """Return the target with further boxes behind its own.
-
-    Args:
-        target: of an image.
-        rows: arrays with one row per new box; what is missing is zero or false.
-        number: of new boxes.
-    """
+    """Return the target with further boxes behind its own."""
     longer = {}
     for name, values in target.items():
         if name in PER_IMAGE:
@@ -133,13 +94,7 @@ def append_rows(target: Target, rows: Mapping[str, Any], number: int) -> Target:
 
 
 def check_range(owner: str, name: str, value: float, low: float, high: float) -> None:
-    """Raise ValueError unless `value` is in low..high.
-
-    Example:
-        >>> check_range("StandardAugmentation", "color", 1.5, 0, 1)
-        Traceback (most recent call last):
-        ValueError: StandardAugmentation: color is 1.5. Expected a number in 0..1. Change color.
-    """
+    """Raise ValueError unless `value` is in low..high."""
     if not low <= value <= high:  # written so that NaN fails
         raise ValueError(
             f"{owner}: {name} is {value}. Expected a number in {low:g}..{high:g}. Change {name}."

@@ -21,13 +21,7 @@ from detbalance.augmentation.placing import Place
 def with_pasted(
     target: Target, placed: Sequence[tuple[Donor, Place]], shape: tuple[int, ...]
 ) -> Target:
-    """Return the target with what was pasted behind its own boxes.
-
-    Args:
-        target: of the image.
-        placed: donors in their final size, and where they went.
-        shape: of the image.
-    """
+    """Return the target with what was pasted behind its own boxes."""
     labels = [donor.label for donor, _ in placed]
     rows: dict[str, Any] = {
         "boxes": [donor.box + np.array([at.x, at.y, at.x, at.y]) for donor, at in placed],
@@ -50,16 +44,7 @@ def with_pasted(
 def without_covered(
     target: Target, old: int, covered: NDArray[np.bool_], max_covered: float
 ) -> Target:
-    """Return the target with the old boxes as what was pasted over them has left them.
-
-    Args:
-        target: of the image, the old boxes first.
-        old: how many these are.
-        covered: bool [H, W], the pasted pixels.
-        max_covered: 0..1; a box of which more is covered becomes a crowd region, or is removed if
-            nothing of it is left. It is counted in the pixels of its mask, else in those that the
-            box touches.
-    """
+    """Return the target with the old boxes as what was pasted over them has left them."""
     target = dict(target)
     has_masks = "masks" in target
     for name in ("boxes", "areas", "is_crowd", *(["masks"] if has_masks else [])):

@@ -25,18 +25,7 @@ class UnreadableDonor(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Donor:
-    """An object with its surroundings, cut out of an image.
-
-    Attributes:
-        image: uint8 or uint16 [H, W, 3], RGB, the object's box and a margin around it; read-only.
-        box: float64 [4], xyxy, the box inside `image`.
-        others: float64 [N, 4], xyxy, the parts of other annotated boxes that are in `image`.
-        label: class of the object, 1..K.
-        area: of the object in square pixels, as annotated.
-        mask: bool [H, W], the pixels of the object, where they are known and not all of its box.
-        resize: the factor that gives the object a size that is usual for its class; 1 for objects
-            of training images, which have the size that they have.
-    """
+    """An object with its surroundings, cut out of an image."""
 
     image: Image
     box: NDArray[np.float64]
@@ -56,19 +45,7 @@ def cut_out(
     masks: bool,
     path: Path,
 ) -> Donor:
-    """Cut a donor out of its image.
-
-    Args:
-        annotations: of the training images.
-        row: of the annotation.
-        image: uint8 or uint16 [H, W, 3], RGB.
-        margin: context on each side as a fraction of the box's width or height.
-        masks: whether to take the mask, where the annotations were loaded with segmentations.
-        path: of the image, for the error.
-
-    Raises:
-        UnreadableDonor: if the box lies outside of the image.
-    """
+    """Cut a donor out of its image."""
     index = int(annotations.image_index[row])
     height, width = image.shape[:2]
     box = annotations.boxes[row].astype(np.float64)

@@ -25,14 +25,7 @@ _BESIDE = 0.1  # of the image's sides, what a region of a class is widened by
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The boxes that may be pasted, and how many of each class may not, and why.
-
-    Attributes:
-        rows: int64 [number of donors], rows of the annotations, by class, then in file order.
-        boxes: int64 [C], boxes of the classes asked for, crowd regions left out.
-        small: int64 [C], boxes below the smallest size.
-        overlapping: int64 [C], boxes that share too much with another one.
-    """
+    """The boxes that may be pasted, and how many of each class may not, and why."""
 
     rows: Int64
     boxes: Int64
@@ -43,14 +36,7 @@ class Choice:
 def choose_donors(
     annotations: Annotations, wanted: Int64, *, min_size: float, max_overlap: float
 ) -> Choice:
-    """Choose the boxes of some classes that may be pasted.
-
-    Args:
-        annotations: of the training images.
-        wanted: int64 [n], labels of the classes.
-        min_size: least square root of width x height, in pixels.
-        max_overlap: 0..1, the shared area over the area of the smaller of two boxes.
-    """
+    """Choose the boxes of some classes that may be pasted."""
     boxes = annotations.boxes.astype(np.float64)
     asked = np.isin(annotations.labels, wanted) & ~annotations.is_crowd
     large = asked & (np.sqrt(box_areas(boxes)) >= min_size)
@@ -80,20 +66,7 @@ def wanted_labels(
     owner: str = "DonorBank",
     purpose: str = "to paste",
 ) -> Int64:
-    """Return the labels of the classes that something is to be done for, ascending.
-
-    Args:
-        annotations: of the training images.
-        classes: their names; None for those that `frequency_groups` calls rare or common.
-        frequency: counts of the annotations.
-        elsewhere: labels of classes that have donors other than the annotated boxes.
-        owner: named in messages.
-        purpose: what the classes are for, in messages.
-
-    Raises:
-        ValueError: if a name is unknown, or no class is rare or common.
-        TypeError: if `classes` is one string.
-    """
+    """Return the labels of the classes that something is to be done for, ascending."""
     if classes is None:
         groups = frequency_groups(frequency)
         grouped = groups.of_class < groups.names.index("frequent")
@@ -114,16 +87,7 @@ def wanted_labels(
 
 
 def largest_overlap(annotations: Annotations, boxes: Float64, rows: Int64) -> Float64:
-    """Return the largest shared area with any other box of the image, over the smaller's area.
-
-    Args:
-        annotations: of the images.
-        boxes: float64 [N, 4], xyxy, of all annotations.
-        rows: int64 [n], those to compare with the other boxes of their images.
-
-    Returns:
-        float64 [n], 0..1.
-    """
+    """Return the largest shared area with any other box of the image, over the smaller's area."""
     largest = np.zeros(len(rows))
     areas = box_areas(boxes)
     x0, y0, x1, y1 = np.ascontiguousarray(boxes.T)
@@ -147,11 +111,7 @@ def largest_overlap(annotations: Annotations, boxes: Float64, rows: Int64) -> Fl
 
 
 def typical_sizes(annotations: Annotations) -> Float64:
-    """Return the median of sqrt(width x height) of each class's boxes, crowd regions left out.
-
-    Returns:
-        float64 [C], in pixels; NaN where a class has no box.
-    """
+    """Return the median of sqrt(width x height) of each class's boxes, crowd regions left out."""
     rows = np.flatnonzero(~annotations.is_crowd)
     sizes = np.sqrt(box_areas(annotations.boxes[rows].astype(np.float64)))
     labels = annotations.labels[rows]
@@ -167,12 +127,7 @@ def typical_sizes(annotations: Annotations) -> Float64:
 
 
 def seen_regions(annotations: Annotations) -> Float64:
-    """Return where in the image the boxes of each class have their middles.
-
-    Returns:
-        float64 [C, 4], xyxy as parts of the image's width and height, a tenth wider on each side
-        than what was seen, within 0..1; NaN where no box of a class is in an image of known size.
-    """
+    """Return where in the image the boxes of each class have their middles."""
     sizes = annotations.sizes[annotations.image_index].astype(np.float64)
     rows = np.flatnonzero(~annotations.is_crowd & (sizes > 0).all(axis=1))
     rows = rows[np.argsort(annotations.labels[rows], kind="stable")]

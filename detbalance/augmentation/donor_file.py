@@ -49,18 +49,7 @@ _DTYPES = {"uint8": "U8", "int32": "I32", "int64": "I64", "float64": "F64"}
 
 
 class DonorFile:
-    """The donors of a file. Opened anew in each process that reads them; can be pickled.
-
-    Args:
-        path: of the file.
-
-    Raises:
-        ValueError: if it is missing or no donor file.
-        ImportError: if safetensors is missing.
-
-    Attributes:
-        annotation_ids: int64 [D], the ids of the annotations that the donors were cut out for.
-    """
+    """The donors of a file. Opened anew in each process that reads them; can be pickled."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -79,12 +68,7 @@ class DonorFile:
         return {**self.__dict__, "_opened": None}
 
     def rows(self, annotations: Annotations, margin: float) -> Int64:
-        """Return the row of each donor in the annotations, int64 [D].
-
-        Raises:
-            ValueError: if the images that the donors come from have other annotations now, classes
-                have other labels, or the margin is another one. Further images do no harm.
-        """
+        """Return the row of each donor in the annotations, int64 [D]."""
         if margin != self._margin:
             raise ValueError(
                 f"{self.path}: its donors have a margin of {self._margin:g}, {margin:g} is asked"
@@ -147,12 +131,7 @@ class DonorFile:
 
 @dataclass(frozen=True)
 class WrittenDonors:
-    """What a donor file holds.
-
-    Attributes:
-        number: of donors.
-        megabytes: size of the file, in units of 2**20 bytes.
-    """
+    """What a donor file holds."""
 
     number: int
     megabytes: float
@@ -165,17 +144,7 @@ def write_donor_file(
     *,
     margin: float,
 ) -> WrittenDonors:
-    """Write donors into one file, as they come; it appears whole or not at all.
-
-    Args:
-        path: of the file, in a folder that exists. An existing file is replaced.
-        annotations: that the donors were cut out for.
-        donors: row of the annotation and donor, at least one, in any order.
-        margin: that they were cut out with.
-
-    Raises:
-        ValueError: if there is no donor.
-    """
+    """Write donors into one file, as they come; it appears whole or not at all."""
     rows: list[int] = []
     columns: dict[str, list[Any]] = {name: [] for name in ("sides", "depths", "areas", "boxes")}
     others: list[NDArray[np.float64]] = []
@@ -244,12 +213,7 @@ def write_donor_file(
 
 
 def fingerprint(annotations: Annotations, rows: Int64) -> str:
-    """Return a digest of all that donors were cut out from: the images' names and annotations.
-
-    Args:
-        annotations: of the training images.
-        rows: int64 [D], of the donors.
-    """
+    """Return a digest of all that donors were cut out from: the images' names and annotations."""
     images = np.unique(annotations.image_index[rows])
     images = images[np.argsort(annotations.image_ids[images])]  # whatever the file's order
     every, _ = take_slices(annotations.offsets, images)
@@ -278,11 +242,7 @@ def rows_of(annotations: Annotations, annotation_ids: Int64) -> Int64:
 
 
 def _checked(path: Path, file: Any) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
-    """Return what an open file says about itself, and its small arrays, if all of it fits.
-
-    Raises:
-        ValueError: if it is no donor file, or one that nobody could cut donors out of.
-    """
+    """Return what an open file says about itself, and its small arrays, if all of it fits."""
     about = file.metadata() or {}
     if about.get("format") != FILE_FORMAT:
         raise ValueError(

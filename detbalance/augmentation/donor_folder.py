@@ -33,14 +33,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class FolderDonors(ReadOnlyArrays):
-    """Files that hold one object each, by class, within a class in the order found.
-
-    Attributes:
-        paths: of the files.
-        boxes: float64 [F, 4], xyxy, the object in the file; NaN where all of the file, or its
-            alpha channel, is the object.
-        labels: int64 [F], 1..K, ascending.
-    """
+    """Files that hold one object each, by class, within a class in the order found."""
 
     paths: PackedBytes
     boxes: NDArray[np.float64]
@@ -58,20 +51,7 @@ class FolderDonors(ReadOnlyArrays):
         return FolderDonors(self.paths.take(rows), self.boxes[rows], self.labels[rows])
 
     def read(self, number: int, typical_size: float) -> Donor:
-        """Read a donor's pixels.
-
-        An alpha channel that is not opaque throughout is the object's mask: visible is what has at
-        least half of the opacity. What is transparent gets the colours beside it, so that the edge
-        does not fade through whatever was stored there.
-
-        Args:
-            number: of the file, 0..F - 1.
-            typical_size: square root of width x height that is usual for the class, in pixels; NaN
-                for the size that the file has.
-
-        Raises:
-            UnreadableDonor: if the file is missing, damaged, or shows nothing.
-        """
+        """Read a donor's pixels."""
         path = self.path(number)
         image, visible = _read_png(path)
         height, width = image.shape[:2]
@@ -105,22 +85,7 @@ class FolderDonors(ReadOnlyArrays):
 
 
 def folder_donors(folders: Sequence[str | Path], categories: Categories) -> FolderDonors:
-    """Find the donors in folders, and check all of them without decoding any.
-
-    A folder with a `donors.json` has the files, classes and boxes that this names:
-    `{"format": "detbalance.donors/1", "crops": [{"file": "copper/1.png", "class": "copper",
-    "box": [x0, y0, x1, y1]}, ...]}`; "box" may be missing. In any other folder, the sub-folders are
-    the classes and each of their PNG files is an object. Files whose header cannot be read are left
-    out, and the log says how many.
-
-    Args:
-        folders: to look into.
-        categories: the classes that there are.
-
-    Raises:
-        ValueError: if a folder is missing or has no PNG file, `donors.json` is not what is
-            expected, or a class is no category.
-    """
+    """Find the donors in folders, and check all of them without decoding any."""
     found: list[tuple[Path, str, list[float] | None]] = []
     for folder in map(Path, folders):
         if not folder.is_dir():

@@ -32,11 +32,7 @@ def is_bilevel(image: Image) -> bool:
 
 
 def fill_color(image: Image) -> NDArray[np.int64]:
-    """Return the colour for pixels without content, [3], in the range of the image's type.
-
-    It is ImageNet's mean; for a bi-level image, in each channel, whichever value is more frequent,
-    so that the image stays bi-level.
-    """
+    """Return the colour for pixels without content, [3], in the range of the image's type."""
     top = np.iinfo(image.dtype).max
     if is_bilevel(image):
         means = import_cv2().mean(image)[:3]  # a hundred times faster than NumPy's
@@ -73,27 +69,7 @@ def settle(
     min_visibility: float,
     fill: NDArray[np.int64],
 ) -> tuple[Image, Target]:
-    """Make the target of an image whose pixels were moved.
-
-    Boxes become the bounds of what is visible of them. Those with too little left are dropped, and
-    what is left of their objects is painted over, kept boxes excepted. What is left of a crowd
-    region always stays: dropped, it would be taught as background. An object whose mask has no
-    pixel left is dropped too. `areas` change with the area of the box, and where it is cut, with
-    the pixels of its mask if there is one.
-
-    Args:
-        image: [H, W, 3], after the move.
-        target: before the move.
-        before: float64 [N, 4, 2], the boxes' corners before the move, of `corners`.
-        after: float64 [N, 4, 2], the same corners after it, also outside of the image; lines must
-            have stayed straight.
-        masks: bool [N, H, W] after the move, or None.
-        min_visibility: fraction in 0..1 of a box's area that must be left in the image.
-        fill: [3], the colour to paint with.
-
-    Returns:
-        The image, a copy of it if anything was painted, and the new target.
-    """
+    """Make the target of an image whose pixels were moved."""
     old, whole = _area(before), _area(after)
     growth = whole / np.maximum(old, 1e-12)
     boxes, visible = _visible(after, whole, *image.shape[:2])

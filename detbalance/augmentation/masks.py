@@ -30,30 +30,7 @@ class _NoMask(ValueError):
 def segmentation_mask(
     segmentation: object, height: int, width: int, *, window: Window | None = None
 ) -> Mask | None:
-    """Return the pixels of a segmentation, as pycocotools draws them.
-
-    Args:
-        segmentation: as JSON gives it: polygons (a list of lists x, y, x, y, ..., whose union is
-            taken), or run lengths, {"size": [H, W], "counts": a list or a compressed string}.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        window: left, top, right and bottom of the part that is wanted, inside the image; all of it
-            by default.
-
-    Returns:
-        bool, [H, W] or the window's height and width. None where the segmentation shows no pixel
-        in it: it is missing, empty, of another size, or no segmentation at all. Of several polygons
-        those that are none are left out.
-
-    Raises:
-        ImportError: if pycocotools is missing, for polygons.
-
-    Example:
-        >>> mask = segmentation_mask({"size": [2, 3], "counts": [1, 2, 3]}, 2, 3)
-        >>> mask.astype(int)
-        array([[0, 1, 0],
-               [1, 0, 0]])
-    """
+    """Return the pixels of a segmentation, as pycocotools draws them."""
     try:
         parts = _parts(segmentation)
     except _NoMask:
@@ -72,25 +49,13 @@ def segmentation_mask(
 
 
 def mask_box(mask: Mask) -> NDArray[np.float64]:
-    """Return the corners xyxy of the smallest box around the pixels of a mask.
-
-    Args:
-        mask: bool [H, W] with at least one pixel.
-    """
+    """Return the corners xyxy of the smallest box around the pixels of a mask."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
 
 
 def note_unusable_masks(annotations: Annotations, rows: NDArray[np.int64]) -> int:
-    """Say in one log line how many segmentations cannot be drawn, so that the box is the object.
-
-    Args:
-        annotations: loaded with segmentations.
-        rows: int64, of the annotations whose masks are asked for.
-
-    Returns:
-        How many; those that are missing or empty are not counted.
-    """
+    """Say in one log line how many segmentations cannot be drawn, so that the box is the object."""
     count, first = 0, ""
     for row in rows.tolist():
         width, height = annotations.sizes[annotations.image_index[row]].tolist()
@@ -133,16 +98,7 @@ def _runs(part: object, height: int, width: int) -> NDArray[np.int64]:
 
 
 def _check(part: object, height: int, width: int) -> NDArray[Any]:
-    """Return the run lengths or the corners of a part that can be drawn.
-
-    Args:
-        part: run lengths or a polygon, whatever it is.
-        height: of the image, 0 if not known.
-        width: of the image, 0 if not known.
-
-    Raises:
-        _NoMask: if it cannot.
-    """
+    """Return the run lengths or the corners of a part that can be drawn."""
     if not isinstance(part, Mapping):
         points = _numbers(part).astype(np.float64)  # the least int64 has no absolute value
         if len(points) < 6 or len(points) % 2:
@@ -182,11 +138,7 @@ def _numbers(values: object) -> NDArray[Any]:
 
 
 def _counts_of_text(text: str, total: int) -> list[int]:
-    """Run lengths of COCO's compressed string, `total` pixels in all.
-
-    Five bits a character, lowest first, 32 marks that more follow; from the fourth number on the
-    difference to the one two before is written.
-    """
+    """Run lengths of COCO's compressed string, `total` pixels in all."""
     counts: list[int] = []
     value = shift = 0
     for character in text:

@@ -31,18 +31,7 @@ _AT_A_TIME = 32  # images whose cut-outs wait to be written
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """What went into a donor file, and what did not and why.
-
-    Attributes:
-        written: number of donors and size of the file.
-        boxes: int64 [C], boxes of the classes asked for, crowd regions left out.
-        donors: int64 [C], those that are in the file.
-        small: int64 [C], those below `min_size`.
-        overlapping: int64 [C], those that share too much with another box.
-        over_limit: int64 [C], those beyond `max_per_class`.
-        unreadable: int64 [C], those whose image cannot be used.
-        problems: what is wrong with images that cannot be used, by file name.
-    """
+    """What went into a donor file, and what did not and why."""
 
     written: WrittenDonors
     boxes: Int64
@@ -67,27 +56,7 @@ def pack_donors(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Packed:
-    """Write the file that a `DonorBank` takes as `donor_file`.
-
-    Masks are in it where the annotations were loaded with segmentations; the training then needs
-    none. Images that cannot be read are left out.
-
-    Args:
-        annotations: of the training images.
-        image_dir: folder that their file names are relative to.
-        path: of the file, in a folder that exists. An existing file is replaced.
-        classes: as for `DonorBank`, and so are margin, min_size and max_overlap.
-        margin: context on each side; the bank must be given the same.
-        min_size: least square root of width x height, in pixels.
-        max_overlap: 0..1, the shared area over the area of the smaller of two boxes.
-        max_per_class: donors of a class that are taken, >= 1; drawn at random where there are more.
-        seed: of that draw, >= 0.
-        progress: called with the images done and their number.
-
-    Raises:
-        ValueError: if a value is out of range, a class is unknown, or nothing can be written.
-        TypeError: if `classes` is one string.
-    """
+    """Write the file that a `DonorBank` takes as `donor_file`."""
     check_range("pack_donors", "margin", margin, 0, 1)
     check_range("pack_donors", "min_size", min_size, 0, 1e5)
     check_range("pack_donors", "max_overlap", max_overlap, 0, 1)

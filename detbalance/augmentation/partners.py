@@ -23,13 +23,7 @@ _ATTEMPTS = 5  # partners that are tried where files cannot be read
 
 
 class Partners:
-    """Images drawn by the factors of the sampler.
-
-    Args:
-        owner: named in messages.
-        load: gives the image and target of a row.
-        factors: [M].
-    """
+    """Images drawn by the factors of the sampler."""
 
     def __init__(self, owner: str, load: Load, factors: npt.ArrayLike) -> None:
         values = np.asarray(factors, np.float64)

@@ -39,22 +39,7 @@ _RETYPING = {"FromFloat", "Normalize", "ToFloat"}
 
 
 class BoxPipeline:
-    """Runs albumentations transforms on an image and its target.
-
-    16-bit images pass through as float32 in 0..1. On bi-level images, interpolation is by nearest
-    pixel and borders get the more frequent of the two values. Can't be pickled usefully: owners
-    build it anew where they are unpickled.
-
-    Args:
-        owner: where the transforms come from, for messages.
-        steps: albumentations transforms or their compositions, in order.
-        min_visibility: fraction in 0..1 of a box's area that must be left in the image.
-        recolor_bilevel: whether steps that only change values are applied to bi-level images too,
-            which then may have more than two values.
-
-    Raises:
-        ValueError: if a transform is one that boxes and masks cannot follow.
-    """
+    """Runs albumentations transforms on an image and its target."""
 
     def __init__(
         self,
@@ -141,12 +126,7 @@ class BoxPipeline:
         )
 
     def _adapt(self, deep: bool, fill: NDArray[np.int64] | None) -> None:
-        """Set border colours and interpolation for this kind of image.
-
-        Args:
-            deep: whether it has 16 bits a value, which come as parts of the largest.
-            fill: its colour beyond the edge if it is bi-level, else None.
-        """
+        """Set border colours and interpolation for this kind of image."""
         for leaf, name, value in self._adapted:
             if name == "interpolation":
                 value = value if fill is None else self._nearest
@@ -209,11 +189,7 @@ def _check(owner: str, leaf: Any, albumentations: Any, cv2: Any) -> None:
 
 
 def import_albumentations() -> tuple[Any, Any]:
-    """Import albumentations, without letting it ask the network for a newer version, and OpenCV.
-
-    Raises:
-        ImportError: if one of them is missing.
-    """
+    """Import albumentations, without letting it ask the network for a newer version, and OpenCV."""
     name = "NO_ALBUMENTATIONS_UPDATE"
     before = os.environ.get(name)
     os.environ[name] = "1"

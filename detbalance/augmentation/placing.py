@@ -46,17 +46,7 @@ class Place:
 
 @dataclass
 class Scene:
-    """An image as a donor sees it: what is in the way, and how large things are where.
-
-    Attributes:
-        height: of the image.
-        width: of the image.
-        objects: float64 [N, 4], xyxy, boxes of which a part may be covered.
-        closed: float64 [n, 4], xyxy, what nothing may touch: crowd regions and what was pasted.
-        middles: float64 [m, 2], x and y of the objects whose zoom is known.
-        zooms: float64 [m], their logarithm of size / usual size of the class.
-        image: its pixels, where places are to be compared by them.
-    """
+    """An image as a donor sees it: what is in the way, and how large things are where."""
 
     height: int
     width: int
@@ -68,13 +58,7 @@ class Scene:
 
     @classmethod
     def of(cls, shape: tuple[int, ...], target: Target, typical_sizes: Float64 | None) -> Scene:
-        """Look at an image.
-
-        Args:
-            shape: of the image.
-            target: of the image.
-            typical_sizes: float64 [C], of each class; None if zooms do not matter.
-        """
+        """Look at an image."""
         boxes = target["boxes"].astype(np.float64)
         crowd = target["is_crowd"]
         scene = cls(shape[0], shape[1], boxes[~crowd], boxes[crowd])
@@ -103,17 +87,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a place must keep to.
-
-    Attributes:
-        smallest: the smallest factor on the donor's size.
-        factor: the factor that was drawn.
-        zoom: logarithm of the donor's own size / usual size of its class; None to leave the sizes
-            of the objects near the place alone.
-        region: xyxy as parts of the image, where the object's middle must be; None for anywhere.
-        may_cover: share of an object's box that the donor's box may cover.
-        compared: free places among which the pixels decide; with 1 the first is taken.
-    """
+    """What a place must keep to."""
 
     smallest: float
     factor: float
@@ -124,21 +98,7 @@ class Rules:
 
 
 def find_place(scene: Scene, donor: Donor, rules: Rules, draws: Float64) -> Place | int:
-    """Find a place for a donor that keeps to the rules.
-
-    The factor on the donor's size is the one drawn, times the zoom at the place over the donor's
-    own within 0.5..2. A crop that is larger than the image comes as small as the smallest factor
-    allows.
-
-    Args:
-        scene: the image.
-        donor: as it is before it is resized, mirrored already.
-        rules: to keep to.
-        draws: float64 [T, 2], even in 0..1: the places to try, in this order.
-
-    Returns:
-        The place, or the code of the reason why there is none.
-    """
+    """Find a place for a donor that keeps to the rules."""
     sides = np.array([scene.width, scene.height])
     crop = np.array([donor.image.shape[1], donor.image.shape[0]])
     middle = (donor.box[:2] + donor.box[2:]) / 2 / crop
@@ -203,13 +163,7 @@ def _is_free(
 
 
 def are_clear(corners: NDArray[Any], size: NDArray[Any], boxes: NDArray[Any]) -> NDArray[np.bool_]:
-    """Tell which places touch no box, bool [T].
-
-    Args:
-        corners: [T, 2], x and y of each place.
-        size: [T, 2], or [1, 2] for all alike, width and height.
-        boxes: [N, 4], xyxy.
-    """
+    """Tell which places touch no box, bool [T]."""
     x, y = corners[:, :1], corners[:, 1:]
     beside = (x >= boxes[:, 2]) | (x + size[:, :1] <= boxes[:, 0])
     above = (y >= boxes[:, 3]) | (y + size[:, 1:] <= boxes[:, 1])

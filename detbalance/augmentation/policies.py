@@ -147,21 +147,7 @@ class GroupPolicy:
 
 
 def transforms_of(given: Sequence[Any], where: str) -> list[Any]:
-    """Build albumentations transforms from a configuration.
-
-    Args:
-        given: transforms in order, each a dict of one name and its arguments.
-        where: the place of the list, for messages.
-
-    Raises:
-        ValueError: if a name or an argument is unknown, or albumentations refuses a value.
-
-    Example:
-        >>> transforms_of([{"Rotat": {"limit": 10}}], "pipelines.rare")
-        Traceback (most recent call last):
-        ValueError: pipelines.rare[0]: "Rotat" is no transform of albumentations. Did you mean
-        "Rotate"?
-    """
+    """Build albumentations transforms from a configuration."""
     albumentations, _ = import_albumentations()
     known = {
         name: kind

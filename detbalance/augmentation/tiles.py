@@ -17,22 +17,14 @@ from detbalance.data.images import import_cv2
 
 
 class Window(NamedTuple):
-    """A window of an image that was resized: heights and widths in pixels, the origin as (y, x).
-
-    The origin is negative where the window begins before the image.
-    """
+    """A window of an image that was resized: heights and widths in pixels, the origin as (y, x)."""
 
     resized: tuple[int, int]
     origin: tuple[int, int]
     size: tuple[int, int]
 
     def look(self, boxes: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """Return the fraction of each box's area that is in the window, float64 [N].
-
-        Args:
-            boxes: [N, 4], xyxy in the image before it is resized.
-            shape: of that image.
-        """
+        """Return the fraction of each box's area that is in the window, float64 [N]."""
         moved = self.scale(boxes, shape) - np.array([*self.origin[::-1]] * 2)
         cut = np.clip(moved, 0, np.array([*self.size[::-1]] * 2))
         return np.asarray(box_areas(cut) / np.maximum(box_areas(moved), 1e-9))
@@ -53,18 +45,7 @@ def view(
     nearest: bool,
     min_visibility: float,
 ) -> tuple[Image, Target]:
-    """Return what a window shows of an image, and the target of that.
-
-    Boxes of which too little is left are dropped and painted over, as `settle` does.
-
-    Args:
-        image: uint8 or uint16 [H, W, 3].
-        target: as `Augmentation` describes it.
-        window: to look through.
-        fill: [3], the colour around the image.
-        nearest: resize without mixing neighbouring pixels.
-        min_visibility: fraction in 0..1 of a box's area that must be in the window.
-    """
+    """Return what a window shows of an image, and the target of that."""
     target = take_rows(target, np.flatnonzero(window.look(target["boxes"], image.shape) > 0))
     before = corners(target["boxes"], *image.shape[:2])
     after = window.scale(before, image.shape) - window.origin[::-1]
@@ -81,13 +62,7 @@ def view(
 
 
 def on_canvas(target: Target, place: tuple[slice, slice], size: tuple[int, int]) -> Target:
-    """Return the target of a tile as one of the canvas that the tile is laid on.
-
-    Args:
-        target: of the tile.
-        place: rows and columns of the tile on the canvas.
-        size: height and width of the canvas.
-    """
+    """Return the target of a tile as one of the canvas that the tile is laid on."""
     corner = np.array([place[1].start, place[0].start] * 2, np.float32)
     moved = {**target, "boxes": target["boxes"] + corner}
     if "masks" in target:
@@ -108,14 +83,7 @@ def draw_origin(
     box: NDArray[np.float64] | None,
     generator: np.random.Generator,
 ) -> tuple[int, int]:
-    """Draw where a window of an image begins, as (y, x).
-
-    Args:
-        resized: height and width of the image.
-        tile: height and width of the window.
-        box: [4], xyxy, lies wholly in the window, or fills it where it is larger; None for none.
-        generator: the source of randomness.
-    """
+    """Draw where a window of an image begins, as (y, x)."""
     origin = []
     for axis, (length, part) in enumerate(zip(resized, tile, strict=True)):
         least, most = sorted((0, length - part))

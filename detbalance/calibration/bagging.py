@@ -15,23 +15,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 def bag_shares(annotations: Annotations, target: int | None = None) -> Float64:
-    """Tell how likely each image is to be in a bag.
-
-    An image is as likely as the class in it that needs it most: a class of n boxes needs
-    min(1, target / n) of its images. Images without boxes are as likely as the average image with
-    some. Crowd boxes do not count.
-
-    Args:
-        annotations: of the training images.
-        target: boxes of a class that are enough, >= 1; None for the geometric mean of the smallest
-            and the largest class.
-
-    Returns:
-        float64 [M] in 0..1; 1 for every image with a class of at most `target` boxes.
-
-    Raises:
-        ValueError: if there are no boxes, or `target` is below 1.
-    """
+    """Tell how likely each image is to be in a bag."""
     counted = ~annotations.is_crowd & (annotations.labels > 0)
     labels, images = annotations.labels[counted], annotations.image_index[counted]
     if not len(labels):

@@ -20,27 +20,6 @@ _TINY = np.finfo(np.float64).tiny
 def wbf(pool: Pool, options: Options) -> tuple[Int64, Float64, Float64]:
     """Fuse boxes into their mean, weighted by score and member.
 
-    From the highest weighted score down, a detection joins the cluster whose box, as it is by then,
-    it overlaps most, from above the threshold on; else it begins one.
-
-    Scores, for the clusters of a class with the detections i, their weights w_i and scores s_i:
-
-    - "box_and_model_avg": sum(w_i s_i) / sum(w_i), times the share of the weight of all members
-      that those in the cluster have; never above 1.
-    - "avg": the mean of w_i s_i, times min(members, detections) / sum of members' weights. Where
-      a heavy member brings several detections it could exceed 1, and is cut there.
-    - "max": the largest w_i s_i over the largest weight.
-    - "absent_model_aware_avg": sum(w_i s_i) / (sum(w_i) + the weight of members not in it).
-
-    Where each member brings one detection, the first, second and last are the same.
-
-    Args:
-        pool: the detections.
-        options: with `iou_threshold` and `confidence`.
-
-    Returns:
-        The row of the pool that began each cluster, boxes [., 4] xywh, scores.
-
     Source: Solovyev et al., Weighted boxes fusion, 2021, arXiv:1910.13302, and ensemble-boxes 1.0.9
     for the kinds of scores. Differs: boxes are means in float64 everywhere, float32 there where
     merged; a cluster of one keeps its box bit for bit; members of weight 0 do not count as members;
@@ -52,16 +31,6 @@ def wbf(pool: Pool, options: Options) -> tuple[Int64, Float64, Float64]:
 
 def nmw(pool: Pool, options: Options) -> tuple[Int64, Float64, Float64]:
     """Fuse boxes into their mean, weighted by score and by overlap with the best of them.
-
-    A detection joins the cluster whose first box it overlaps most, from above the threshold on. The
-    score is that of the first.
-
-    Args:
-        pool: the detections.
-        options: with `iou_threshold`.
-
-    Returns:
-        As `wbf`.
 
     Source: Zhou et al., CAD, ICCV workshops 2017, as ensemble-boxes 1.0.9 has it. Differs: float64.
     """
@@ -81,17 +50,7 @@ def nmw(pool: Pool, options: Options) -> tuple[Int64, Float64, Float64]:
 
 
 def _clusters(pool: Pool, iou_threshold: float, *, moving: bool) -> tuple[Int64, Float64]:
-    """Give each detection to a cluster, round by round.
-
-    Args:
-        pool: the detections.
-        iou_threshold: overlap above which a detection joins.
-        moving: whether the box of a cluster becomes its mean, or stays the first.
-
-    Returns:
-        int64 [D], the row of the detection that began the cluster of each; float64 [4, D], the
-        corners of the clusters, at those rows.
-    """
+    """Give each detection to a cluster, round by round."""
     count = len(pool.scores)
     lead = np.arange(count + 1)
     result = pool.corners.copy()

@@ -37,14 +37,7 @@ FEWEST_FOLDS = 3  # to choose on two and judge on the third
 
 @dataclass(frozen=True, eq=False)
 class Trials:
-    """Counts of A settings: fitted without two folds, counted on the second of them.
-
-    Attributes:
-        right: int64 [A, F, F, K + 1], [a, k, j] fitted without the folds k and j, counted on j.
-        wrong: int64 [A, F, F, K + 1].
-        boxes: int64 [F, K + 1], boxes to find.
-        thresholds: float64 [A, F, K + 1], those that were fitted without one fold.
-    """
+    """Counts of A settings: fitted without two folds, counted on the second of them."""
 
     right: Int64
     wrong: Int64
@@ -54,15 +47,7 @@ class Trials:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Counts on images that were not fitted on, all folds together.
-
-    Attributes:
-        right: int64 [K + 1], detections that found a box.
-        wrong: int64 [K + 1], detections that found none.
-        boxes: int64 [K + 1], boxes to find.
-        settings: int64 [F], the setting that each fold was counted with.
-        thresholds: float64 [F, K + 1], the thresholds of each fold.
-    """
+    """Counts on images that were not fitted on, all folds together."""
 
     right: Int64
     wrong: Int64
@@ -72,21 +57,7 @@ class HeldOut:
 
 
 def image_folds(annotations: Annotations, num_folds: int, seed: int) -> Int64:
-    """Cut the images into folds that share the boxes of rare classes as evenly as may be.
-
-    See `detbalance.data.folds.deal_images`.
-
-    Args:
-        annotations: the ground truth.
-        num_folds: F, 3 or more.
-        seed: of the random order.
-
-    Returns:
-        int64 [M], 0..F - 1.
-
-    Raises:
-        ValueError: if there are too few folds, or more than images.
-    """
+    """Cut the images into folds that share the boxes of rare classes as evenly as may be."""
     if not FEWEST_FOLDS <= num_folds <= annotations.num_images:
         images = "only image" if annotations.num_images == 1 else f"{annotations.num_images} images"
         raise ValueError(
@@ -106,17 +77,7 @@ def run_trials(
     *,
     confidence: float = 0.9,
 ) -> Trials:
-    """Fit without every fold and without every two folds, and count on what was left out.
-
-    Args:
-        counts: by fold.
-        objective: what the thresholds are for.
-        shrink_boxes: the settings, as `fit` takes them.
-        confidence: as `make_curves` takes it.
-
-    Returns:
-        The counts.
-    """
+    """Fit without every fold and without every two folds, and count on what was left out."""
     num_folds, num_classes = counts.boxes.shape
     shape = (len(shrink_boxes), num_folds, num_folds, num_classes)
     right, wrong = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
@@ -147,15 +108,7 @@ def stack(trials: Iterable[Trials]) -> Trials:
 
 
 def held_out(trials: Trials, setting: int | Int64) -> HeldOut:
-    """Count what a setting gives on images that it was not fitted on.
-
-    Args:
-        trials: of `run_trials`.
-        setting: one for all folds, or int64 [F], one for each.
-
-    Returns:
-        The counts over all folds.
-    """
+    """Count what a setting gives on images that it was not fitted on."""
     folds = np.arange(len(trials.boxes))
     settings = np.broadcast_to(np.asarray(setting, dtype=np.int64), folds.shape)
     return HeldOut(
@@ -168,17 +121,7 @@ def held_out(trials: Trials, setting: int | Int64) -> HeldOut:
 
 
 def choose(trials: Trials, objective: Objective, *, first: int = 0) -> tuple[int, Int64]:
-    """Choose the setting with the highest mean worth on held-out images.
-
-    Args:
-        trials: settings from the plainest on; of equally good ones the first is chosen.
-        objective: what is good.
-        first: settings before it are not to be chosen.
-
-    Returns:
-        The setting to use; and int64 [F], the one that each fold would have been given by the
-        others alone, to judge the choice by.
-    """
+    """Choose the setting with the highest mean worth on held-out images."""
     num_settings, num_folds = trials.thresholds.shape[:2]
     folds = np.arange(num_folds)
     settings = range(first, num_settings)
@@ -196,17 +139,7 @@ def choose(trials: Trials, objective: Objective, *, first: int = 0) -> tuple[int
 def shown(
     matches: Matches, fold_of_image: Int64, thresholds: Float64, *, iou: float = 0.5
 ) -> Shown:
-    """Mark the detections that thresholds show, each by the thresholds of the fold it is in.
-
-    Args:
-        matches: of `match`.
-        fold_of_image: int64 [M].
-        thresholds: float64 [F, K + 1].
-        iou: overlap that a match needs.
-
-    Returns:
-        bool [D] of the right ones and bool [D] of the wrong ones.
-    """
+    """Mark the detections that thresholds show, each by the thresholds of the fold it is in."""
     t, predictions = matches.at(iou), matches.predictions
     floor = thresholds[fold_of_image[predictions.image_index], predictions.labels]
     visible = predictions.scores >= floor
@@ -222,22 +155,7 @@ def standard_error(
     draws: int = 200,
     seed: int = 0,
 ) -> float:
-    """How uncertain the difference of two mean worths is, by a bootstrap over images.
-
-    Both are counted on the same draws of images. Thresholds stay as they were fitted, so the
-    uncertainty of fitting is in it only as far as folds differ.
-
-    Args:
-        matches: with the images and boxes.
-        before: of `shown`.
-        after: of `shown`.
-        objective: what is good.
-        draws: of images, B.
-        seed: of the draws.
-
-    Returns:
-        The standard deviation of the difference over the draws; 0 where nothing differs.
-    """
+    """How uncertain the difference of two mean worths is, by a bootstrap over images."""
     predictions, truth = matches.predictions, matches.annotations
     num_images, num_classes = truth.num_images, len(matches.num_positive)
     positive = np.flatnonzero(matches.positive)

@@ -119,12 +119,7 @@ def fuse(
 
 
 def keep_best(fused: Predictions, max_detections: int | None) -> Predictions:
-    """Keep the highest scores of each image.
-
-    Args:
-        fused: of `fuse`.
-        max_detections: of an image that stay; None for all.
-    """
+    """Keep the highest scores of each image."""
     if max_detections is None:
         return fused
     kept = places_in_group(fused.image_index) < max_detections
@@ -136,19 +131,7 @@ def keep_best(fused: Predictions, max_detections: int | None) -> Predictions:
 def check_weights(
     weights: npt.ArrayLike | None, num_members: int, num_classes: int | None = None
 ) -> Float64:
-    """Check weights and spread them over the classes.
-
-    Args:
-        weights: as `fuse` takes them.
-        num_members: J.
-        num_classes: K + 1, of the widest member.
-
-    Returns:
-        float64 [J, K + 1].
-
-    Raises:
-        ValueError: if the shape does not fit, or a weight is negative, not finite, or all are 0.
-    """
+    """Check weights and spread them over the classes."""
     table = np.ones(num_members) if weights is None else np.asarray(weights, dtype=np.float64)
     fits = table.ndim in (1, 2) and len(table) == num_members
     least = num_classes or 1

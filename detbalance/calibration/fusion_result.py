@@ -26,13 +26,7 @@ HARM = 0.01  # AP50 that a group may lose against the best member before it is s
 
 @dataclass(frozen=True)
 class WayFigures:
-    """AP50 of a member, or of a way to fuse, on images that nothing was chosen on.
-
-    Attributes:
-        name: of the member, or of the way.
-        mean: of the classes with boxes.
-        groups: mean of the classes of each group that has boxes.
-    """
+    """AP50 of a member, or of a way to fuse, on images that nothing was chosen on."""
 
     name: str
     mean: float
@@ -41,18 +35,7 @@ class WayFigures:
 
 @dataclass(frozen=True)
 class FusedClass:
-    """AP50 of one class on held-out images; NaN without boxes.
-
-    Attributes:
-        name: of the class.
-        group: rare, common or frequent, None without training data.
-        train_boxes: None without training data.
-        boxes: of the calibration file.
-        members: AP50 of each member.
-        equal: with equal weights and calibrated scores.
-        used: by the way that is used.
-        weights: of each member, of the way that is used.
-    """
+    """AP50 of one class on held-out images; NaN without boxes."""
 
     name: str
     group: str | None
@@ -66,18 +49,7 @@ class FusedClass:
 
 @dataclass(frozen=True)
 class FusionSettings:
-    """What was chosen on, and how.
-
-    Attributes:
-        annotations: the calibration file.
-        members: names of the members.
-        method: of `FUSIONS`.
-        frequency_source: where train counts and groups came from.
-        group_rule: the rule of the groups, in words.
-        rules: whose rules the boxes were matched by.
-        folds: of images.
-        seed: of the folds and draws.
-    """
+    """What was chosen on, and how."""
 
     annotations: str
     members: tuple[str, ...]
@@ -156,17 +128,7 @@ def with_setting(options: Options, setting: Setting) -> Options:
 def fusion_verdict(
     ways: dict[Way, WayFigures], error: float, *, used: Way, best: Setting | None
 ) -> str:
-    """Say what calibrated scores and chosen weights are worth, and what is used.
-
-    Args:
-        ways: held-out figures.
-        error: standard error of the gain by the chosen setting.
-        used: the way in use.
-        best: the best setting of all images; None where there was nothing to choose from.
-
-    Returns:
-        Two or three sentences.
-    """
+    """Say what calibrated scores and chosen weights are worth, and what is used."""
     own, equal, chosen = (ways[way].mean for way in ("as they are", "equal", "chosen"))
     text = (
         f"On held-out images mean AP50 is {figure(equal)} with equal weights and calibrated "

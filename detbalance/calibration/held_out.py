@@ -38,13 +38,7 @@ class Fitted:
     """Calibrations and APs of all members, without each fold, without each two, and on all."""
 
     def __init__(self, alone: Sequence[Matches], folds: Int64, num_folds: int) -> None:
-        """Fit all of it.
-
-        Args:
-            alone: of each member.
-            folds: int64 [M], the fold of each image.
-            num_folds: F.
-        """
+        """Fit all of it."""
         pairs = [(k, j) for k in range(num_folds) for j in range(k, num_folds)]
         images = [(folds != k) & (folds != j) for k, j in pairs]
         images.append(np.ones(len(folds), dtype=np.bool_))
@@ -97,22 +91,7 @@ def cross_fit(
     fitted: Fitted,
     rules: Rules,
 ) -> tuple[list[list[Predictions]], Int64]:
-    """Fuse every fold by every setting, and choose one for each fold by the others.
-
-    Args:
-        annotations: the calibration file.
-        members: detections of each on its images.
-        method: of `FUSIONS`.
-        options: as `fuse` takes them.
-        tried: settings, from the plainest on; of equally good ones the first is chosen.
-        folds: int64 [M], the fold of each image.
-        fitted: what was fitted without the folds.
-        rules: with the one IoU threshold .5.
-
-    Returns:
-        Detections [A][F] of each fold, by what was fitted without it; int64 [F], the setting that
-        the other folds choose for each.
-    """
+    """Fuse every fold by every setting, and choose one for each fold by the others."""
     num_folds, num_classes = int(folds.max()) + 1, annotations.categories.num_classes
     parts: list[list[Predictions]] = [[] for _ in tried]
     each = np.empty(num_folds, dtype=np.int64)

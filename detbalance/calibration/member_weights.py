@@ -23,14 +23,7 @@ SHRINKAGES = (math.inf, 30.0, 10.0)
 
 @dataclass(frozen=True)
 class Setting:
-    """How to fuse, as far as it is chosen on data.
-
-    Attributes:
-        iou_threshold: as `Options` has it.
-        power: that APs are raised to: 0 for equal weights, infinite for the best member alone.
-        shrink_boxes: n_0; a class with n boxes has n / (n + n_0) of its own AP. Infinite for one
-            weight for all classes.
-    """
+    """How to fuse, as far as it is chosen on data."""
 
     iou_threshold: float
     power: float = 0.0
@@ -49,15 +42,7 @@ class Setting:
 
 
 def settings_to_try(iou_thresholds: tuple[float, ...], num_members: int) -> tuple[Setting, ...]:
-    """List settings from the plainest on; a single member needs no weights.
-
-    Args:
-        iou_thresholds: to choose from, the usual one first.
-        num_members: J.
-
-    Returns:
-        Equal weights at every threshold first, then the others.
-    """
+    """List settings from the plainest on; a single member needs no weights."""
     equal = tuple(Setting(iou) for iou in iou_thresholds)
     if num_members == 1:
         return equal
@@ -70,23 +55,7 @@ def settings_to_try(iou_thresholds: tuple[float, ...], num_members: int) -> tupl
 
 
 def weights_by_skill(ap: Float64, boxes: Int64, *, power: float, shrink_boxes: float) -> Float64:
-    """Weigh members by their APs.
-
-    Args:
-        ap: float64 [J, K + 1], AP50 of each member and class, NaN for classes without boxes.
-        boxes: int64 [K + 1], to find of each class.
-        power: as `Setting` has it.
-        shrink_boxes: as `Setting` has it.
-
-    Returns:
-        float64 [J, K + 1], the largest of a class is 1; all 1 where no member finds anything.
-
-    Example:
-        >>> ap = np.array([[np.nan, 0.8, 0.2], [np.nan, 0.4, 0.1]])
-        >>> weights_by_skill(ap, np.array([0, 50, 10]), power=1.0, shrink_boxes=10.0).round(2)
-        array([[1. , 1. , 1. ],
-               [0.5, 0.5, 0.5]])
-    """
+    """Weigh members by their APs."""
     found = boxes > 0
     means = ap[:, found].mean(axis=1, keepdims=True) if found.any() else np.zeros((len(ap), 1))
     share = np.zeros(len(boxes)) if math.isinf(shrink_boxes) else boxes / (boxes + shrink_boxes)

@@ -139,16 +139,7 @@ def parse_objective(text: str) -> Objective:
 
 
 def shares(right: Counted, wrong: Counted, boxes: Counted) -> tuple[Float64, Float64]:
-    """Recall and precision of counts.
-
-    Args:
-        right: [..., K + 1], detections that found a box.
-        wrong: [..., K + 1], detections that found none.
-        boxes: [..., K + 1], boxes to find.
-
-    Returns:
-        Recall, NaN without boxes; and precision, NaN without detections.
-    """
+    """Recall and precision of counts."""
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = np.where(boxes > 0, right / boxes, np.nan)
         shown = right + wrong

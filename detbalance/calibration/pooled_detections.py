@@ -25,22 +25,7 @@ _BATCH = 1 << 15
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Detections in order: by image, then class, then from the highest weighted score down.
-
-    Equal scores are ordered by the corners of their boxes, so that neither the order of the members
-    nor that within a file decides anything.
-
-    Attributes:
-        image_index: int64 [D].
-        labels: int64 [D].
-        members: int64 [D], 0..J - 1, whose detection each is.
-        bbox: float64 [D, 4], xywh in pixels.
-        corners: float64 [4, D + 1], x1, y1, x2, y2; a box without extent behind the last.
-        scores: float64 [D], in 0..1.
-        weights: float64 [D], in (0, 1], of the member for the class; the largest of a class is 1.
-        member_weights: float64 [J, K + 1], the same for all members and classes.
-        starts: int64 [groups + 1], where each group begins.
-    """
+    """Detections in order: by image, then class, then from the highest weighted score down."""
 
     image_index: Int64
     labels: Int64
@@ -56,16 +41,7 @@ class Pool:
     def of(
         cls, members: Sequence[Predictions], member_weights: Float64, *, skip_below: float
     ) -> Pool:
-        """Put detections side by side.
-
-        Args:
-            members: checked already.
-            member_weights: float64 [J, K + 1], >= 0; those of 0 are left out.
-            skip_below: detections with lower scores are left out.
-
-        Returns:
-            The pool; boxes without area are left out of it, too: they overlap nothing.
-        """
+        """Put detections side by side."""
         member = np.repeat(np.arange(len(members)), [m.num_predictions for m in members])
         image_index, labels, bbox, scores = (
             np.concatenate([getattr(m, name) for m in members])
@@ -101,12 +77,7 @@ class Pool:
         return self.scores * self.weights
 
     def batches(self) -> Iterator[tuple[Int64, Int64]]:
-        """Lay out groups as columns, those of about the same size together.
-
-        Yields:
-            int64 [S, G], rows of the pool, one column a group, the largest group first, D where a
-            column has ended; and int64 [S], how many columns reach so far down.
-        """
+        """Lay out groups as columns, those of about the same size together."""
         sizes = np.diff(self.starts)
         order = np.argsort(-sizes, kind="stable")
         first = 0
@@ -122,17 +93,7 @@ class Pool:
 def overlap(
     one: Float64, others: Float64, areas: Float64, area: Float64
 ) -> tuple[Float64, Float64]:
-    """Shared and joint areas of boxes.
-
-    Args:
-        one: float64 [4, G], corners.
-        others: float64 [4, S, G], corners.
-        areas: float64 [S, G], of `others`.
-        area: float64 [G], of `one`.
-
-    Returns:
-        float64 [S, G], the intersections, and float64 [S, G], the unions.
-    """
+    """Shared and joint areas of boxes."""
     width = np.minimum(one[2], others[2])
     width -= np.maximum(one[0], others[0])
     height = np.minimum(one[3], others[3])

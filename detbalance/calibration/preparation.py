@@ -25,15 +25,7 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """A calibration file, ready to be fitted on.
-
-    Attributes:
-        objective: what is good.
-        matches: which detections are right.
-        folds: int64 [M], the fold of each image.
-        training: counts and groups of the training file.
-        settings: all of it, for the record.
-    """
+    """A calibration file, ready to be fitted on."""
 
     objective: Objective
     matches: Matches
@@ -61,13 +53,7 @@ def prepare(
     seed: int,
     predictions_file: str | None,
 ) -> Calibration:
-    """Check what a user chooses, match, and cut the images into folds.
-
-    Args are those of `detbalance.calibration.fit_thresholds`.
-
-    Raises:
-        ValueError: if an argument is out of range.
-    """
+    """Check what a user chooses, match, and cut the images into folds."""
     goal = parse_objective(objective) if isinstance(objective, str) else objective
     check_confidence(confidence)
     matches = match(annotations, predictions, rules=rules)

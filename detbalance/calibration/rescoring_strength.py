@@ -44,17 +44,7 @@ STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class RescoredClass:
-    """What rebalancing does to one class.
-
-    Attributes:
-        name: of the class.
-        group: rare, common or frequent.
-        train_images: that its scores are rebalanced by.
-        boxes: of the calibration file.
-        half: what `best_gamma` makes of a score of 0.5.
-        before: held-out figures with the scores as they are.
-        after: held-out figures with rebalanced scores.
-    """
+    """What rebalancing does to one class."""
 
     name: str
     group: str | None

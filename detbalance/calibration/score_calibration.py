@@ -128,18 +128,7 @@ class Calibrator:
 
 
 def comparable(calibrations: Sequence[ScoreCalibration]) -> tuple[ScoreCalibration, ...]:
-    """Leave of the class offsets only what members differ in.
-
-    What all members share of a class moves its detections together and says nothing of which of
-    them is right; it is the business of `detbalance.calibration`. And it would differ from fold to
-    fold by the noise of a few boxes, and so mix up detections of different folds.
-
-    Args:
-        calibrations: of all members, fitted on the same images.
-
-    Returns:
-        The same with class offsets whose mean over the members is 0.
-    """
+    """Leave of the class offsets only what members differ in."""
     shared = np.mean([one.class_offsets for one in calibrations], axis=0)
     return tuple(replace(one, class_offsets=one.class_offsets - shared) for one in calibrations)
 

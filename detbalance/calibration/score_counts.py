@@ -21,15 +21,7 @@ MOST_THRESHOLDS = 1000
 
 @dataclass(frozen=True, eq=False)
 class ScoreCounts:
-    """What every threshold lets through.
-
-    Attributes:
-        thresholds: float64 [G], ascending: the scores of right detections. A threshold between two
-            of them shows more wrong detections than the next higher one, and no more right ones.
-        right: int32 [F, K + 1, G], right detections of a fold and class with at least that score.
-        wrong: int32 [F, K + 1, G], wrong ones.
-        boxes: int64 [F, K + 1], boxes to find.
-    """
+    """What every threshold lets through."""
 
     thresholds: Float64
     right: npt.NDArray[np.int32]
@@ -54,21 +46,7 @@ def count_scores(
     iou: float = 0.5,
     most: int = MOST_THRESHOLDS,
 ) -> ScoreCounts:
-    """Count right and wrong detections above every threshold.
-
-    Args:
-        matches: of `match`.
-        fold_of_image: int64 [M], 0..F - 1.
-        iou: overlap that a match needs; one of the thresholds of the rules.
-        most: thresholds at most. Of more scores, those are kept that cut the right detections of
-            the mean class into equal parts.
-
-    Returns:
-        The counts.
-
-    Raises:
-        ValueError: if no detection is right, or the counts do not fit into memory.
-    """
+    """Count right and wrong detections above every threshold."""
     t = matches.at(iou)
     num_classes, num_folds = len(matches.num_positive), int(fold_of_image.max(initial=0)) + 1
     scores = matches.predictions.scores

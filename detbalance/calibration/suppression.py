@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 def nms(pool: Pool, options: Options) -> tuple[Int64, Float64, Float64]:
     """Keep each detection that no better one of its image and class overlaps.
 
-    Args:
-        pool: the detections.
-        options: with `iou_threshold`; boxes that overlap more are dropped.
-
-    Returns:
-        Rows of the pool, their boxes [., 4] as they were, and their weighted scores.
-
     Source: ensemble-boxes 1.0.9 for several members. Differs: the weight of a member is taken
     relative to the heaviest one of the class, not to the sum of all, so that scores stay scores.
     """
@@ -53,16 +46,6 @@ def nms(pool: Pool, options: Options) -> tuple[Int64, Float64, Float64]:
 def soft_nms(pool: Pool, options: Options) -> tuple[Int64, Float64, Float64]:
     """Lower the score of each detection by how much better ones overlap it: Gaussian soft-NMS.
 
-    The best of those that wait is next; each one still waiting is multiplied by
-    exp(-iou^2 / sigma).
-
-    Args:
-        pool: the detections.
-        options: with `sigma`.
-
-    Returns:
-        All rows of the pool, their boxes [., 4], and their lowered scores.
-
     Source: Bodla et al., Soft-NMS, 2017, arXiv:1704.04503, section 3; ensemble-boxes 1.0.9 for
     several members. Differs: that library decides by lowered scores and returns the ones before;
     weights are relative as in `nms`.
@@ -72,13 +55,6 @@ def soft_nms(pool: Pool, options: Options) -> tuple[Int64, Float64, Float64]:
 
 def soft_nms_linear(pool: Pool, options: Options) -> tuple[Int64, Float64, Float64]:
     """Soft-NMS that multiplies by 1 - iou, above a threshold only.
-
-    Args:
-        pool: the detections.
-        options: with `iou_threshold`.
-
-    Returns:
-        As `soft_nms`.
 
     Source: as `soft_nms`.
     """

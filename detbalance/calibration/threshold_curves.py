@@ -34,17 +34,7 @@ SHARED = float("inf")  # the n_0 that leaves nothing of a class's own
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """What is gained at each threshold, from the lowest to the highest.
-
-    Attributes:
-        objective: what the thresholds are for.
-        own: float64 [K + 1, G], F-beta or the figure that has a floor; 0 where undefined.
-        mean: float64 [G], the same of the mean class.
-        sure_own: float64 [K + 1, G], lower ends of `own` for a floor; `own` itself for F-beta.
-        sure_mean: float64 [G], the same of `mean`.
-        weights: float64 [K + 1], boxes of each class that has a right detection; 0 for others,
-            whose own curve says nothing.
-    """
+    """What is gained at each threshold, from the lowest to the highest."""
 
     objective: Objective
     own: Float64
@@ -57,21 +47,7 @@ class Curves:
 def make_curves(
     right: Int64, wrong: Int64, boxes: Int64, objective: Objective, *, confidence: float = 0.9
 ) -> Curves:
-    """Draw the curves that thresholds are read from.
-
-    The mean class is the mean over classes with boxes to find. Its lower end is that of
-    k^2 / sum(1 / n_c) trials for k classes, which is how uncertain such a mean is.
-
-    Args:
-        right: int64 [K + 1, G], right detections at or above each threshold.
-        wrong: int64 [K + 1, G], wrong ones.
-        boxes: int64 [K + 1], boxes to find.
-        objective: what the thresholds are for.
-        confidence: of the lower ends, one-sided, in (0.5, 1).
-
-    Returns:
-        The curves.
-    """
+    """Draw the curves that thresholds are read from."""
     weights = np.where(right.any(axis=1), boxes, 0).astype(np.float64)
     present = (boxes > 0)[:, None]
     if not objective.is_floor:
@@ -96,20 +72,7 @@ def make_curves(
 
 
 def fit(curves: Curves, shrink_boxes: float) -> Int64:
-    """Choose a threshold for each class.
-
-    For F-beta it is the highest of the best ones. For a floor of recall it is the highest that
-    keeps it by the lower ends, for a floor of precision the lowest. Where none does, the estimates
-    themselves have to keep it; where these do not either, it is the threshold that comes nearest.
-
-    Args:
-        curves: of `make_curves`.
-        shrink_boxes: n_0 of the mixture, >= 0; 0 leaves each class its own threshold, `SHARED`
-            gives all of them the shared one.
-
-    Returns:
-        int64 [K + 1], places in the G thresholds; index 0 has the shared one.
-    """
+    """Choose a threshold for each class."""
     weights = curves.weights
     total = weights + shrink_boxes
     share = np.divide(weights, total, out=np.zeros(len(weights)), where=weights > 0)[:, None]
@@ -126,20 +89,7 @@ def fit(curves: Curves, shrink_boxes: float) -> Int64:
 
 
 def lower_end(found: npt.ArrayLike, trials: npt.ArrayLike, confidence: float) -> Float64:
-    """Lower end of a share that holds with a one-sided confidence; NaN for 0 trials.
-
-    Args:
-        found: successes, in [0, trials].
-        trials: of the same shape.
-        confidence: in (0.5, 1).
-
-    Returns:
-        float64 in [0, 1].
-
-    Example:
-        >>> lower_end([2, 7, 20], [2, 7, 20], 0.9).round(2)
-        array([0.55, 0.81, 0.92])
-    """
+    """Lower end of a share that holds with a one-sided confidence; NaN for 0 trials."""
     ends = wilson_interval(
         np.asarray(found, np.float64), np.asarray(trials, np.float64), confidence=2 * confidence - 1
     )
@@ -147,11 +97,7 @@ def lower_end(found: npt.ArrayLike, trials: npt.ArrayLike, confidence: float) ->
 
 
 def check_confidence(confidence: float) -> None:
-    """Check a one-sided confidence.
-
-    Raises:
-        ValueError: if it is not in (0.5, 1).
-    """
+    """Check a one-sided confidence."""
     if not 0.5 < confidence < 1:
         raise ValueError(
             f"confidence: is {confidence:g}. A floor is kept with a confidence between 0.5 and 1, "

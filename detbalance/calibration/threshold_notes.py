@@ -27,18 +27,7 @@ def calibration_notes(
     *,
     confidence: float,
 ) -> tuple[str, ...]:
-    """Name the classes that thresholds could not be fitted for, or whose floor is not kept.
-
-    Args:
-        curves: of all images.
-        rows: of the classes.
-        annotations: the calibration file.
-        predictions: on its images.
-        confidence: that a floor has to be kept with.
-
-    Returns:
-        Sentences.
-    """
+    """Name the classes that thresholds could not be fitted for, or whose floor is not kept."""
     notes = []
     if odd := odd_scores(predictions):
         notes.append(f"{odd}. The thresholds hold for scores of this kind only.")

@@ -22,13 +22,7 @@ GROUP_NAMES = ("rare", "common", "frequent")
 
 @dataclass(frozen=True)
 class Figures:
-    """Recall, precision and F-beta of one class or the means of several; NaN where undefined.
-
-    Attributes:
-        recall: share of the boxes found.
-        precision: share of the detections that are right; NaN without detections.
-        f_score: F-beta, of the objective's beta, else F1.
-    """
+    """Recall, precision and F-beta of one class or the means of several; NaN where undefined."""
 
     recall: float
     precision: float
@@ -37,15 +31,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a way of choosing thresholds gives on images that had no part in it.
-
-    Attributes:
-        worth: mean of `Objective.worth` over the classes with boxes.
-        kept: classes that keep the floor, None without a floor.
-        num_classes: classes with boxes.
-        means: over the classes of each group, and "all"; a figure that a class does not have is
-            left out of its mean.
-    """
+    """What a way of choosing thresholds gives on images that had no part in it."""
 
     worth: float
     kept: int | None
@@ -55,19 +41,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Settings:
-    """What was fitted on, and how.
-
-    Attributes:
-        annotations: the calibration file.
-        predictions: the results file, None if the predictions came from memory.
-        frequency_source: where train counts and groups came from.
-        group_rule: the rule of the groups, in words.
-        rules: whose rules the boxes were matched by.
-        iou: overlap of a right detection.
-        confidence: one-sided, that a floor has to be kept with; None without a floor.
-        folds: of images.
-        seed: of the folds.
-    """
+    """What was fitted on, and how."""
 
     annotations: str
     predictions: str | None
@@ -143,16 +117,7 @@ class ThresholdFit:
 
 
 def judge(result: HeldOut, objective: Objective, groups: Sequence[str | None]) -> Judged:
-    """Average held-out counts over classes.
-
-    Args:
-        result: counts by class.
-        objective: what is good.
-        groups: [K + 1], the group of each label.
-
-    Returns:
-        The means.
-    """
+    """Average held-out counts over classes."""
     figures = class_figures(result, objective)
     present = [label for label in range(1, len(figures)) if result.boxes[label]]
     members = {"all": present}

@@ -19,21 +19,7 @@ def verdict(
     what: tuple[str, str],
     advice: str,
 ) -> str:
-    """Say whether a change helps on held-out images, and what is done about it.
-
-    Args:
-        objective: what is good.
-        before: the plain way.
-        after: the way that was fitted.
-        error: standard error of the gain in worth.
-        helps: whether the gain is clear.
-        what: the fitted way and the plain one in words, as in "thresholds per class", "one shared
-            threshold".
-        advice: what is done, and how to have it otherwise.
-
-    Returns:
-        Two or three sentences.
-    """
+    """Say whether a change helps on held-out images, and what is done about it."""
     fitted, plain = what
     gain = after.worth - before.worth
     how = f"{gain:+.3f}, standard error {error:.3f}"

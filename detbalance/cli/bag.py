@@ -132,10 +132,7 @@ def _changes(
 
 
 def _check_kind(output: Path, one_run: bool, overwrite: bool) -> None:
-    """Refuse, or remove to overwrite them, runs of which members are made in the other way.
-
-    They have other names, but members have the same folders.
-    """
+    """Refuse, or remove to overwrite them, runs of which members are made in the other way."""
     others = output.glob("member-*.yaml" if one_run else f"{_RUN}.yaml")
     for file in sorted(others):
         if not overwrite:
@@ -181,11 +178,7 @@ def _trained(file: Path, overwrite: bool) -> bool:
 
 
 def _run(*words: str) -> int:
-    """Run a command in a process of its own, and wait for it also when this one is to stop.
-
-    With -c Python looks for every module in the current folder first, where a yaml.py may lie; the
-    place of this package stands there instead.
-    """
+    """Run a command in a process of its own, and wait for it also when this one is to stop."""
     place = str(Path(detbalance.__file__).resolve().parents[1])
     script = f"import sys; sys.path[:] = [p for p in sys.path if p] + [{place!r}]\n"
     script += "from detbalance.cli import main; main(sys.argv[1:])"

@@ -111,10 +111,7 @@ from detbalance.cli.outputs import BAG, OUTPUT_FILE, Command, overwrite
 @DROP_INVALID
 @overwrite("Replace the output file.")
 def fuse(**options: object) -> None:
-    """Make one set of detections of those of several detectors.
-
-    A run's folder stands for its predictions.json.
-    """
+    """Make one set of detections of those of several detectors."""
     from detbalance.cli.fuse import fuse_command
 
     fuse_command(**options)  # type: ignore[arg-type]

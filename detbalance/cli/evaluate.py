@@ -44,11 +44,7 @@ def evaluate_command(
     drop_invalid: bool,
     overwrite: bool,
 ) -> None:
-    """Predict, save the detections as COCO results, evaluate, print.
-
-    With thresholds of the classes there are two files of detections: predictions.json has all, for
-    AP and for other thresholds; shown.json those that reach the threshold of their class.
-    """
+    """Predict, save the detections as COCO results, evaluate, print."""
     check_output(output, overwrite)
     where = chosen_device(device)
     state = load_checkpoint(checkpoint)

@@ -28,15 +28,7 @@ QUICK = 1.0
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """The files that detections are held against.
-
-    Attributes:
-        truth: the annotations.
-        frequency: counts of the training file, None without one.
-        groups: of its classes.
-        score_floor: of recall and precision, one or one of each class.
-        thresholds: file that the floors of the classes are from.
-    """
+    """The files that detections are held against."""
 
     truth: Annotations
     frequency: Frequency | None

@@ -94,10 +94,7 @@ def report(**options: object) -> None:
     help="Draws of images that intervals and p-values come from.",
 )
 def compare(**options: object) -> int:
-    """Say which differences between two detectors are real, per class and group.
-
-    A run's folder stands for its predictions.json.
-    """
+    """Say which differences between two detectors are real, per class and group."""
     from detbalance.cli.compare import compare_command
 
     return compare_command(**options)  # type: ignore[arg-type]

@@ -15,15 +15,7 @@ from detbalance.data.files import lock_folder
 
 
 class Output(click.Path):
-    """A path that a command writes to.
-
-    Args:
-        names: patterns of what it writes in the folder that the path is; none where it is a file.
-        holds: what a folder with such files already holds, "{}" for the name of the first of them;
-            "" where the command itself looks.
-        lock: "inside" the folder; "beside" it where it is moved as a whole, and for files; "" where
-            the work takes the lock.
-    """
+    """A path that a command writes to."""
 
     def __init__(self, *names: str, holds: str = "", lock: str = "inside") -> None:
         super().__init__(path_type=Path)
@@ -93,17 +85,7 @@ def _paths(ctx: click.Context) -> tuple[list[tuple[str, Output, Path]], list[tup
 def refuse_inputs(
     option: str, output: Path, names: Sequence[str], inputs: Sequence[tuple[str, Path]]
 ) -> None:
-    """Refuse an output that is, or whose files would be, one of the inputs, by whatever link.
-
-    Args:
-        option: that names the output.
-        output: a file, or a folder.
-        names: patterns of what is written in the folder; none for a file.
-        inputs: files and folders, each with what names it.
-
-    Raises:
-        ValueError: if it is one of them, or lies in a folder of images, as one of them.
-    """
+    """Refuse an output that is, or whose files would be, one of the inputs, by whatever link."""
     for source_option, source in inputs:
         hit = _hit(output, names, source, images="images" in source_option)
         if hit is not None:

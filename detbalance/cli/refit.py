@@ -134,12 +134,7 @@ def _minutes_since(started: float) -> float:
 
 
 def parse_params(params: tuple[str, ...]) -> dict[str, Any]:
-    """Read NAME=VALUE options; values are JSON, or else text.
-
-    Example:
-        >>> parse_params(("k_neighbors=3", "kind=borderline-2"))
-        {'k_neighbors': 3, 'kind': 'borderline-2'}
-    """
+    """Read NAME=VALUE options; values are JSON, or else text."""
     options: dict[str, Any] = {}
     for param in params:
         name, equals, text = param.partition("=")

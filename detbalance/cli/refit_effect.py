@@ -34,11 +34,7 @@ def show_effect(
     changed: Callable[[], AbstractContextManager[Any]] = nullcontext,
     name: str = "refit",
 ) -> None:
-    """Predict with both, compare, and say plainly which groups lost more than is allowed.
-
-    The one before may be the COCO results that it gave. The one after is asked within `changed`, as
-    it may be a way of asking that is new.
-    """
+    """Predict with both, compare, and say plainly which groups lost more than is allowed."""
     console = Console(stderr=True)
     labels = labels_in(truth, after.categories, "the checkpoint")  # type: ignore[arg-type]
     files = {"before": output / "predictions_before.json", "after": output / "predictions.json"}

@@ -40,16 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """A trained detector.
-
-    Attributes:
-        path: of the checkpoint.
-        state: the checkpoint.
-        model: in eval mode on the device.
-        classifier: of the model.
-        categories: of its classes.
-        weights: digest of its weights.
-    """
+    """A trained detector."""
 
     path: Path
     state: dict[str, Any]
@@ -83,15 +74,7 @@ class Detector:
         option: str,
         drop_invalid: bool,
     ) -> Annotations | None:
-        """Read the annotations to show an effect on, before any work; None where none are named.
-
-        Args:
-            file: COCO file.
-            images: folder of its images.
-            before: COCO results of the detector on them, where they are there.
-            option: that names the file; the folder's has "-images" behind it.
-            drop_invalid: leave out invalid annotations.
-        """
+        """Read the annotations to show an effect on, before any work; None where none are named."""
         if (file is None) != (images is None):
             raise ValueError(
                 f"{option}, {option}-images: one is missing. Both are expected, or none. Give the"
@@ -114,15 +97,7 @@ class Detector:
 
 @dataclass(frozen=True, eq=False)
 class RegionData:
-    """Regions with what a detector says of them.
-
-    Attributes:
-        samples: the regions.
-        rows: int64 [n], row of each region's object in the annotations, -1 for none.
-        scores: float32 [n, K + 1]; background is 0 where each output speaks for itself.
-        boxes: float32 [n, 4], xyxy in pixels of the image as it was looked at.
-        plain: bool [n], whether the region is of an image as it is, not of an augmented look.
-    """
+    """Regions with what a detector says of them."""
 
     samples: Samples
     rows: NDArray[np.int64]
@@ -143,11 +118,7 @@ def region_data(
     batch_size: int,
     workers: int | None,
 ) -> RegionData:
-    """Read the region features in a folder, as many as were kept; take them out if it has none.
-
-    Raises:
-        ValueError: if those in the folder are of another detector or other annotations.
-    """
+    """Read the region features in a folder, as many as were kept; take them out if it has none."""
     found = _finished(folder)
     labels = digest_of([truth.labels, truth.boxes])
     if found is not None:

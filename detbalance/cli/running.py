@@ -58,12 +58,7 @@ _EXTRA = {
 
 
 def run(cli: click.Group, arguments: Sequence[str] | None = None) -> None:
-    """Run a command; whatever a user can cause ends in one line and exit status 2.
-
-    Args:
-        cli: the group of all commands.
-        arguments: of the command line; those of this process if not given.
-    """
+    """Run a command; whatever a user can cause ends in one line and exit status 2."""
     _said.clear()
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_StderrHandler()])
     for noisy in ("timm", "httpx", "matplotlib", "absl"):

@@ -22,16 +22,7 @@ BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
 
 @dataclass(frozen=True, eq=False)
 class BoxColumns:
-    """Boxes of one image or of many, one row each.
-
-    Attributes:
-        boxes: float64 [n, 4], in the caller's format.
-        labels: int64 [n], the caller's labels, >= 0.
-        image_index: int64 [n], place of the image; 0 where it was not asked for.
-        scores: float64 [n]; 0 where they were not asked for.
-        iscrowd: int64 [n]; 0 where there are none.
-        area: float64 [n]; NaN where there are none.
-    """
+    """Boxes of one image or of many, one row each."""
 
     boxes: Float64
     labels: Int64
@@ -42,19 +33,7 @@ class BoxColumns:
 
     @classmethod
     def read(cls, entry: Any, where: str, needed: Sequence[str]) -> BoxColumns:
-        """Take the columns from a dict of tensors, arrays or lists.
-
-        Args:
-            entry: the dict; keys that are not fields are not read.
-            where: what to call it in an error.
-            needed: "scores", "image_index", both or none; boxes and labels always are.
-
-        Returns:
-            The columns.
-
-        Raises:
-            ValueError: if a key is missing, or what it holds has another shape or other values.
-        """
+        """Take the columns from a dict of tensors, arrays or lists."""
         needed = ("boxes", "labels", *needed)
         if not isinstance(entry, Mapping):
             raise ValueError(
@@ -91,14 +70,7 @@ class BoxColumns:
 
     @classmethod
     def join(cls, images: Sequence[BoxColumns]) -> dict[str, npt.NDArray[Any]]:
-        """Give the columns of all images as one dict, which `read` takes again.
-
-        Args:
-            images: columns of each image.
-
-        Returns:
-            One array per field; `image_index` is the place in `images`.
-        """
+        """Give the columns of all images as one dict, which `read` takes again."""
         if not images:
             return {field.name: np.zeros(0) for field in fields(cls)}
         joined = {
@@ -109,18 +81,7 @@ class BoxColumns:
         return {**joined, "image_index": np.repeat(np.arange(len(images)), counts)}
 
     def xywh(self, where: str, box_format: BoxFormat) -> Float64:
-        """Return the boxes as left, top, width and height.
-
-        Args:
-            where: what to call the boxes in an error.
-            box_format: what they are in.
-
-        Returns:
-            float64 [n, 4], of any place and of sizes >= 0.
-
-        Raises:
-            ValueError: if a box is not finite or has a negative size, or the format is unknown.
-        """
+        """Return the boxes as left, top, width and height."""
         if box_format not in get_args(BoxFormat):
             known = ", ".join(get_args(BoxFormat))
             raise ValueError(f'box_format: "{box_format}" is unknown. Known: {known}. Choose one.')

@@ -23,17 +23,7 @@ def clip_boxes(
     image_row: npt.NDArray[np.int64],
     tolerance: float,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
-    """Return boxes as clipped corners, and a verdict on each.
-
-    Args:
-        bbox: float64 [N, 4], xywh in pixels, any values.
-        sizes: int64 [M, 2], width and height of the images; 0 is unknown, and clips nothing.
-        image_row: int64 [N], row in `sizes`; -1 where the image is unknown.
-        tolerance: pixels that a box may reach beyond its image without a note.
-
-    Returns:
-        float32 [N, 4], xyxy in pixels; and int8 [N], 0 or a key of `KINDS`.
-    """
+    """Return boxes as clipped corners, and a verdict on each."""
     # One more row, infinite, which -1 picks.
     limits = np.full((len(sizes) + 1, 2), np.inf)
     limits[:-1][sizes > 0] = sizes[sizes > 0]

@@ -31,11 +31,7 @@ class Check:
         self.tolerance = tolerance
 
     def annotations(self, drop_invalid: bool) -> Annotations:
-        """Run all checks, then stop, or build the arrays from what is sound.
-
-        Raises:
-            AnnotationError: if there are faults and `drop_invalid` is off, or nothing is left.
-        """
+        """Run all checks, then stop, or build the arrays from what is sound."""
         columns = self.columns
         categories = self._categories()
         images = np.flatnonzero(self._images())

@@ -31,14 +31,7 @@ _RECIPE = 1  # raised whenever the drawing changes, so that older files are buil
 
 @dataclass(frozen=True)
 class DigitsPaths:
-    """Where the files of the data set are.
-
-    Attributes:
-        train: COCO annotation file of the training images.
-        val: COCO annotation file of the validation images.
-        train_images_dir: folder that the file names in `train` are relative to.
-        val_images_dir: folder that the file names in `val` are relative to.
-    """
+    """Where the files of the data set are."""
 
     train: Path
     val: Path

@@ -39,14 +39,7 @@ _CHUNK = 2048  # hashes compared at a time: 8 MB of each set, 16 MB of distances
 
 @dataclass(frozen=True)
 class DuplicatePair:
-    """Two image files with one picture.
-
-    Attributes:
-        first: file name in the training set; within one set, of the earlier image.
-        second: file name in the validation set; within one set, of the later image.
-        kind: "identical", byte for byte, or "near", by perceptual hash.
-        distance: bits of 1024 in which the hashes differ; 0 for identical files.
-    """
+    """Two image files with one picture."""
 
     first: str
     second: str
@@ -56,16 +49,7 @@ class DuplicatePair:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What `find_duplicates` found.
-
-    Attributes:
-        pairs: one per image of the second set that the first has too, with the most similar image
-            of the first, in the order of the second set.
-        num_compared: images of both sets whose files could be read.
-        unreadable: names of the files that are missing or no image.
-        num_plain: images without a pattern (all white, stripes), compared byte for byte only.
-        near: bits in which the hashes of a near pair may differ; None: not looked for.
-    """
+    """What `find_duplicates` found."""
 
     pairs: tuple[DuplicatePair, ...]
     num_compared: int
@@ -85,14 +69,7 @@ class Duplicates:
 
 
 def sources_of_copies(annotations: Annotations) -> dict[str, list[int]]:
-    """Find the images that are augmented copies by their names, `<source>.rf.<hash>.jpg`.
-
-    Args:
-        annotations: whose file names to look at.
-
-    Returns:
-        The rows of the images by the name of their source, in the order of the images.
-    """
+    """Find the images that are augmented copies by their names, `<source>.rf.<hash>.jpg`."""
     rows: dict[str, list[int]] = {}
     for row in range(annotations.num_images):
         match = COPY.search(annotations.file_name(row))
@@ -271,11 +248,7 @@ def _phash(data: bytes) -> bytes | None:
 
 
 def _import_libraries() -> tuple[Any, Any]:
-    """Import imagehash and Pillow's Image, or say how to install them.
-
-    Raises:
-        ImportError: if one is missing.
-    """
+    """Import imagehash and Pillow's Image, or say how to install them."""
     try:
         import imagehash
         from PIL import Image
@@ -299,12 +272,7 @@ def _identical(digests: list[bytes | None], searched: int, start: int) -> Int64:
 
 
 def _nearest(hashes: list[bytes | None], searched: Int64, wanted: Int64) -> tuple[Int64, Int64]:
-    """For each row of `wanted`, the nearest row of `searched` before it, and their distance.
-
-    All pairs are compared: a search by parts of the hash would be no faster on the photos of a
-    fixed camera, which agree in most parts. With bits as +1 and -1, a matrix product counts the
-    bits that agree less those that differ, exactly, as fast as the processor multiplies.
-    """
+    """For each row of `wanted`, the nearest row of `searched` before it, and their distance."""
     best = np.full(len(wanted), -1, dtype=np.int64)
     agreement = np.full(len(wanted), -HASH_BITS - 1, dtype=np.float32)
     for left in range(0, len(wanted), _CHUNK):

@@ -37,10 +37,7 @@ _SLACK = 1 << 16
 
 
 class FileText:
-    """The bytes of a file, read block by block: searching gigabytes takes a quarter of a MB.
-
-    Not a map of the file, which costs no copy: what cuts a mapped file short kills its readers.
-    """
+    """The bytes of a file, read block by block: searching gigabytes takes a quarter of a MB."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -68,10 +65,7 @@ class FileText:
         return -1
 
     def cut(self, start: int, length: int, gap: re.Pattern[bytes]) -> tuple[bytes, int | None]:
-        """Return the text from `start` to a gap, whose first byte it has, and the gap's last byte.
-
-        The gap is the first one after `length` bytes; without one, all the rest and None.
-        """
+        """Return the text from `start` to a gap, whose first byte it has, and that gap's end."""
         size = length
         while True:
             size += _SLACK
@@ -95,12 +89,7 @@ class FileText:
 def open_text(
     path: str | os.PathLike[str], error: type[ValueError] = ValueError
 ) -> Iterator[FileText]:
-    """Open a file that must exist, hold something, and stay as it is while it is read.
-
-    Raises:
-        ValueError: (as the class `error`) if it is missing, a folder, empty, compressed or
-            unreadable, or was changed meanwhile.
-    """
+    """Open a file that must exist, hold something, and stay as it is while it is read."""
     try:
         with Path(path).open("rb") as file:
             if file.seekable():
@@ -151,11 +140,7 @@ def open_file(path: str | os.PathLike[str], error: type[ValueError] = ValueError
 def parse_json(
     data: bytes, path: str | os.PathLike[str], error: type[ValueError] = ValueError
 ) -> object:
-    """Return the value of a JSON text, NaN and Infinity tokens and a byte order mark allowed.
-
-    Raises:
-        ValueError: (as the class `error`) if it is not JSON, with the line and column.
-    """
+    """Return the value of a JSON text, NaN and Infinity tokens and a byte order mark allowed."""
     try:
         return json.loads(data)
     except json.JSONDecodeError as problem:
@@ -271,16 +256,7 @@ def _take_lock(file: BinaryIO) -> bool:
 
 @contextmanager
 def lock_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep every other run out of a folder while this one writes to it.
-
-    The folder is made if need be, and removed again if nothing came into it. The lock is that of an
-    open file in it: it ends with the process, however that ends. What killed processes left
-    unfinished is removed. Of the processes of one run the first alone takes it. Systems without
-    POSIX locks (Windows) refuse only a second run of the same process.
-
-    Raises:
-        ValueError: if another run holds the folder, or it cannot be written to.
-    """
+    """Keep every other run out of a folder while this one writes to it."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file. A folder is expected. Give another one.")

@@ -46,22 +46,7 @@ def write_text(
     scale: float,
     color: tuple[int, int, int],
 ) -> None:
-    """Draw a line of text into a picture.
-
-    ASCII is drawn by OpenCV, all else with an installed font that has the letters; where there is
-    none, "?" stands for them, and the log says so once.
-
-    Args:
-        picture: uint8 [H, W, 3], changed in place.
-        text: is drawn in one line.
-        x: where it begins.
-        y: of its baseline.
-        scale: as OpenCV counts the size of its fonts.
-        color: in the order of the picture's channels.
-
-    Raises:
-        ImportError: if OpenCV is missing.
-    """
+    """Draw a line of text into a picture."""
     text = " ".join(text.splitlines())
     font = _letters(text, scale)
     if font is None:
@@ -81,14 +66,7 @@ def write_text(
 
 
 def find_font(text: str) -> str | None:
-    """Find an installed font that has all letters of a text; says once if there is none.
-
-    Args:
-        text: any.
-
-    Returns:
-        The path of the font file; None too where Pillow is missing.
-    """
+    """Find an installed font that has all letters of a text; says once if there is none."""
     fewest = text
     for path in _installed():
         try:
@@ -103,11 +81,7 @@ def find_font(text: str) -> str | None:
 
 
 def lacking(path: str, text: str) -> str:
-    """Return the letters of a text that a font file has no glyph for, in order.
-
-    Raises:
-        ImportError: if Pillow is missing.
-    """
+    """Return the letters of a text that a font file has no glyph for, in order."""
     return "".join(letter for letter in dict.fromkeys(text) if not _has(path, letter))
 
 

@@ -91,24 +91,7 @@ def class_counts(
     num_classes: int,
     is_crowd: npt.ArrayLike | None = None,
 ) -> tuple[Int64, Int64]:
-    """Count images and boxes per class from plain arrays.
-
-    Args:
-        image_index: int [N], row of the image of each box, in any order.
-        labels: int [N], 1..K; rows with a label below 1 (background, ignore) are left out.
-        num_classes: C = K + 1, background included.
-        is_crowd: bool [N], rows to leave out.
-
-    Returns:
-        image_counts int64 [C] and instance_counts int64 [C]; index 0 is 0.
-
-    Raises:
-        ValueError: if the lengths differ or a label is above K.
-
-    Example:
-        >>> class_counts(image_index=[0, 0, 1], labels=[1, 1, 2], num_classes=3)
-        (array([0, 1, 1]), array([0, 2, 1]))
-    """
+    """Count images and boxes per class from plain arrays."""
     images = np.asarray(image_index, dtype=np.int64)
     classes = np.asarray(labels, dtype=np.int64)
     counted = classes >= 1
@@ -166,14 +149,7 @@ def class_frequency(annotations: Annotations) -> Frequency:
 
 
 def crowd_only(annotations: Annotations) -> dict[str, int]:
-    """Find the classes whose annotations are all crowd regions.
-
-    Args:
-        annotations: of any file.
-
-    Returns:
-        The number of crowd regions of each such class, by its name, in the order of the labels.
-    """
+    """Find the classes whose annotations are all crowd regions."""
     size = annotations.categories.num_classes
     every = np.bincount(annotations.labels, minlength=size)
     regions = np.bincount(annotations.labels[annotations.is_crowd], minlength=size)

@@ -79,11 +79,7 @@ def read_image(path: str | Path, *, keep_depth: bool = False) -> NDArray[np.uint
 
 
 def read_pixels(path: str | Path) -> NDArray[np.uint8 | np.uint16]:
-    """Read an image file as it is stored: grey [H, W], RGB [H, W, 3] or RGBA [H, W, 4].
-
-    Raises:
-        UnreadableImage: (a ValueError) as `read_image` does.
-    """
+    """Read an image file as it is stored: grey [H, W], RGB [H, W, 3] or RGBA [H, W, 4]."""
     cv2 = import_cv2()
     try:
         data = Path(path).read_bytes()
@@ -160,11 +156,7 @@ def image_size(path: Path, kind: str) -> tuple[int, int]:
 
 
 def import_cv2() -> Any:
-    """Import OpenCV, or say how to install it.
-
-    Raises:
-        ImportError: if it is missing.
-    """
+    """Import OpenCV, or say how to install it."""
     try:
         import cv2
     except ImportError as error:
@@ -217,22 +209,7 @@ def _note_dim(path: Path, largest: int) -> None:
 def check_images(
     annotations: Annotations, image_dir: str | Path, *, decode: bool = False
 ) -> dict[str, str]:
-    """Find image files that cannot be used.
-
-    Looks at the existence, the header and the end of every file. Logs a warning if 16-bit images
-    look nearly black.
-
-    Args:
-        annotations: whose images to look for.
-        image_dir: the folder that file names start from.
-        decode: decode every file as well, which takes as long as reading the data set once and
-            finds those that are damaged in the middle.
-
-    Returns:
-        What is wrong by file name, in the order of the images: missing, empty, no image, truncated,
-        too large or thin, of a depth that is not read, or of another size than the annotations
-        say. Empty if all is well. An image without a file name is listed under the empty name.
-    """
+    """Find image files that cannot be used."""
     check = partial(_problem, annotations, Path(image_dir), decode, cache(names_in))
     with ThreadPoolExecutor(_THREADS) as threads:
         found = list(threads.map(check, range(annotations.num_images)))
@@ -246,19 +223,7 @@ def check_images(
 def usable_images(
     annotations: Annotations, image_dir: str | Path, *, skip: bool = False
 ) -> Annotations:
-    """Make sure that all images can be read, or leave out those that cannot.
-
-    Args:
-        annotations: whose images to look for.
-        image_dir: the folder that file names start from.
-        skip: leave out what cannot be used, and log how many, instead of stopping.
-
-    Returns:
-        The annotations, without the images that were left out.
-
-    Raises:
-        ValueError: if an image cannot be used and `skip` is False, or none is left.
-    """
+    """Make sure that all images can be read, or leave out those that cannot."""
     bad = check_images(annotations, image_dir)
     if not bad:
         return annotations
@@ -280,14 +245,7 @@ def describe_unusable(
     image_dir: str | Path,
     what: str = "cannot be used",
 ) -> str:
-    """Say in one sentence, without its full stop, what `check_images` found; all readers say this.
-
-    Args:
-        bad: what it found, at least one image.
-        annotations: of the data set.
-        image_dir: the folder that file names start from.
-        what: is said of these images.
-    """
+    """Say in one sentence, without its full stop, what `check_images` found."""
     name, problem = next(iter(bad.items()))
     first = f"{Path(image_dir) / name} {problem}" if name else problem
     return f"{len(bad)} of {annotations.num_images} images {what} (first: {first})"
@@ -346,16 +304,7 @@ def _has_reader(path: Path) -> bool:
 
 
 def size_problem(annotations: Annotations, image: int, found: tuple[int, int]) -> str | None:
-    """Compare an image's size with that of the annotations.
-
-    Args:
-        annotations: of the data set.
-        image: the row.
-        found: width and height of the file.
-
-    Returns:
-        What is wrong, or None; None too where the annotations do not say.
-    """
+    """Compare an image's size with that of the annotations."""
     width, height = (int(v) for v in annotations.sizes[image])
     if not width or not height or (width, height) == tuple(found):
         return None

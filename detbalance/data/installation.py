@@ -11,17 +11,7 @@ CLONE = 'pip install -e ".[{extra}]" in a clone of detbalance'
 
 
 def needs(what: str, packages: str, extra: str) -> ImportError:
-    """Return the error for a missing optional package, with the line that installs it.
-
-    Args:
-        what: cannot work without it.
-        packages: their names.
-        extra: of this package that brings them.
-
-    Example:
-        >>> "seaborn. Install with: pip install" in str(needs("the plot", "seaborn", "page"))
-        True
-    """
+    """Return the error for a missing optional package, with the line that installs it."""
     return ImportError(f"{what} needs {packages}. Install with: {pip_line(extra)}")
 
 

@@ -85,21 +85,6 @@ def wilson_half_width(
 ) -> Float64 | float:
     """Return half the width of the Wilson interval that n boxes will give, before measuring.
 
-    Args:
-        n: boxes, >= 0.
-        rate: the share to expect, in [0, 1]; 0.5 is the widest.
-        confidence: how often such intervals hold the true share, in (0, 1).
-
-    Returns:
-        float64 in (0, 0.5), falling with n; NaN where n is 0.
-
-    Raises:
-        ValueError: if `n` is negative or not finite, or `rate` or `confidence` out of range.
-
-    Example:
-        >>> wilson_half_width([5, 10, 20, 50, 100]).round(2)
-        array([0.33, 0.26, 0.2 , 0.13, 0.1 ])
-
     Source: as for `wilson_interval`.
     """
     total, share = _sizes("wilson_half_width", n), np.asarray(rate, np.float64)
@@ -112,21 +97,6 @@ def wilson_half_width(
 
 def boxes_for_half_width(half_width: float, *, rate: float = 0.5, confidence: float = 0.95) -> int:
     """Return the smallest number of boxes that gives an interval at most so wide.
-
-    Args:
-        half_width: half the width of the interval to reach, > 0.
-        rate: the share to expect, in [0, 1]; 0.5 needs the most boxes.
-        confidence: how often such intervals hold the true share, in (0, 1).
-
-    Returns:
-        The smallest n >= 1 with wilson_half_width(n) <= half_width.
-
-    Raises:
-        ValueError: if an argument is out of range.
-
-    Example:
-        >>> boxes_for_half_width(0.1), boxes_for_half_width(0.05)
-        (93, 381)
 
     Source: as for `wilson_interval`, its width solved for n.
     """

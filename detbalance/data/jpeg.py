@@ -25,12 +25,7 @@ class Damaged(Exception):
 
 
 class JpegFile(io.BytesIO):
-    """A JPEG file to decode from.
-
-    One of a single scan comes without its end mark, and holds its last bytes back until asked for:
-    a picture that lacks data then runs dry in place of meeting the mark, and one that is complete
-    before the last bytes has too many.
-    """
+    """A JPEG file to decode from."""
 
     def __init__(self, data: bytes, start: int, end: int) -> None:
         super().__init__(data[:end] + bytes(_HELD))  # decoders read ahead
@@ -53,11 +48,7 @@ class JpegFile(io.BytesIO):
 
 
 def strict_file(data: bytes) -> JpegFile | io.BytesIO:
-    """Return a JPEG file to decode from; a `JpegFile` is to be checked afterwards.
-
-    Raises:
-        Damaged: if it has no end, foreign marks are in its data, or scans are missing.
-    """
+    """Return a JPEG file to decode from; a `JpegFile` is to be checked afterwards."""
     at, components, sequential = 2, b"", False
     lacking: dict[int, list[int]] = {}  # of each component, the bits that its coefficients lack
     while match := _MARKER.search(data, at):

@@ -11,14 +11,7 @@ from typing import Any
 
 
 def nan_to_null(value: Any) -> Any:
-    """Return a nested value of dataclasses, mappings and lists as JSON has it, NaN as None.
-
-    Args:
-        value: what to write.
-
-    Returns:
-        The same of dicts, lists and plain values.
-    """
+    """Return a nested value of dataclasses, mappings and lists as JSON has it, NaN as None."""
     if value is None or isinstance(value, (str, int, float)):  # nearly all of it, in large reports
         return None if value != value else value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -32,19 +25,7 @@ def nan_to_null(value: Any) -> Any:
 
 
 def null_to_nan(value: Any, kind: Any) -> Any:
-    """Return a decoded JSON value with NaN for null where a plain float belongs.
-
-    Args:
-        value: what was read; its shape need not be right.
-        kind: the type that it should have, with the fields' types of dataclasses inside.
-
-    Returns:
-        The value, otherwise as it was.
-
-    Example:
-        >>> null_to_nan([None, 0.5], list[float]), null_to_nan(None, float | None)
-        ([nan, 0.5], None)
-    """
+    """Return a decoded JSON value with NaN for null where a plain float belongs."""
     if kind is float:
         return math.nan if value is None else value
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):

@@ -75,10 +75,7 @@ def load_annotations(
 
 
 def _return_freed_memory() -> None:
-    """Give what was freed back to the system, where the C library would keep it (glibc).
-
-    After a file of the size of COCO the process would hold 40% more than the annotations need.
-    """
+    """Give what was freed back to the system, where the C library would keep it (glibc)."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:

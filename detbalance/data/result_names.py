@@ -19,11 +19,7 @@ _logger = logging.getLogger(__name__)
 def resolve_images(
     results: Results, annotations: Annotations, path: str | os.PathLike[str]
 ) -> list[str]:
-    """Put the id of its image in the place of each name, and say what is wrong with the names.
-
-    All of a file is read in one way: as ids where all of it can be, else as file names. Names that
-    are text are all replaced; whole numbers only where the file names its images by file.
-    """
+    """Put the id of its image in the place of each name, and say what is wrong with the names."""
     is_named = np.zeros(len(results.image_ids), dtype=np.bool_)
     is_named[results.named] = True
     numbers = np.unique(results.image_ids[~is_named])
@@ -71,10 +67,7 @@ def resolve_images(
 
 
 def _file_names(annotations: Annotations) -> dict[object, int | None]:
-    """The row of each file name, with and without folder and ending; None where two have it.
-
-    A name of digits stands for their number too.
-    """
+    """The row of each file name, with and without folder and ending; None where two have it."""
     rows: dict[object, int | None] = {}
     for row in range(annotations.num_images):
         full = annotations.file_name(row).replace("\\", "/")

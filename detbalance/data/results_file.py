@@ -41,28 +41,10 @@ class _Result(msgspec.Struct, gc=False):
 
 
 class Results:
-    """Columns of detections in file order; ids as in the file, numbers not yet checked.
-
-    Attributes:
-        image_ids: int64 [D]; where the file has text, its place in `names`.
-        names: each text that stands for an image, once.
-        named: int64, ascending, the detections whose image_id is text.
-        category_ids: int64 [D].
-        bbox: float64 [D, 4].
-        scores: float64 [D].
-    """
+    """Columns of detections in file order; ids as in the file, numbers not yet checked."""
 
     def __init__(self, data: FileText, path: str | os.PathLike[str]) -> None:
-        """Read a whole file.
-
-        Args:
-            data: its content.
-            path: what to call it in an error.
-
-        Raises:
-            ValueError: if it is not JSON, not a list, or has entries that are no detections of
-                boxes; with the number and the first of each kind.
-        """
+        """Read a whole file."""
         self._data, self._path = data, path
         self._image_ids, self._category_ids = array("q"), array("q")
         self._bbox, self._scores = array("d"), array("d")

@@ -59,12 +59,7 @@ class Rows:
         self._texts: list[bytes] = []
 
     def add(self, text: bytes) -> None:
-        """Add the entries of a JSON list.
-
-        Raises:
-            msgspec.DecodeError: if it is not a list of sound entries; nothing is added then.
-            OverflowError: if an id is beyond int64, or a flag beyond int8.
-        """
+        """Add the entries of a JSON list."""
         notes = self._decoder.decode(text)
         self._id.fromlist([a.id for a in notes])
         self._image_id.fromlist([a.image_id for a in notes])
@@ -84,12 +79,7 @@ class Rows:
             self.add(b"[" + b",".join(entries[start : start + _BATCH]) + b"]")
 
     def add_cut(self, data: FileText) -> bytes | None:
-        """Add the list of annotations of a document, cut into parts without parsing the rest.
-
-        Returns:
-            The document with `PLACEHOLDER` in place of the list; or None where the text could not
-            be cut or an entry is not sound, and then the rows are of no use.
-        """
+        """Add the list of annotations of a document, cut into parts without parsing the rest."""
         name = max(0, data.find(b'"annotations"'))
         opening = _KEY.match(data[name : name + 4096])
         if opening is None:

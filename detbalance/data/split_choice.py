@@ -23,25 +23,6 @@ _EPSILON = 1e-12
 def choose_groups(holdings: Holdings, val_share: float, seed: int) -> Bool:
     """Choose the groups of the validation part.
 
-    1. Groups with a class that no other group has stay in training: it could not be learnt else.
-    2. The others, those of the rarest class first and large ones before small ones, each go where
-       they bring all that they hold nearer to its share of what has been dealt out so far.
-    3. While a class that two groups or more have is missing on one side, a group that has it
-       changes sides, the one that leaves the fewest classes missing (sometimes a random one, so
-       that it does not run in circles).
-    4. As long as the cost falls, groups change sides, or, where there are few, trade places with
-       another one; a class that both sides show is shown by both after it.
-
-    With few groups all of it is done several times, and the best result is taken.
-
-    Args:
-        holdings: what each group holds.
-        val_share: share of everything that goes to validation, in (0, 1).
-        seed: decides between equals.
-
-    Returns:
-        bool [G], true for validation.
-
     Source: the order by the rarest class is that of iterative stratification, Sechidis, Tsoumakas,
     Vlahavas, On the stratification of multi-label data, ECML PKDD 2011, algorithm 1. Differs: units
     are groups, a group is weighed by all that it holds and not by its rarest class alone, boxes

@@ -22,14 +22,7 @@ _WEIGHT_OF_SIZE = 10.0
 
 
 class Holdings:
-    """How many images and boxes of each class each group holds, crowd boxes left out.
-
-    Attributes:
-        num_classes: K + 1.
-        starts: int64 [G + 1], group g has the entries starts[g] : starts[g + 1].
-        columns: int64, column of each entry, ascending within a group.
-        values: float64, images or boxes, above 0.
-    """
+    """How many images and boxes of each class each group holds, crowd boxes left out."""
 
     def __init__(self, annotations: Annotations, groups: Int64) -> None:
         self.num_classes = annotations.categories.num_classes
@@ -73,10 +66,7 @@ class Holdings:
 
     @cached_property
     def weights(self) -> Float64:
-        """float64 [F], which make each column's squared deviation 1 on average in a random split.
-
-        (Times the variance of one draw; all images count ten times.)
-        """
+        """float64 [F], which make each column's mean squared deviation 1 in a random split."""
         squares = _sums(self.columns, self.values**2, self.width)
         weights = np.where(squares > 0, 1 / np.maximum(squares, 1), 0.0)
         weights[self.num_classes] *= _WEIGHT_OF_SIZE

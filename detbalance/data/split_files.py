@@ -131,11 +131,7 @@ class _Source:
                 file.write(b"]}\n" if key == "annotations" else b"],\n")
 
     def _chosen(self, key: str, wanted: Iterable[int], *, numbered: bool = False) -> list[Entry]:
-        """The first entry with each of the wanted ids, in the order of the file.
-
-        `numbered`: the ids are places from 1 on, as the loader gives where those of the file
-        repeat, and are written.
-        """
+        """The first entry with each of the wanted ids, in the order of the file."""
         left: set[int | None] = set(wanted)
         entries = self._entries[key]
         ids = range(1, len(entries) + 1) if numbered else self._ids[key]

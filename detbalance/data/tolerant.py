@@ -28,11 +28,7 @@ def read_tolerant(
     segmentations: bool,
     needs_boxes: bool = True,
 ) -> Columns:
-    """Return the columns of the sound entries and count the others in `ledger`.
-
-    Raises:
-        AnnotationError: if the top level is not that of a COCO annotation file.
-    """
+    """Return the columns of the sound entries and count the others in `ledger`."""
     if not needs_boxes and isinstance(document, dict):
         document = {"annotations": [], **document}
     sections = _sections(document, source)

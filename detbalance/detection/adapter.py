@@ -25,11 +25,7 @@ else:
 
 
 class Mixin(Stock):  # type: ignore[misc]
-    """Base of the mixins that `adapt` puts in front of a module's class.
-
-    A method `forward` of the mixin finds that of the class as `stock_forward`, and so on:
-    TorchScript knows no `super()`. What is for training only is `not_scripted`.
-    """
+    """Base of the mixins that `adapt` puts in front of a module's class."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The combined class has no importable name, so pickle and deepcopy rebuild it.
@@ -73,15 +69,7 @@ def _restore(mixin: type[Mixin], stock: type[nn.Module]) -> Mixin:
 
 
 def adapt(module: nn.Module, mixin: type[M]) -> M:
-    """Put the methods of a mixin before those of a module's class, in place.
-
-    Args:
-        module: any module; one that has the mixin already is returned as it is.
-        mixin: the methods; it may call the module's own, see `Mixin`.
-
-    Returns:
-        The same object.
-    """
+    """Put the methods of a mixin before those of a module's class, in place."""
     if not isinstance(module, mixin):
         module.__class__ = _combined(mixin, type(module))
     assert isinstance(module, mixin)
@@ -101,11 +89,7 @@ def full_precision(tensor: Tensor) -> Tensor:
 
 
 class FullPrecisionAnchors(Mixin):
-    """Anchors in float32 under autocast and in a model of half precision.
-
-    Torchvision makes anchors in the precision of the features: in bfloat16 a coordinate of 800 is
-    off by up to 2 pixels.
-    """
+    """Anchors in float32 under autocast and in a model of half precision."""
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """Generate the anchors of all images; see `torchvision`'s `AnchorGenerator`."""
@@ -127,10 +111,7 @@ class FullPrecisionProposalHead(Mixin):
 
 
 class FullPrecisionPool(Mixin):
-    """Regions pooled in float32 in a model of half precision, as torchvision does under autocast.
-
-    Proposals are float32, and in bfloat16 they would be off by up to 2 pixels.
-    """
+    """Regions pooled in float32 in a model of half precision, as under autocast."""
 
     def forward(
         self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]

@@ -38,15 +38,7 @@ HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """The part of a backbone before the feature pyramid.
-
-    Attributes:
-        module: image batch float [N, 3, H, W] -> feature maps by the names "0", "1", ...
-        channels: of each feature map.
-        strides: of each feature map, in pixels.
-        mean: that inputs in 0..1 are normalised by, RGB.
-        std: likewise.
-    """
+    """The part of a backbone before the feature pyramid."""
 
     module: nn.Module
     channels: list[int]
@@ -56,19 +48,7 @@ class Body:
 
 
 class Pyramid(nn.Module):
-    """A body and a feature pyramid, with the names of torchvision's `BackboneWithFPN`.
-
-    Args:
-        body: the feature maps to start from.
-        channels: of every map of the pyramid.
-        extra_levels: maps added on top: 0; 1, by subsampling; or 2, by convolutions of stride 2.
-        from_body: whether the two convolutions start at the body's last map, not the pyramid's.
-        norm_layer: of the pyramid; None for convolutions with bias and no normalisation.
-
-    Attributes:
-        out_channels: of every map.
-        names: of the maps that come from the body.
-    """
+    """A body and a feature pyramid, with the names of torchvision's `BackboneWithFPN`."""
 
     def __init__(
         self,
@@ -90,14 +70,7 @@ class Pyramid(nn.Module):
         self.names = [str(i) for i in range(len(body.channels))]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Compute the pyramid.
-
-        Args:
-            x: float [N, 3, H, W].
-
-        Returns:
-            float [N, channels, h, w] of each level, finest first.
-        """
+        """Compute the pyramid."""
         return self.fpn(self.body(x))  # type: ignore[no-any-return]
 
 
@@ -105,13 +78,7 @@ Norm: TypeAlias = Callable[[int], nn.Module]
 
 
 class TinyBody(nn.Module):
-    """Four stages of 32, 48, 64 and 96 channels for small images and training from scratch.
-
-    0.29 million parameters; feature maps of strides 8 and 16.
-
-    Args:
-        norm: of each convolution, by its channels.
-    """
+    """Four stages of 32, 48, 64 and 96 channels for small images and training from scratch."""
 
     channels = (64, 96)
     strides = (8, 16)
@@ -125,14 +92,7 @@ class TinyBody(nn.Module):
         self.stage4 = nn.Sequential(_convolution(norm, 64, 96, stride=2), _Residual(norm, 96))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Compute the feature maps.
-
-        Args:
-            x: float [N, 3, H, W].
-
-        Returns:
-            "0": float [N, 64, H / 8, W / 8]; "1": float [N, 96, H / 16, W / 16].
-        """
+        """Compute the feature maps."""
         fine = self.stage3(self.stem(x))
         return {"0": fine, "1": self.stage4(fine)}
 
@@ -163,24 +123,7 @@ def build_body(
     frozen_norm: bool = False,
     trainable_layers: int | None = None,
 ) -> Body:
-    """Build the body of a backbone by name.
-
-    Args:
-        name: one of `TORCHVISION_BACKBONES`, "tiny", or a timm model.
-        strides: of the feature maps, ascending; None for the usual ones of the backbone.
-        default_strides: the usual ones where the backbone leaves the choice.
-        pretrained: load timm's own weights (of a timm model only; from timm's cache or network).
-        frozen_norm: batch normalisation by fixed statistics.
-        trainable_layers: torchvision's backbones only: how many blocks train, from the last on.
-
-    Returns:
-        The body.
-
-    Raises:
-        ValueError: if the name is unknown, the backbone has no feature map at one of the strides,
-            or its pretrained weights cannot be fetched.
-        ImportError: if timm is needed and missing.
-    """
+    """Build the body of a backbone by name."""
     if name == TINY:
         _check_strides(name, strides, [8, 16], complete=True)
         norm = FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d
@@ -240,12 +183,7 @@ def _mobilenet(
 
 
 def resnet_name(backbone: str) -> str:
-    """Give torchvision's name of the classifier that a ResNet backbone is cut from.
-
-    Example:
-        >>> resnet_name("resnet50_fpn_v2")
-        'resnet50'
-    """
+    """Give torchvision's name of the classifier that a ResNet backbone is cut from."""
     return backbone.removesuffix("_v2").removesuffix("_fpn")
 
 

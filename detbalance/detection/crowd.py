@@ -20,32 +20,12 @@ Target = dict[str, Tensor]
 
 
 def is_crowd(target: Target) -> Tensor:
-    """Tell which rows of a target are crowd regions.
-
-    Args:
-        target: with `labels` int64 [n].
-
-    Returns:
-        bool [n].
-    """
+    """Tell which rows of a target are crowd regions."""
     return target["labels"] == CROWD_LABEL
 
 
 def covered(boxes: Tensor, crowd: Tensor) -> Tensor:
-    """Tell which boxes lie inside a crowd region.
-
-    Args:
-        boxes: float [A, 4], xyxy.
-        crowd: float [C, 4], xyxy, C >= 1.
-
-    Returns:
-        bool [A], True where more than half of the box's own area is inside one crowd box.
-
-    Example:
-        >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [3.0, 3.0, 7.0, 7.0]])
-        >>> covered(boxes, torch.tensor([[0.0, 0.0, 10.0, 3.0]])).tolist()
-        [True, False]
-    """
+    """Tell which boxes lie inside a crowd region."""
     low = torch.maximum(boxes[:, None, :2], crowd[None, :, :2])
     high = torch.minimum(boxes[:, None, 2:], crowd[None, :, 2:])
     inside = (high - low).clamp(min=0).prod(dim=2).amax(dim=1)
@@ -53,24 +33,12 @@ def covered(boxes: Tensor, crowd: Tensor) -> Tensor:
 
 
 class CrowdApart(Mixin):
-    """The transform of a one-stage detector, which takes crowd rows out of the targets.
-
-    Such a detector matches by all boxes of a target, so crowd boxes must not be among them.
-    """
+    """The transform of a one-stage detector, which takes crowd rows out of the targets."""
 
     def forward(
         self, images: list[Tensor], targets: list[Target] | None = None
     ) -> tuple[ImageList, list[Target] | None]:
-        """Scale and batch; see torchvision's `GeneralizedRCNNTransform`.
-
-        Args:
-            images: float [3, H, W] each.
-            targets: of each image.
-
-        Returns:
-            The images, and the targets with `boxes` and `labels` of the objects alone and the boxes
-            of the crowd regions, float [C, 4], under `crowd`.
-        """
+        """Scale and batch; see torchvision's `GeneralizedRCNNTransform`."""
         batch, scaled = self.stock_forward(images, targets)
         return batch, None if scaled is None else _apart(scaled)
 
@@ -90,20 +58,7 @@ def _objects_apart(target: Target) -> Target:
 
 
 def ignored_in_crowd(target: Target, anchors: Tensor, matched: Tensor, mark: int) -> Tensor:
-    """Mark the anchors that match nothing and lie inside a crowd region.
-
-    Args:
-        target: as `CrowdApart` gives it.
-        anchors: float [A, 4].
-        matched: int64 [A], the row of each anchor's object, or below 0.
-        mark: for the anchors to ignore.
-
-    Returns:
-        int64 [A].
-
-    Raises:
-        ValueError: if the target has not been through the transform.
-    """
+    """Mark the anchors that match nothing and lie inside a crowd region."""
     if "crowd" not in target:
         raise ValueError(
             "targets: have not been through the transform that set_classification_loss() adapted."
@@ -122,15 +77,7 @@ class CrowdAwareProposals(Mixin):
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[Target]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Label anchors 1 (object), 0 (background) or -1 (ignored); see torchvision.
-
-        Args:
-            anchors: float [A, 4] of each image.
-            targets: `boxes` and `labels` of each image; crowd rows have the label -1.
-
-        Returns:
-            Labels float [A] and matched boxes float [A, 4] of each image.
-        """
+        """Label anchors 1 (object), 0 (background) or -1 (ignored); see torchvision."""
         crowds = [is_crowd(target) for target in targets]
         objects = [{"boxes": t["boxes"][~c]} for t, c in zip(targets, crowds, strict=True)]
         labels, matched = self.stock_assign_targets_to_anchors(anchors, objects)
@@ -148,17 +95,7 @@ class CrowdAwareProposals(Mixin):
         labels: list[Tensor],
         regression_targets: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Compute both losses; 0, not NaN, where crowd regions leave no anchor to learn from.
-
-        Args:
-            objectness: float [sum A, 1].
-            pred_bbox_deltas: float [sum A, 4].
-            labels: float [A] of each image.
-            regression_targets: float [A, 4] of each image.
-
-        Returns:
-            Objectness loss and box loss.
-        """
+        """Compute both losses; 0, not NaN, where crowd regions leave no anchor to learn from."""
         if not any(bool((label >= 0).any()) for label in labels):
             return objectness.sum() * 0, pred_bbox_deltas.sum() * 0
         return self.stock_compute_loss(  # type: ignore[no-any-return]

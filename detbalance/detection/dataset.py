@@ -39,12 +39,7 @@ _NO_EPOCH = -1
 
 @dataclass(frozen=True)
 class Draw:
-    """An image to load, and its place in the stream of all draws of a run.
-
-    Attributes:
-        index: row of the image.
-        position: place in the stream, >= 0; it decides the augmentation.
-    """
+    """An image to load, and its place in the stream of all draws of a run."""
 
     index: int
     position: int
@@ -134,29 +129,7 @@ class DetectionDataset(Dataset[Example]):
         self._epoch.fill_(epoch)
 
     def __getitem__(self, draw: int | Draw) -> Example:
-        """Load an image and its target.
-
-        Args:
-            draw: a `Draw`, whose augmentation depends on `seed` and its position alone; or a plain
-                row, whose augmentation is another one each time, by the seed of the worker, or
-                after `set_epoch` one an epoch.
-
-        Returns:
-            The image, float32 [3, H, W] in 0..1, RGB; and the target with `boxes` float32 [n, 4]
-            xyxy in pixels, `labels` int64 [n] (1..K; -1 for crowd regions), `area` float32 [n],
-            `iscrowd` int64 [n], `pasted` bool [n] (put there by the augmentation) and `image_id`,
-            int64, the row. Where the file has the lists of LVIS, also `negative_labels`, int64
-            (1..K), the classes that were verified to be absent from the image, and
-            `not_exhaustive_labels`, int64, those with objects that are not annotated; both as the
-            augmentation leaves them. With an augmentation also `pastes`, int64 [A, 2], one row for
-            each object that was to be pasted: its class, and what came of it as a place in
-            `detbalance.augmentation.paste.OUTCOMES`.
-
-        Raises:
-            IndexError: if there is no such row.
-            ValueError: if the image is missing, unreadable, or of another size than the annotations
-                say.
-        """
+        """Load an image and its target."""
         index = draw.index if isinstance(draw, Draw) else int(draw)
         if not 0 <= index < len(self):
             raise IndexError(f"DetectionDataset: no image row {index}; there are {len(self)}.")
@@ -255,23 +228,12 @@ def _tensor(values: NDArray[Any], dtype: Any) -> Tensor:
 
 
 def collate(batch: Sequence[Example]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Put examples together for a detector, which takes images of different sizes as a list.
-
-    Args:
-        batch: examples of a `DetectionDataset`.
-
-    Returns:
-        The images and the targets.
-    """
+    """Put examples together for a detector, which takes images of different sizes as a list."""
     return [image for image, _ in batch], [target for _, target in batch]
 
 
 def worker_init(worker: int) -> None:
-    """Let a loader's worker process use one thread; the `worker_init_fn` of a `DataLoader`.
-
-    Args:
-        worker: its number, not used.
-    """
+    """Let a loader's worker process use one thread; the `worker_init_fn` of a `DataLoader`."""
     import cv2
 
     cv2.setNumThreads(0)
@@ -280,11 +242,7 @@ def worker_init(worker: int) -> None:
 
 @contextmanager
 def worker_deaths() -> Iterator[None]:
-    """Say what it means when a loader's worker process is killed, which may show anywhere in here.
-
-    Raises:
-        ValueError: in place of what torch and the queues between the processes raise then.
-    """
+    """Say what it means when a loader's worker process is killed."""
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:

@@ -21,13 +21,7 @@ HEAD_STD = 0.01
 
 
 def retinanet_head(plan: Plan, num_classes: int, anchors: AnchorGenerator) -> RetinaNetHead:
-    """Build both heads of a RetinaNet.
-
-    Args:
-        plan: of the detector.
-        num_classes: K + 1.
-        anchors: of the detector.
-    """
+    """Build both heads of a RetinaNet."""
     channels = plan.fpn_channels
     norm = _norm_layer(plan.head_norm, channels)
     per_place = anchors.num_anchors_per_location()[0]
@@ -50,13 +44,7 @@ def retinanet_head(plan: Plan, num_classes: int, anchors: AnchorGenerator) -> Re
 
 
 def fcos_head(plan: Plan, num_classes: int, anchors: AnchorGenerator) -> FCOSHead:
-    """Build the heads of an FCOS.
-
-    Args:
-        plan: of the detector.
-        num_classes: K + 1.
-        anchors: of the detector, one per place.
-    """
+    """Build the heads of an FCOS."""
     channels, convs = plan.fpn_channels, plan.head_convs
     per_place = anchors.num_anchors_per_location()[0]
     # For torchvision, None is a group norm of 32 groups.
@@ -70,22 +58,13 @@ def fcos_head(plan: Plan, num_classes: int, anchors: AnchorGenerator) -> FCOSHea
 
 
 def proposal_head(plan: Plan, anchors: AnchorGenerator) -> RPNHead:
-    """Build the head of a region proposal network.
-
-    Args:
-        plan: of the detector.
-        anchors: of the detector.
-    """
+    """Build the head of a region proposal network."""
     per_place = anchors.num_anchors_per_location()[0]
     return RPNHead(plan.fpn_channels, per_place, conv_depth=2 if plan.second_recipe else 1)
 
 
 def box_head(plan: Plan) -> TwoMLPHead | FastRCNNConvFCHead:
-    """Build the part of a second stage between the pooled features and the last layers.
-
-    Args:
-        plan: of the detector.
-    """
+    """Build the part of a second stage between the pooled features and the last layers."""
     channels = plan.fpn_channels
     if plan.head_convs == 0:
         return TwoMLPHead(channels * plan.pooled**2, plan.representation)

@@ -111,17 +111,7 @@ def set_classification_loss(
 
 
 def detector_classes(model: nn.Module) -> int:
-    """Tell how many classes a detector knows.
-
-    Args:
-        model: a RetinaNet, FCOS or R-CNN, stock or adapted.
-
-    Returns:
-        K + 1, background included.
-
-    Raises:
-        TypeError: if the model is none of them.
-    """
+    """Tell how many classes a detector knows."""
     if isinstance(model, (RetinaNet, FCOS)):
         head = model.head.classification_head
         return int(getattr(head, "detector_classes", head.num_classes))

@@ -12,15 +12,7 @@ if TYPE_CHECKING:
 
 
 class LossHolder(Mixin):
-    """A head that refuses the weights of a model with another loss, also where not strict.
-
-    A loss itself refuses the name of another one. Where only one side has a loss, torch would speak
-    of unexpected or missing keys and of shapes, or say nothing.
-
-    Attributes:
-        classification_loss: None for torchvision's own.
-        detector_classes: K + 1.
-    """
+    """A head that refuses the weights of a model with another loss, also where not strict."""
 
     class_layer: ClassVar[str]
     """Name of the last layer, below the head."""

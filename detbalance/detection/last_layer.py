@@ -27,24 +27,7 @@ WEIGHT_STD = 0.01
 
 
 class CosineLinear(nn.Module):
-    """Cosines of the angles between a row's features and the weights of each output.
-
-    Args:
-        in_features: F.
-        out_features: D.
-        device: of the weights.
-        dtype: of the weights.
-
-    Attributes:
-        weight: float [D, F]; its rows' lengths have no effect on the output.
-
-    Example:
-        >>> layer = CosineLinear(2, 1)
-        >>> layer.load_state_dict({"weight": torch.tensor([[3.0, 0.0]])})
-        <All keys matched successfully>
-        >>> layer(torch.tensor([[9.0, 0.0], [0.0, 2.0], [0.0, 0.0]])).flatten().tolist()
-        [1.0, 0.0, 0.0]
-    """
+    """Cosines of the angles between a row's features and the weights of each output."""
 
     def __init__(
         self,
@@ -62,14 +45,7 @@ class CosineLinear(nn.Module):
         nn.init.normal_(self.weight, std=WEIGHT_STD)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the cosines, in float32 also under autocast.
-
-        Args:
-            x: float [A, F].
-
-        Returns:
-            float [A, D] in -1..1; 0 for a row without length.
-        """
+        """Compute the cosines, in float32 also under autocast."""
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return self._cosines(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -88,18 +64,7 @@ def fit_convolution(
     before: ClassificationLoss | None,
     after: ClassificationLoss | None,
 ) -> nn.Conv2d:
-    """Give the last layer of a one-stage head for a loss.
-
-    Args:
-        layer: the present one.
-        anchors: per place.
-        outputs: D of the new loss.
-        before: the present loss; None for torchvision's own.
-        after: the new one.
-
-    Returns:
-        `layer`, or a new one initialised as torchvision does it.
-    """
+    """Give the last layer of a one-stage head for a loss."""
     start = _start(after, outputs).repeat(anchors)
     if layer.out_channels == len(start):
         _restart(layer.bias, _start(before, outputs).repeat(anchors), start)
@@ -122,18 +87,7 @@ def fit_linear(
     before: ClassificationLoss | None,
     after: ClassificationLoss | None,
 ) -> nn.Linear | CosineLinear:
-    """Give the last layer of a two-stage head for a loss.
-
-    Args:
-        layer: the present one.
-        outputs: D of the new loss.
-        before: the present loss; None for torchvision's own.
-        after: the new one.
-
-    Returns:
-        `layer`, or a new one: as torchvision initialises it without a loss, else with small
-        weights and the loss's bias.
-    """
+    """Give the last layer of a two-stage head for a loss."""
     cosine = after is not None and after.last_layer == "cosine"
     fits = layer.out_features == outputs and isinstance(layer, CosineLinear) == cosine
     if fits and _activation(before) == _activation(after):

@@ -24,25 +24,13 @@ background."""
 
 
 class BalancedOneStageHead(Mixin):
-    """All heads together: crowd regions, and the normalisation of the losses.
-
-    Attributes:
-        normalizer: "batch" or "image"; used where a loss was set.
-    """
+    """All heads together: crowd regions, and the normalisation of the losses."""
 
     normalizer: Normalizer
     classification_head: BalancedClassificationHead
 
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
-        """Predict for all levels, in float32 also under autocast.
-
-        Args:
-            x: float [N, channels, H, W] of each level.
-
-        Returns:
-            `cls_logits` float [N, A, D] (K + 1 columns in eval mode), `bbox_regression` float
-            [N, A, 4] and, of FCOS, `bbox_ctrness` float [N, A, 1].
-        """
+        """Predict for all levels, in float32 also under autocast."""
         outputs: dict[str, Tensor] = {}
         for name, out in self.stock_forward(x).items():
             outputs[name] = full_precision(out)
@@ -58,17 +46,7 @@ class BalancedOneStageHead(Mixin):
         anchors: list[Tensor],
         matched_idxs: list[Tensor],
     ) -> dict[str, Tensor]:
-        """Compute all losses; the classification loss is called once for the whole batch.
-
-        Args:
-            targets: of each image, as `CrowdApart` gives them.
-            head_outputs: what `forward` gave.
-            anchors: float [A, 4] of each image.
-            matched_idxs: int64 [A] of each image, torchvision's matching.
-
-        Returns:
-            A scalar for each of the head's losses, by torchvision's names.
-        """
+        """Compute all losses; the classification loss is called once for the whole batch."""
         matched_idxs = [
             ignored_in_crowd(target, boxes, matched, IGNORED)
             for target, boxes, matched in zip(targets, anchors, matched_idxs, strict=True)
@@ -128,29 +106,11 @@ class BalancedOneStageHead(Mixin):
     def box_losses(
         self, target: Target, head_outputs: dict[str, Tensor], anchors: Tensor, matched: Tensor
     ) -> dict[str, Tensor]:
-        """Compute torchvision's losses of one image, save that for the classes.
-
-        Args:
-            target: of the image.
-            head_outputs: float [1, A, ...] each.
-            anchors: float [A, 4].
-            matched: int64 [A].
-
-        Returns:
-            Scalars by name, divided by max(1, anchors with an object).
-        """
+        """Compute torchvision's losses of one image, save that for the classes."""
         raise NotImplementedError
 
     def decoded(self, offsets: Tensor, anchors: Tensor) -> Tensor:
-        """Turn predicted offsets into boxes.
-
-        Args:
-            offsets: float [n, 4].
-            anchors: float [n, 4].
-
-        Returns:
-            float [n, 4], xyxy.
-        """
+        """Turn predicted offsets into boxes."""
         raise NotImplementedError
 
     def _quality(
@@ -170,11 +130,7 @@ class BalancedOneStageHead(Mixin):
 
 
 class BalancedClassificationHead(LossHolder):
-    """The classification head: width by the loss, K + 1 columns at inference.
-
-    Attributes:
-        num_classes: D, the columns per anchor (torchvision's forward reads this).
-    """
+    """The classification head: width by the loss, K + 1 columns at inference."""
 
     class_layer = "cls_logits"
 
@@ -183,16 +139,7 @@ class BalancedClassificationHead(LossHolder):
     cls_logits: nn.Conv2d
 
     def forward(self, x: list[Tensor]) -> Tensor:
-        """Predict the logits of all levels.
-
-        Args:
-            x: float [N, channels, H, W] of each level.
-
-        Returns:
-            float [N, A, D] in training. In eval mode float [N, A, K + 1] whose sigmoid is the
-            loss's score, so that torchvision's postprocessing fits. The column of background is
-            -inf, as torchvision would detect it like a class.
-        """
+        """Predict the logits of all levels."""
         logits: Tensor = self.stock_forward(x)
         if self.classification_loss is None or self.training:
             return logits
@@ -202,15 +149,7 @@ class BalancedClassificationHead(LossHolder):
 
 
 def anchor_labels(target: Target, matched: Tensor) -> Tensor:
-    """Tell the label of each anchor.
-
-    Args:
-        target: of the image, as `CrowdApart` gives it.
-        matched: int64 [A], the row of each anchor's object, -1 for background, `IGNORED`.
-
-    Returns:
-        int64 [A]: 0 background, 1..K, -1 ignored.
-    """
+    """Tell the label of each anchor."""
     labels = torch.where(matched == IGNORED, -1, 0)
     found = matched >= 0
     labels[found] = target["labels"][matched[found]]

@@ -46,19 +46,7 @@ class Plan:
 
 
 def usual(detector: Detector, backbone: str) -> Plan:
-    """Give what torchvision does, and what suits the tiny backbone.
-
-    Args:
-        detector: "retinanet", "fcos" or "fasterrcnn".
-        backbone: the name of any backbone.
-
-    Returns:
-        The plan.
-
-    Example:
-        >>> usual("retinanet", "resnet50_fpn_v2").head_norm
-        'group'
-    """
+    """Give what torchvision does, and what suits the tiny backbone."""
     one_stage, tiny = detector != "fasterrcnn", backbone == TINY
     second = backbone.endswith("_fpn_v2")
     smallest, largest = {TINY: (128, 256), f"{MOBILENET}_320_fpn": (320, 640)}.get(
@@ -94,19 +82,7 @@ def usual(detector: Detector, backbone: str) -> Plan:
 
 
 def usual_anchor_sizes(plan: Plan, strides: Sequence[int]) -> list[list[float]]:
-    """Give the anchor sizes that are usual on each level of a pyramid.
-
-    Args:
-        plan: of the detector.
-        strides: of the levels, extra levels included.
-
-    Returns:
-        One list of sizes, in pixels, per level.
-
-    Example:
-        >>> usual_anchor_sizes(usual("retinanet", "tiny"), [8, 16])
-        [[16, 20, 25], [32, 40, 50]]
-    """
+    """Give the anchor sizes that are usual on each level of a pyramid."""
     if plan.detector == "fasterrcnn" and list(strides[:2]) == [32, 32]:
         # Torchvision's MobileNet Faster R-CNN has coarse maps only, so all sizes on each.
         return [[32.0, 64.0, 128.0, 256.0, 512.0] for _ in strides]
@@ -118,24 +94,12 @@ def usual_anchor_sizes(plan: Plan, strides: Sequence[int]) -> list[list[float]]:
 
 
 def usual_anchor_ratios(detector: Detector) -> tuple[float, ...]:
-    """Give the anchors' usual height / width.
-
-    Args:
-        detector: "retinanet", "fcos" or "fasterrcnn".
-    """
+    """Give the anchors' usual height / width."""
     return (1.0,) if detector == "fcos" else (0.5, 1.0, 2.0)
 
 
 def check_arguments(plan: Plan, **given: Any) -> None:
-    """Refuse arguments of `build_detector` that are wrong whatever the backbone turns out to be.
-
-    Args:
-        plan: the completed plan.
-        given: the remaining arguments.
-
-    Raises:
-        ValueError: for the first wrong one.
-    """
+    """Refuse arguments of `build_detector` that are wrong whatever the backbone turns out to be."""
     if plan.detector not in get_args(Detector):
         raise _wrong("detector", f'"{plan.detector}"', "retinanet, fcos or fasterrcnn")
     if given["num_classes"] < 2:

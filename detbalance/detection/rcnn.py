@@ -28,11 +28,7 @@ IGNORED = -1
 
 
 class BalancedRoIHeads(LossHolder):
-    """The second stage of Faster, Mask and Keypoint R-CNN.
-
-    Attributes:
-        normalizer: "batch" or "image"; used where a loss was set.
-    """
+    """The second stage of Faster, Mask and Keypoint R-CNN."""
 
     class_layer = "box_predictor.cls_score"
 
@@ -49,17 +45,7 @@ class BalancedRoIHeads(LossHolder):
     def assign_targets_to_proposals(
         self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Match regions to objects; regions inside a crowd box that match none are ignored.
-
-        Args:
-            proposals: float [regions, 4] of each image.
-            gt_boxes: float [n, 4] of each image.
-            gt_labels: int64 [n] of each image; -1 marks crowd rows.
-
-        Returns:
-            Of each image: the matched row int64 [regions] of `gt_boxes`, and the label, int64
-            [regions], 0 for background and -1 for ignored regions.
-        """
+        """Match regions to objects; regions inside a crowd box that match none are ignored."""
         kept = [torch.where(labels != CROWD_LABEL)[0] for labels in gt_labels]
         rows, labels = self.stock_assign_targets_to_proposals(
             proposals,
@@ -86,20 +72,7 @@ class BalancedRoIHeads(LossHolder):
         image_shapes: list[tuple[int, int]],
         targets: list[Target] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Classify regions and refine their boxes; see torchvision's `RoIHeads`.
-
-        Args:
-            features: float [N, channels, H, W] of each level.
-            proposals: float [regions, 4] of each image.
-            image_shapes: height and width of each image.
-            targets: needed in training.
-
-        Returns:
-            Detections of each image (empty in training) and losses (empty in eval mode).
-
-        Raises:
-            TypeError: if boxes are not floating point or labels not int64.
-        """
+        """Classify regions and refine their boxes; see torchvision's `RoIHeads`."""
         if self.training:
             return [], self._losses(features, proposals, image_shapes, targets)
         return self.stock_forward(features, proposals, image_shapes, targets)  # type: ignore[no-any-return]
@@ -237,17 +210,7 @@ class BalancedRoIHeads(LossHolder):
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Turn outputs into detections by the loss's own scores.
-
-        Args:
-            class_logits: float [R, D].
-            box_regression: float [R, 4 (K + 1)].
-            proposals: float [regions, 4] of each image, R in all.
-            image_shapes: height and width of each image.
-
-        Returns:
-            Boxes, scores (descending) and labels of each image.
-        """
+        """Turn outputs into detections by the loss's own scores."""
         class_logits, box_regression = full_precision(class_logits), full_precision(box_regression)
         if self.classification_loss is None:
             return self.stock_postprocess_detections(  # type: ignore[no-any-return]

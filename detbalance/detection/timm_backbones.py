@@ -19,11 +19,7 @@ except ImportError as error:
 
 
 class TimmBody(nn.Module):
-    """A timm feature extractor with the outputs that torchvision's feature pyramid takes.
-
-    Args:
-        features: made by timm with `features_only=True`.
-    """
+    """A timm feature extractor with the outputs that torchvision's feature pyramid takes."""
 
     def __init__(self, features: nn.Module) -> None:
         super().__init__()
@@ -31,14 +27,7 @@ class TimmBody(nn.Module):
         self.channels_last = str(getattr(features, "output_fmt", "NCHW")).endswith("NHWC")
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Compute the feature maps.
-
-        Args:
-            x: float [N, 3, H, W].
-
-        Returns:
-            float [N, channels, h, w] by the names "0", "1", ...
-        """
+        """Compute the feature maps."""
         maps = self.features(x)
         named: dict[str, Tensor] = {}
         for i, level in enumerate(maps):
@@ -47,21 +36,7 @@ class TimmBody(nn.Module):
 
 
 def timm_body(name: str, strides: Sequence[int], pretrained: bool, frozen_norm: bool) -> Body:
-    """Build a body from a timm model.
-
-    Args:
-        name: of the model, with or without a pretrained tag.
-        strides: of the wanted feature maps, ascending.
-        pretrained: load timm's weights from its cache or over the network.
-        frozen_norm: turn batch normalisation into fixed scales and shifts.
-
-    Returns:
-        The body, with the mean and std that the weights were trained with.
-
-    Raises:
-        ValueError: if timm has no such model, it has no feature map at one of the strides, takes
-            inputs of one size only, or its weights cannot be fetched.
-    """
+    """Build a body from a timm model."""
     check_timm_name(name)
     try:
         features: Any = timm.create_model(name, pretrained=False, features_only=True)
@@ -94,14 +69,7 @@ def timm_body(name: str, strides: Sequence[int], pretrained: bool, frozen_norm: 
 
 
 def check_timm_name(name: str) -> None:
-    """Refuse a backbone that nobody knows.
-
-    Args:
-        name: of the backbone.
-
-    Raises:
-        ValueError: with the nearest known names.
-    """
+    """Refuse a backbone that nobody knows."""
     if timm.is_model(name.split(".")[0]):
         return
     known = [*TORCHVISION_BACKBONES, TINY, *timm.list_models()]

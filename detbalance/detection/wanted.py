@@ -26,18 +26,7 @@ def wanted(
     labels: list[Tensor],
     quality: Callable[[], Tensor],
 ) -> dict[str, Tensor]:
-    """Gather the further arguments that a loss wants; what it does not want is not computed.
-
-    Args:
-        loss: see `ClassificationLoss.wants`.
-        targets: of each image; `negative_labels` and `not_exhaustive_labels`, int64, are read where
-            they are there.
-        labels: int64, one per row, of each image.
-        quality: gives float [A], the IoU of each foreground row's predicted box with its object.
-
-    Returns:
-        The arguments by name.
-    """
+    """Gather the further arguments that a loss wants; what it does not want is not computed."""
     given = {}
     if "quality" in loss.wants:
         with torch.no_grad():
@@ -50,34 +39,12 @@ def wanted(
 
 
 def image_index(labels: list[Tensor]) -> Tensor:
-    """Number the rows by their image.
-
-    Args:
-        labels: int64, one per row, of each image.
-
-    Returns:
-        int64 [A], 0..N - 1.
-    """
+    """Number the rows by their image."""
     return torch.cat([torch.full_like(label, image) for image, label in enumerate(labels)])
 
 
 def image_labels(targets: list[Target], num_classes: int, device: torch.device) -> Tensor:
-    """Read what the lists of each image say of each class.
-
-    Args:
-        targets: of each image.
-        num_classes: K + 1.
-        device: of the result.
-
-    Returns:
-        int8 [N, K + 1]: 1 the class is verified absent, -1 its objects are not all annotated, 0
-        nothing is said.
-
-    Example:
-        >>> target = {"negative_labels": torch.tensor([3])}
-        >>> image_labels([target, {}], 4, torch.device("cpu")).tolist()
-        [[0, 0, 0, 1], [0, 0, 0, 0]]
-    """
+    """Read what the lists of each image say of each class."""
     table = torch.zeros(len(targets), num_classes, dtype=torch.int8, device=device)
     for row, target in zip(table, targets, strict=True):
         for name, mark in IMAGE_LISTS.items():
@@ -87,19 +54,7 @@ def image_labels(targets: list[Target], num_classes: int, device: torch.device) 
 
 
 def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Compute the IoU of each box with the other of its row.
-
-    Args:
-        boxes: float [n, 4], xyxy.
-        others: float [n, 4], xyxy, each of an area above 0.
-
-    Returns:
-        float [n] in 0..1.
-
-    Example:
-        >>> paired_iou(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[0.0, 0, 2, 1]])).tolist()
-        [0.5]
-    """
+    """Compute the IoU of each box with the other of its row."""
     low = torch.maximum(boxes[:, :2], others[:, :2])
     high = torch.minimum(boxes[:, 2:], others[:, 2:])
     shared = (high - low).clamp(min=0).prod(dim=1)

@@ -28,30 +28,13 @@ LOSS = "classification_loss"
 
 
 def detector_weights_name(detector: str, backbone: str) -> str | None:
-    """Name torchvision's detector whose COCO weights fit, or None.
-
-    Example:
-        >>> detector_weights_name("retinanet", "resnet50_fpn")
-        'retinanet_resnet50_fpn'
-        >>> detector_weights_name("retinanet", "resnet18_fpn") is None
-        True
-    """
+    """Name torchvision's detector whose COCO weights fit, or None."""
     name = f"{detector}_{backbone}"
     return name if name in list_models() else None
 
 
 def load_default(model: nn.Module, detector: str, backbone: str, *, fetch: bool = True) -> None:
-    """Load torchvision's weights: COCO's for its own detectors, else ImageNet's for the body.
-
-    Args:
-        model: a detector built for the backbone.
-        detector: "retinanet", "fcos" or "fasterrcnn".
-        backbone: one of `TORCHVISION_BACKBONES`.
-        fetch: False only does what goes with the weights and is in no `state_dict`.
-
-    Raises:
-        ValueError: if the download fails, or the model's layers are not those of the weights.
-    """
+    """Load torchvision's weights: COCO's for its own detectors, else ImageNet's for the body."""
     name = detector_weights_name(detector, backbone)
     if name is not None and backbone == "resnet50_fpn" and detector != "fcos":
         # Torchvision trained these two before its frozen norms had an epsilon.
@@ -75,14 +58,7 @@ def load_default(model: nn.Module, detector: str, backbone: str, *, fetch: bool 
 
 
 def load_offline(model: nn.Module) -> None:
-    """Load the ImageNet weights of EfficientNet-Lite0 from an installed package.
-
-    Args:
-        model: a detector with the backbone `tf_efficientnet_lite0`.
-
-    Raises:
-        ImportError: if the package is missing.
-    """
+    """Load the ImageNet weights of EfficientNet-Lite0 from an installed package."""
     # The classifier on top has no place in a detector, which is as it should be.
     body = model.get_submodule("backbone.body.features").state_dict()
     state = {name: value for name, value in offline_state().items() if name in body}
@@ -90,11 +66,7 @@ def load_offline(model: nn.Module) -> None:
 
 
 def offline_state() -> dict[str, Tensor]:
-    """Return the ImageNet weights of EfficientNet-Lite0, its classifier included, by timm's names.
-
-    Raises:
-        ImportError: if the package that they are in is missing.
-    """
+    """ImageNet weights of EfficientNet-Lite0, its classifier included, by timm's names."""
     import timm
 
     try:
@@ -113,20 +85,7 @@ def offline_state() -> dict[str, Tensor]:
 
 
 def load_file(model: nn.Module, path: str, class_names: Sequence[str] | None = None) -> None:
-    """Load a local file: the weights of a whole detector, or of a backbone.
-
-    A detector trained on other classes or with another loss than the model has is fine: its last
-    layers are left out, with a warning. What a loss has counted is left out in any case.
-
-    Args:
-        model: the detector, with its loss in place.
-        path: a `state_dict` saved by `torch.save` (also inside a dict under "state_dict" or
-            "model", such as a checkpoint of a run), or a `.safetensors` file.
-        class_names: of the labels 1..K, compared with those of a checkpoint; None for not known.
-
-    Raises:
-        ValueError: if the file is no such thing, or lacks tensors that the model needs.
-    """
+    """Load a local file: the weights of a whole detector, or of a backbone."""
     state, names = _read(path)
     if any(name.startswith("backbone.") for name in state):
         known = names is not None and class_names is not None

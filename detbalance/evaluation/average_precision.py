@@ -22,12 +22,6 @@ _TINY = np.spacing(1)
 def average_precision(matches: Matches) -> Float64:
     """Average precision of every class at every IoU threshold.
 
-    Args:
-        matches: of `match`.
-
-    Returns:
-        float64 [T, K + 1], NaN for background and for classes without boxes to find.
-
     Source: Lin et al., Microsoft COCO, 2014, arXiv:1405.0312: the mean of the interpolated
     precision at 101 recall levels.
     """
@@ -41,15 +35,7 @@ def average_precision(matches: Matches) -> Float64:
 
 
 def interpolated_precision(matches: Matches) -> Float64:
-    """Precision at 101 levels of recall, as the evaluators' grid has it over boxes of all sizes.
-
-    Args:
-        matches: of `match`.
-
-    Returns:
-        float64 [T, R, K + 1], the highest precision at this recall or more, 0 where a recall is
-        not reached; NaN for background and for classes without boxes to find.
-    """
+    """Precision at 101 levels of recall, as the evaluators' grid has it over boxes of all sizes."""
     order = matches.order
     return precision_at_levels(
         matches.is_true_positive[order],
@@ -62,17 +48,7 @@ def interpolated_precision(matches: Matches) -> Float64:
 def precision_at_levels(
     right: Bool, wrong: Bool, offsets: Int64, num_positive: npt.NDArray[np.number]
 ) -> Float64:
-    """Interpolated precision of right and wrong detections that are in order already.
-
-    Args:
-        right: bool [P, T], detections that found a box, by class and from the highest score down.
-        wrong: bool [P, T], those that found none; what is neither does not count.
-        offsets: int64 [K + 2], where each class begins.
-        num_positive: [K + 1], boxes to find.
-
-    Returns:
-        float64 [T, R, K + 1], as `interpolated_precision`.
-    """
+    """Interpolated precision of right and wrong detections that are in order already."""
     num_thresholds, num_classes = right.shape[1], len(num_positive)
     result = np.full((num_thresholds, len(RECALL_LEVELS), num_classes), np.nan)
     for label in np.flatnonzero(num_positive[1:]) + 1:
@@ -90,17 +66,7 @@ def precision_at_levels(
 def mean_precision(
     right: Bool, wrong: Bool, offsets: Int64, num_positive: npt.NDArray[np.number]
 ) -> Float64:
-    """Average `precision_at_levels` over the levels; only classes with boxes take room meanwhile.
-
-    Args:
-        right: as there.
-        wrong: as there.
-        offsets: as there.
-        num_positive: as there.
-
-    Returns:
-        float64 [T, K + 1].
-    """
+    """Average `precision_at_levels` over the levels; only classes with boxes take memory."""
     known = np.flatnonzero(num_positive[1:]) + 1
     result = np.full((right.shape[1], len(num_positive)), np.nan)
     rows, starts = take_slices(offsets, np.append(0, known))
@@ -111,15 +77,7 @@ def mean_precision(
 
 
 def recall(matches: Matches) -> Float64:
-    """Share of the boxes found at every IoU threshold, by detections of any score.
-
-    Args:
-        matches: of `match`.
-
-    Returns:
-        float64 [T, K + 1], NaN for background and for classes without boxes to find. Its mean over
-        T is AR.
-    """
+    """Share of the boxes found at every IoU threshold, by detections of any score."""
     total = matches.num_positive
     labels = matches.predictions.labels
     found = np.stack(
@@ -133,20 +91,7 @@ def recall(matches: Matches) -> Float64:
 def precision_recall(
     matches: Matches, label: int, *, iou: float = 0.5
 ) -> tuple[Float64, Float64, Float64]:
-    """The curve of one class, a point for each detection that counts.
-
-    Args:
-        matches: of `match`.
-        label: of the class, 1..K.
-        iou: overlap that a match needs; one of the thresholds of the rules.
-
-    Returns:
-        Recall, precision and score after each detection, from the highest score down; precision
-        is not interpolated. Recall is NaN for a class without boxes to find.
-
-    Raises:
-        ValueError: if the label or the threshold is unknown.
-    """
+    """The curve of one class, a point for each detection that counts."""
     num_categories = matches.annotations.categories.num_categories
     if not 1 <= label <= num_categories:
         raise ValueError(

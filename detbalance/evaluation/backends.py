@@ -29,20 +29,7 @@ _EXTRAS = {"hotcoco": "fast", "pycocotools": "report"}
 
 
 def choose_backend(backend: Backend = "auto", rules: Rules = COCO) -> BackendName:
-    """Name the evaluator to use, from the wish and from what is installed.
-
-    Args:
-        backend: "auto" takes hotcoco where it is installed and our own grid, "numpy", otherwise:
-            three times slower than hotcoco, tens of times faster than pycocotools.
-        rules: what to evaluate by; pycocotools knows COCO's only.
-
-    Returns:
-        "hotcoco", "pycocotools" or "numpy".
-
-    Raises:
-        ValueError: if the name is unknown, or the evaluator does not know the rules.
-        ImportError: if the evaluator asked for is not installed.
-    """
+    """Name the evaluator to use, from the wish and from what is installed."""
     known = ("auto", "hotcoco", "pycocotools", "numpy")
     if backend not in known:
         raise ValueError(f'backend is "{backend}". Known: {", ".join(known)}.')
@@ -69,22 +56,7 @@ def build_evaluator(
     rules: Rules = COCO,
     labels: npt.NDArray[np.int64] | None = None,
 ) -> Any:
-    """Build the COCOeval of either library, with annotation and detection ids from 1.
-
-    Args:
-        name: "hotcoco", or "pycocotools" for COCO's rules.
-        annotations: the ground truth.
-        predictions: detections on the same images.
-        rows: int64, the detections to take, for LVIS's rules those within the cap of an image;
-            detection id i + 1 is `rows[i]`.
-        rules: COCO's or LVIS's.
-        labels: int64, ascending, the classes to evaluate, all others being without boxes and
-            detections; None for all.
-
-    Returns:
-        An evaluator ready for `evaluate()`. Annotation id i + 1 is row i of the annotations, the
-        category id is the label, and image ids follow the order of the file's image ids.
-    """
+    """Build the COCOeval of either library, with annotation and detection ids from 1."""
     lvis = rules.name == "lvis"
     ranks = image_ranks(annotations)
     if labels is None:

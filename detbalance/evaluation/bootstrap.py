@@ -33,16 +33,7 @@ RELIABLE_IMAGES = 5
 
 @dataclass(frozen=True, eq=False)
 class Replicates:
-    """Figures of one or more runs on the same draws of images.
-
-    Attributes:
-        values: for each figure float32 [runs, B, K + 1], NaN where a draw leaves it undefined.
-        estimates: for each figure float64 [runs, K + 1], on the images as they are.
-        boxes: for each figure float64 [runs, K + 1], of how many boxes it is a share: boxes to
-            find, for precision the detections shown.
-        images: for each figure float64 [runs, K + 1], over how many images those boxes are spread;
-            images with more of them than others count as fewer: (sum n)^2 / sum n^2.
-    """
+    """Figures of one or more runs on the same draws of images."""
 
     values: dict[str, Float32]
     estimates: dict[str, Float64]
@@ -52,22 +43,7 @@ class Replicates:
     def interval(
         self, figure: str, *, run: int = 0, confidence: float = 0.95
     ) -> tuple[Float64, Float64]:
-        """Interval of each class, of the form of `bootstrap_intervals.interval`.
-
-        Simulated for detectors from poor to good, nominal 95 % hold the figure of a very large set
-        in 90 to 99 % of cases, most in 92 to 97 %, from `RELIABLE_BOXES` boxes on `RELIABLE_IMAGES`
-        images on (`reliable` says for which classes). Figures of almost 0 or 1 are held more often,
-        AP50 of 0.98 always. On 10 boxes AP is too high by up to 0.04, AP50 by 0.05: their intervals
-        are moved down by that, the estimates are not.
-
-        Args:
-            figure: one of `FIGURES`.
-            run: which of the runs.
-            confidence: how often such intervals hold the true figure, in (0, 1).
-
-        Returns:
-            Lower and upper ends, float64 [K + 1], NaN where the figure is undefined.
-        """
+        """Interval of each class, of the form of `bootstrap_intervals.interval`."""
         return interval(self.spread(figure, run=run), confidence=confidence, **FORMS[figure])
 
     def reliable(self, figure: str, *, run: int = 0) -> Bool:
@@ -83,34 +59,14 @@ class Replicates:
         run: int = 0,
         confidence: float = 0.95,
     ) -> tuple[Float64, Float64]:
-        """Interval of the mean of each group, as `interval`.
-
-        One thing does not average out: at 101 levels of recall, a set too small to show a rare miss
-        has up to 0.01 more AP than a large one. Where AP50 is 0.98 or more, so much can be missing
-        from the lower end.
-
-        Args:
-            figure: one of `FIGURES`.
-            group_of_class: int [K + 1], 0 or more for the group of each class, -1 for none; for
-                example `of_class` of `frequency_groups`.
-            run: which of the runs.
-            confidence: how often such intervals hold the true mean, in (0, 1).
-
-        Returns:
-            Lower and upper ends, float64 [groups], NaN where no class is defined.
-        """
+        """Interval of the mean of each group, as `interval`."""
         size = int(np.max(group_of_class, initial=-1)) + 1
         single = self.spread(figure, run=run)
         spread = group_spread(self.values[figure][run], single, group_of_class, size)
         return interval(spread, confidence=confidence, **FORMS[figure])
 
     def spread(self, figure: str, *, run: int = 0) -> Spread:
-        """What the draws say of a figure of each class, background in front.
-
-        Args:
-            figure: one of `FIGURES`.
-            run: which of the runs.
-        """
+        """What the draws say of a figure of each class, background in front."""
         estimate = self.estimates[figure][run]
         boxes, images = self.boxes[figure][run], self.images[figure][run]
         return class_spread(self.values[figure][run], estimate, boxes, images)
@@ -124,22 +80,7 @@ def bootstrap(
     score_floor: float = 0.3,
     workers: int | None = None,
 ) -> Replicates:
-    """Draw images with replacement and work out every figure of every class on each draw.
-
-    Args:
-        runs: matches of one or more runs on the same images; all see the same draws.
-        replicates: B, how many draws.
-        seed: of the draws.
-        score_floor: recall and precision are of detections with at least this score.
-        workers: threads; by default one per core.
-
-    Returns:
-        The figures on every draw and on the images as they are.
-
-    Raises:
-        ValueError: if there is no run, the runs are not on the same images and boxes, there are
-            fewer than two draws, or they do not fit into the memory of the machine.
-    """
+    """Draw images with replacement and work out every figure of every class on each draw."""
     _check(runs, replicates)
     first = runs[0]
     rng = np.random.default_rng(seed)

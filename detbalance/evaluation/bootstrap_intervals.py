@@ -29,15 +29,7 @@ FORMS = {
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """What the draws say of some figures; arrays of one length.
-
-    Attributes:
-        estimate: the figure on the images as they are, in [0, 1], NaN where undefined.
-        mean: of the draws, NaN if undefined in all of them.
-        variance: of the draws, with the number of images already corrected for.
-        boxes: how many boxes the figure is a share of.
-        degrees: degrees of freedom of the variance: independent images less one.
-    """
+    """What the draws say of some figures; arrays of one length."""
 
     estimate: Float64
     mean: Float64
@@ -50,24 +42,6 @@ def interval(
     spread: Spread, *, confidence: float = 0.95, counts_boxes: bool, envelope: bool
 ) -> tuple[Float64, Float64]:
     """Set Wilson's interval with the number of boxes that would vary as the draws do.
-
-    For a figure p it is p (1 - p) / variance. It is lowered to what Student's t in place of the
-    normal distribution comes to, as the variance is itself an estimate, from a few images maybe.
-    The middle is moved by the bias that the draws show.
-
-    Args:
-        spread: of the figures.
-        confidence: how often such intervals hold the true figure, in (0, 1).
-        counts_boxes: whether each box adds a yes or a no, as it does to recall. The draws of few
-            boxes then vary less than boxes can, and the number is no more than that of the boxes;
-            Student's t enters so far as the draws vary more than boxes. AP and AR, means over IoU
-            thresholds, vary less than a yes or no, and have no such bound.
-        envelope: whether the figure is of an interpolated curve, as AP is and AP50. The highest
-            precision from a recall on is too high on few boxes, in the simulation by twice what the
-            draws show; so the middle is moved by twice as much.
-
-    Returns:
-        Lower and upper ends, float64, NaN where the figure is undefined or a share of no boxes.
 
     Source: Wilson, JASA 22, 1927; effective sample sizes as for surveys: Korn and Graubard,
     Confidence intervals for proportions with small expected number of positive counts estimated
@@ -96,17 +70,6 @@ def interval(
 
 def student_quantile(probability: float, degrees: Float64) -> Float64:
     """Quantile of Student's t distribution.
-
-    Args:
-        probability: in (0.5, 1).
-        degrees: degrees of freedom, need not be whole; below 2 those of 2 are taken.
-
-    Returns:
-        float64 of the shape of `degrees`, off by less than 0.1 %.
-
-    Example:
-        >>> student_quantile(0.975, np.array([2.0, 3.0, 10.0])).round(3)
-        array([4.303, 3.182, 2.228])
 
     Source: Hill, Algorithm 396: Student's t-quantiles, Communications of the ACM 13, 1970.
     """

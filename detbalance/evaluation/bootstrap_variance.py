@@ -17,17 +17,7 @@ Float64 = npt.NDArray[np.float64]
 def class_spread(
     values: Float32 | Float64, estimate: Float64, boxes: Float64, images: Float64
 ) -> Spread:
-    """Spread of a figure of each class over the draws.
-
-    Args:
-        values: float [B, K + 1], the figure on every draw, NaN where undefined.
-        estimate: float64 [K + 1], on the images as they are.
-        boxes: float64 [K + 1], of how many boxes it is a share.
-        images: float64 [K + 1], over how many images those are spread.
-
-    Returns:
-        The spread, its variance corrected for the number of images.
-    """
+    """Spread of a figure of each class over the draws."""
     mean, variance = moments(values)
     # One image says nothing of how images differ: at least half a degree of freedom is taken.
     degrees = np.maximum(images - 1, 0.5)
@@ -37,17 +27,7 @@ def class_spread(
 def group_spread(
     values: Float32 | Float64, single: Spread, group_of_class: npt.ArrayLike, size: int
 ) -> Spread:
-    """Spread of the mean of each group over the draws.
-
-    Args:
-        values: float [B, K + 1], the figure on every draw, NaN where undefined.
-        single: what `class_spread` gave for the same values.
-        group_of_class: int [K + 1], the group of each class, -1 for none.
-        size: number of groups.
-
-    Returns:
-        The spread of the groups' means over the classes where the figure is defined.
-    """
+    """Spread of the mean of each group over the draws."""
     groups = np.where(np.isnan(single.estimate), -1, np.asarray(group_of_class))
     mean, raw = moments(group_means(values, groups, size))
 
@@ -71,14 +51,7 @@ def group_spread(
 
 
 def moments(values: Float32 | Float64) -> tuple[Float64, Float64]:
-    """Mean and variance over the draws.
-
-    Args:
-        values: float [B, n], NaN where undefined.
-
-    Returns:
-        float64 [n] each, over the draws that are defined; NaN and 0 where none is.
-    """
+    """Mean and variance over the draws."""
     mean, variance = np.full(values.shape[1], np.nan), np.zeros(values.shape[1])
     known = np.flatnonzero(~np.isnan(values).all(axis=0))  # of very many classes maybe a few
     own = values[:, known]
@@ -89,14 +62,7 @@ def moments(values: Float32 | Float64) -> tuple[Float64, Float64]:
 
 
 def defined_mean(values: Float32 | Float64) -> tuple[Float64, npt.NDArray[np.int64]]:
-    """Mean over the first axis, over what is not NaN.
-
-    Args:
-        values: float [n, ...].
-
-    Returns:
-        float64 [...], NaN where nothing is defined, and over how many values each mean is.
-    """
+    """Mean over the first axis, over what is not NaN."""
     defined = ~np.isnan(values)
     number = defined.sum(axis=0)
     mean = np.full(values.shape[1:], np.nan)
@@ -106,16 +72,7 @@ def defined_mean(values: Float32 | Float64) -> tuple[Float64, npt.NDArray[np.int
 
 
 def group_means(values: Float32 | Float64, groups: npt.NDArray[np.integer], size: int) -> Float64:
-    """Means over the defined classes of each group.
-
-    Args:
-        values: float [..., K + 1], NaN where undefined.
-        groups: int [K + 1], the group of each class, -1 for none.
-        size: number of groups.
-
-    Returns:
-        float64 [..., size], NaN where no class of the group is defined.
-    """
+    """Means over the defined classes of each group."""
     result = np.full((*values.shape[:-1], size), np.nan)
     for group in range(size):
         chosen = values[..., groups == group].astype(np.float64)

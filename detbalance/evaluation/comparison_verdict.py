@@ -13,21 +13,7 @@ _NOISE = 1e-9  # of rounding
 
 
 def verdict(groups: Mapping[str, GroupDifferences], figure: str, *, level: float = 0.05) -> str:
-    """Say in one sentence what differs.
-
-    A group gained or lost where its adjusted p-value is below the level. Of one that did neither, a
-    cost is not measurable where the interval holds 0 and ends within 0.02 of it; nothing is said of
-    a cost where it may as well have gained as much as counts, or as much as the other.
-
-    Args:
-        groups: rows of a comparison: rare, common, frequent, all.
-        figure: which figure to speak of.
-        level: probability of naming a difference that is none.
-
-    Returns:
-        A sentence such as "AP: rare +.18 [.11, .25]; frequent -.004 [-.01, .003]: the tail gained
-        at no measurable cost to the head."
-    """
+    """Say in one sentence what differs."""
     known = {
         name: row.figures[figure]
         for name, row in groups.items()
@@ -55,12 +41,7 @@ def verdict(groups: Mapping[str, GroupDifferences], figure: str, *, level: float
 
 
 def digits_for(*values: float, least: int = 2) -> int:
-    """How many decimals it takes that none of the values looks like 0 but 0 itself.
-
-    Example:
-        >>> digits_for(-0.031, -0.0042), digits_for(0.2, 0.0), digits_for(0.00004)
-        (3, 2, 5)
-    """
+    """How many decimals it takes that none of the values looks like 0 but 0 itself."""
     smallest = min((abs(value) for value in values if abs(value) > _NOISE), default=1.0)
     digits = least
     while not round(smallest, digits):
@@ -74,12 +55,7 @@ def decimals(value: float, digits: int) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference with its sign, two decimals, more where it is small.
-
-    Example:
-        >>> signed(0.176), signed(-0.0042), signed(0.0), signed(-1.0)
-        ('+.18', '-.004', '0', '-1.00')
-    """
+    """A difference with its sign, two decimals, more where it is small."""
     text = _short(value)
     return text if text.startswith("-") or text == "0" else f"+{text}"
 

@@ -19,21 +19,7 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """Detections and boxes by true and found class; only cells that are not 0 are held.
-
-    A detection on the diagonal found a box of its class; elsewhere it lies on a box of another
-    class ("classification"), or in row 0 on nothing ("background"). Column 0 has the boxes that no
-    detection of their class found ("missed"): with the diagonal a class has all of its boxes.
-    Detections that overlap their box too little ("localisation") or one of another class ("both"),
-    and further ones of a box that was found ("duplicate"), take no class for another and are in no
-    cell.
-
-    Attributes:
-        true: int64 [n], class of the box, ascending.
-        found: int64 [n], class of the detection, ascending within a true class.
-        number: int64 [n], how many, above 0.
-        num_classes: K + 1.
-    """
+    """Detections and boxes by true and found class; only cells that are not 0 are held."""
 
     true: Int64
     found: Int64
@@ -48,12 +34,7 @@ class Confusion:
         return matrix
 
     def cells(self, names: tuple[str, ...], limit: int = MAX_CELLS) -> list[Cell]:
-        """Return the largest cells off the diagonal, largest first.
-
-        Args:
-            names: of the labels from 1.
-            limit: how many cells at most.
-        """
+        """Return the largest cells off the diagonal, largest first."""
         apart = np.flatnonzero(self.true != self.found)
         largest = apart[np.argsort(-self.number[apart], kind="stable")[:limit]]
         known = (None, *names)
@@ -64,20 +45,7 @@ class Confusion:
 def confusion(
     matches: Matches, pairs: Overlaps, *, score_floor: float | Float64 = 0.3, iou: float = 0.5
 ) -> Confusion:
-    """Count which class each detection is of, and which the box that it lies on.
-
-    Every number is that of a kind of error: by column, classification and background errors of
-    `error_kinds`; by row, its missed boxes; the diagonal, what is right.
-
-    Args:
-        matches: of `match`.
-        pairs: of `overlaps` for the same inputs, over all classes, from 0.1.
-        score_floor: smallest score that counts; float64 [K + 1] for one of each class.
-        iou: smallest overlap; one of the thresholds of the rules.
-
-    Returns:
-        The matrix. Crowd regions, and detections that LVIS's lists excuse, are in no cell.
-    """
+    """Count which class each detection is of, and which the box that it lies on."""
     t, num_classes = matches.at(iou), len(matches.num_positive)
     found_as, labels = matches.predictions.labels, matches.annotations.labels
     shown = reaches_floor(matches.predictions, score_floor)

@@ -20,17 +20,7 @@ _NAMED = 3
 
 
 def cap_notes(annotations: Annotations, rules: Rules) -> tuple[str, ...]:
-    """Say which boxes nobody can find under the cap of detections, and how high figures can be.
-
-    By COCO's rules so many detections of an image and class count, by LVIS's of an image.
-
-    Args:
-        annotations: the ground truth.
-        rules: with the cap.
-
-    Returns:
-        One sentence; none where no image has more boxes to find than the cap.
-    """
+    """Say which boxes nobody can find under the cap of detections, and how high figures can be."""
     cap = rules.max_detections
     if cap is None:
         return ()

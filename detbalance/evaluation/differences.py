@@ -31,15 +31,7 @@ _LEAST_P, _LARGEST_P = 1e-9, 0.999
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """A figure of two sides; arrays of length n, NaN where a side has no figure.
-
-    Attributes:
-        baseline: spread of the baseline's mean over its runs.
-        ours: spread of ours.
-        correlation: of the two over the draws, in [-1, 1].
-        run_variance: of the difference, by what runs of one side differ by; 0 for single runs.
-        run_degrees: degrees of freedom of it.
-    """
+    """A figure of two sides; arrays of length n, NaN where a side has no figure."""
 
     baseline: Spread
     ours: Spread
@@ -54,16 +46,7 @@ class Sides:
 
 
 def class_sides(figure: str, baseline: Sequence[Replicates], ours: Sequence[Replicates]) -> Sides:
-    """Put the draws of both sides beside each other, by class.
-
-    Args:
-        figure: one of `FIGURES` of the bootstrap.
-        baseline: of each of its runs, on the same draws; the first run of each is taken.
-        ours: likewise.
-
-    Returns:
-        Both sides by class, n = K + 1.
-    """
+    """Put the draws of both sides beside each other, by class."""
     sides = [_Side.of(figure, replicates) for replicates in (baseline, ours)]
     spreads = [class_spread(side.mean, side.estimate, side.boxes, side.images) for side in sides]
     return _joined([side.mean for side in sides], spreads, [side.estimates for side in sides])
@@ -76,21 +59,7 @@ def group_sides(
     group_of_class: npt.NDArray[np.integer],
     size: int,
 ) -> Sides:
-    """Put the draws of both sides beside each other, by group of classes.
-
-    A class without the figure on one side is left out on both: otherwise the means would be of
-    different classes.
-
-    Args:
-        figure: one of `FIGURES` of the bootstrap.
-        baseline: as for `class_sides`.
-        ours: likewise.
-        group_of_class: int [K + 1], 0 or more for the group of each class, -1 for none.
-        size: number of groups, n.
-
-    Returns:
-        Both sides by group.
-    """
+    """Put the draws of both sides beside each other, by group of classes."""
     sides = [_Side.of(figure, replicates) for replicates in (baseline, ours)]
     known = ~np.isnan(sides[0].estimate) & ~np.isnan(sides[1].estimate)
     groups = np.where(known, group_of_class, -1)
@@ -110,18 +79,6 @@ def difference_interval(
     sides: Sides, figure: str, *, confidence: float = 0.95
 ) -> tuple[Float64, Float64]:
     """Interval of ours less baseline.
-
-    With p the figure of a side, [l, u] its interval and r the correlation, the lower end is
-    d - sqrt((p1 - l1)^2 - 2 r (p1 - l1) (u2 - p2) + (u2 - p2)^2 + t^2 v), the upper end likewise.
-    v is the variance by the runs, t the quantile of Student's distribution for so few of them.
-
-    Args:
-        sides: of `class_sides` or `group_sides`.
-        figure: which figure they are of.
-        confidence: how often such intervals hold the true difference, in (0, 1).
-
-    Returns:
-        Lower and upper ends, float64 [n], in [-1, 1]; NaN where a side is undefined.
 
     Source: Newcombe, Interval estimation for the difference between independent proportions,
     Statistics in Medicine 17, 1998, method 10, for paired proportions; Zou and Donner, Statistics
@@ -146,17 +103,7 @@ def difference_interval(
 
 
 def p_values(sides: Sides, figure: str, *, confidence: float = 0.95) -> Float64:
-    """Two-sided p-values of no difference: 1 less the confidence whose interval ends at 0.
-
-    Args:
-        sides: of `class_sides` or `group_sides`.
-        figure: which figure they are of.
-        confidence: one at which p-values and intervals shall agree exactly.
-
-    Returns:
-        float64 [n] in [1e-9, 1], NaN where a side is undefined; between the levels that are tried,
-        36 of them, interpolated.
-    """
+    """Two-sided p-values of no difference: 1 less the confidence whose interval ends at 0."""
     levels = np.sort(np.append(np.geomspace(_LEAST_P, _LARGEST_P, 36), 1 - confidence))
     nearest = []
     for level in levels:
@@ -215,11 +162,7 @@ def _joined(
 def _between_runs(
     spreads: Sequence[Spread], estimates: Sequence[Float64]
 ) -> tuple[Float64, Float64]:
-    """Variance [n] of the difference by what runs of a side differ by, and its degrees of freedom.
-
-    Runs of both sides are taken to differ alike, as three alone say little of it. A side of one run
-    adds nothing: what is asked is how that detector differs.
-    """
+    """Variance [n] of the difference between the runs of a side, and its degrees of freedom."""
     runs = [(~np.isnan(side)).sum(axis=0) for side in estimates]
     squares, degrees, shares = (np.zeros(len(runs[0])) for _ in range(3))
     for side, spread, number in zip(estimates, spreads, runs, strict=True):

@@ -25,14 +25,7 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class ErrorCounts:
-    """One kind of error, by class; arrays of length K + 1.
-
-    Attributes:
-        count: int64, detections of any score of the class, or its boxes for "missed".
-        shown: int64, those of them at or above the score floor; for "missed" the boxes that no
-            detection at or above the floor found.
-        cost: float64, AP50 gained by repairing this kind in all classes; NaN without boxes.
-    """
+    """One kind of error, by class; arrays of length K + 1."""
 
     count: Int64
     shown: Int64
@@ -41,17 +34,7 @@ class ErrorCounts:
 
 @dataclass(frozen=True, eq=False)
 class DetectionKinds:
-    """What kind of error each detection is, and which boxes it overlaps most.
-
-    Attributes:
-        is_kind: bool [D] by the name of each kind but "missed"; a wrong detection is of one kind,
-            others are of none.
-        own_box: int64 [D], row of the annotation of its class that a wrong detection overlaps most;
-            -1 where none is near.
-        own_iou: float64 [D], overlap with it; 0 where none is near.
-        other_box: int64 [D], likewise of the other classes.
-        other_iou: float64 [D].
-    """
+    """What kind of error each detection is, and which boxes it overlaps most."""
 
     is_kind: dict[str, Bool]
     own_box: Int64
@@ -69,29 +52,6 @@ def error_kinds(
     score_floor: float | Float64 = 0.3,
 ) -> dict[str, ErrorCounts]:
     """Sort all errors by kind, and say what each kind costs every class.
-
-    - "localisation": overlaps a box of its class, by less than `iou`.
-    - "classification": overlaps a box of another class by at least `iou`.
-    - "duplicate": overlaps a box of its class by at least `iou` that a better detection found.
-    - "background": overlaps no box by at least `background_iou`.
-    - "both": what is left: overlaps a box of another class, by less than `iou`.
-    - "missed": a box that was not found, and to which no localisation or classification error
-      belongs.
-
-    Repairing gives a localisation or classification error the box that it overlaps most, if no
-    better detection has it, and drops it otherwise; it drops detections of other kinds, and missed
-    boxes need not be found any more.
-
-    Args:
-        matches: of `match`.
-        pairs: of `overlaps` for the same inputs, over all classes, from `background_iou` or below.
-        iou: overlap that a match needs; one of the thresholds of the rules.
-        background_iou: overlap below which a detection is on background.
-        score_floor: for the counts of errors that a user would see; float64 [K + 1] for one of
-            each class.
-
-    Returns:
-        Counts and costs by kind, in the order of `ERROR_KINDS`.
 
     Source: Bolya et al., TIDE, 2020, arXiv:2008.08115, sections 2.2 and 2.3. Differs: counts and
     costs are per class, a class all of whose boxes are missed would gain the rest of its AP, and
@@ -135,18 +95,7 @@ def error_kinds(
 def detection_kinds(
     matches: Matches, pairs: Overlaps, *, iou: float = 0.5, background_iou: float = 0.1
 ) -> DetectionKinds:
-    """Say of every wrong detection what kind of error it is; `error_kinds` describes the kinds.
-
-    Args:
-        matches: of `match`.
-        pairs: of `overlaps` for the same inputs, over all classes, from `background_iou` or below;
-            if of some detections only, the kinds of the others mean nothing.
-        iou: overlap that a match needs; one of the thresholds of the rules.
-        background_iou: overlap below which a detection is on background.
-
-    Returns:
-        Kinds by detection.
-    """
+    """Say of every wrong detection what kind of error it is; `error_kinds` describes the kinds."""
     predictions, labels = matches.predictions, matches.annotations.labels
     wrong = matches.is_false_positive[:, matches.at(iou)]
     kept = wrong[pairs.detection] & matches.positive[pairs.annotation]
@@ -170,10 +119,7 @@ def detection_kinds(
 
 
 def _nearest(pairs: Overlaps, chosen: Bool, num_detections: int) -> tuple[Float64, Int64]:
-    """Overlap with, and row of, the annotation that each detection overlaps most; 0, -1 for none.
-
-    The first in the file where several are equal.
-    """
+    """Overlap with, and row of, the annotation that each detection overlaps most; else 0, -1."""
     detection, annotation, iou = (
         values[chosen] for values in (pairs.detection, pairs.annotation, pairs.iou)
     )
@@ -200,13 +146,7 @@ class _Repair:
         )
 
     def cost(self, is_kind: Bool, box: Int64 | None = None, found: Bool | None = None) -> Float64:
-        """float64 [K + 1], gained when errors get the boxes of `box` that are free, or are dropped.
-
-        Args:
-            is_kind: bool [D], the errors.
-            box: int64 [D], annotation to give to each; None to drop all of them.
-            found: bool [N], annotations that are taken already.
-        """
+        """float64 [K + 1], gained when errors get the free boxes of `box`, or are dropped."""
         matches = self.matches
         right, wrong = self.right, self.wrong & ~is_kind
         order, offsets = matches.order, matches.offsets

@@ -314,10 +314,7 @@ def with_replicates(evaluation: Evaluation, replicates: int, *, seed: int = 0) -
 
 
 def _above_floors(matches: Matches, floors: Float64) -> Matches:
-    """The matches with scores above the floor of their class, where one floor is taken for all.
-
-    Their order stays as it was.
-    """
+    """The matches with scores above the floor of their class, where one floor is taken for all."""
     above = matches.predictions.scores - floors[matches.predictions.labels]
     return replace(matches, predictions=replace(matches.predictions, scores=above))
 

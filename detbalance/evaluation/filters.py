@@ -20,27 +20,14 @@ Int64 = npt.NDArray[np.int64]
 
 
 def image_ranks(annotations: Annotations) -> Int64:
-    """Return int64 [M], the place of each image row in ascending order of image id.
-
-    The evaluators go through images in this order, which decides between equal scores.
-    """
+    """Return int64 [M], the place of each image row in ascending order of image id."""
     ranks = np.empty(annotations.num_images, dtype=np.int64)
     ranks[np.argsort(annotations.image_ids, kind="stable")] = np.arange(annotations.num_images)
     return ranks
 
 
 def within_cap(predictions: Predictions, rules: Rules) -> Bool:
-    """Return bool [D], the detections within the cap of their image.
-
-    The highest scores stay, the earlier in the file where scores are equal.
-
-    Args:
-        predictions: the detections.
-        rules: with the cap, and whether it holds for each class on its own.
-
-    Returns:
-        Which detections take part.
-    """
+    """Return bool [D], the detections within the cap of their image."""
     inside = np.ones(len(predictions.scores), dtype=np.bool_)
     cap = rules.max_detections
     if cap is None or not len(inside):
@@ -58,30 +45,14 @@ def within_cap(predictions: Predictions, rules: Rules) -> Bool:
 
 
 def reaches_floor(predictions: Predictions, score_floor: float | Float64) -> Bool:
-    """Return bool [D], the detections with at least a score.
-
-    Args:
-        predictions: the detections.
-        score_floor: one for all classes, or float64 [K + 1] with one for each.
-    """
+    """Return bool [D], the detections with at least a score."""
     floors = np.asarray(score_floor, dtype=np.float64)
     floor = floors if floors.ndim == 0 else floors[predictions.labels]
     return np.asarray(predictions.scores >= floor)
 
 
 def places_in_group(groups: Int64) -> Int64:
-    """Count how many earlier entries of an array have the same value as each entry.
-
-    Args:
-        groups: int64 [n], >= 0.
-
-    Returns:
-        int64 [n].
-
-    Example:
-        >>> places_in_group(np.array([7, 3, 7, 7, 3]))
-        array([0, 0, 1, 2, 1])
-    """
+    """Count how many earlier entries of an array have the same value as each entry."""
     by_group = np.argsort(groups, kind="stable")
     new = np.flatnonzero(np.diff(groups[by_group], prepend=-1))
     places = np.empty(len(groups), dtype=np.int64)
@@ -91,16 +62,7 @@ def places_in_group(groups: Int64) -> Int64:
 
 
 def images_checked(annotations: Annotations, rules: Rules) -> Int64:
-    """Count the images in which a detection of each class can be wrong.
-
-    Args:
-        annotations: the ground truth.
-        rules: by LVIS's, the images where a class is annotated or was looked for in vain count;
-            by COCO's, all.
-
-    Returns:
-        int64 [K + 1].
-    """
+    """Count the images in which a detection of each class can be wrong."""
     num_classes = annotations.categories.num_classes
     if rules.name == "coco":
         return np.full(num_classes, annotations.num_images)
@@ -124,15 +86,6 @@ def _looked_for(annotations: Annotations) -> Int64:
 def checked_classes(annotations: Annotations, predictions: Predictions) -> tuple[Bool, Bool]:
     """Say which detections an LVIS file can judge.
 
-    Args:
-        annotations: an LVIS file, with both lists.
-        predictions: detections on its images.
-
-    Returns:
-        bool [D], detections of a class that is annotated in the image or was looked for in vain,
-        those of no area excepted; and bool [D], detections of a class of which all objects of the
-        image are marked.
-
     Source: Gupta et al., LVIS, 2019, arXiv:1908.03195, section 2.4, and lvis-api.
     Differs: lvis-api leaves out annotations of no area too, as if their class were not there.
     """
@@ -150,16 +103,7 @@ def has_area(predictions: Predictions) -> Bool:
 
 
 def check_predictions(annotations: Annotations, predictions: Predictions) -> None:
-    """Check that detections can belong to these annotations, before an evaluator sees them.
-
-    Args:
-        annotations: the ground truth.
-        predictions: the detections to check.
-
-    Raises:
-        ValueError: naming the first offender and how many there are, if a label is not one of
-            1..K, an image row does not exist, or a box or a score is not finite.
-    """
+    """Check that detections can belong to these annotations, before an evaluator sees them."""
     num_images, num_categories = annotations.num_images, annotations.categories.num_categories
     rows = predictions.image_index
     labels = predictions.labels

@@ -25,15 +25,6 @@ def fixed_ap(
 ) -> Float64:
     """Average precision with at most so many detections of a class in the whole set.
 
-    Args:
-        matches: of `match`, by rules with or without a cap per image.
-        per_class: detections of a class that count, those with the highest scores.
-        pairs: what `overlaps` gave for the same inputs, to save finding them again where the cap
-            per image had left detections out.
-
-    Returns:
-        float64 [T, K + 1], NaN for background and for classes without boxes to find.
-
     Source: Dave et al., Evaluating Large-Vocabulary Object Detectors: The Devil is in the Details,
     2021, arXiv:2102.01066, section 4. Differs: where the results file itself was cut per image,
     which ours cannot know, so is this figure.

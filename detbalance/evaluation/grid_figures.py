@@ -18,15 +18,7 @@ _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
 
 
 def class_figures(grid: Grid) -> dict[str, Float64]:
-    """Average the grid over everything but the classes.
-
-    Args:
-        grid: of `compute_grid` over thresholds that hold .50 and .75.
-
-    Returns:
-        AP, AP50, AP75, APs, APm, APl, AR, AR1, AR10, ARs, ARm, ARl: float64 [K + 1], NaN for
-        background and for classes without boxes of the size to find.
-    """
+    """Average the grid over everything but the classes."""
     half, strict = at_iou(grid, 0.5), at_iou(grid, 0.75)
     precision, recall = grid.precision[..., -1], grid.recall[..., -1]  # the largest cap
     return {
@@ -46,15 +38,7 @@ def class_figures(grid: Grid) -> dict[str, Float64]:
 
 
 def summarize(grid: Grid) -> dict[str, float]:
-    """Give the twelve numbers as the reference averages them, equal to the last bit.
-
-    Args:
-        grid: of `compute_grid`.
-
-    Returns:
-        AP, AP50, AP75, APs, APm, APl, AR at each of the three caps (AR100 by COCO's rules, AR300
-        by LVIS's), ARs, ARm, ARl; NaN where nothing is defined.
-    """
+    """Give the twelve numbers as the reference averages them, equal to the last bit."""
     half, strict = at_iou(grid, 0.5), at_iou(grid, 0.75)
     precision, recall = grid.precision, grid.recall
     values = {
@@ -73,15 +57,7 @@ def summarize(grid: Grid) -> dict[str, float]:
 
 
 def curves_at_half(grid: Grid) -> tuple[Float64, Float64]:
-    """Take precision and scores at IoU .50, over boxes of all sizes, from the grid.
-
-    Args:
-        grid: of `compute_grid`.
-
-    Returns:
-        Precision and score over recall 0, .01, ... 1: two float64 [R, K + 1], NaN for background
-        and for classes without boxes to find.
-    """
+    """Take precision and scores at IoU .50, over boxes of all sizes, from the grid."""
     half = at_iou(grid, 0.5)
     curves = (values[half, :, :, _ALL, -1] for values in (grid.precision, grid.scores))
     precision, scores = (np.hstack([np.full((len(curve), 1), np.nan), curve]) for curve in curves)
@@ -89,16 +65,7 @@ def curves_at_half(grid: Grid) -> tuple[Float64, Float64]:
 
 
 def of_all_classes(values: Float64, labels: npt.NDArray[np.int64], num_classes: int) -> Float64:
-    """Put figures [..., K + 1] of the classes of a grid among all; NaN for the others.
-
-    Args:
-        values: float64, index 0 for background.
-        labels: int64 [K], the classes.
-        num_classes: of all, background included.
-
-    Returns:
-        float64 [..., num_classes].
-    """
+    """Put figures [..., K + 1] of the classes of a grid among all; NaN for the others."""
     result = np.full((*values.shape[:-1], num_classes), np.nan)
     result[..., labels] = values[..., 1:]
     return result

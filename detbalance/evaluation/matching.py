@@ -204,11 +204,7 @@ def _greedy(
     ignored: Bool,
     reusable: Bool,
 ) -> Int32:
-    """int32 [D, T] the annotation that each detection takes.
-
-    In round r the detections that are r-th of their image and class choose, all at once: they
-    cannot be in each other's way. Only detections that overlap something have a round.
-    """
+    """int32 [D, T] the annotation that each detection takes."""
     thresholds = np.minimum(rules.iou_thresholds, 1 - 1e-10)
     taken = np.zeros((len(ignored), len(thresholds)), dtype=np.bool_)
     result = np.full((len(predictions.scores), len(thresholds)), -1, dtype=np.int32)

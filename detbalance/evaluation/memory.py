@@ -8,16 +8,7 @@ _UNKNOWN = 16e9  # where the system does not tell
 
 
 def check_memory(what: str, needed: float, advice: str) -> None:
-    """Refuse what does not fit into the memory of the machine.
-
-    Args:
-        what: begins the error: where, and what takes the memory.
-        needed: bytes.
-        advice: what to do about it.
-
-    Raises:
-        ValueError: if it takes more than there is.
-    """
+    """Refuse what does not fit into the memory of the machine."""
     there_is = memory()
     if needed > there_is:
         raise ValueError(

@@ -11,19 +11,6 @@ Float64 = npt.NDArray[np.float64]
 def adjust_classes(p: Float64) -> Float64:
     """Adjust the p-values of classes, of which some may differ and most may not.
 
-    Of the classes with an adjusted p-value below a, a share of a at most is expected not to differ
-    in truth; where none differs, any is named with a probability of at most a.
-
-    Args:
-        p: float64 [n] in [0, 1], NaN where nothing is tested.
-
-    Returns:
-        float64 [n], at least as large as `p`; NaN where it is.
-
-    Example:
-        >>> adjust_classes(np.array([0.01, 0.04, np.nan, 0.03, 0.5])).round(3)
-        array([0.04 , 0.053,   nan, 0.053, 0.5  ])
-
     Source: Benjamini and Hochberg, Controlling the false discovery rate, JRSS B 57, 1995.
     """
     return _adjusted(p, step_up=True)
@@ -31,18 +18,6 @@ def adjust_classes(p: Float64) -> Float64:
 
 def adjust_groups(p: Float64) -> Float64:
     """Adjust the p-values of a few groups, each of which makes a claim of its own.
-
-    Whatever differs in truth, a group that does not is named with a probability of at most a.
-
-    Args:
-        p: float64 [n] in [0, 1], NaN where nothing is tested.
-
-    Returns:
-        float64 [n], at least as large as `p`; NaN where it is.
-
-    Example:
-        >>> adjust_groups(np.array([0.01, 0.04, np.nan]))
-        array([0.02, 0.04,  nan])
 
     Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
     Statistics 6, 1979.

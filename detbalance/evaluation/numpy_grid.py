@@ -35,18 +35,6 @@ def numpy_grid(
 ) -> tuple[Float64, Float64, Float64]:
     """Compute precision, recall and scores over thresholds, levels, classes, sizes and caps.
 
-    Args:
-        annotations: the ground truth.
-        predictions: detections on the same images.
-        rules: to match by.
-        caps: detections per image and class that count, ascending; none above the cap of `rules`.
-        labels: int64, ascending, the classes to compute, all others being without boxes and
-            detections; None for all.
-
-    Returns:
-        precision and scores, float64 [T, R, K, A, M], and recall, float64 [T, K, A, M]: entry k of
-        the K axis is `labels[k]`; NaN for classes without boxes to find of that size.
-
     Source: the rules of pycocotools and lvis-api, whose arrays these are, bit for bit.
     """
     num_thresholds = len(rules.iou_thresholds)
@@ -93,11 +81,7 @@ def _fill(
     scores: Float64,
     recall: Float64,
 ) -> None:
-    """Write the figures of one class, size and cap into views [T, R], [T, R] and [T].
-
-    Precision rises at right detections only, so only they are looked at; recall level 0 is
-    reached by the first detection, right or not.
-    """
+    """Write the figures of one class, size and cap into views [T, R], [T, R] and [T]."""
     precision[:] = 0.0
     scores[:] = 0.0
     recall[:] = 0.0

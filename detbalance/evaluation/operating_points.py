@@ -21,13 +21,7 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """Right and wrong detections of each class at or above a score.
-
-    Attributes:
-        true_positives: int64 [K + 1], detections that found a box.
-        false_positives: int64 [K + 1], detections that found none; ignored ones are neither.
-        num_positive: int64 [K + 1], boxes to find.
-    """
+    """Right and wrong detections of each class at or above a score."""
 
     true_positives: Int64
     false_positives: Int64
@@ -45,16 +39,7 @@ class Counts:
 
 
 def at_score(matches: Matches, floor: float | Float64, *, iou: float = 0.5) -> Counts:
-    """Count right and wrong detections with at least a score.
-
-    Args:
-        matches: of `match`.
-        floor: smallest score that counts; float64 [K + 1] for one of each class.
-        iou: overlap that a match needs; one of the thresholds of the rules.
-
-    Returns:
-        Counts per class.
-    """
+    """Count right and wrong detections with at least a score."""
     t, num_classes = matches.at(iou), len(matches.num_positive)
     shown = reaches_floor(matches.predictions, floor)
     right, wrong = (
@@ -66,17 +51,6 @@ def at_score(matches: Matches, floor: float | Float64, *, iou: float = 0.5) -> C
 
 def f_score(precision: Float64, recall: Float64, *, beta: float = 1.0) -> Float64:
     """Weighted harmonic mean of precision and recall.
-
-    Args:
-        precision: of any shape; NaN (nothing detected) counts as 0 where recall is defined.
-        recall: of the same shape.
-        beta: how many times recall weighs as much as precision, > 0.
-
-    Returns:
-        float64, NaN where recall is.
-
-    Raises:
-        ValueError: if beta is not a finite number above 0.
 
     Source: van Rijsbergen, Information Retrieval, 1979, chapter 7.
     """
@@ -93,17 +67,7 @@ def f_score(precision: Float64, recall: Float64, *, beta: float = 1.0) -> Float6
 def recall_at_precision(
     matches: Matches, precision: float, *, iou: float = 0.5
 ) -> tuple[Float64, Float64]:
-    """Highest recall of each class among the score floors that hold a precision.
-
-    Args:
-        matches: of `match`.
-        precision: to hold, in [0, 1].
-        iou: overlap that a match needs; one of the thresholds of the rules.
-
-    Returns:
-        Recall, float64 [K + 1]: 0 where no floor holds the precision, NaN without boxes to find;
-        and the score floor, NaN where there is none.
-    """
+    """Highest recall of each class among the score floors that hold a precision."""
     points = _points(matches, iou)
     holds = points.right >= precision * (points.right + points.wrong)
     return _best(points, points.recall, holds, matches.num_positive)
@@ -112,18 +76,7 @@ def recall_at_precision(
 def recall_at_false_positives(
     matches: Matches, per_image: float, *, iou: float = 0.5
 ) -> tuple[Float64, Float64]:
-    """Highest recall of each class with at most so many false positives of it per image.
-
-    Args:
-        matches: of `match`.
-        per_image: false positives of the class, >= 0, averaged over all images; by LVIS's rules
-            over the images that were checked for the class.
-        iou: overlap that a match needs; one of the thresholds of the rules.
-
-    Returns:
-        Recall, float64 [K + 1]: 0 where every floor has more, NaN without boxes to find; and the
-        score floor, NaN where there is none.
-    """
+    """Highest recall of each class with at most so many false positives of it per image."""
     points = _points(matches, iou)
     allowed = per_image * images_checked(matches.annotations, matches.rules)
     holds = points.wrong <= allowed[points.label]
@@ -131,20 +84,7 @@ def recall_at_false_positives(
 
 
 def best_f(matches: Matches, *, beta: float = 1.0, iou: float = 0.5) -> tuple[Float64, Float64]:
-    """Highest F-beta of each class over all score floors.
-
-    It is found on the boxes that it is reported for, and so flatters small classes most;
-    `detbalance.calibration` fits floors that are judged on other images.
-
-    Args:
-        matches: of `match`.
-        beta: how many times recall weighs as much as precision, > 0.
-        iou: overlap that a match needs; one of the thresholds of the rules.
-
-    Returns:
-        F-beta, float64 [K + 1]: 0 without a right detection, NaN without boxes to find; and the
-        score floor, the highest of equally good ones, NaN where there is none.
-    """
+    """Highest F-beta of each class over all score floors."""
     points = _points(matches, iou)
     # From counts, so that equally good points are equal to the last bit.
     total = beta**2 * matches.num_positive[points.label] + points.right + points.wrong

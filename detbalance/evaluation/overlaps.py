@@ -22,13 +22,7 @@ _CHUNK = 1 << 17
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """Pairs of a detection and an annotation of the same image, sorted by the detection's row.
-
-    Attributes:
-        detection: int64 [P], rows of the predictions.
-        annotation: int64 [P], rows of the annotations.
-        iou: float64 [P], intersection over union; for a crowd region, over the detection's area.
-    """
+    """Pairs of a detection and an annotation of the same image, sorted by the detection's row."""
 
     detection: Int64
     annotation: Int64
@@ -45,21 +39,6 @@ def overlaps(
     rules: RulesChoice | Rules = "auto",
 ) -> Overlaps:
     """Find all pairs of a detection and an annotation that overlap by at least `floor`.
-
-    Args:
-        annotations: the ground truth.
-        predictions: detections on the same images.
-        floor: smallest overlap to list, in (0, 1].
-        rows: int64, ascending, the detections to take; None for all.
-        same_class: list pairs of one class only.
-        rules: COCO's know crowd regions; by LVIS's they are boxes like others.
-
-    Returns:
-        The pairs, by detection row, then by annotation row.
-
-    Raises:
-        ValueError: if the floor is not in (0, 1], or LVIS's rules are asked for and the file is
-            not LVIS's.
 
     Source: the rule of pycocotools, to the last bit: widths and heights without the extra pixel.
     """

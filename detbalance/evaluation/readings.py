@@ -60,14 +60,7 @@ class _Reading(NamedTuple):
 
 
 def other_readings(matches: Matches) -> Iterator[str]:
-    """Say in which other format of boxes the results would fit, and how well.
-
-    Args:
-        matches: of `match`, at an IoU of .5 among others.
-
-    Returns:
-        A sentence, or none.
-    """
+    """Say in which other format of boxes the results would fit, and how well."""
     found = int(matches.is_true_positive[:, matches.at(0.5)].sum())
     if not matches.positive.any() or found >= _FOUND * matches.positive.sum():
         return

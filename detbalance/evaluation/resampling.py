@@ -35,20 +35,7 @@ _WORKING_SIZE = 1 << 18
 
 
 def draw_images(num_images: int, draws: int, rng: np.random.Generator) -> Int32:
-    """Draw as many images as there are, with replacement, again and again.
-
-    Args:
-        num_images: images to draw from.
-        draws: B, how many times.
-        rng: where the randomness comes from.
-
-    Returns:
-        int32 [B, M], how often each image was drawn; each row sums to M.
-
-    Example:
-        >>> draw_images(4, 2, np.random.default_rng(0)).sum(axis=1)
-        array([4, 4])
-    """
+    """Draw as many images as there are, with replacement, again and again."""
     counts = np.empty((draws, num_images), dtype=np.int32)
     for row in counts:
         row[:] = np.bincount(rng.integers(0, num_images, num_images), minlength=num_images)
@@ -58,19 +45,7 @@ def draw_images(num_images: int, draws: int, rng: np.random.Generator) -> Int32:
 def weighted_figures(
     matches: Matches, weights: Int32, *, score_floor: float, workers: int | None = None
 ) -> dict[str, Float64]:
-    """Work out the figures of every class for every weighting of the images.
-
-    Args:
-        matches: of `match`.
-        weights: int32 [B, M], >= 0, how often each image counts.
-        score_floor: recall and precision are of detections with at least this score.
-        workers: threads; by default one per core.
-
-    Returns:
-        For each of `FIGURES` float64 [B, K + 1]. AP and AR are means over the IoU thresholds, AP50,
-        recall and precision are at IoU 0.5. NaN where undefined: for background, where no box of
-        the class counts, and precision where no detection does.
-    """
+    """Work out the figures of every class for every weighting of the images."""
     num_classes = len(matches.num_positive)
     result = {name: np.full((len(weights), num_classes), np.nan) for name in FIGURES}
     positive = matches.positive
@@ -171,12 +146,7 @@ def _running(weights: Int32, images: Int64) -> Int32:
 
 
 def _levels_reached(total: Int64) -> Int32:
-    """int32 [B, max(total) + 1], how many of the 101 recall levels so many found boxes reach.
-
-    In whole numbers, because a quotient a little off would miss a level: F of n boxes reach level k
-    if F / n >= k / 100. Only where both are equal the rounding of the grid decides. None found
-    counts as none reached: without a right detection there is no precision to take.
-    """
+    """int32 [B, max(total) + 1], how many of the 101 recall levels so many found boxes reach."""
     found = np.arange(max(int(total.max(initial=0)), 0) + 1)
     size = np.maximum(total, 1)[:, None]
     level = np.minimum(found * _LAST // size, _LAST)

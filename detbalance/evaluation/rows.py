@@ -42,13 +42,7 @@ ERROR_KINDS = ("classification", "localisation", "both", "duplicate", "backgroun
 
 @dataclass(frozen=True)
 class ErrorKind:
-    """One kind of error of one class.
-
-    Attributes:
-        count: detections of any score (boxes, for "missed") that are such errors.
-        shown: those of them at or above the score floor.
-        cost: AP50 that the class would gain without them.
-    """
+    """One kind of error of one class."""
 
     count: int
     shown: int

@@ -53,20 +53,7 @@ LVIS = Rules("lvis", max_detections=300)
 
 
 def choose_rules(annotations: Annotations, choice: RulesChoice | Rules = "auto") -> Rules:
-    """Choose the rules that a file asks for, or the ones named.
-
-    Args:
-        annotations: the ground truth.
-        choice: "auto" takes LVIS's rules where the file lists, per image, the classes that were
-            looked for in vain or not marked everywhere, and COCO's otherwise. `Rules` stay as
-            they are.
-
-    Returns:
-        The rules.
-
-    Raises:
-        ValueError: if the name is unknown, or LVIS's rules are asked for without those lists.
-    """
+    """Choose the rules that a file asks for, or the ones named."""
     listed = annotations.neg_labels is not None and annotations.not_exhaustive_labels is not None
     wanted = choice.name if isinstance(choice, Rules) else choice
     if wanted not in ("auto", "coco", "lvis"):

@@ -32,15 +32,7 @@ _NAMED = 5
 
 
 def cautions(matches: Matches, pairs: Overlaps) -> tuple[str, ...]:
-    """Say what looks wrong with a results file, each in one sentence or two.
-
-    Args:
-        matches: of `match`.
-        pairs: of `overlaps` for the same inputs, over all classes.
-
-    Returns:
-        Sentences for the reader of a report; none where nothing looks wrong.
-    """
+    """Say what looks wrong with a results file, each in one sentence or two."""
     if not matches.predictions.num_predictions:
         return ("The results hold no detection at all.",)
     return tuple(
@@ -56,15 +48,7 @@ def cautions(matches: Matches, pairs: Overlaps) -> tuple[str, ...]:
 
 
 def doubts_on_boxes(annotations: Annotations, rules: RulesName) -> Iterator[str]:
-    """Say what looks wrong with the boxes that detections are held against.
-
-    Args:
-        annotations: the ground truth.
-        rules: by LVIS's, crowd regions are boxes like others.
-
-    Returns:
-        Sentences.
-    """
+    """Say what looks wrong with the boxes that detections are held against."""
     crowd, names = annotations.is_crowd, annotations.categories.names
     if rules == "coco" and crowd.any():
         every, regions = (
@@ -92,11 +76,7 @@ def doubts_on_boxes(annotations: Annotations, rules: RulesName) -> Iterator[str]
 
 
 def odd_scores(predictions: Predictions) -> str:
-    """Say that scores are no probabilities, and what they look like; "" where they may be some.
-
-    Args:
-        predictions: the detections.
-    """
+    """Say that scores are no probabilities, and what they look like; "" where they may be some."""
     scores = predictions.scores
     wrong = (scores < 0) | (scores > 1)
     if not wrong.any():

@@ -65,11 +65,7 @@ def check_settings(
     max_fppi: float,
     confidence: float,
 ) -> None:
-    """Check numbers that a user chooses.
-
-    Raises:
-        ValueError: naming the first that cannot be.
-    """
+    """Check numbers that a user chooses."""
     floors = np.atleast_1d(score_floor)
     floors = floors[1:] if np.ndim(score_floor) else floors
     floor = float(floors[np.argmin(np.isfinite(floors))])

@@ -25,14 +25,7 @@ _Counts: TypeAlias = "tuple[str | None, int | None, int | None]"
 
 @dataclass(frozen=True)
 class TrainingSide:
-    """What training data says of the evaluated classes.
-
-    Attributes:
-        counts: group, train images and train boxes of each label from 1.
-        source: the file that this comes from.
-        rule: the rule of the groups, in words.
-        notes: what the reader should know about it.
-    """
+    """What training data says of the evaluated classes."""
 
     counts: list[_Counts]
     source: str | None = None
@@ -46,20 +39,7 @@ def training_side(
     frequency: Frequency | None,
     groups: Groups | None,
 ) -> TrainingSide:
-    """Take counts and groups from the training file, else from LVIS marks, else from nowhere.
-
-    Args:
-        annotations: what was evaluated.
-        rules: by which rules.
-        frequency: counts of the training file; its classes are found by name.
-        groups: groups of the classes of `frequency`; None for its usual rule.
-
-    Returns:
-        Counts and groups of each class.
-
-    Raises:
-        ValueError: if the groups are not of the classes of `frequency`.
-    """
+    """Take counts and groups from the training file, else from LVIS marks, else from nowhere."""
     categories = annotations.categories
     marks = categories.frequency
     notes = [_LVIS_NOTE] if marks is not None and rules == "coco" else []
@@ -86,12 +66,7 @@ def training_side(
 
 
 def super_categories(annotations: Annotations, frequency: Frequency | None) -> set[str]:
-    """Name the categories that are only the supercategory of others: no file has a box of them.
-
-    Args:
-        annotations: what was evaluated.
-        frequency: counts of the training file, None where it is unknown.
-    """
+    """Name the categories that are only the supercategory of others: no file has a box of them."""
     parents, names = set(annotations.categories.parents), annotations.categories.names
     boxed = {names[label - 1] for label in np.unique(annotations.labels)}
     if frequency is not None:

@@ -21,22 +21,6 @@ _LEAST_EFFECT = 0.1
 def recall_design_effect(matches: Matches, score_floor: float, *, iou: float = 0.5) -> Float64:
     """How many times the variance of recall is as large as if each box had its own fate.
 
-    Boxes of one image are found or missed together, by its light, blur or crowding. An effect of 2
-    means that 100 boxes tell as much of recall as 50 boxes on 50 images.
-
-    With f found of n boxes per image and recall r, the variance over images is that of f - r n:
-    m / (m - 1) sum (f - r n)^2 / N^2, over the m images that have boxes of the class; it is divided
-    by r (1 - r) / N.
-
-    Args:
-        matches: of `match`.
-        score_floor: smallest score of a detection that counts.
-        iou: overlap that a match needs; one of the thresholds of the rules.
-
-    Returns:
-        float64 [K + 1], 0.1 or more; NaN for classes on fewer than two images, and where all boxes
-        are found or none.
-
     Source: Kish, Survey Sampling, 1965, section 5.4; the variance of a ratio in section 6.3.
     """
     truth, t = matches.annotations, matches.at(iou)
@@ -71,27 +55,6 @@ def more_boxes(
     confidence: float = 0.95,
 ) -> Int64:
     """How many boxes are missing until a recall is known to +- so much.
-
-    The recall that it will have then is taken to be the middle of its interval now, which is nearer
-    to 0.5 the fewer boxes there are: all of 5 boxes found does not promise a recall of 1.
-
-    Args:
-        recall: measured, in [0, 1], of any shape; NaN where nothing is known.
-        num_boxes: boxes it was measured on, >= 0, of a shape that broadcasts with it.
-        half_width: half the width of Wilson's interval to reach, > 0.
-        design_effect: of `recall_design_effect`; where above 1, so many times the boxes are needed.
-            NaN counts as 1.
-        confidence: of that interval, in (0, 1).
-
-    Returns:
-        int64 of the common shape, 0 where the boxes suffice.
-
-    Raises:
-        ValueError: if an argument is out of range.
-
-    Example:
-        >>> more_boxes([0.5, 1.0, np.nan, 0.9], [10, 5, 0, 1000])
-        array([371, 255, 381,   0])
 
     Source: Wilson, JASA 22, 1927, his width solved for the number, times the design effect.
     """

@@ -19,13 +19,7 @@ _ENOUGH = 200  # donors of a class that needs no other class to learn from
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The classes of a run.
-
-    Attributes:
-        wanted: int64, labels of the classes to generate, ascending.
-        others: int64, labels of the classes that are only learned from, ascending.
-        results: of all classes that were asked for, rarest first, those left out with the reason.
-    """
+    """The classes of a run."""
 
     wanted: NDArray[np.int64]
     others: NDArray[np.int64]
@@ -33,11 +27,7 @@ class Choice:
 
 
 def choose_classes(annotations: Annotations, settings: Settings) -> Choice:
-    """Choose the classes to generate and those to learn from.
-
-    Raises:
-        ValueError: if a class is unknown, or none has enough donors.
-    """
+    """Choose the classes to generate and those to learn from."""
     asked = wanted_labels(
         annotations,
         settings.classes,

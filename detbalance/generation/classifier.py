@@ -24,12 +24,7 @@ _NONSENSE = 0.3
 
 
 class JudgeFeatures(nn.Module):
-    """The judges' features as a network of their own.
-
-    Args:
-        judges: whose features.
-        size: S, side in pixels that they were trained at.
-    """
+    """The judges' features as a network of their own."""
 
     def __init__(self, judges: Judges, size: int) -> None:
         super().__init__()
@@ -42,14 +37,7 @@ class JudgeFeatures(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Judges:
-    """Classifiers, each trained without one part of the donors, and what each says of that part.
-
-    Attributes:
-        members: one for each part of the donors.
-        held_out: float [n, K' + 1], probabilities of each donor by the member that has not seen it;
-            the last is that it is nonsense.
-        held_out_background: float [m, K' + 1], the same of background crops.
-    """
+    """Classifiers, each trained without one part of the donors, and what each says of that part."""
 
     members: tuple[CropClassifier, ...]
     held_out: Tensor
@@ -80,21 +68,7 @@ def train_judges(
     steps: int = 300,
     progress: Callable[[int, int], None] | None = None,
 ) -> Judges:
-    """Train the classifiers that crops are checked by.
-
-    The donors of each class are cut into `PARTS` parts, and each classifier learns from all parts
-    but one; so every donor is judged once by a classifier that has not seen it. Nonsense, one
-    more class, is background crops, donors in shuffled pieces, and noise.
-
-    Args:
-        images: float [n, 3, S, S] in -1..1, the donors, sorted by label.
-        labels: int64 [n], 0..K' - 1, with at least `PARTS` donors of each class.
-        background: float [m, 3, S, S]; may be empty.
-        symmetry: of the classes, see `diff_augment`.
-        seed: of all draws.
-        steps: of each classifier.
-        progress: is told how many steps are done, and of how many.
-    """
+    """Train the classifiers that crops are checked by."""
     part = torch.cat([torch.arange(int(n)) % PARTS for n in torch.bincount(labels)])
     background_part = torch.arange(len(background)) % PARTS
     num_labels = int(labels.max()) + 1

@@ -19,12 +19,7 @@ _BACK, _INK = 225, 40  # grey, so that white crops have an edge
 def write_contact_sheet(
     path: Path, rows: Mapping[str, tuple[Sequence[Crop], Sequence[Crop]]]
 ) -> None:
-    """Write a PNG with a row for each class: donors on the left, generated crops on the right.
-
-    Args:
-        path: of the PNG.
-        rows: donors and generated crops by the caption of the row; the first of each are shown.
-    """
+    """Write a PNG with a row for each class: donors on the left, generated crops on the right."""
     cv2 = import_cv2()
     step = _SIDE + _GAP
     middle = 3 * _GAP

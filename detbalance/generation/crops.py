@@ -32,15 +32,7 @@ MIN_SIZE, MAX_OVERLAP = 8.0, 0.3  # what `DonorBank` takes by default
 
 @dataclass(frozen=True, eq=False)
 class Crops:
-    """Boxes with a margin, cut out of the training images.
-
-    Attributes:
-        pixels: uint8 [H, W, 3] RGB each, at their own size; the box is in the middle, the margin
-            around it is `MARGIN` of its width and height.
-        labels: int64 [n], classes 1..K, ascending; 0 is background.
-        annotation_ids: int64 [n], ids of the file; -1 for background.
-        bi_level: whether all pixels are 0 or 255.
-    """
+    """Boxes with a margin, cut out of the training images."""
 
     pixels: tuple[Crop, ...]
     labels: NDArray[np.int64]
@@ -56,12 +48,7 @@ class Crops:
 
 
 def box_in_crop(width: int, height: int) -> list[float]:
-    """The box inside a crop of this size, xyxy in pixels.
-
-    Example:
-        >>> box_in_crop(28, 14)
-        [4.0, 2.0, 24.0, 12.0]
-    """
+    """The box inside a crop of this size, xyxy in pixels."""
     part = MARGIN / (1 + 2 * MARGIN)
     across, down = width * part, height * part
     return [round(v, 2) for v in (across, down, width - across, height - down)]
@@ -75,21 +62,7 @@ def cut_donors(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Crops:
-    """Cut the donors of some classes out of the training images.
-
-    Which boxes are donors is what `DonorBank` says by default: no crowd regions, none that are too
-    small or overlap others. Of a class with more than `MOST_DONORS` so many are drawn.
-
-    Args:
-        annotations: the training annotations.
-        image_dir: folder that their file names are relative to.
-        labels: int64, the classes, 1..K.
-        seed: of the draw.
-        progress: is told how many crops are cut, and of how many.
-
-    Raises:
-        ValueError: if an image cannot be read.
-    """
+    """Cut the donors of some classes out of the training images."""
     rows = _chosen_rows(annotations, labels, np.random.default_rng(seed))
     order = np.argsort(annotations.image_index[rows], kind="stable")
     pixels: list[Crop] = [np.zeros((0, 0, 3), np.uint8)] * len(rows)
@@ -115,18 +88,7 @@ def cut_donors(
 def cut_background(
     annotations: Annotations, image_dir: str | Path, like: Crops, number: int, *, seed: int = 0
 ) -> list[Crop]:
-    """Cut places that overlap no box, as large as donors are.
-
-    Args:
-        annotations: the training annotations; crowd regions count as boxes.
-        image_dir: folder that their file names are relative to.
-        like: whose sizes the crops have.
-        number: of crops that are wanted; fewer come back where the images are full.
-        seed: of the draw.
-
-    Raises:
-        ValueError: if an image cannot be read.
-    """
+    """Cut places that overlap no box, as large as donors are."""
     random = np.random.default_rng(seed)
     found: list[Crop] = []
     each = 4  # crops of one image, so that not every image of a large set is read

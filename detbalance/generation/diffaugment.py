@@ -15,19 +15,6 @@ CUTOUT = 0.4
 def diff_augment(images: Tensor, generator: torch.Generator, *, symmetry: str = "none") -> Tensor:
     """Change brightness, saturation and contrast, shift, and cut a square out of each image.
 
-    With few images a discriminator learns them by heart. It cannot if it never sees the same image
-    twice; and as the generator's images are changed in the same way, and gradients flow through the
-    changes, what is drawn does not take them over.
-
-    Args:
-        images: float [N, 3, S, S] in -1..1.
-        generator: on the CPU, the only source of randomness.
-        symmetry: "none", "mirror" (left and right alike) or "square" (all 8 turns and mirrorings
-            alike).
-
-    Returns:
-        float [N, 3, S, S], not held to -1..1; what is shifted in or cut out is 0.
-
     Source: Zhao et al., Differentiable Augmentation for Data-Efficient GAN Training, 2020,
     arXiv:2006.10738, sec. 3.2. Differs: a smaller cutout, and symmetries where the user says that
     the classes have them. Further reading: Karras et al., 2020, arXiv:2006.06676, which adapts the

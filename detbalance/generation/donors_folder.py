@@ -23,11 +23,7 @@ SHEET = "contact_sheet.png"
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds something, before any work is done.
-
-    Raises:
-        ValueError: if the folder holds donors and `overwrite` is off, or it holds anything else.
-    """
+    """Refuse a folder that holds something, before any work is done."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not (output / INDEX).is_file():
@@ -48,13 +44,7 @@ def work_folder(output: Path) -> Path:
 
 
 def safe_names(names: Iterable[str]) -> dict[str, str]:
-    """Folder names for class names: letters, digits, "-", "_" and "." only, no two alike.
-
-    Example:
-        >>> safe_names(["go left/right", "go left:right", "Stop", "stop"])
-        {'go left/right': 'go_left_right', 'go left:right': 'go_left_right-2',
-         'Stop': 'Stop', 'stop': 'stop-2'}
-    """
+    """Folder names for class names: letters, digits, "-", "_" and "." only, no two alike."""
     taken: set[str] = set()
     safe: dict[str, str] = {}
     for name in names:
@@ -71,15 +61,7 @@ def safe_names(names: Iterable[str]) -> dict[str, str]:
 def write_crops(
     folder: Path, crops: Mapping[str, list[tuple[Crop, Mapping[str, Any]]]]
 ) -> list[dict[str, Any]]:
-    """Write crops as PNGs, a sub-folder for each class that has any.
-
-    Args:
-        folder: that exists.
-        crops: pixels and what is known of them, such as "box", by the name of the class.
-
-    Returns:
-        The entries for the index, in the order of the files.
-    """
+    """Write crops as PNGs, a sub-folder for each class that has any."""
     cv2 = import_cv2()
     entries: list[dict[str, Any]] = []
     folders = safe_names(name for name, some in crops.items() if some)

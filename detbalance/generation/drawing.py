@@ -25,12 +25,7 @@ _LEAST_SHARE = 0.02  # of the drawn crops; a generator with fewer good ones has 
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """A crop that passed the checks.
-
-    Attributes:
-        pixels: uint8 [H, W, 3], RGB, with a margin.
-        facts: nearest donor, its distance and the judges' confidence, for the index.
-    """
+    """A crop that passed the checks."""
 
     pixels: Crop
     facts: dict[str, Any]
@@ -48,25 +43,7 @@ def draw_class(
     bi_level: bool,
     seed: int,
 ) -> list[Kept]:
-    """Draw crops until enough have passed, and count in `result` what became of them.
-
-    Each gets the width and height of a random donor of the class, so that the shapes are those of
-    real objects. What is checked is what would be written.
-
-    Args:
-        training: of the generator.
-        check: of the class.
-        label: 0..K' - 1, as the generator knows it.
-        donors: of the class.
-        annotation_ids: int64, of the donors.
-        result: to count in.
-        wanted: crops to keep.
-        bi_level: whether all pixels must be 0 or 255.
-        seed: of the draws.
-
-    Returns:
-        At most `wanted` crops; none if almost all were refused.
-    """
+    """Draw crops until enough have passed, and count in `result` what became of them."""
     noise = torch.Generator().manual_seed(1_000_003 * seed + label)
     random = np.random.default_rng((seed, label))
     size = training.settings.size

@@ -26,15 +26,7 @@ Describe = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What the checks say of drawn crops.
-
-    Attributes:
-        confidence: float [N], probability of the class that was asked for.
-        is_nonsense: bool [N], another class is likelier or the confidence is too low.
-        is_copy: bool [N], nearer to a donor than donors are to each other.
-        nearest: int64 [N], row of the nearest donor, by features.
-        distance: float [N], to it, over the distance that counts as a copy: below 1 is one.
-    """
+    """What the checks say of drawn crops."""
 
     confidence: Tensor
     is_nonsense: Tensor
@@ -49,26 +41,7 @@ class Verdict:
 
 
 class CropFilter:
-    """Checks drawn crops of one class against its donors.
-
-    Nonsense: the judges must take the crop for the asked class, with a confidence that 90% of the
-    donors reach when a judge has not seen them. Copies: the distance to the nearest donor must not
-    be less than what lies between most donors and the donor nearest to them (all but 5%), by the
-    judges' features as well as by pixels; where the classes have symmetries, those of the donors
-    count too.
-
-    Args:
-        judges: trained on the donors.
-        donors: float [n, 3, S, S] in -1..1, of this class.
-        held_out: float [n, K' + 1], what unseen judges say of them.
-        label: of the class, 0..K' - 1.
-        symmetry: of the classes, see `diff_augment`.
-
-    Attributes:
-        threshold: least confidence, 0..1.
-        recall: share of the donors that the judges, unseen, take for this class and find good
-            enough: what the check is worth.
-    """
+    """Checks drawn crops of one class against its donors."""
 
     def __init__(
         self,
@@ -147,9 +120,5 @@ class _Space:
 
 
 def small_pixels(images: Tensor) -> Tensor:
-    """Pixels float [N, 3 * 16 * 16], each the mean of a square: one pixel to the side is the same.
-
-    Args:
-        images: float [N, 3, S, S] in -1..1, S a multiple of 16.
-    """
+    """Pixels float [N, 3 * 16 * 16], each the mean of a square."""
     return avg_pool2d(images, images.shape[2] // 16).flatten(1)

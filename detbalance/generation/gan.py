@@ -25,20 +25,7 @@ _PENALTY_EVERY = 8  # steps; its gradient of a gradient costs more than the rest
 
 @dataclass(frozen=True, kw_only=True)
 class GanSettings:
-    """How the generator is trained.
-
-    Attributes:
-        size: S, side of the crops in pixels, 32, 48 or 64.
-        iterations: steps of both networks.
-        batch_size: N, crops per step.
-        learning_rates: of Adam, for the generator and the discriminator; a generator as fast as the
-            discriminator runs from one image to the next.
-        ema: share of the averaged generator that is kept at each step, 0..1.
-        penalty: weight of the discriminator's squared gradient at real crops, >= 0.
-        variety: weight of what generated crops of a class differ less than its donors, >= 0.
-        symmetry: "none", "mirror" or "square", see `diff_augment`.
-        seed: of all draws.
-    """
+    """How the generator is trained."""
 
     size: int = 32
     iterations: int = 3000
@@ -54,24 +41,7 @@ class GanSettings:
 def class_shares(
     counts: NDArray[np.int64], wanted: NDArray[np.bool_], *, power: float = 0.5, others: float = 0.3
 ) -> NDArray[np.float64]:
-    """Share of each class in a batch: rare ones as often as common ones, the others less often.
-
-    A class that is wanted has a share proportional to `count ** -power`, as in `DonorBank`; those
-    that only lend their shapes divide the share `others` in the same way.
-
-    Args:
-        counts: int64 [K'], crops of each class, > 0.
-        wanted: bool [K'], classes that crops are to be generated of.
-        power: >= 0; 0 shows all classes alike, 1 makes up for their frequency in full.
-        others: share of all other classes together, 0..1.
-
-    Returns:
-        float64 [K'], summing to 1.
-
-    Example:
-        >>> class_shares(np.array([25, 100, 900]), np.array([True, True, False]), others=0.25)
-        array([0.5 , 0.25, 0.25])
-    """
+    """Share of each class in a batch: rare ones as often as common ones, the others less often."""
     weights = counts.astype(np.float64) ** -power
     shares = np.zeros(len(counts))
     some_others = others if (~wanted).any() else 0.0
@@ -82,14 +52,7 @@ def class_shares(
 
 
 def differences(images: Tensor) -> Tensor:
-    """Mean absolute difference between neighbours in each group of `GROUP` images.
-
-    Args:
-        images: float [N, 3, S, S].
-
-    Returns:
-        float [N / GROUP].
-    """
+    """Mean absolute difference between neighbours in each group of `GROUP` images."""
     groups = images.reshape(-1, GROUP, *images.shape[1:])
     return (groups - groups.roll(1, dims=1)).abs().mean(dim=(1, 2, 3, 4))
 
@@ -108,18 +71,7 @@ def draw_rows(
     *,
     group: int = 1,
 ) -> Tensor:
-    """Draw crops: the class of each first, by its share, then one of the class's crops.
-
-    Args:
-        labels: int64 [n], 0..K' - 1, sorted.
-        shares: float64 [K'], summing to 1.
-        number: of crops to draw.
-        generator: on the CPU, the only source of randomness.
-        group: crops in a row that are of one class; `number` is a multiple of it.
-
-    Returns:
-        int64 [number], rows of `labels`.
-    """
+    """Draw crops: the class of each first, by its share, then one of the class's crops."""
     counts = torch.bincount(labels, minlength=len(shares))
     starts = counts.cumsum(0) - counts
     classes = draw_labels(shares, number, generator, group=group)
@@ -146,21 +98,6 @@ def own_randomness(seed: int) -> Iterator[None]:
 
 class GanTraining:
     """A generator and a discriminator that learn from each other.
-
-    Hinge losses; a penalty on a discriminator that is steep at real crops; and one on a generator
-    whose crops of a class differ less from each other than its donors do, as small data tempt it to
-    draw one image only. Both networks see images through `diff_augment` only. The generator that is
-    used in the end is the average of its weights over the last steps.
-
-    Args:
-        images: float [n, 3, S, S] in -1..1, the donors, sorted by label.
-        labels: int64 [n], 0..K' - 1.
-        shares: float64 [K'], share of each class in a batch.
-        settings: how to train.
-        device: where to train.
-
-    Attributes:
-        iteration: steps that are done.
 
     Source: hinge losses: Lim and Ye, Geometric GAN, 2017, arXiv:1705.02894, sec. 3; the first
     penalty: R1 of Mescheder et al., 2018, arXiv:1801.04406, eq. 9, every few steps as in Karras et

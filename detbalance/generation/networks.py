@@ -28,10 +28,6 @@ def parts(images: Tensor, length: int = 256) -> list[Tensor]:
 class ConditionalNorm(nn.Module):
     """Batch normalisation whose scale and shift follow from a class and a latent vector.
 
-    Args:
-        channels: of the images' features.
-        condition: length of the vector that scale and shift follow from.
-
     Source: de Vries et al., Modulating early visual processing by language, 2017, arXiv:1707.00683,
     sec. 3.1.
     """
@@ -50,13 +46,7 @@ class ConditionalNorm(nn.Module):
 
 
 class Generator(nn.Module):
-    """Draws crops of a class from noise; 0.6 million weights at the default width.
-
-    Args:
-        num_labels: K', classes that it can draw.
-        size: S, 32, 48 or 64.
-        width: channels at half of the side; four times that at the start.
-    """
+    """Draws crops of a class from noise; 0.6 million weights at the default width."""
 
     def __init__(self, num_labels: int, size: int = 32, width: int = 24) -> None:
         super().__init__()
@@ -73,15 +63,7 @@ class Generator(nn.Module):
         self.last = nn.Conv2d(channels[-1], 3, 3, padding=1)
 
     def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
-        """Draw images.
-
-        Args:
-            latent: float [N, Z], standard normal.
-            labels: int64 [N], 0..K' - 1.
-
-        Returns:
-            float [N, 3, S, S] in -1..1.
-        """
+        """Draw images."""
         condition = torch.cat([latent, self.embedding(labels)], dim=1)
         x = self.first(condition).unflatten(1, (-1, self.start, self.start))
         x = relu(self.norms[0](x, condition))
@@ -92,11 +74,6 @@ class Generator(nn.Module):
 
 class Discriminator(nn.Module):
     """Tells real crops from drawn ones, given the class.
-
-    Args:
-        num_labels: K', classes of the images.
-        size: S, 32, 48 or 64.
-        width: channels after the first layer; four times that at the end.
 
     Source: Miyato and Koyama, cGANs with projection discriminator, 2018, arXiv:1802.05637, eq. 6.
     Differs: a plain stack of strided convolutions; the spread over `GROUP` images of one class is
@@ -116,15 +93,7 @@ class Discriminator(nn.Module):
         self.embedding = nn.Embedding(num_labels, features)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Score images.
-
-        Args:
-            images: float [N, 3, S, S], about -1..1, in groups of `GROUP` images of one class.
-            labels: int64 [N], 0..K' - 1.
-
-        Returns:
-            float [N], the higher the more real.
-        """
+        """Score images."""
         x = images
         for down in self.downs:
             x = leaky_relu(down(x), 0.2)
@@ -137,12 +106,7 @@ class Discriminator(nn.Module):
 
 
 class CropClassifier(nn.Module):
-    """Tells the classes apart, and nonsense (the last output) from all of them.
-
-    Args:
-        num_labels: K', without nonsense.
-        width: channels after the first layer.
-    """
+    """Tells the classes apart, and nonsense (the last output) from all of them."""
 
     def __init__(self, num_labels: int, width: int = 24) -> None:
         super().__init__()

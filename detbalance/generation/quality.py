@@ -26,14 +26,7 @@ _LEAST = 10  # crops; below that an estimate says nothing
 
 @dataclass(frozen=True)
 class Kid:
-    """Kernel Inception Distances of one class; NaN where there are too few crops.
-
-    Attributes:
-        generated: between generated crops and the donors.
-        real: between two halves of the donors: what no generator can beat.
-        background: between background crops and the donors: what knows nothing of the class.
-        spread: standard deviation of `real` over random halvings.
-    """
+    """Kernel Inception Distances of one class; NaN where there are too few crops."""
 
     generated: float
     real: float
@@ -46,11 +39,7 @@ class Kid:
 
 
 class PretrainedFeatures(nn.Module):
-    """Features of EfficientNet-Lite0 trained on ImageNet, from weights inside a package.
-
-    Raises:
-        ImportError: if timm or the package of the weights is missing.
-    """
+    """Features of EfficientNet-Lite0 trained on ImageNet, from weights inside a package."""
 
     name = "EfficientNet-Lite0, ImageNet"
 
@@ -89,16 +78,7 @@ def describe(crops: Sequence[Crop], network: nn.Module) -> Tensor:
 
 
 def class_kid(generated: Tensor, real: Tensor, background: Tensor, *, seed: int = 0) -> Kid:
-    """Compare the crops of a class by their features.
-
-    Every figure is of sets of the same size, half of the donors, so that they can be compared.
-
-    Args:
-        generated: float [N, F].
-        real: float [n, F], the donors.
-        background: float [m, F].
-        seed: of the draws.
-    """
+    """Compare the crops of a class by their features."""
     half = min(len(real) // 2, 200)
 
     def against_real(features: Tensor) -> float:
@@ -128,22 +108,6 @@ def kid(
 ) -> tuple[float, float]:
     """Kernel Inception Distance between two sets of features, by torchmetrics.
 
-    The squared maximum mean discrepancy with a cubic kernel: 0 for sets of one distribution, on
-    average, so that a figure may be below 0.
-
-    Args:
-        first: float [N, F].
-        second: float [n, F].
-        size: of the random subsets that are compared, at most N and n.
-        subsets: how many of them.
-        seed: of the draw.
-
-    Returns:
-        Mean and standard deviation over the subsets.
-
-    Raises:
-        ImportError: if torchmetrics is missing.
-
     Source: Binkowski et al., Demystifying MMD GANs, 2018, arXiv:1801.01401, sec. 4. Differs: the
     features are those of the network that is at hand, so that figures of other works, which are of
     Inception's, do not compare.
@@ -157,11 +121,7 @@ def kid(
 
 
 def import_kid() -> Any:
-    """Import the metric, or say how to install it.
-
-    Raises:
-        ImportError: if torchmetrics is missing.
-    """
+    """Import the metric, or say how to install it."""
     try:
         from torchmetrics.image.kid import KernelInceptionDistance
     except ImportError as error:

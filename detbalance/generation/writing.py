@@ -24,17 +24,7 @@ def write_folder(
     result: Result,
     key: dict[str, Any],
 ) -> None:
-    """Write the folder of donors, which appears whole or not at all.
-
-    Args:
-        work: where to write until all of it is there; it must be empty.
-        output: the folder.
-        annotations: the training annotations.
-        donors: that were learned from.
-        written: crops by class.
-        result: what came of the run.
-        key: its settings, and what identifies the annotations.
-    """
+    """Write the folder of donors, which appears whole or not at all."""
     ordered = [r for r in result.classes if r.name in written]
     entries = write_crops(
         work,

@@ -14,17 +14,7 @@ R = TypeVar("R")
 
 
 def outside_graphs(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function run as it stands where the model around it is compiled.
-
-    The same as `torch.compiler.disable`, but that imports the compiler at once, which doubles the
-    time that importing the losses takes.
-
-    Args:
-        function: any; under `torch.compile` a call of it is a break in the graph.
-
-    Returns:
-        The function.
-    """
+    """Let a function run as it stands where the model around it is compiled."""
     # Torch's own lazy form: unlike what could be written here, no compiler looks into it.
     disabled = cast("Callable[P, R]", _disable_dynamo(function))
 

@@ -241,18 +241,7 @@ class ClassificationLoss(Precise, ABC):
 
 
 def saved_name(state: Any) -> str | None:
-    """Read which loss a state is of.
-
-    Args:
-        state: what `get_extra_state` gave; a dict, in a file of an earlier version.
-
-    Returns:
-        The name of the loss; None if the state is of no loss.
-
-    Example:
-        >>> saved_name({"loss": "SeesawLoss"}), saved_name(torch.tensor([76, 68, 65, 77]).byte())
-        ('SeesawLoss', 'LDAM')
-    """
+    """Read which loss a state is of."""
     if isinstance(state, dict):
         state = state.get("loss")
     elif isinstance(state, Tensor) and state.dtype == torch.uint8 and state.ndim == 1:
@@ -261,20 +250,7 @@ def saved_name(state: Any) -> str | None:
 
 
 def other_loss(saved: str | None, own: str | None) -> str | None:
-    """Tell in what the loss of a state differs from that of a model.
-
-    Args:
-        saved: the identity that the state has, or the name alone, as earlier versions saved it;
-            None for torchvision's own loss.
-        own: that of the model's loss.
-
-    Returns:
-        Words that follow "was trained"; None for the same loss.
-
-    Example:
-        >>> other_loss("LDAMLoss", None)
-        "with LDAMLoss, this one has torchvision's own loss"
-    """
+    """Tell in what the loss of a state differs from that of a model."""
     both = [identity or "torchvision's own loss" for identity in (saved, own)]
     names = [identity.partition(" with ")[0] for identity in both]
     if both[0] in (both[1], names[1]):
@@ -284,12 +260,5 @@ def other_loss(saved: str | None, own: str | None) -> str | None:
 
 
 def wide(logits: Tensor) -> Tensor:
-    """Give logits in the precision that losses are computed in.
-
-    Args:
-        logits: of any floating type.
-
-    Returns:
-        The same for float64, else float32.
-    """
+    """Give logits in the precision that losses are computed in."""
     return logits if logits.dtype == torch.float64 else logits.float()

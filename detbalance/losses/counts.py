@@ -165,18 +165,7 @@ class ClassCounts:
 
 
 def checked_counts(class_counts: Any, name: str = "class_counts") -> Float64:
-    """Check counts per class.
-
-    Args:
-        class_counts: [K + 1], index 0 unused; array, list or tensor.
-        name: for the error.
-
-    Returns:
-        float64 [K + 1].
-
-    Raises:
-        ValueError: if it is not one row of at least two finite numbers >= 0.
-    """
+    """Check counts per class."""
     # A tensor may be on another device, where NumPy cannot see it; torch is not imported for that.
     on_host = class_counts.cpu() if hasattr(class_counts, "cpu") else class_counts
     counts = np.asarray(on_host, dtype=np.float64)

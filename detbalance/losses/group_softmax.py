@@ -169,11 +169,7 @@ class GroupSoftmaxLoss(SoftmaxLoss):
         return candidates & (rank < number)
 
     def _assign(self, labels: Tensor, *, shared: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """The column within each bin that a row should have [B, A], and the rows that a bin uses.
-
-        These as bool [B, A] of this process, and as counts [B] of the batch: of all processes where
-        it is `shared` among them.
-        """
+        """The column within each bin that a row should have [B, A], and the rows of a bin."""
         rows = labels.clamp(min=0)
         place, group = self._places.to(labels.device)[rows], self.bins.to(labels.device)[rows]
         bins = torch.arange(1, len(self.widths), device=labels.device)[:, None]

@@ -22,15 +22,7 @@ Factor = float | Tensor
 
 
 class SigmoidSums(NamedTuple):
-    """What one pass gives.
-
-    Attributes:
-        loss: scalar, float64 for float64 logits, else float32; can be differentiated once.
-        positive: float64 [K], for each column the sum of |d loss / d logit| over the rows whose
-            label it is, before the normalizer. Zeros where no gradient was asked for (no_grad, or
-            constant logits).
-        negative: float64 [K], the same over all other rows.
-    """
+    """What one pass gives."""
 
     loss: Tensor
     positive: Tensor
@@ -169,10 +161,7 @@ _Result = tuple[Tensor, Tensor | None, Tensor, Tensor]
 
 
 def _run(logits: Tensor, labels: Tensor, terms: Terms, with_gradient: bool) -> _Result:
-    """The sum; when asked for, its gradient in the precision of the calculation; column sums.
-
-    All of them divided by the normalizer.
-    """
+    """The sum; when asked for, its gradient in the precision of the calculation; column sums."""
     if logits.dtype != torch.float64 and _has_triton(logits):
         from detbalance.losses import triton_kernel
 

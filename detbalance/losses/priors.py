@@ -27,36 +27,14 @@ from detbalance.losses.counts import ClassCounts, CountsLike, Float64
 
 
 def balanced_offsets(class_counts: Float64) -> Float64:
-    """Give the offsets that make all classes with boxes equally frequent.
-
-    They are log(n(c) * K' / n) for the K' classes with boxes; a class without boxes counts as one
-    with a single box.
-
-    Args:
-        class_counts: [K + 1] boxes per class; index 0 is not used.
-
-    Returns:
-        float64 [K + 1], finite; index 0 is 0.
-
-    Example:
-        >>> balanced_offsets(np.array([0.0, 8.0, 2.0, 0.0])).round(2).tolist()
-        [0.0, 0.47, -0.92, -1.61]
-    """
+    """Give the offsets that make all classes with boxes equally frequent."""
     frequency = _frequency(class_counts)
     one_box = 1.0 / max(class_counts[1:].sum(), 1.0)
     return _offsets(frequency, np.where(frequency > 0, frequency, one_box))
 
 
 def adjusted_offsets(class_counts: Float64, tau: float) -> Float64:
-    """Give the offsets that divide the frequencies by their power tau.
-
-    Args:
-        class_counts: [K + 1] boxes per class; index 0 is not used.
-        tau: >= 0; 0 leaves the frequencies, 1 makes all classes equally frequent.
-
-    Returns:
-        float64 [K + 1], finite; index 0 is 0.
-    """
+    """Give the offsets that divide the frequencies by their power tau."""
     frequency = _frequency(class_counts)
     return _offsets(frequency, frequency**tau + 1e-12)
 
@@ -103,19 +81,7 @@ def adjust_logits(logits: Tensor, class_counts: CountsLike, *, tau: float = 1.0)
 
 
 def checked_tau(tau: float, where: str, name: str) -> float:
-    """Check a strength of logit adjustment.
-
-    Args:
-        tau: to check.
-        where: begins the error.
-        name: of the argument, for the error.
-
-    Returns:
-        tau.
-
-    Raises:
-        ValueError: if it is negative or not finite.
-    """
+    """Check a strength of logit adjustment."""
     if not (math.isfinite(tau) and tau >= 0):
         raise ValueError(
             f"{where}: {name} is {tau}. Expected a finite number >= 0. 0 changes nothing, 1 is the"

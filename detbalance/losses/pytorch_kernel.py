@@ -31,18 +31,7 @@ SOFTPLUS_THRESHOLD = 40.0
 def run(
     logits: Tensor, labels: Tensor, terms: Terms, with_gradient: bool
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Give loss, gradient and column sums, divided by the normalizer.
-
-    Args:
-        logits: float [A, K].
-        labels: int64 [A].
-        terms: the constants.
-        with_gradient: whether the gradient and the column sums are wanted.
-
-    Returns:
-        Loss, float64 for float64 logits, else float32; gradient [A, K] in the same precision, or
-        None; positive and negative sums, float64 [K].
-    """
+    """Give loss, gradient and column sums, divided by the normalizer."""
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     columns = logits.shape[1]
     gradient = logits.new_empty(logits.shape, dtype=dtype) if with_gradient else None
@@ -62,14 +51,7 @@ def run(
 
 
 def rows_per_chunk(logits: Tensor) -> int:
-    """Choose how many rows go through the formula at once.
-
-    Args:
-        logits: [A, K].
-
-    Returns:
-        At least 1.
-    """
+    """Choose how many rows go through the formula at once."""
     if logits.device.type == "cpu":
         least, most = CPU_CHUNK, CPU_CHUNK * torch.get_num_threads()
     else:

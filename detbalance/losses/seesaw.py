@@ -151,19 +151,7 @@ class SeesawLoss(SoftmaxLoss):
 def seesaw_cost(
     logits: Tensor, targets: Tensor, counts: Tensor, *, p: float, q: float, eps: float
 ) -> Tensor:
-    """Compute what foreground rows cost over the class columns, without objectness.
-
-    Args:
-        logits: float [F, K].
-        targets: int64 [F], 0..K - 1.
-        counts: [K], rows of each class so far.
-        p: see `SeesawLoss`.
-        q: see `SeesawLoss`.
-        eps: see `SeesawLoss`.
-
-    Returns:
-        float [F].
-    """
+    """Compute what foreground rows cost over the class columns, without objectness."""
     # Logarithms throughout: the ratios of scores are too large or small to be formed. For the true
     # class itself both terms are 0.
     log_counts = counts.clamp(min=1).log().to(logits.dtype)

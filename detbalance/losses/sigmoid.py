@@ -19,20 +19,7 @@ from detbalance.losses.weights import ClassWeights
 
 
 class SigmoidLoss(ClassificationLoss):
-    """What the losses on the sigmoid kernel have in common.
-
-    Args:
-        class_counts: see `ClassificationLoss`.
-        prior: in (0, 1), the probability that each class starts from.
-        class_weights: see `ClassificationLoss`.
-        beta: see `ClassificationLoss`.
-
-    Attributes:
-        gauge: positive and negative gradient per class of the training calls, for the log.
-
-    Raises:
-        ValueError: if an argument is out of its range.
-    """
+    """What the losses on the sigmoid kernel have in common."""
 
     activation: ClassVar[Literal["sigmoid", "softmax"]] = "sigmoid"
     normalized_by: ClassVar[Literal["foreground", "rows"]] = "foreground"
@@ -55,22 +42,11 @@ class SigmoidLoss(ClassificationLoss):
             )
 
     def initial_bias(self) -> Tensor:
-        """Give the bias at which every class has the probability `prior`.
-
-        Returns:
-            float32 [D], -log((1 - prior) / prior).
-        """
+        """Give the bias at which every class has the probability `prior`."""
         return torch.full((self.num_outputs,), -math.log((1.0 - self.prior) / self.prior))
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Turn logits into one independent probability per class.
-
-        Args:
-            logits: float [A, K].
-
-        Returns:
-            float [A, K + 1]; column 0 (background) is 0, as no output speaks for it.
-        """
+        """Turn logits into one independent probability per class."""
         return F.pad(torch.sigmoid(wide(logits)), [1, 0])
 
     def summed(
@@ -86,22 +62,7 @@ class SigmoidLoss(ClassificationLoss):
         shift: Tensor | None = None,
         quality: Tensor | None = None,
     ) -> SigmoidSums:
-        """Run the kernel with the rows' weights and the normalizer.
-
-        Args:
-            logits: float [A, D].
-            labels: int64 [A], -1..K; already checked.
-            normalizer: as in `forward`.
-            positive_weight: see `sigmoid_loss_sum`, as for the rest; of any precision and device.
-            negative_weight: the same.
-            gamma: the same.
-            groups: the same.
-            shift: the same.
-            quality: the same.
-
-        Returns:
-            The sums; the loss is divided by the normalizer.
-        """
+        """Run the kernel with the rows' weights and the normalizer."""
         rows = None
         if self.label_weights is not None:
             rows = self.constant(self.label_weights, logits)[labels.clamp(min=0)]
@@ -133,14 +94,7 @@ class SigmoidLoss(ClassificationLoss):
         return sums
 
     def columns(self, labels: Tensor) -> Tensor:
-        """Say which column a row's label is: 1 is the first, 0 none, below 0 ignores the row.
-
-        Args:
-            labels: int64 [A], -1..K.
-
-        Returns:
-            int64 [A]. For a loss with an output for background in front it is labels + 1.
-        """
+        """Say which column a row's label is: 1 is the first, 0 none, below 0 ignores the row."""
         return (
             labels
             if self.num_outputs == self.num_classes - 1
@@ -255,14 +209,7 @@ class SigmoidFocalLoss(SigmoidLoss):
 
 
 def shares(alpha: Factor) -> tuple[Factor, Factor]:
-    """Split alpha into the weights of positives and negatives.
-
-    Args:
-        alpha: in [0, 1], or -1 for no weighting.
-
-    Returns:
-        alpha and 1 - alpha; 1 and 1 for -1.
-    """
+    """Split alpha into the weights of positives and negatives."""
     if isinstance(alpha, Tensor):
         return torch.where(alpha < 0, 1.0, alpha), torch.where(alpha < 0, 1.0, 1.0 - alpha)
     return (alpha, 1.0 - alpha) if alpha >= 0 else (1.0, 1.0)

@@ -15,64 +15,24 @@ from detbalance.losses.weights import ClassWeights
 
 
 class SoftmaxLoss(ClassificationLoss):
-    """What the softmax losses have in common; as it stands, plain cross-entropy.
-
-    A member sets `offsets`, changes the logits that training sees in another way (`shifted`), the
-    weights of the classes (`column_weights`), or all of `forward`.
-
-    Args:
-        class_counts: see `ClassificationLoss`.
-        class_weights: see `ClassificationLoss`.
-        beta: see `ClassificationLoss`.
-
-    Attributes:
-        offsets: float64 [K + 1], what training adds to the logits; None for nothing.
-
-    Raises:
-        ValueError: if an argument is out of its range.
-    """
+    """What the softmax losses have in common; as it stands, plain cross-entropy."""
 
     activation: ClassVar[Literal["sigmoid", "softmax"]] = "softmax"
     normalized_by: ClassVar[Literal["foreground", "rows"]] = "rows"
     offsets: Tensor | None = None
 
     def initial_bias(self) -> Tensor:
-        """Give the bias at which all outputs are equally likely.
-
-        Returns:
-            float32 [D], zeros.
-        """
+        """Give the bias at which all outputs are equally likely."""
         return torch.zeros(self.num_outputs)
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Turn logits into probabilities that sum to 1 over background and the classes.
-
-        Args:
-            logits: float [A, K + 1].
-
-        Returns:
-            float [A, K + 1]; column 0 is background.
-        """
+        """Turn logits into probabilities that sum to 1 over background and the classes."""
         return F.softmax(wide(logits), dim=-1)
 
     def forward(
         self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None
     ) -> Tensor:
-        """Compute the loss of all rows.
-
-        Args:
-            logits: float [A, D].
-            labels: int64 [A], -1..K.
-            normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
-                None for max(1, rows not ignored).
-
-        Returns:
-            Scalar, float64 for float64 logits, else float32.
-
-        Raises:
-            ValueError: if shapes do not fit or a label is out of range.
-            TypeError: if the labels are not int64.
-        """
+        """Compute the loss of all rows."""
         self.check(logits, labels)
         logits = wide(logits)
         weight = self.column_weights(logits)
@@ -87,39 +47,15 @@ class SoftmaxLoss(ClassificationLoss):
         return total / (self.own_normalizer(labels) if normalizer is None else normalizer)
 
     def shifted(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Give the logits that the cross-entropy is taken of.
-
-        Args:
-            logits: float [A, K + 1], float32 or float64.
-            labels: int64 [A], -1..K.
-
-        Returns:
-            float [A, K + 1].
-        """
+        """Give the logits that the cross-entropy is taken of."""
         return logits if self.offsets is None else logits + self.constant(self.offsets, logits)
 
     def column_weights(self, logits: Tensor) -> Tensor | None:
-        """Give the weights of rows by their label.
-
-        Args:
-            logits: of the call.
-
-        Returns:
-            [K + 1] with the logits' device and precision; None where all are 1.
-        """
+        """Give the weights of rows by their label."""
         return None if self.label_weights is None else self.constant(self.label_weights, logits)
 
     def averaged(self, cost: Tensor, labels: Tensor, normalizer: Tensor | float | None) -> Tensor:
-        """Weigh what each row costs by its label, sum and divide.
-
-        Args:
-            cost: float [A], 0 for the rows to ignore.
-            labels: int64 [A], -1..K.
-            normalizer: as in `forward`.
-
-        Returns:
-            Scalar.
-        """
+        """Weigh what each row costs by its label, sum and divide."""
         weight = self.column_weights(cost)
         if weight is not None:
             cost = cost * weight[labels.clamp(min=0)]

@@ -15,11 +15,7 @@ from detbalance.losses.compiling import outside_graphs
 
 
 def precise(device: torch.device) -> torch.dtype:
-    """Tell the type for sums over many rows: float64, or float32 where a device has nothing better.
-
-    Args:
-        device: of the sums.
-    """
+    """Tell the type for sums over many rows: float64, or float32 where a device has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -48,14 +44,7 @@ class Precise(nn.Module):
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Sum over all processes, where there is a process group.
-
-    Args:
-        values: of this process; not changed.
-
-    Returns:
-        The sum, the same on all processes.
-    """
+    """Sum over all processes, where there is a process group."""
     if not (dist.is_available() and dist.is_initialized()):
         return values
     total = values.clone()
@@ -64,14 +53,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def by_rank(values: Tensor) -> tuple[Tensor, int]:
-    """Give the values of all processes, where there is a process group, and which are one's own.
-
-    Args:
-        values: of this process, of one shape on all.
-
-    Returns:
-        The values of each process along a new first axis, and the row of this process.
-    """
+    """Give the values of all processes, where there is a process group, and which are one's own."""
     if not (dist.is_available() and dist.is_initialized()):
         return values[None], 0
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
@@ -80,22 +62,7 @@ def by_rank(values: Tensor) -> tuple[Tensor, int]:
 
 
 class GradientSums(Precise):
-    """Sums of positive and negative gradient per class over all optimizer steps so far.
-
-    What a call adds takes effect after `accumulation` calls, summed over all processes: accumulated
-    steps, and processes that share a batch, give the sums of the one large batch. A step with a sum
-    that is not finite adds nothing: under mixed precision one overflow would stay for good. Save
-    between optimizer steps: what is pending within one is not saved.
-
-    Args:
-        num_columns: D.
-        initial_ratio: what `ratio` gives before the first step.
-
-    Attributes:
-        positive: float64 [D], buffer.
-        negative: float64 [D], buffer.
-        steps: int64, buffer; how often the sums have grown.
-    """
+    """Sums of positive and negative gradient per class over all optimizer steps so far."""
 
     positive: Tensor
     negative: Tensor
@@ -123,16 +90,7 @@ class GradientSums(Precise):
         normalizer: Tensor | float | None = None,
         accumulation: int = 1,
     ) -> None:
-        """Take in the sums of one call.
-
-        Args:
-            positive: [D], sums of |gradient| of this process.
-            negative: [D].
-            normalizer: what the sums are to be divided by, >= 0: the sums of a step are divided by
-                the sum of the normalizers of its calls and processes, at least 1. None adds them
-                as they are.
-            accumulation: calls per step.
-        """
+        """Take in the sums of one call."""
         own = positive.new_zeros(1) if normalizer is None else positive.new_zeros(1) + normalizer
         parts = torch.cat([positive, negative, own])
         self._pending = parts if self._pending is None else self._pending + parts
@@ -156,11 +114,7 @@ class GradientSums(Precise):
 
 
 class PushGauge:
-    """Positive and negative gradient per class since it was last read; never saved.
-
-    Args:
-        num_classes: K + 1.
-    """
+    """Positive and negative gradient per class since it was last read; never saved."""
 
     def __init__(self, num_classes: int) -> None:
         self._num_classes = num_classes
@@ -172,11 +126,7 @@ class PushGauge:
         self._sums = sums if self._sums is None else self._sums + sums
 
     def take(self) -> npt.NDArray[np.float64]:
-        """Read the sums of this process and begin again.
-
-        Returns:
-            float64 [2, K + 1], positive and negative; index 0 of each is 0.
-        """
+        """Read the sums of this process and begin again."""
         sums = np.zeros((2, self._num_classes))
         if self._sums is not None:
             sums[:, 1:] = self._sums.cpu().double().numpy()

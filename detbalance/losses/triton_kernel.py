@@ -37,13 +37,7 @@ _logger = logging.getLogger(__name__)
 
 @functools.cache
 def works(device: torch.device) -> bool:
-    """Tell whether the kernel runs on a device; the first call compiles it once to see.
-
-    Triton needs a C compiler at run time, which many containers lack, and refuses old GPUs.
-
-    Args:
-        device: a CUDA device.
-    """
+    """Tell whether the kernel runs on a device; the first call compiles it once to see."""
     from detbalance.losses.kernel import Terms
 
     if not AVAILABLE:
@@ -68,17 +62,7 @@ def works(device: torch.device) -> bool:
 def run(
     logits: Tensor, labels: Tensor, terms: Terms, with_gradient: bool
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Do what `detbalance.losses.pytorch_kernel.run` does.
-
-    Args:
-        logits: float32, float16 or bfloat16 [A, K], of any strides.
-        labels: int64 [A].
-        terms: the constants.
-        with_gradient: whether the gradient and the column sums are wanted.
-
-    Returns:
-        Loss, float32; gradient, float32 [A, K], or None; positive and negative sums, float64 [K].
-    """
+    """Do what `detbalance.losses.pytorch_kernel.run` does."""
     rows, columns = logits.shape
     gradient = logits.new_empty(rows, columns, dtype=torch.float32) if with_gradient else None
     block = _column_block(columns)
@@ -135,15 +119,7 @@ def run(
 
 
 def scale(values: Tensor, factor: Tensor) -> Tensor:
-    """Multiply by a factor in place; a factor of 1 is found on the device and costs nothing.
-
-    Args:
-        values: float32, contiguous.
-        factor: one number.
-
-    Returns:
-        The same tensor.
-    """
+    """Multiply by a factor in place; a factor of 1 is found on the device and costs nothing."""
     size = values.numel()
     per_program = triton.cdiv(triton.cdiv(size, PROGRAMS), TILE) * TILE
     if size:

@@ -86,20 +86,7 @@ def class_weights(
 def label_weights(
     counts: ClassCounts, weights: ClassWeights, *, beta: float, where: str
 ) -> npt.NDArray[np.float64] | None:
-    """Weigh whole rows by their label, as a loss was asked to.
-
-    Args:
-        counts: of the training set.
-        weights: a method of `class_weights`, or weights >= 0 by class name, used as they are.
-        beta: of the method `effective_number`.
-        where: the loss, begins the error.
-
-    Returns:
-        float64 [K + 1], index 0 (background) is 1; None where all are 1.
-
-    Raises:
-        ValueError: if a method or name is unknown, or a weight is negative or not finite.
-    """
+    """Weigh whole rows by their label, as a loss was asked to."""
     if not isinstance(weights, Mapping):
         values = class_weights(counts.instance_counts, weights, beta=beta)
         return None if weights == "none" else values

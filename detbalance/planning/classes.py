@@ -47,18 +47,7 @@ def summarize(annotations: Annotations, held: ImageLabels) -> FileSummary:
 def class_rows(
     train: Annotations, held: ImageLabels, groups: Groups, val: Annotations | None
 ) -> tuple[list[int], tuple[ClassPlan, ...]]:
-    """Describe every class of the training file, but for mere supercategories.
-
-    Args:
-        train: the training file.
-        held: its labels.
-        groups: of its classes.
-        val: the validation file; its classes are found by name.
-
-    Returns:
-        The labels, rarest first, and the description of each; what ranks equal is in the order of
-        the labels.
-    """
+    """Describe every class of the training file, but for mere supercategories."""
     categories = train.categories
     sizes = box_sizes(train)
     beside = companions(held)
@@ -119,12 +108,7 @@ def _missing(val_boxes: int) -> int:
 
 @dataclass(frozen=True)
 class BoxSizes:
-    """Sizes of the boxes of each class; NaN for classes without one.
-
-    Attributes:
-        median: float64 [C], median of sqrt(width x height) in pixels.
-        shares: float64 [C, 3], small, medium and large by annotated area.
-    """
+    """Sizes of the boxes of each class; NaN for classes without one."""
 
     median: Float64
     shares: Float64
@@ -153,28 +137,14 @@ def box_sizes(annotations: Annotations) -> BoxSizes:
 
 @dataclass(frozen=True)
 class Companions:
-    """The other class that shares most images with each class.
-
-    Attributes:
-        labels: int64 [C], 0 where a class is alone in all its images; the lower label of equals.
-        images: int64 [C], how many images the two share.
-    """
+    """The other class that shares most images with each class."""
 
     labels: Int64
     images: Int64
 
 
 def companions(held: ImageLabels) -> Companions:
-    """Find the class that each class is most often seen with.
-
-    One class after the other: a table of all pairs of classes would take gigabytes for large
-    vocabularies.
-
-    Example:
-        >>> beside = companions(ImageLabels([[1, 1, 2], [1, 2], [1, 3], [1]]))
-        >>> beside.labels, beside.images
-        (array([0, 2, 1, 1]), array([0, 2, 2, 1]))
-    """
+    """Find the class that each class is most often seen with."""
     images, labels, _ = held.pairs
     offsets = offsets_of(np.bincount(images, minlength=held.num_images))
     images_of_class = images[np.argsort(labels, kind="stable")]
@@ -192,15 +162,7 @@ def companions(held: ImageLabels) -> Companions:
 
 
 def boxes_beside(held: ImageLabels, label: int) -> Float64:
-    """Count the boxes of one class that an image of each class holds on average.
-
-    Returns:
-        float64 [C], NaN for classes without an image.
-
-    Example:
-        >>> boxes_beside(ImageLabels([[1, 1, 2], [1]]), 1)
-        array([nan, 1.5, 2. ])
-    """
+    """Count the boxes of one class that an image of each class holds on average."""
     per_image = np.bincount(held.image_index[held.labels == label], minlength=held.num_images)
     images, labels, _ = held.pairs
     total = np.bincount(labels, weights=per_image[images], minlength=held.num_classes)

@@ -186,16 +186,7 @@ def near_names(train: Annotations, val: Annotations | None) -> Iterator[Finding]
 
 
 def near_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of names with one spelling but for case, spaces, signs, a plural s or an inner letter.
-
-    Each name is looked up by what is left of it without one letter, so that the time grows with the
-    letters, not with the pairs. Digits, first and last letters tell classes apart (type a, type b),
-    and so does any letter of a short name.
-
-    Example:
-        >>> near_pairs(["stop sign", "Stop_Sign", "hammer", "hamer", "limit 30", "limit 80"])
-        [('stop sign', 'Stop_Sign'), ('hammer', 'hamer')]
-    """
+    """Pairs of names with one spelling but for case, spaces, signs, plural or a letter."""
     seen: dict[tuple[str, int, str], str] = {}
     pairs = []
     for name in names:

@@ -59,18 +59,7 @@ def recommend(
     settings: Sequence[Setting],
     pasted_by_default: Collection[str],
 ) -> Recommendation:
-    """Choose a setting by the rule on top of this module.
-
-    Args:
-        train: of the training file.
-        classes: of the training file, rarest first.
-        settings: that the data allow, "none" first.
-        pasted_by_default: names of the classes that paste takes where none are named.
-
-    Returns:
-        The name of one of the settings, the reason in a sentence, and what to write into a
-        configuration.
-    """
+    """Choose a setting by the rule on top of this module."""
     present = [row for row in classes if row.boxes]
     if len(present) < 2 or train.images == 1:
         return _plain("nothing to balance", _nothing_to_balance(train, classes))
@@ -223,16 +212,7 @@ def _plain(verdict: str, reason: str, paste: dict[str, Any] | None = None) -> Re
 
 
 def yaml_text(section: dict[str, Any]) -> str:
-    """Write nested settings as YAML, without a library for it.
-
-    Example:
-        >>> print(yaml_text({"sampling": {"method": "none"}, "paste": {"classes": ["a: b"]}}))
-        sampling:
-          method: none
-        paste:
-          classes:
-            - "a: b"
-    """
+    """Write nested settings as YAML, without a library for it."""
     return "\n".join(_lines(section, ""))
 
 

@@ -38,12 +38,7 @@ FITTED = ("repeat_factor", "instance_aware", "class_aware", SOLVE_HALF, "solve")
 
 
 def fitted_length(held: ImageLabels) -> int:
-    """Choose an epoch length from the data.
-
-    It is what repeat factors give when their threshold is the share of the most frequent class:
-    every rarer class is then repeated, by the square root of how much rarer it is, and a larger
-    threshold would repeat all classes alike. At most `LONGEST` times M.
-    """
+    """Choose an epoch length from the data."""
     if not len(held.labels):
         return held.num_images
     share = held.image_counts.max() / held.num_images
@@ -59,21 +54,7 @@ def compare_settings(
     target_length: float,
     images_per_second: float | None = None,
 ) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
-    """Compute what every setting shows.
-
-    "none" and the default of LVIS are as long as they are; all others are fitted to one length, so
-    that their figures can be compared.
-
-    Args:
-        held: labels of the training set.
-        groups: of its classes.
-        order: labels in the order that exposures are listed in.
-        target_length: images per epoch.
-        images_per_second: that training processes.
-
-    Returns:
-        The settings that the data allow, and a sentence on each of the others.
-    """
+    """Compute what every setting shows."""
     settings, impossible = [], []
     for name in ("none", LVIS_DEFAULT, *FITTED):
         try:

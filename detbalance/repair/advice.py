@@ -22,22 +22,7 @@ Advice = Callable[[Tensor, Tensor], Tensor]
 
 @contextmanager
 def advised(classifier: Classifier, advice: Advice, *, candidates: int = 300) -> Iterator[None]:
-    """Let a detector hear advice in eval mode, as long as the block lasts.
-
-    Only the regions with the highest scores are asked about, as few of the others can matter; an
-    advice that is to raise recall should be given more of them. The box of a region, and all that
-    follows (NMS, the limits of detections), are the detector's own. An FCOS multiplies what it gets
-    with its centerness, as always.
-
-    Args:
-        classifier: of the detector; its model is as it was afterwards.
-        advice: see `Advice`; column 0 of the scores is background, and is not read from a detector
-            whose outputs speak for themselves.
-        candidates: regions of an image to be asked about, those with the highest score of a class.
-
-    Yields:
-        Nothing.
-    """
+    """Let a detector hear advice in eval mode, as long as the block lasts."""
     model: Any = classifier.model
     if isinstance(classifier, OneStageClassifier):
         head = model.head.classification_head

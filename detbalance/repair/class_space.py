@@ -16,19 +16,7 @@ from detbalance.repair.samples import CHUNK, Samples
 
 
 def space_of(samples: Samples, rows: Int64, components: int = 64) -> Any:
-    """Fit the space of one-class models: principal components of standardised features.
-
-    On the digits, Mahalanobis distances found more rare boxes there than with whitened components
-    or on linear discriminants, which the few boxes of a rare class fit too well.
-
-    Args:
-        samples: the regions.
-        rows: int64, those that it is fitted to.
-        components: at most.
-
-    Returns:
-        A scikit-learn pipeline, fitted.
-    """
+    """Fit the space of one-class models: principal components of standardised features."""
     from sklearn.decomposition import PCA
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -62,15 +50,7 @@ def fit_quietly(model: Any, places: NDArray[Any]) -> Any:
 
 
 def typicality(model: Any, places: NDArray[Any]) -> Float64:
-    """How typical regions are of what a model was fitted to; more is more.
-
-    Args:
-        model: as `make_one_class` makes it, fitted.
-        places: float [n, P].
-
-    Returns:
-        float64 [n]: of Mahalanobis the squared distance, negative; else the model's own score.
-    """
+    """How typical regions are of what a model was fitted to; more is more."""
     if type(model).__module__.startswith("pyod."):
         return -np.asarray(model.decision_function(places), np.float64)
     if hasattr(model, "score_samples"):

@@ -26,17 +26,7 @@ Target = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class ImageRegions:
-    """All regions that a detector classifies in one image.
-
-    Attributes:
-        labels: int64 [A], 1..K, 0 background, -1 to be ignored.
-        objects: int64 [A], the row of the target that a region shows, -1 for none.
-        logits: float [A, D].
-        boxes: float [A, 4], xyxy in pixels of the image as it was given.
-        slots: int64 [A].
-        background: how many background regions count in the detector's own training.
-        features: gives float [n, F] of some of the regions, by row.
-    """
+    """All regions that a detector classifies in one image."""
 
     labels: Tensor
     objects: Tensor
@@ -48,15 +38,7 @@ class ImageRegions:
 
 
 class Classifier(ABC):
-    """The linear classifier of one detector.
-
-    Args:
-        model: a detector that `set_classification_loss` has been called on.
-
-    Attributes:
-        model: the detector.
-        num_classes: K + 1.
-    """
+    """The linear classifier of one detector."""
 
     def __init__(self, model: nn.Module, num_classes: int) -> None:
         self.model, self.num_classes = model, num_classes
@@ -72,30 +54,14 @@ class Classifier(ABC):
 
     @abstractmethod
     def write(self, weight: Tensor, bias: Tensor) -> None:
-        """Put other weights into the layer.
-
-        Args:
-            weight: float [S, D, F].
-            bias: float [S, D]; not used by a layer without one.
-        """
+        """Put other weights into the layer."""
 
     @abstractmethod
     def regions(self, images: list[Tensor], targets: list[Target]) -> list[ImageRegions]:
-        """Look at images as at inference, and match the regions to objects as in training.
-
-        The model must be in eval mode. It is not changed, and no gradient is kept.
-
-        Args:
-            images: float [3, H, W] each.
-            targets: `boxes` and `labels` of each image; -1 marks crowd regions.
-        """
+        """Look at images as at inference, and match the regions to objects as in training."""
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Turn logits into what the detector scores by, float [A, K + 1] in 0..1.
-
-        Args:
-            logits: float [A, D].
-        """
+        """Turn logits into what the detector scores by, float [A, K + 1] in 0..1."""
         if self.loss is not None:
             return self.loss.scores(logits)
         return torch.sigmoid(logits) if self.sigmoid else torch.softmax(logits, dim=1)
@@ -109,21 +75,7 @@ class Classifier(ABC):
 
 
 def classifier_of(model: nn.Module) -> Classifier:
-    """Find the classifier of a detector.
-
-    Args:
-        model: torchvision's RetinaNet, FCOS or an R-CNN, as `build_detector` or `load_detector`
-            gives it, or after `set_classification_loss`.
-
-    Raises:
-        TypeError: if the model is none of them.
-
-    Example:
-        >>> from detbalance.detection.models import build_detector
-        >>> weight, bias = classifier_of(build_detector(3, backbone="tiny")).weights()
-        >>> weight.shape, bias.shape  # nine anchors; two classes and a column for background
-        (torch.Size([9, 3, 576]), torch.Size([9, 3]))
-    """
+    """Find the classifier of a detector."""
     from detbalance.detection.one_stage import BalancedOneStageHead
     from detbalance.detection.rcnn import BalancedRoIHeads
     from detbalance.repair.one_stage import OneStageClassifier
@@ -141,14 +93,7 @@ def classifier_of(model: nn.Module) -> Classifier:
 
 
 def output_classes(classifier: Classifier) -> NDArray[np.int64]:
-    """Find the class that each output speaks for: the one class whose score rises with it.
-
-    Args:
-        classifier: of a detector.
-
-    Returns:
-        int64 [D], 1..K; 0 for outputs of background, objectness and the like.
-    """
+    """Find the class that each output speaks for: the one class whose score rises with it."""
     _, bias = classifier.weights()
     outputs = bias.shape[1]
     steps = torch.cat([torch.zeros(1, outputs), torch.eye(outputs)]).to(bias)
@@ -160,14 +105,6 @@ def output_classes(classifier: Classifier) -> NDArray[np.int64]:
 
 
 def feature_maps(model: Any, pixels: Tensor) -> dict[str, Tensor]:
-    """Run a detector's backbone.
-
-    Args:
-        model: a torchvision detector.
-        pixels: float [N, 3, H, W], scaled.
-
-    Returns:
-        float [N, channels, H, W] of each level; also of a backbone that gives one map alone.
-    """
+    """Run a detector's backbone."""
     maps = model.backbone(pixels)
     return {"0": maps} if isinstance(maps, Tensor) else maps

@@ -238,17 +238,5 @@ def _tell(writer: FeatureWriter) -> None:
 
 
 def rare_repeats(image_factors: Sequence[float] | NDArray[np.float64], most: int = 8) -> Int64:
-    """Tell how many times more each image is looked at, from repeat factors.
-
-    Args:
-        image_factors: float [M], as `detbalance.sampling.repeat_factors` gives them.
-        most: repeats of one image at most.
-
-    Returns:
-        int64 [M]: the factors less one, rounded, 0 to `most`.
-
-    Example:
-        >>> rare_repeats([1.0, 2.6, 90.0]).tolist()
-        [0, 2, 8]
-    """
+    """Tell how many times more each image is looked at, from repeat factors."""
     return np.clip(np.rint(np.asarray(image_factors) - 1.0), 0, most).astype(np.int64)

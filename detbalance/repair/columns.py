@@ -18,18 +18,7 @@ Rows = NDArray[np.int64] | NDArray[np.bool_] | slice
 
 
 class LazyColumn:
-    """Rows of some table, which stay where they are until they are asked for.
-
-    Args:
-        read: gives [n, width] of rows int64 [n] of the table.
-        rows: int64 [m], rows of the table that this column has.
-        width: of a row.
-
-    Example:
-        >>> column = LazyColumn(lambda rows: rows[:, None] * 10, np.arange(5), 1)
-        >>> column.take(np.array([4, 2]))[:1].tolist()
-        [[40]]
-    """
+    """Rows of some table, which stay where they are until they are asked for."""
 
     def __init__(self, read: Callable[[Int64], NDArray[Any]], rows: Int64, width: int) -> None:
         self._read, self._rows = read, rows
@@ -86,14 +75,7 @@ def float32(values: NDArray[Any]) -> Tensor:
 
 
 class FrozenLogits(LazyColumn):
-    """What a classifier says of regions, float32 [n, D], computed when it is asked for.
-
-    Args:
-        features: float [n, F].
-        slots: int64 [n].
-        weight: float32 [S, D, F].
-        bias: float32 [S, D].
-    """
+    """What a classifier says of regions, float32 [n, D], computed when it is asked for."""
 
     def __init__(self, features: Column, slots: Int64, weight: Tensor, bias: Tensor) -> None:
         self._features, self._slots, self._weight, self._bias = features, slots, weight, bias
@@ -113,17 +95,7 @@ class FrozenLogits(LazyColumn):
 
 
 def linear(features: Tensor, slots: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Apply the classifier of each region's slot.
-
-    Args:
-        features: float [n, F].
-        slots: int64 [n].
-        weight: float [S, D, F].
-        bias: float [S, D].
-
-    Returns:
-        float [n, D].
-    """
+    """Apply the classifier of each region's slot."""
     if len(weight) == 1:
         return features @ weight[0].T + bias[0]
     out = features.new_empty(len(features), weight.shape[1])

@@ -40,16 +40,7 @@ MOST_OBJECTS = 50_000
 
 @dataclass(frozen=True)
 class ClassOpinion:
-    """A classifier's probabilities, pooled with the detector's scores.
-
-    Attributes:
-        method: name of the classifier.
-        estimator: fitted, with `predict_proba` and `classes_`; None where the weight is 0.
-        weight: of the opinion, 0..1.
-        num_classes: K + 1.
-        shared: whether the scores of a region share one sum of 1, background included.
-        power: how much surer it is made, see `best_power`.
-    """
+    """A classifier's probabilities, pooled with the detector's scores."""
 
     method: str
     estimator: Any
@@ -70,16 +61,7 @@ class ClassOpinion:
 
 @dataclass(frozen=True)
 class Weighing:
-    """How the weight of an opinion was chosen.
-
-    Attributes:
-        weight: taken.
-        power: by which the opinion is made surer.
-        precision: float64 [K + 1] by weight, average precision of each class on held-out images;
-            NaN for background and classes without boxes.
-        shown: by weight, share of the boxes whose score reaches the floor, mean over classes.
-        few: labels of the classes with too few boxes to learn from, which keep their scores.
-    """
+    """How the weight of an opinion was chosen."""
 
     weight: float
     power: float
@@ -176,19 +158,7 @@ def out_of_fold(
     folds: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float64:
-    """Ask about every region a classifier that has not seen its image.
-
-    Args:
-        samples: the regions.
-        fold: int64 [n], see `image_folds`.
-        fit: gives a fitted classifier from the rows it may see.
-        num_classes: K + 1.
-        folds: how many.
-        progress: called with the fits done and the number of all and one.
-
-    Returns:
-        float64 [n, K + 1]; NaN for classes that a classifier has not seen.
-    """
+    """Ask about every region a classifier that has not seen its image."""
     said = np.full((len(samples), num_classes), np.nan)
     for number in range(folds):
         estimator = fit(np.flatnonzero(fold != number))
@@ -202,17 +172,7 @@ def out_of_fold(
 
 
 def probabilities(estimator: Any, features: NDArray[Any], num_classes: int) -> Float64:
-    """What a classifier says of regions.
-
-    Args:
-        estimator: fitted.
-        features: float [n, F].
-        num_classes: K + 1.
-
-    Returns:
-        float64 [n, K + 1]; NaN for classes that it does not know and for regions whose features are
-        not finite.
-    """
+    """What a classifier says of regions."""
     features = np.asarray(features, np.float32)
     said = np.full((len(features), num_classes), np.nan)
     good = np.flatnonzero(np.isfinite(features).all(axis=1))
@@ -232,18 +192,7 @@ def few_boxes(samples: Samples, rows: Int64, num_classes: int, least: int) -> li
 def fitted_rows(
     samples: Samples, inside: Int64, few: list[int], max_background: int, seed: int
 ) -> Int64:
-    """The regions that something is fitted to: objects of taught classes, some background.
-
-    Objects are all kept, up to `MOST_OBJECTS` regions; then those of the largest classes are
-    thinned out, as a fit has its table in memory.
-
-    Args:
-        samples: the regions.
-        inside: int64, rows to choose from.
-        few: labels to leave out.
-        max_background: background regions at most.
-        seed: of their draw.
-    """
+    """The regions that something is fitted to: objects of taught classes, some background."""
     labels = samples.labels[inside]
     generator = np.random.default_rng(seed)
     background = generator.permutation(inside[labels == 0])[:max_background]
@@ -262,11 +211,7 @@ def thinned(samples: Samples, rows: Int64, generator: np.random.Generator) -> In
 
 
 def fit_to(estimator: Any, samples: Samples, rows: Int64, method: str) -> Any:
-    """Fit a classifier to some of the regions, without those whose features are not finite.
-
-    Raises:
-        ValueError: if they are all of one class, or the classifier refuses them.
-    """
+    """Fit a classifier to some of the regions, without those whose features are not finite."""
     features = np.asarray(samples.features[rows], np.float32)
     good = np.isfinite(features).all(axis=1)
     labels = samples.labels[rows][good]

@@ -40,20 +40,7 @@ class; box, xyxy in pixels."""
 
 
 class FeatureWriter:
-    """Appends features to a folder, or goes on where a run before was stopped.
-
-    Args:
-        folder: made if it is not there. What it holds from other sources is refused.
-        width: F.
-        source: what the features follow from; JSON values.
-
-    Attributes:
-        images: how many are done.
-        regions: rows written.
-
-    Raises:
-        ValueError: if the folder holds features from another source, or not all that it says.
-    """
+    """Appends features to a folder, or goes on where a run before was stopped."""
 
     def __init__(self, folder: Path, width: int, source: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,16 +65,7 @@ class FeatureWriter:
     def append(
         self, features: NDArray[np.float16], regions: NDArray[np.void], *, images: int
     ) -> None:
-        """Write the regions of some images; a kill leaves all of them or none.
-
-        Args:
-            features: float16 [n, F].
-            regions: records of `REGION` [n].
-            images: how many images these are.
-
-        Raises:
-            ValueError: if the disk is full or cannot be written to; what was done before stays.
-        """
+        """Write the regions of some images; a kill leaves all of them or none."""
         try:
             for name, values in ((FEATURES, features), (REGIONS, regions)):
                 with (self.folder / name).open("ab") as file:
@@ -120,19 +98,7 @@ class FeatureWriter:
 
 
 class RegionFeatures:
-    """Features of a folder, mapped: rows are read from disk when they are asked for.
-
-    Args:
-        folder: written by `FeatureWriter`.
-
-    Attributes:
-        features: float16 [n, F], on disk.
-        regions: records of `REGION` [n], in memory.
-        source: what they were made from.
-
-    Raises:
-        ValueError: if the folder holds no features, or not those that its state says.
-    """
+    """Features of a folder, mapped: rows are read from disk when they are asked for."""
 
     def __init__(self, folder: Path) -> None:
         state = read_state(folder)
@@ -154,11 +120,7 @@ class RegionFeatures:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Read how far the features in a folder go, and that they do.
-
-    Raises:
-        ValueError: if there are none, or by another version, or the files are shorter than that.
-    """
+    """Read how far the features in a folder go, and that they do."""
     path = folder / STATE
     remedy = "Delete the folder, to take them out again."
     try:

@@ -18,15 +18,7 @@ class DamagedModel(ValueError):
 
 
 def check_parts(model: Any, columns: int) -> None:
-    """Refuse trees that point at what is not there, and build search trees anew.
-
-    Args:
-        model: of scikit-learn or imbalanced-learn, or a part of one.
-        columns: of the table that it is asked about.
-
-    Raises:
-        DamagedModel: if a tree is not what a fit makes.
-    """
+    """Refuse trees that point at what is not there, and build search trees anew."""
     for part in _parts(model):
         kind = type(part).__name__
         if kind == "Tree":

@@ -25,15 +25,7 @@ _SLOW = 0.02
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How the change is learned.
-
-    Attributes:
-        iterations: steps of AdamW, >= 1.
-        batch_size: regions a step, half of them background, >= 2.
-        learning_rate: at the start, how much a step may change a logit at a usual input, about; it
-            falls to 0 along a cosine.
-        seed: of the batches.
-    """
+    """How the change is learned."""
 
     iterations: int = 400
     batch_size: int = 1024
@@ -43,55 +35,27 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class Change:
-    """What is added to the weight and bias of every slot.
-
-    Attributes:
-        weight: float32 [D, F].
-        bias: float32 [D].
-        scale: float32 [D], what the present weights are multiplied by before.
-    """
+    """What is added to the weight and bias of every slot."""
 
     weight: Tensor
     bias: Tensor
     scale: Tensor
 
     def logits(self, samples: Samples, bias: Tensor) -> Tensor:
-        """The logits of regions after the change, float32 [n, D].
-
-        Args:
-            samples: the regions.
-            bias: float32 [S, D] of the present classifier.
-        """
+        """The logits of regions after the change, float32 [n, D]."""
         own = bias[torch.from_numpy(samples.slots)]
         features, present = samples.read()
         scaled = own + self.scale * (present - own)
         return scaled + features @ self.weight.T + self.bias
 
     def apply(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """The classifier after the change.
-
-        Args:
-            weight: float [S, D, F].
-            bias: float [S, D].
-        """
+        """The classifier after the change."""
         scale = self.scale.to(weight)
         return weight * scale[:, None] + self.weight.to(weight), bias + self.bias.to(bias)
 
 
 def class_weights(samples: Samples, num_classes: int, balance: float) -> NDArray[np.float32]:
-    """Weight regions so that classes count alike, as far as asked for.
-
-    Background keeps its weight, and so does the sum over all objects.
-
-    Args:
-        samples: the regions.
-        num_classes: K + 1.
-        balance: 0 as they are, 1 every class the same; in between, class c counts in proportion to
-            its share to the power 1 - balance.
-
-    Returns:
-        float32 [n].
-    """
+    """Weight regions so that classes count alike, as far as asked for."""
     own = samples.weights.astype(np.float64)
     sums = np.bincount(samples.labels, weights=own, minlength=num_classes)
     objects = sums[1:]
@@ -114,23 +78,7 @@ def fit_change(
     settings: FitSettings | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Change:
-    """Learn a change of the classifier by mini-batches.
-
-    A batch holds as many regions with an object as background; each class is drawn as often as its
-    weights say, and what that does to the sums is taken back. Features are divided by their root
-    mean square, so that one rate of learning serves all.
-
-    Args:
-        samples: the regions.
-        weights: float32 [n], what each region counts.
-        bias: float32 [S, D] of the present classifier.
-        objective: what is minimised, per object.
-        decay: strength of the pull to no change, >= 0: half of it times the sum of the squared
-            changes of the logits at a root mean square input is added to the loss.
-        free: "all" for weights and biases, "scale" for a factor and a shift of each output.
-        settings: of the steps.
-        progress: called after every step with the steps done and the number of all.
-    """
+    """Learn a change of the classifier by mini-batches."""
     settings = settings or FitSettings()
     generator = np.random.default_rng(settings.seed)
     outputs, width = samples.logits.shape[1], samples.features.shape[1]
@@ -173,15 +121,7 @@ def mean_loss(
     objective: Objective,
     change: Change | None,
 ) -> float:
-    """The objective per object of all regions, for a change or none.
-
-    Args:
-        samples: the regions.
-        weights: float32 [n].
-        bias: float32 [S, D].
-        objective: as for the fit.
-        change: of the classifier; None for the present one.
-    """
+    """The objective per object of all regions, for a change or none."""
     total = 0.0
     with torch.no_grad():
         for chunk in samples.chunks():

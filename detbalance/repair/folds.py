@@ -10,16 +10,7 @@ from detbalance.repair.samples import Samples
 
 
 def image_folds(samples: Samples, folds: int, seed: int = 0) -> NDArray[np.int64]:
-    """Deal images out so that each fold has its share of rare classes, see `deal_images`.
-
-    Args:
-        samples: regions of the data.
-        folds: how many, >= 2.
-        seed: of the order within a class.
-
-    Returns:
-        int64 [n], 0 to folds - 1, the fold of each region; those of one image are together.
-    """
+    """Deal images out so that each fold has its share of rare classes, see `deal_images`."""
     images, place = np.unique(samples.images, return_inverse=True)
     objects = samples.labels > 0
     return deal_images(samples.labels[objects], place[objects], len(images), folds, seed)[place]

@@ -26,18 +26,7 @@ GATES = (0.1, 0.2, 0.35, 0.5, 0.7)
 
 @dataclass(frozen=True)
 class LiftFigures:
-    """What lifting a class did on held-out images.
-
-    Attributes:
-        label: of the class.
-        boxes: of the class.
-        shown: of them, which the detector shows by itself.
-        regained: of the others, which came back.
-        false_per_image: wrong ones that came with them, per image.
-        by_score: boxes that come back at the same rate by a lower threshold on the score alone.
-        used: whether the class is lifted.
-        why: in words, where it is not.
-    """
+    """What lifting a class did on held-out images."""
 
     label: int
     boxes: int
@@ -67,35 +56,7 @@ def fit_lifts(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[OneClassOpinion, list[LiftFigures]]:
-    """Fit a model to each of some classes, and find from where on a region is typical.
-
-    The models see regions of their class alone. All others, of background and of other classes, are
-    held out for the threshold: the lowest by which at most `max_fppi` of them per image are lifted,
-    beside those that the detector shows by itself. What that brings is told by cross-fitting:
-    models and thresholds of some images, tried on the others. How low a score of the class may be
-    to be lifted (`GATES`) is taken from there, too. A class that gets no box back there is left
-    alone, and so is one with few boxes.
-
-    Args:
-        samples: of the training data.
-        rows: int64 [n], row of each region's object in the annotations, -1 for none.
-        scores: float32 [n, K + 1], of the detector.
-        labels: classes to lift.
-        method: see `make_one_class`.
-        options: of its constructor.
-        shared: see `OneClassOpinion`.
-        max_fppi: wrong regions of a class per image, >= 0.
-        floor: see `OneClassOpinion`.
-        components: of the space, see `space_of`.
-        folds: of images; >= 2.
-        max_background: background regions that the space is fitted to, at most.
-        min_boxes: classes with fewer boxes are left alone; >= 1.
-        seed: of all draws.
-        progress: called with the fits done and the number of all.
-
-    Raises:
-        ValueError: if there is no such model, or it does not take the options.
-    """
+    """Fit a model to each of some classes, and find from where on a region is typical."""
     options = dict(options or {})
     make_one_class(method, options, 10, seed)  # a wrong option, before any work
     num_classes = scores.shape[1]
@@ -199,18 +160,7 @@ def _typical(space: Any, model: Any, samples: Samples, asked: NDArray[np.bool_])
 def lowest_threshold(
     values: Float64, negative: NDArray[np.bool_], weights: Float64, allowed: float
 ) -> float:
-    """Find the lowest value above which negative items weigh at most what is allowed.
-
-    Args:
-        values: float64 [m]; items of -inf are never above.
-        negative: bool [m].
-        weights: float64 [m].
-        allowed: sum of weights, >= 0.
-
-    Example:
-        >>> lowest_threshold(np.array([0.9, 0.8, 0.1]), np.ones(3, bool), np.ones(3), 1.0)
-        0.8
-    """
+    """Find the lowest value above which negative items weigh at most what is allowed."""
     order = np.flatnonzero(negative & np.isfinite(values))
     order = order[np.argsort(-values[order], kind="stable")]
     over = np.flatnonzero(weights[order].cumsum() > allowed)

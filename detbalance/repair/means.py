@@ -15,17 +15,7 @@ from detbalance.repair.samples import Samples
 
 
 def mean_directions(samples: Samples, class_of: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
-    """The linear form that tells which of two means is nearer, for each class and the background.
-
-    Args:
-        samples: of the data.
-        class_of: int64 [D], the class of each output, 0 for none.
-
-    Returns:
-        Weight float32 [D, F], bias [D] and the factor of the present weights [D]. Forms have a
-        standard deviation of 1 over the regions. Outputs without a class, or whose class has no
-        region, have weights of 0 and the factor 1, all others the factor 0.
-    """
+    """The linear form that tells which of two means is nearer, class or background."""
     outputs, width = len(class_of), samples.features.shape[1]
     weight, bias, scale = np.zeros((outputs, width)), np.zeros(outputs), np.ones(outputs)
     means, deviation = _class_means(samples)

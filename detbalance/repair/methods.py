@@ -32,8 +32,6 @@ TAUS = (0.25, 0.5, 0.75, 1.0, 1.5)
 def retrained(task: Task) -> Iterator[tuple[str, Fit]]:
     """Classifier retraining on class-balanced batches.
 
-    Option `balance`, 0..1: 1 shows every class the same (default), 0 as often as it is.
-
     Source: cRT, Kang et al., 2020, arXiv:1910.09217, sec. 4.2. Differs: it starts from the present
     classifier and is pulled to it, as an imbalanced detector's classifier knows the background,
     which few sampled regions cannot teach anew; background is as frequent as in the images.
@@ -77,19 +75,7 @@ def _fixed(change: Change, samples: Samples) -> Change:
 
 
 def tau_scale(lengths: Tensor, tau: float) -> Tensor:
-    """What weights are multiplied by, from their lengths.
-
-    Args:
-        lengths: float [n], >= 0.
-        tau: 0 leaves them, 1 makes them equal.
-
-    Returns:
-        float [n]; 1 for a length of 0.
-
-    Example:
-        >>> tau_scale(torch.tensor([1.0, 4.0]), 1.0).tolist()
-        [2.0, 0.5]
-    """
+    """What weights are multiplied by, from their lengths."""
     used = lengths > 0
     logs = lengths[used].log()
     scale = torch.ones_like(lengths)
@@ -99,9 +85,6 @@ def tau_scale(lengths: Tensor, tau: float) -> Tensor:
 
 def nearest_mean(task: Task) -> Iterator[tuple[str, Fit]]:
     """Each class's logit is how much nearer a region is to its mean than to the background's.
-
-    Features are divided by their standard deviation; a factor and a shift for each class are then
-    learned as in `scaled`. A class without regions keeps its present weights.
 
     Source: NCM, Kang et al., 2020, arXiv:1910.09217, sec. 4.2. Differs: distances are Euclidean, so
     that the classifier stays linear, and compared with the background's, as a detector must reject.
@@ -135,10 +118,7 @@ def nearest_mean(task: Task) -> Iterator[tuple[str, Fit]]:
 
 
 def made_regions(task: Task) -> Iterator[tuple[str, Fit]]:
-    """Retraining with regions that are drawn around the means of the rarer classes.
-
-    Option `target`: regions of a class; by default those of the largest.
-    """
+    """Retraining with regions that are drawn around the means of the rarer classes."""
     target = task.options.get("target")
     seed = task.settings.seed
     return _fits(
@@ -158,15 +138,7 @@ make of the regions."""
 
 
 def fits_of(method: str) -> Callable[[Task], Iterator[tuple[str, Fit]]]:
-    """The fits that a method chooses from, by the name of each setting.
-
-    Args:
-        method: one of `METHODS`, or the name of a sampler of imbalanced-learn.
-
-    Raises:
-        ValueError: if there is no such method.
-        ImportError: if it is none of `METHODS` and imbalanced-learn is missing.
-    """
+    """The fits that a method chooses from, by the name of each setting."""
     if method in METHODS:
         return METHODS[method]
     known = [*METHODS, *sampler_names()]

@@ -65,23 +65,7 @@ def is_one_class(name: str) -> bool:
 
 
 def make_classifier(name: str, options: Mapping[str, Any], seed: int = 0) -> Any:
-    """Build a classifier that sees standardised features.
-
-    There is no reduction of the features: on the digits' 576 the 64 first principal components
-    cost every estimator tried more held-out precision than they saved time.
-
-    Args:
-        name: of a class of scikit-learn or imbalanced-learn that has `predict_proba`.
-        options: of its constructor; of RUSBoost and AdaBoost also `max_depth`, of their trees.
-        seed: of its draws, where it has any.
-
-    Returns:
-        A scikit-learn pipeline, not fitted.
-
-    Raises:
-        ValueError: if there is no such class, or it does not take the options.
-        ImportError: if a library is missing.
-    """
+    """Build a classifier that sees standardised features."""
     known = _classifiers()
     if name not in known:
         near = get_close_matches(name, [*known, *ONE_CLASS], n=1)
@@ -98,21 +82,7 @@ def make_classifier(name: str, options: Mapping[str, Any], seed: int = 0) -> Any
 
 
 def make_one_class(name: str, options: Mapping[str, Any], samples: int, seed: int = 0) -> Any:
-    """Build a one-class model, not fitted.
-
-    "Mahalanobis" is the distance to the mean of a class by its covariance, shrunk as far as few
-    regions ask for: scikit-learn's `LedoitWolf`.
-
-    Args:
-        name: one of `ONE_CLASS`, or a detector of PyOD.
-        options: of its constructor.
-        samples: regions that it will be fitted to; it never looks at more neighbours than there
-            are.
-        seed: of its draws, where it has any.
-
-    Raises:
-        ValueError: if there is no such model, or it does not take the options.
-    """
+    """Build a one-class model, not fitted."""
     if name in ONE_CLASS:
         from sklearn.covariance import LedoitWolf
         from sklearn.ensemble import IsolationForest

@@ -18,17 +18,7 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Items:
-    """Regions put together to what a detector would show once.
-
-    All regions of one object are one item, as NMS leaves one box of them; a background region is
-    one of its own. Objects of augmented images are none: their boxes are in the file already.
-
-    Attributes:
-        of_region: int64 [n], item of each region, -1 for none.
-        labels: int64 [m], 0..K.
-        weights: float64 [m], how many such items there are; 1 for an object.
-        images: int64 [m], row of the image.
-    """
+    """Regions put together to what a detector would show once."""
 
     of_region: Int64
     labels: Int64
@@ -37,12 +27,7 @@ class Items:
 
     @classmethod
     def of(cls, samples: Samples, rows: Int64) -> Items:
-        """Put regions together.
-
-        Args:
-            samples: the regions.
-            rows: int64 [n], row of the object in the annotations, -1 for none.
-        """
+        """Put regions together."""
         background = samples.labels == 0
         objects = (samples.labels > 0) & (rows >= 0)
         found = np.full(len(samples), -1)
@@ -57,11 +42,7 @@ class Items:
         return cls(found, samples.labels[representative], weights, samples.images[representative])
 
     def highest(self, values: Float64) -> Float64:
-        """The highest value of each item's regions, float64 [m]; NaN counts as the lowest.
-
-        Args:
-            values: float [n], one of each region.
-        """
+        """The highest value of each item's regions, float64 [m]; NaN counts as the lowest."""
         best = np.full(len(self.labels), -np.inf)
         inside = self.of_region >= 0
         lowest = np.nan_to_num(values[inside].astype(np.float64), nan=-np.inf)
@@ -70,18 +51,7 @@ class Items:
 
 
 def class_precision(scores: Float64, items: Items) -> Float64:
-    """Compute the average precision of each class over items, with precision made monotone.
-
-    What is counted is what a detector's AP counts, except for the boxes: every region of an object
-    is taken for well placed, and background stands for as many regions as it was drawn from.
-
-    Args:
-        scores: float [n, K + 1], of the regions.
-        items: of the same regions.
-
-    Returns:
-        float64 [K + 1] in 0..1; NaN for background and for classes without an object.
-    """
+    """Compute the average precision of each class over items, with precision made monotone."""
     found = np.full(scores.shape[1], np.nan)
     for label in np.unique(items.labels[items.labels > 0]).tolist():
         found[label] = average_precision(
@@ -91,34 +61,14 @@ def class_precision(scores: Float64, items: Items) -> Float64:
 
 
 def share_shown(scores: Float64, items: Items, floor: float) -> float:
-    """Share of the objects whose score of their class reaches the floor, mean over classes.
-
-    Args:
-        scores: float [n, K + 1], of the regions.
-        items: of the same regions.
-        floor: 0..1.
-    """
+    """Share of the objects whose score of their class reaches the floor, mean over classes."""
     classes = np.unique(items.labels[items.labels > 0]).tolist()
     shares = [(items.highest(scores[:, c])[items.labels == c] >= floor).mean() for c in classes]
     return float(np.mean(shares)) if shares else float("nan")
 
 
 def average_precision(scores: Float64, positive: NDArray[np.bool_], weights: Float64) -> float:
-    """Average precision, each positive item at the best precision from its place on.
-
-    Items of equal scores count as found together.
-
-    Args:
-        scores: float64 [m].
-        positive: bool [m].
-        weights: float64 [m].
-
-    Example:
-        >>> average_precision(
-        ...     np.array([0.9, 0.8, 0.7]), np.array([True, False, True]), np.ones(3)
-        ... ).__round__(4)
-        0.8333
-    """
+    """Average precision, each positive item at the best precision from its place on."""
     order = np.argsort(-scores, kind="stable")
     hits = (positive * weights)[order]
     precision = hits.cumsum() / np.maximum(weights[order].cumsum(), 1e-300)

@@ -16,15 +16,7 @@ from detbalance.repair.classifier import Classifier
 
 
 class Objective:
-    """A detector's own classification loss, with a weight for each region.
-
-    Running statistics of the loss stay as training left them. What some losses want to know beside
-    the label is not kept with region features: they are told that boxes fit and that each image's
-    lists are empty.
-
-    Args:
-        classifier: of the detector.
-    """
+    """A detector's own classification loss, with a weight for each region."""
 
     def __init__(self, classifier: Classifier) -> None:
         self._loss = classifier.loss
@@ -34,13 +26,7 @@ class Objective:
             self._loss.eval()
 
     def __call__(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """Compute the weighted sum of the regions' losses, a scalar.
-
-        Args:
-            logits: float32 [n, D].
-            labels: int64 [n], 0..K.
-            weights: float32 [n], > 0.
-        """
+        """Compute the weighted sum of the regions' losses, a scalar."""
         if self._loss is not None:
             return self._loss(logits, labels, normalizer=1.0 / weights, **self._wanted(labels))  # type: ignore[no-any-return]
         if not self._sigmoid:

@@ -22,14 +22,7 @@ _SPAN = 0.02
 
 @dataclass(frozen=True)
 class ClassLift:
-    """The model of one class, and which regions it lifts.
-
-    Attributes:
-        label: of the class.
-        model: fitted to its regions in the space.
-        gate: lowest score of the class that is lifted, 0..1.
-        threshold: regions that are more typical than this are lifted.
-    """
+    """The model of one class, and which regions it lifts."""
 
     label: int
     model: Any
@@ -39,16 +32,7 @@ class ClassLift:
 
 @dataclass(frozen=True)
 class OneClassOpinion:
-    """Lifts scores of rare classes above the floor, where a region is typical of the class.
-
-    Attributes:
-        method: name of the models.
-        space: fitted, from features to the space; None where no class is lifted.
-        lifts: the models of the classes.
-        floor: score from which a detection is shown, in (0, 1).
-        num_classes: K + 1.
-        shared: whether the scores of a region share one sum of 1.
-    """
+    """Lifts scores of rare classes above the floor, where a region is typical of the class."""
 
     method: str
     space: Any
@@ -73,21 +57,7 @@ class OneClassOpinion:
 
 
 def lifted(scores: Float64, label: int, floor: float, shared: bool) -> Float64:
-    """Lift scores of a class just above the floor, in the order that they had.
-
-    Args:
-        scores: float64 [n, K + 1], of the class below the floor.
-        label: of the class.
-        floor: in (0, 1).
-        shared: whether the scores of a region share one sum, which it then keeps.
-
-    Returns:
-        float64 [n, K + 1].
-
-    Example:
-        >>> lifted(np.array([[0.0, 0.15, 0.6]]), 1, 0.3, False).round(3)
-        array([[0.   , 0.311, 0.6  ]])
-    """
+    """Lift scores of a class just above the floor, in the order that they had."""
     new: Float64 = scores.copy()
     share = _SPAN * (1.0 - floor)
     new[:, label] = floor + share * (0.5 + scores[:, label]) / (0.5 + floor)

@@ -21,11 +21,7 @@ SIDE = 3
 
 
 class OneStageClassifier(Classifier):
-    """The last convolution of a one-stage head; its regions are the anchors.
-
-    Attributes:
-        slots: S, anchors at a place.
-    """
+    """The last convolution of a one-stage head; its regions are the anchors."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model, detector_classes(model))
@@ -93,16 +89,7 @@ class OneStageClassifier(Classifier):
 
 
 def patches(towers: list[Tensor], slots: int, rows: Tensor) -> Tensor:
-    """Read the patches below some anchors of one image.
-
-    Args:
-        towers: float [channels, H, W] of each level.
-        slots: anchors at a place.
-        rows: int64 [n], of anchors.
-
-    Returns:
-        float [n, channels x 9], in the order of a convolution's weights.
-    """
+    """Read the patches below some anchors of one image."""
     places = rows // slots
     starts = [0, *accumulate(tower.shape[1] * tower.shape[2] for tower in towers)]
     found = towers[0].new_empty(len(rows), towers[0].shape[0], SIDE, SIDE)
@@ -121,17 +108,7 @@ def patches(towers: list[Tensor], slots: int, rows: Tensor) -> Tensor:
 def matched_anchors(
     model: Any, targets: list[Target], anchors: list[Tensor], per_level: list[int]
 ) -> list[Tensor]:
-    """Match anchors to objects by torchvision's own rules.
-
-    Args:
-        model: a RetinaNet or FCOS.
-        targets: of each image, in pixels of the scaled image, without crowd regions.
-        anchors: float [A, 4] of each image.
-        per_level: anchors of each level.
-
-    Returns:
-        int64 [A] of each image: the row of the target, -1 background, -2 in between.
-    """
+    """Match anchors to objects by torchvision's own rules."""
     recorder: Any = _Recorder(model)
     if hasattr(model, "center_sampling_radius"):
         return type(model).compute_loss(recorder, targets, {}, anchors, per_level)  # type: ignore[no-any-return]

@@ -60,19 +60,7 @@ _PARTS = {
 def save_opinion(
     path: Path, opinion: Opinion, *, weights: str, categories: Categories, width: int
 ) -> None:
-    """Write an opinion; the file appears whole or not at all.
-
-    Args:
-        path: of the file.
-        opinion: fitted.
-        weights: digest of the detector's weights, which the features are of.
-        categories: of the detector.
-        width: F.
-
-    Raises:
-        ValueError: if the model cannot be saved without a pickle.
-        ImportError: if skops is missing.
-    """
+    """Write an opinion; the file appears whole or not at all."""
     io = _skops()
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -120,18 +108,7 @@ def save_opinion(
 
 
 def load_opinion(path: Path, *, weights: str, categories: Categories) -> Opinion:
-    """Read an opinion.
-
-    Args:
-        path: written by `save_opinion`.
-        weights: digest of the detector that it will be asked about.
-        categories: of that detector.
-
-    Raises:
-        ValueError: if the file is missing, damaged, holds a type that is not trusted, or is about
-            another detector or other classes.
-        ImportError: if skops is missing.
-    """
+    """Read an opinion."""
     io = _skops()
     remedy = "A file written by `detbalance opinion` is expected. Make it again."
     try:

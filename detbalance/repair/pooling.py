@@ -20,22 +20,6 @@ _SURE = 1e-6
 def pooled(scores: Float64, said: Float64, weight: float, shared: bool) -> Float64:
     """Pool scores and an opinion by a weighted mean of their logarithms.
 
-    Scores that speak for themselves are pooled by log odds, those that share one sum by logarithms,
-    after which the sum is what it was. Where nothing is said a score stays.
-
-    Args:
-        scores: float64 [n, K + 1] in 0..1.
-        said: float64 [n, K + 1] in 0..1, NaN for nothing.
-        weight: of what is said, 0..1.
-        shared: whether the scores of a region share one sum, that of a softmax.
-
-    Returns:
-        float64 [n, K + 1].
-
-    Example:
-        >>> pooled(np.array([[0.0, 0.2, 0.6]]), np.array([[0.1, 0.8, np.nan]]), 0.5, False).round(2)
-        array([[0. , 0.5, 0.6]])
-
     Source: logarithmic opinion pool, Genest and Zidek, Combining probability distributions, 1986,
     sec. 3. Differs: one pool for each class where a detector has an output for each.
     """
@@ -62,20 +46,7 @@ def pooled(scores: Float64, said: Float64, weight: float, shared: bool) -> Float
 
 
 def sharpened(said: Float64, power: float) -> Float64:
-    """Raise probabilities to a power, and bring their sum back to what it was.
-
-    Args:
-        said: float64 [n, K + 1] in 0..1, NaN for nothing.
-        power: > 0; more than 1 makes them surer, 1 leaves them.
-
-    Returns:
-        float64 [n, K + 1].
-
-    Example:
-        >>> sharpened(np.array([[0.2, 0.4, 0.4], [0.1, 0.9, np.nan]]), 2.0).round(3)
-        array([[0.111, 0.444, 0.444],
-               [0.012, 0.988,   nan]])
-    """
+    """Raise probabilities to a power, and bring their sum back to what it was."""
     if power == 1.0:
         return said
     logs = power * np.log(said.clip(_SURE))
@@ -89,16 +60,6 @@ def sharpened(said: Float64, power: float) -> Float64:
 
 def best_power(said: Float64, labels: Int64) -> float:
     """How sure an opinion should be: the power by which it has the lowest log loss.
-
-    Some classifiers order classes well, and give them all nearly the same probability: boosting by
-    AdaBoost is one. Without this they would be heard only where the detector is not at all.
-
-    Args:
-        said: float64 [n, K + 1] in 0..1, of regions that it was not fitted to; NaN for nothing.
-        labels: int64 [n], 0..K; each counts the same, however many regions have it.
-
-    Returns:
-        One of `POWERS`.
 
     Source: temperature scaling, Guo et al., 2017, arXiv:1706.04599, sec. 4.2. Differs: of
     probabilities, not logits; classes count alike; never less sure.

@@ -45,33 +45,7 @@ def rebalance(
     most_background: int = 20_000,
     seed: int = 0,
 ) -> Samples:
-    """Resample the objects' regions by a sampler of imbalanced-learn.
-
-    Background is there as class 0, so that borders to it are seen. It stays as it is, unless the
-    sampler removes what lies on a border or the options ask for more. Without a `sampling_strategy`
-    in the options, an over-sampler brings every class to `target` (some make fewer, where they see
-    no border), and an under-sampler brings larger classes down to it. An over-sampler works on one
-    class after the other, each with as many neighbours as it has regions for; the regions of a
-    class that it cannot work on are repeated, and a log message says so. A class that a sampler
-    removes as a whole is put back.
-
-    Args:
-        samples: of the data.
-        name: of a class of imbalanced-learn.
-        options: of its constructor.
-        target: regions of a class; None for those of the largest class for an over-sampler, and of
-            the median class for an under-sampler.
-        most_background: rows of background that the sampler sees.
-        seed: of its draws, where it has any.
-
-    Returns:
-        The regions. Those of objects count the same each, and together as much as before. Which
-        image shows one is no longer known: -1.
-
-    Raises:
-        ValueError: if there is no such sampler, or it cannot work with its options.
-        ImportError: if imbalanced-learn is missing.
-    """
+    """Resample the objects' regions by a sampler of imbalanced-learn."""
     sampler, options = _sampler(name), dict(options or {})
     seen, aside = _background_apart(samples, most_background, seed)
     counts = np.bincount(seen.labels)
@@ -224,18 +198,6 @@ def gaussian_regions(
     seed: int = 0,
 ) -> Samples:
     """Add made regions of the rarer classes, drawn feature by feature around the class's mean.
-
-    Features never fall below the smallest that their class has shown, so that those behind a ReLU
-    stay above 0.
-
-    Args:
-        samples: of the data.
-        classifier: weight float [S, D, F] and bias float [S, D] of the present one.
-        target: regions that every class is brought to; None for those of the largest class.
-        seed: of the draws.
-
-    Returns:
-        The regions and the made ones, whose image is -1. Each made one counts as one of its class.
 
     Source: FASA, Zang et al., 2021, arXiv:2102.12867, sec. 3.2. Differs: mean and deviation of all
     kept regions, not running ones; as many as balance the classes, not a number that follows the

@@ -20,17 +20,7 @@ from detbalance.repair.task import Task
 
 @dataclass(frozen=True)
 class Refit:
-    """What came of a refit.
-
-    Attributes:
-        weight: float32 [S, D, F].
-        bias: float32 [S, D].
-        chosen: the setting that did best on regions of images that it was not fitted to; None where
-            none did better than the classifier as it was, which then stays.
-        held_out: the loss per object on held-out images by setting, "as it was" among them; each
-            class counts the same.
-        regions: int64 [K + 1], regions by label that it was fitted to.
-    """
+    """What came of a refit."""
 
     weight: Tensor
     bias: Tensor

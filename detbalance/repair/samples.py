@@ -31,16 +31,7 @@ CHUNK = 8192
 
 @dataclass(frozen=True)
 class Samples:
-    """Regions with what the frozen classifier says of them.
-
-    Attributes:
-        features: float16 or float32 [n, F]; read from disk when they are asked for, or in memory.
-        logits: float32 [n, D], of the classifier as it is; likewise.
-        labels: int64 [n], 0..K.
-        weights: float32 [n], how many regions of the images each stands for.
-        images: int64 [n], row of the image; -1 for a made region.
-        slots: int64 [n].
-    """
+    """Regions with what the frozen classifier says of them."""
 
     features: Column
     logits: Column
@@ -82,17 +73,7 @@ class Samples:
 
 
 def read_samples(stored: RegionFeatures, classifier: Classifier) -> Samples:
-    """Regions on disk, and what the classifier as it is says of them.
-
-    Features stay on disk: of each region some 40 bytes are in memory.
-
-    Args:
-        stored: features of this very classifier.
-        classifier: of the detector.
-
-    Raises:
-        ValueError: if they are of another classifier.
-    """
+    """Regions on disk, and what the classifier as it is says of them."""
     regions = stored.regions
     weight, bias = (values.float().cpu() for values in classifier.weights())
     for what, most, own in (

@@ -16,17 +16,7 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Limits:
-    """How many regions are kept.
-
-    Attributes:
-        boxes_per_class: annotated boxes of a class whose regions are kept, about; >= 1.
-        hard: background regions of an image with the highest scores; >= 0.
-        random: further background regions of an image; >= 1.
-        boxes: annotated boxes of all classes together, about; >= 1. Where there are more, those of
-            the largest classes are thinned out first.
-        background: background regions of all images together, about; >= 1. Where there would be
-            more, fewer of each image are kept, and then none of some images.
-    """
+    """How many regions are kept."""
 
     boxes_per_class: int = 2000
     hard: int = 32
@@ -35,11 +25,7 @@ class Limits:
     background: int = 400_000
 
     def check(self) -> None:
-        """Refuse limits that leave nothing.
-
-        Raises:
-            ValueError: if there are any.
-        """
+        """Refuse limits that leave nothing."""
         least = {"boxes_per_class": 1, "hard": 0, "random": 1, "boxes": 1, "background": 1}
         given = asdict(self)
         wrong = [f"{name} {given[name]}" for name in least if given[name] < least[name]]
@@ -50,20 +36,7 @@ class Limits:
             )
 
     def of_background(self, looks: int) -> tuple[int, int, float]:
-        """How much background of an image is kept, where so many are looked at.
-
-        Args:
-            looks: images, each as often as it is looked at.
-
-        Returns:
-            The hardest, further ones, and the share of images that any are kept of.
-
-        Example:
-            >>> Limits(background=400).of_background(100)
-            (2, 2, 1.0)
-            >>> Limits(background=400).of_background(4000)
-            (0, 1, 0.1)
-        """
+        """How much background of an image is kept, where so many are looked at."""
         usual = self.hard + self.random
         if usual * looks <= self.background:
             return self.hard, self.random, 1.0
@@ -73,37 +46,13 @@ class Limits:
 
 
 def kept_share(box_counts: Int64, limits: Limits) -> Float64:
-    """Tell which share of the boxes of each class is kept.
-
-    Args:
-        box_counts: int64 [K + 1].
-        limits: how many boxes.
-
-    Returns:
-        float64 [K + 1] in 0..1; 1 for classes that no limit touches.
-
-    Example:
-        >>> kept_share(np.array([0, 10, 200, 400]), Limits(boxes=110)).round(3).tolist()
-        [1.0, 1.0, 0.25, 0.125]
-    """
+    """Tell which share of the boxes of each class is kept."""
     most = min(float(limits.boxes_per_class), level_of(box_counts, limits.boxes))
     return np.minimum(1.0, most / np.maximum(box_counts, 1))
 
 
 def level_of(counts: Int64, total: int) -> float:
-    """How many of each class at most, so that there are `total` together.
-
-    Args:
-        counts: int64 [n], >= 0.
-        total: how many in all, >= 1.
-
-    Returns:
-        The level; infinite where there are no more than `total`.
-
-    Example:
-        >>> level_of(np.array([10, 200, 400]), 110)
-        50.0
-    """
+    """How many of each class at most, so that there are `total` together."""
     if counts.sum() <= total:
         return float("inf")
     ordered = np.sort(counts)
@@ -123,25 +72,7 @@ def choose_regions(
     background_limits: tuple[int, int, float],
     generator: np.random.Generator,
 ) -> tuple[Int64, Float64]:
-    """Keep the regions of some objects, the hardest background and some of the rest.
-
-    Sums over the kept regions, each times its weight, are on average the sums over all: an object
-    that is kept with probability p weighs 1 / p, and the drawn background what it was drawn from.
-    Hard background speaks for itself.
-
-    Args:
-        labels: int64 [A], -1 to be ignored.
-        objects: int64 [A], the object of each region; regions of one object are kept together.
-        scores: float [A], the detector's highest score of a class.
-        background: how many background regions count in the detector's training; the weights of
-            those that are kept have this sum.
-        share: float64 [K + 1], see `kept_share`.
-        background_limits: see `Limits.of_background`.
-        generator: of the draws.
-
-    Returns:
-        Rows int64 [n], ascending, and their weights float64 [n].
-    """
+    """Keep the regions of some objects, the hardest background and some of the rest."""
     weights = np.zeros(len(labels))
     positive = np.flatnonzero(labels > 0)
     if len(positive):

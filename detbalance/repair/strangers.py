@@ -24,15 +24,7 @@ _OVERLAP = 0.3
 
 @dataclass(frozen=True)
 class Strangers:
-    """Images by their strangest region.
-
-    Attributes:
-        images: int64 [m], rows, the strangest first.
-        strangeness: float64 [m], >= 0: the squared Mahalanobis distance to the nearest class over
-            the number of dimensions, about 1 for a usual box.
-        boxes: float32 [m, 4], xyxy in pixels, of that region.
-        rows: int64 [m], of its object in the annotations; -1 for none.
-    """
+    """Images by their strangest region."""
 
     images: Int64
     strangeness: Float64
@@ -52,22 +44,6 @@ def strangers(
     seed: int = 0,
 ) -> Strangers:
     """Rank images by the region that the detector takes for an object and no class is near to.
-
-    Regions are compared with classes as other images show them; of overlapping ones only that which
-    NMS would leave. A class with too few boxes is not known, and its objects are strange.
-
-    On the digits with a class hidden from it, images with that class came before others in 60 to
-    72 % of pairs: a detector's features tell apart what it was taught, and little else.
-
-    Args:
-        samples: of the annotated data, as they are: no augmented looks.
-        rows: int64 [n], row of each region's object in the annotations, -1 for none.
-        scores: float32 [n, K + 1], of the detector.
-        boxes: float32 [n, 4], xyxy in pixels.
-        floor: score of any class from which a region shows an object, 0..1.
-        folds: of images; >= 2.
-        min_boxes: classes with fewer boxes are not known; >= 1.
-        seed: of all draws.
 
     Source: Lee et al., 2018, arXiv:1807.03888, eq. 2 (classes share one covariance). Differs: it is
     shrunk as Ledoit and Wolf, 2004, in the space of 64 principal components; one layer.

@@ -43,19 +43,7 @@ _PULL = 5.0
 
 @dataclass(frozen=True)
 class Suspects:
-    """Annotated boxes by how wrong their labels look.
-
-    Attributes:
-        rows: int64 [b], of the annotations, the most suspicious first.
-        labels: int64 [b], as annotated.
-        likely: int64 [b], label of the other class that the box looks like most; 0 where that is
-            not known.
-        suspicion: float64 [b], more is worse. Of "one-class" the share of the boxes of the class
-            that are more typical of it; else the logarithm of how many times likelier the other
-            class is, so that from 0 on the label is not the likeliest; rare classes are given a
-            start, see `_PRIOR`.
-        few: labels of the classes with too few boxes to be judged; theirs are not listed.
-    """
+    """Annotated boxes by how wrong their labels look."""
 
     rows: Int64
     labels: Int64

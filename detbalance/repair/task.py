@@ -15,16 +15,7 @@ from detbalance.repair.samples import Samples
 
 @dataclass(frozen=True)
 class Task:
-    """A classifier, its data, and how to go about it.
-
-    Attributes:
-        classifier: of the detector.
-        samples: regions of the training data.
-        settings: of fits by steps.
-        options: of the method.
-        folds: of images, for what is chosen; >= 2.
-        progress: called with the fits done and the number of all.
-    """
+    """A classifier, its data, and how to go about it."""
 
     classifier: Classifier
     samples: Samples

@@ -9,11 +9,7 @@ DRAWN_CURVES = 200
 
 
 def curves(number: int) -> Spec:
-    """Precision over recall: all classes in grey, one of them in colour.
-
-    Args:
-        number: classes, K; with many of them shares of the classes stand for their lines.
-    """
+    """Precision over recall: all classes in grey, one of them in colour."""
     line = {"type": "line", "interpolate": "step-before"}
     recall = number_axis(
         "r", "recall", scale={"domain": [0, 1]}, axis={"tickCount": 5, "grid": False}
@@ -130,11 +126,7 @@ def scores() -> Spec:
 
 
 def heatmap(number: int) -> Spec:
-    """Confused classes: a row per true class, a column per found class; what is no class last.
-
-    Args:
-        number: classes that are drawn.
-    """
+    """Confused classes: a row per true class, a column per found class; what is no class last."""
     shared = {"type": "ordinal", "scale": {"domain": list(range(number + 1))}}
     quiet = {
         "domain": False,

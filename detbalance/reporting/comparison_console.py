@@ -57,15 +57,7 @@ def print_comparison(
 
 
 def comparison_table(comparison: Comparison, *, max_classes: int = 60) -> Group:
-    """Lay out a comparison for the console.
-
-    Args:
-        comparison: what `detbalance.evaluation.compare` gave.
-        max_classes: with more classes than this only the rarest 40 with boxes are listed.
-
-    Returns:
-        Something that a rich console prints.
-    """
+    """Lay out a comparison for the console."""
     rows = _listed(comparison.classes, max_classes)
     left_out = len(comparison.classes) - len(rows)
     percent = f"{comparison.settings.confidence:.0%}"

@@ -76,16 +76,7 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> ComparisonFi
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """Write a comparison as Markdown: the verdict, groups, classes, and what it is of.
-
-    Names are shown as they are: what Markdown or HTML would read in them is escaped.
-
-    Args:
-        comparison: what `detbalance.evaluation.compare` gave.
-
-    Returns:
-        The text of comparison.md.
-    """
+    """Write a comparison as Markdown: the verdict, groups, classes, and what it is of."""
     return "\n".join(_lines(comparison)) + "\n"
 
 

@@ -67,15 +67,7 @@ def print_report(report: Report, *, console: Console | None = None, max_classes:
 
 
 def report_table(report: Report, *, max_classes: int = 60) -> Group:
-    """Lay out a report for the console.
-
-    Args:
-        report: what `detbalance.evaluation.build_report` or `load_report` gave.
-        max_classes: with more classes than this only the rarest 40 with figures are listed.
-
-    Returns:
-        Something that a rich console prints.
-    """
+    """Lay out a report for the console."""
     rows = _listed(report, max_classes)
     has_shares = not all(math.isnan(row.positive_share) for row in report.classes)
     sentences = [text for text in (confusions(report), boxes_needed(report)) if text]
@@ -97,12 +89,7 @@ def report_table(report: Report, *, max_classes: int = 60) -> Group:
 
 
 def print_content(content: Group, console: Console | None) -> None:
-    """Print tables and lines; into a pipe or a file at the width that they need.
-
-    Args:
-        content: what to print.
-        console: where to; None for standard output.
-    """
+    """Print tables and lines; into a pipe or a file at the width that they need."""
     console = terminal.Console() if console is None else console
     if console.is_terminal or console.is_jupyter:
         console.print(content)
@@ -219,11 +206,7 @@ def _left_out(report: Report, rows: Sequence[ClassRow]) -> list[Text]:
 
 
 def facts_table(facts: Mapping[str, str]) -> Table:
-    """Lay out what figures are of: one line per fact.
-
-    Args:
-        facts: by their name.
-    """
+    """Lay out what figures are of: one line per fact."""
     grid = Table.grid(padding=(0, 2))
     for name, text in facts.items():
         value = Text(printable(text), overflow="fold")

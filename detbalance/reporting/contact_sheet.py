@@ -22,16 +22,7 @@ _FONT = 0.38
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """An image of a sheet.
-
-    Attributes:
-        image: uint8 [H, W, 3], RGB.
-        caption: text above it; where there is no room for all of it, its end stays.
-        boxes: float [N, 4], xyxy in pixels of `image`.
-        names: text of each box; "" for none.
-        colors: RGB of each box, such as `OWN`.
-        note: text behind the caption; where there is no room for all of it, its start stays.
-    """
+    """An image of a sheet."""
 
     image: npt.NDArray[np.uint8]
     caption: str = ""
@@ -44,21 +35,7 @@ class Cell:
 def save_sheet(
     cells: Sequence[Cell], path: str | Path, *, columns: int = 6, width: int = 320, title: str = ""
 ) -> Path:
-    """Put images side by side and write the sheet as a PNG.
-
-    Args:
-        cells: in reading order, at least one.
-        path: file to write; it appears whole or not at all.
-        columns: images in a row.
-        width: of each, in pixels; all are as high as the highest of them needs.
-        title: a line above all; it may say what the colours mean.
-
-    Returns:
-        The path.
-
-    Raises:
-        ImportError: if OpenCV is missing.
-    """
+    """Put images side by side and write the sheet as a PNG."""
     cv2 = import_cv2()
     columns = min(columns, len(cells))
     drawn = [_drawn(cell, width) for cell in cells]

@@ -40,27 +40,7 @@ def draw_predictions(
     highlight: Collection[int] = (),
     ground_truth: bool = True,
 ) -> Path:
-    """Draw the boxes of several models beside the ground truth, and save the picture.
-
-    Args:
-        annotations: the ground truth, whose file names are looked up in `image_dir`.
-        image_dir: folder of the images.
-        models: predictions by the name to put above their column.
-        path: the picture to write; its suffix chooses the format, PNG if there is none.
-        rows: image rows to draw; by default those of `pick_rows`.
-        max_rows: how many images `pick_rows` may choose.
-        score_threshold: detections with a lower score are not drawn.
-        highlight: labels drawn in the other colour, such as the rare classes.
-        ground_truth: whether the first column shows the annotations.
-
-    Returns:
-        The path of the picture.
-
-    Raises:
-        ValueError: if an image row does not exist, there is nothing to draw, an image cannot be
-            opened, or the picture cannot be written.
-        ImportError: if matplotlib is not installed.
-    """
+    """Draw the boxes of several models beside the ground truth, and save the picture."""
     try:
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -109,27 +89,7 @@ def draw_predictions(
 def pick_rows(
     annotations: Annotations, highlight: Collection[int] = (), count: int = 4
 ) -> list[int]:
-    """Choose images that show as many classes as possible, without a look at any prediction.
-
-    Each image in turn is the one with most classes not shown yet, then most boxes of them; the
-    first such image in the file where several are equal.
-
-    Args:
-        annotations: the ground truth.
-        highlight: labels that count; every label if empty.
-        count: how many images at most.
-
-    Returns:
-        Image rows; fewer than `count` where fewer have a box that counts.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> import numpy as np
-        >>> few = SimpleNamespace(image_index=np.array([0, 0, 1, 2]), labels=np.array([1, 1, 2, 1]),
-        ...                       is_crowd=np.zeros(4, bool))
-        >>> pick_rows(few, count=2)
-        [0, 1]
-    """
+    """Choose images that show as many classes as possible, without a look at any prediction."""
     counts = ~annotations.is_crowd
     if highlight:
         counts &= np.isin(annotations.labels, list(highlight))
@@ -244,11 +204,7 @@ def _legend(figure: Any, highlighted: bool, score_threshold: float) -> None:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a matplotlib figure; the file appears whole or not at all.
-
-    Raises:
-        ValueError: if the path cannot be written or its suffix is no picture's.
-    """
+    """Write a matplotlib figure; the file appears whole or not at all."""
     buffer = io.BytesIO()
     _add_letters(figure)
     try:

@@ -94,16 +94,7 @@ def write_report(
 
 
 def write_texts(what: str, folder: Path, texts: Mapping[Path, str]) -> None:
-    """Write files into a folder, which is made if need be; each appears whole or not at all.
-
-    Args:
-        what: they are, for the error.
-        folder: of the files.
-        texts: by path.
-
-    Raises:
-        ValueError: if the folder cannot be made or written to.
-    """
+    """Write files into a folder, which is made if need be; each appears whole or not at all."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
@@ -117,14 +108,7 @@ def write_texts(what: str, folder: Path, texts: Mapping[Path, str]) -> None:
 
 
 def json_text(value: Any, depth: int = 0) -> str:
-    """Write JSON with a line for each field of a row and each curve, to be read and compared.
-
-    Python's own indent would give each of the thousands of numbers of the curves its line.
-
-    Args:
-        value: plain JSON values without NaN.
-        depth: how deep in the whole it is.
-    """
+    """Write JSON with a line for each field of a row and each curve, to be read and compared."""
     if depth == _JSON_DEPTH or not isinstance(value, (dict, list)) or not value:
         return _encoded(value)
     if isinstance(value, dict):
@@ -141,13 +125,7 @@ def csv_text(
     columns: Sequence[str],
     flat: Callable[[Mapping[str, Any]], dict[str, Any]],
 ) -> str:
-    """Write the rows of classes and groups as CSV.
-
-    Args:
-        content: plain JSON values with "classes" and "groups".
-        columns: in order; what a row lacks is empty.
-        flat: makes one level of a nested row.
-    """
+    """Write the rows of classes and groups as CSV."""
     rows = [{"kind": "class", **flat(row)} for row in content["classes"]]
     for name, row in content["groups"].items():
         group = "" if name == "all" else name
@@ -156,14 +134,7 @@ def csv_text(
 
 
 def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
-    """Write rows as CSV that a spreadsheet computes nothing of.
-
-    A text that begins like a formula, such as a class named "=1+1", gets an apostrophe in front;
-    numbers stay numbers.
-
-    Args:
-        rows: of cells, the titles first; None is an empty cell.
-    """
+    """Write rows as CSV that a spreadsheet computes nothing of."""
     buffer = io.StringIO()
     # Either half of this line end is quoted within a cell; a bare one would begin a row.
     csv.writer(buffer, lineterminator="\r\n").writerows(map(_defused, row) for row in rows)

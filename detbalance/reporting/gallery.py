@@ -29,15 +29,7 @@ _OVERHANG = 8.0
 
 @dataclass(frozen=True)
 class Box:
-    """A box to draw, in pixels of the thumbnail.
-
-    Attributes:
-        x: left end.
-        y: upper end.
-        width: of the box.
-        height: of the box.
-        role: "truth" or "found"; "subject-truth" or "subject-found" for what the picture is about.
-    """
+    """A box to draw, in pixels of the thumbnail."""
 
     x: float
     y: float
@@ -48,18 +40,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Picture:
-    """One thumbnail.
-
-    Attributes:
-        image: data URI of the pixels.
-        width: of the thumbnail in pixels.
-        height: of the thumbnail in pixels.
-        boxes: to draw on it, the subject last.
-        class_name: of the missed object or of the detection.
-        kind: what went wrong, in a few words.
-        score: of the detection; None for a missed object.
-        file_name: of the image.
-    """
+    """One thumbnail."""
 
     image: str
     width: int
@@ -73,17 +54,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures of a page.
-
-    Attributes:
-        missed: objects that nothing found, rarest classes first.
-        false_positives: wrong detections, highest scores first.
-        score_floor: smallest score of the detections that are shown; NaN where each class has its
-            own.
-        notes: sentences for the reader, such as images that could not be read.
-        num_missed: how many objects nothing found, shown or not.
-        num_false_positives: how many detections are wrong, shown or not.
-    """
+    """The pictures of a page."""
 
     missed: tuple[Picture, ...]
     false_positives: tuple[Picture, ...]
@@ -102,32 +73,7 @@ def build_gallery(
     max_false_positives: int = 24,
     thumbnail: int = 200,
 ) -> Gallery:
-    """Cut pictures of the errors that a user would see: at IoU .5, at or above the score floors.
-
-    Three missed objects of the rarest class come first, then three of the next class, until the
-    places are filled; if they are not, every class has a second turn. False positives are chosen
-    alike, from the highest score down. Other images go before a third picture of the same one.
-
-    An image that cannot be used gives its place to another and is told in the notes. After 500 such
-    images the search ends.
-
-    Args:
-        evaluation: of `evaluate`.
-        image_dir: the folder that file names start from.
-        rarest_first: class names, such as those of `report.classes`; classes that are not among
-            them come last.
-        max_missed: how many missed objects to show.
-        max_false_positives: how many false positives to show.
-        thumbnail: largest width and height of a picture in pixels. One of 200 pixels takes at most
-            13.5 kB of the page, 48 of them 0.65 MB.
-
-    Returns:
-        The gallery; without pictures, and with a note, if no image can be used.
-
-    Raises:
-        ValueError: if the folder does not exist, a class name is unknown, or a number is too small.
-        ImportError: if OpenCV is missing.
-    """
+    """Cut pictures of the errors that a user would see: at IoU .5, at or above the score floors."""
     folder = Path(image_dir)
     _check(folder, max_missed, max_false_positives, thumbnail)
     import_cv2()  # before any work, should it be missing
@@ -168,11 +114,7 @@ def _check(folder: Path, max_missed: int, max_false_positives: int, thumbnail: i
 def _fill(
     sides: Sequence[tuple[Candidates, int]], draw: _Drawing, folder: Path
 ) -> tuple[list[tuple[Picture, ...]], list[str]]:
-    """Draw what is chosen, and choose anew without the images that turn out to be unusable.
-
-    Returns:
-        The pictures of each side, and what is wrong with each unusable image.
-    """
+    """Draw what is chosen, and choose anew without the images that turn out to be unusable."""
     annotations = draw.matches.annotations
     is_unusable = np.zeros(annotations.num_images, dtype=np.bool_)
     problems: list[str] = []
@@ -206,11 +148,7 @@ def _fill(
 
 
 def _read(annotations: Annotations, folder: Path, image: int) -> Pixels:
-    """Read an image that has the size that the annotations say.
-
-    Raises:
-        ValueError: if it cannot be used.
-    """
+    """Read an image that has the size that the annotations say."""
     name = annotations.file_name(image)
     if not name:
         raise ValueError(
@@ -228,14 +166,7 @@ def _read(annotations: Annotations, folder: Path, image: int) -> Pixels:
 
 
 def image_notes(problems: Sequence[str]) -> tuple[str, ...]:
-    """Say how many images cannot be shown.
-
-    Args:
-        problems: a sentence for each.
-
-    Returns:
-        A sentence with the number and the first problem, or nothing.
-    """
+    """Say how many images cannot be shown."""
     if not problems:
         return ()
     if len(problems) == 1:
@@ -281,11 +212,7 @@ class _Drawing:
         )
 
     def _others(self, image: int, subject: Subject) -> tuple[Float64, Bool]:
-        """Annotations to find and shown detections of an image, without the subject.
-
-        Returns:
-            float64 [n, 4], xywh, and bool [n], which are annotations.
-        """
+        """Annotations to find and shown detections of an image, without the subject."""
         annotations, predictions = self.matches.annotations, self.matches.predictions
         rows = annotations.rows(image)
         truth = np.arange(rows.start, rows.stop)[self.matches.positive[rows]]
@@ -299,11 +226,6 @@ class _Drawing:
 
 
 def box_at(corners: Float64, role: str) -> Box:
-    """Make a box to draw.
-
-    Args:
-        corners: float64 [4], xyxy in pixels of the thumbnail.
-        role: of the box.
-    """
+    """Make a box to draw."""
     x, y, right, bottom = (round(float(value), 1) for value in corners)
     return Box(x, y, round(right - x, 1), round(bottom - y, 1), role)

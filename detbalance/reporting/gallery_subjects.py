@@ -31,16 +31,7 @@ _RESERVE = 200
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What one picture is about.
-
-    Attributes:
-        row: of the annotation, or of the detection.
-        label: of its class.
-        kind: what is wrong, in a few words.
-        score: of a detection; None for a missed box.
-        bbox: float64 [4], xywh.
-        partners: float64 [0 or 1, 4], xywh, the box of the other side that the kind speaks of.
-    """
+    """What one picture is about."""
 
     row: int
     label: int
@@ -52,15 +43,7 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Errors of one side, those of a class one after the other, the best to show first.
-
-    Attributes:
-        rows: int64 [n], of annotations or of detections.
-        labels: int64 [n], their classes.
-        images: int64 [n], their images.
-        rank: float64 [n], the order of the pictures; smallest first.
-        describe: makes a subject of a row.
-    """
+    """Errors of one side, those of a class one after the other, the best to show first."""
 
     rows: Int64
     labels: Int64
@@ -69,15 +52,7 @@ class Candidates:
     describe: Callable[[int], Subject]
 
     def choose(self, count: int, is_unusable: Bool) -> list[tuple[int, int]]:
-        """Choose a few of each class in turn, and of each image before others have been seen.
-
-        Args:
-            count: how many at most.
-            is_unusable: bool [M], images that cannot be shown.
-
-        Returns:
-            Rows, and the image of each, by rank.
-        """
+        """Choose a few of each class in turn, and of each image before others have been seen."""
         usable = np.flatnonzero(~is_unusable[self.images])
         turns = places_in_group(self.labels[usable]) // _PER_TURN
         order = usable[np.lexsort((self.rank[usable], turns))]
@@ -88,14 +63,7 @@ class Candidates:
 
 
 class Errors:
-    """The errors of an evaluation that a user would see.
-
-    Attributes:
-        matches: of the evaluation.
-        is_shown: bool [D], detections at or above the floor of their class, within the cap.
-        is_missed: bool [N], annotations to find that no such detection found.
-        is_wrong: bool [D], such detections that found none.
-    """
+    """The errors of an evaluation that a user would see."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         matches = self.matches = evaluation.matches
@@ -116,14 +84,7 @@ class Errors:
         self._kinds = detection_kinds(matches, self._pairs, iou=iou)
 
     def missed(self, rarest_first: Sequence[str]) -> Candidates:
-        """List missed boxes, with images from all over the file in front.
-
-        Args:
-            rarest_first: class names; classes that are not among them come last.
-
-        Raises:
-            ValueError: if a name is unknown.
-        """
+        """List missed boxes, with images from all over the file in front."""
         annotations = self.matches.annotations
         rows = np.flatnonzero(self.is_missed)
         labels, images = annotations.labels[rows], annotations.image_index[rows]
@@ -212,11 +173,7 @@ class Errors:
 
 
 def _by_class(labels: Int64, images: Int64, value: Float64) -> Int64:
-    """Sort errors by class; within it the first of every image, by value, then the second.
-
-    Returns:
-        int64, places of at most _RESERVE errors of each class.
-    """
+    """Sort errors by class; within it the first of every image, by value, then the second."""
     order = np.argsort(value, kind="stable")
     again = places_in_group(images[order] * (int(labels.max(initial=0)) + 1) + labels[order])
     order = order[np.lexsort((again, labels[order]))]

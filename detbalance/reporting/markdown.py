@@ -159,13 +159,7 @@ def _suspects(section: SuspectSection) -> Iterator[str]:
 def markdown_table(
     titles: Sequence[str], rows: Sequence[Sequence[str]], *, num_text: int
 ) -> list[str]:
-    """Write the lines of a table whose first columns are text and whose others are numbers.
-
-    Args:
-        titles: of the columns.
-        rows: a text for each cell.
-        num_text: how many columns are text.
-    """
+    """Write the lines of a table whose first columns are text and whose others are numbers."""
     rules = [":--" if i < num_text else "--:" for i in range(len(titles))]
     return [f"| {' | '.join(cells)} |" for cells in (titles, rules, *rows)]
 
@@ -190,10 +184,6 @@ def _decimals(value: float) -> str:
 
 
 def escaped(text: str) -> str:
-    """Put a text on one line that neither Markdown nor HTML reads anything in.
-
-    Args:
-        text: any.
-    """
+    """Put a text on one line that neither Markdown nor HTML reads anything in."""
     one_line = html.escape(printable(" ".join(text.split())), quote=False)
     return re.sub(r"([\\`*_\[\]|~#!])", r"\\\1", one_line)

@@ -12,15 +12,7 @@ NAMED_CLASSES = 12
 
 
 def chart_specs(data: dict[str, Any]) -> dict[str, Spec]:
-    """Give the charts that the page's data is enough for.
-
-    Args:
-        data: what `detbalance.reporting.page_data.page_data` gave.
-
-    Returns:
-        Specifications by the id of the element to draw into. Their data sets are named and empty;
-        the page's script fills them.
-    """
+    """Give the charts that the page's data is enough for."""
     number = len(data["classes"]["name"])
     compared = len(data["runs"]) > 1 or bool(data["differences"])
     train = any(boxes is not None for boxes in data["classes"]["train_boxes"])
@@ -38,13 +30,7 @@ def chart_specs(data: dict[str, Any]) -> dict[str, Spec]:
 
 
 def imbalance(number: int, *, compared: bool, train: bool) -> Spec:
-    """A figure of each class against its boxes in training, on a logarithmic axis.
-
-    Args:
-        number: classes, K.
-        compared: draw a line from the baseline's value to this run's.
-        train: whether training counts are known; the axis says which boxes it counts.
-    """
+    """A figure of each class against its boxes in training, on a logarithmic axis."""
     tooltip = [tip(name, title) for name, title in _POINT_TIPS if compared or name != "old_text"]
     x = number_axis(
         "x",

@@ -30,18 +30,7 @@ _OTHERS = ("positive_share", "more_boxes")
 def page_data(
     report: Report, baseline: Report | None = None, comparison: Comparison | None = None
 ) -> dict[str, Any]:
-    """Collect what the page's table and charts are made of.
-
-    Args:
-        report: the report to show.
-        baseline: another one of the same annotations, or None.
-        comparison: the differences of the two, or None.
-
-    Returns:
-        Plain JSON values. Lists by class are in the order of the report, None for undefined:
-        `classes` (names, counts and score floors), `runs` (this run, then the baseline),
-        `differences` (by figure), `heatmap` (places of the classes to draw), `settings`.
-    """
+    """Collect what the page's table and charts are made of."""
     rows = report.classes
     by_name = {row.name: i for i, row in enumerate(rows)}
     runs = [_run(report, rows, by_name)]
@@ -82,12 +71,7 @@ def number(value: float | int | None) -> float | int | None:
 
 
 def pack(values: Iterable[float]) -> str:
-    """Write numbers of 0..1 as two letters each.
-
-    Example:
-        >>> pack([0.0, 1.0])
-        'AA__'
-    """
+    """Write numbers of 0..1 as two letters each."""
     levels = [round(_LEVELS * min(max(value, 0.0), 1.0)) for value in values]
     return "".join(ALPHABET[level >> 6] + ALPHABET[level & 63] for level in levels)
 

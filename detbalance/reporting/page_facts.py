@@ -25,16 +25,7 @@ def _files(
 
 
 def page_title(report: Report | None, comparison: Comparison | None, side: Side) -> str:
-    """Name a side by its file with the folder, as many files are called predictions.json.
-
-    Args:
-        report: of that side, or None.
-        comparison: of the two sides, or None.
-        side: which of them.
-
-    Returns:
-        Such as "balanced/predictions.json and 2 more".
-    """
+    """Name a side by its file with the folder, as many files are called predictions.json."""
     files = _files(report, comparison, side)
     first = files[0]
     title = "detections from memory" if first is None else "/".join(Path(first).parts[-2:])
@@ -44,16 +35,7 @@ def page_title(report: Report | None, comparison: Comparison | None, side: Side)
 def page_notes(
     report: Report, baseline: Report | None, comparison: Comparison | None
 ) -> tuple[str, ...]:
-    """Collect what both reports and the comparison have to say, and which runs the page is of.
-
-    Args:
-        report: the report to show.
-        baseline: another one of the same annotations, or None.
-        comparison: the differences of the two, or None.
-
-    Returns:
-        Sentences, each once.
-    """
+    """Collect what both reports and the comparison have to say, and which runs the page is of."""
     notes = list(report.notes)
     for other in (baseline, comparison):
         notes += () if other is None else other.notes
@@ -71,16 +53,7 @@ def page_notes(
 def page_facts(
     report: Report, baseline: Report | None, comparison: Comparison | None
 ) -> tuple[tuple[str, str], ...]:
-    """Say what the figures are of.
-
-    Args:
-        report: the report to show.
-        baseline: another one of the same annotations, or None.
-        comparison: the differences of the two, or None.
-
-    Returns:
-        Pairs of a term and what it is here.
-    """
+    """Say what the figures are of."""
     settings = report.settings
     row = report.groups["all"]
     size = (

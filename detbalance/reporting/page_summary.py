@@ -18,16 +18,7 @@ HEADLINES = ("AP", "AP50", "AR", "recall", "precision")
 
 @dataclass(frozen=True)
 class Span:
-    """A number with its interval, as text and as places on a line from 0 to 1.
-
-    Attributes:
-        text: the number, "-" if it is undefined.
-        interval: "[low, high]", or "".
-        point: place of the number in percent of the line; None where there is none.
-        low: likewise of the interval's lower end.
-        high: likewise of its upper end.
-        verdict: "up" or "down" for a difference that is real, else "".
-    """
+    """A number with its interval, as text and as places on a line from 0 to 1."""
 
     text: str
     interval: str = ""
@@ -39,15 +30,7 @@ class Span:
 
 @dataclass(frozen=True)
 class GroupLine:
-    """One group in the summary table.
-
-    Attributes:
-        name: "rare", "common", "frequent" or "all".
-        classes: how many, with how many of them have boxes to find.
-        train_boxes: their sum as text.
-        val_boxes: likewise.
-        figures: for each headline figure this run; with a baseline: baseline, this run, difference.
-    """
+    """One group in the summary table."""
 
     name: str
     classes: str
@@ -58,21 +41,7 @@ class GroupLine:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the template shows above the charts.
-
-    Attributes:
-        title: of the page.
-        baseline: title of the other side, or "".
-        facts: pairs of a term and what it is here.
-        verdict: the comparison in words, or "".
-        headlines: names of the group table's figures.
-        lines: the group table.
-        compared: whether there are two sides.
-        confidence: of the classes' intervals, as text; "" without any.
-        group_legend: how to read the group table.
-        class_legend: how to read the class table.
-        notes: sentences for the reader.
-    """
+    """What the template shows above the charts."""
 
     title: str
     baseline: str
@@ -90,16 +59,7 @@ class Summary:
 def page_summary(
     report: Report, baseline: Report | None = None, comparison: Comparison | None = None
 ) -> Summary:
-    """Put the summary together.
-
-    Args:
-        report: the report to show.
-        baseline: another one of the same annotations, or None.
-        comparison: the differences of the two, or None.
-
-    Returns:
-        Texts and places for the template.
-    """
+    """Put the summary together."""
     compared = baseline is not None or comparison is not None
     names = [name for name in GROUP_NAMES if report.groups[name].num_categories]
     headlines = _headlines(report, baseline, comparison)
@@ -221,12 +181,7 @@ def _tested(known: Difference, confidence: float) -> Span:
 
 
 def decimals(value: float, digits: int = 3) -> str:
-    """Three decimals, or so many, without the leading zero, "-" for undefined.
-
-    Example:
-        >>> decimals(0.1716), decimals(1.0), decimals(math.nan)
-        ('.172', '1.000', '-')
-    """
+    """Three decimals, or so many, without the leading zero, "-" for undefined."""
     if not math.isfinite(value):
         return "-"
     text = f"{value:.{digits}f}"
@@ -234,12 +189,7 @@ def decimals(value: float, digits: int = 3) -> str:
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """Give a difference with its sign, "-" for undefined.
-
-    Example:
-        >>> signed(0.0452), signed(0.0001), signed(math.nan)
-        ('+.045', '.000', '-')
-    """
+    """Give a difference with its sign, "-" for undefined."""
     if not math.isfinite(value):
         return "-"
     shown = round(value, digits)

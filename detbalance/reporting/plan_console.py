@@ -43,29 +43,12 @@ _SETTINGS = (
 def print_plan(
     plan: Plan, *, console: Console | None = None, max_classes: int = 40, has_csv: bool = False
 ) -> None:
-    """Print a plan: findings, classes, settings, the recommendation and its configuration.
-
-    Args:
-        plan: what `detbalance.planning.make_plan` gave.
-        console: where to print; standard output if not given.
-        max_classes: with more classes than this only the rarest 20 and the 5 most frequent are
-            listed.
-        has_csv: whether plan.csv is written too, so that the text can point to it.
-    """
+    """Print a plan: findings, classes, settings, the recommendation and its configuration."""
     print_content(plan_content(plan, max_classes=max_classes, has_csv=has_csv), console)
 
 
 def plan_content(plan: Plan, *, max_classes: int = 40, has_csv: bool = False) -> Group:
-    """Lay out a plan for the console.
-
-    Args:
-        plan: what `detbalance.planning.make_plan` gave.
-        max_classes: as for `print_plan`.
-        has_csv: as for `print_plan`.
-
-    Returns:
-        Something that a rich console prints.
-    """
+    """Lay out a plan for the console."""
     where = ", see plan.csv" if has_csv else ""
     every = range(len(plan.classes))
     rare = [i for i in every if plan.classes[i].group == "rare" and plan.classes[i].boxes]

@@ -31,22 +31,7 @@ _DPI = 130
 
 
 def draw_plan(plan: Plan, path: str | Path) -> Path:
-    """Draw the exposure of every class, as it is and by the settings, most frequent class first.
-
-    All settings are drawn for equally many images, as training counts iterations. The recommended
-    setting has marks, the others are thin lines.
-
-    Args:
-        plan: what `detbalance.planning.make_plan` gave.
-        path: the picture to write; its suffix chooses the format, PNG if there is none.
-
-    Returns:
-        The path of the picture.
-
-    Raises:
-        ValueError: if the picture cannot be written.
-        ImportError: if matplotlib is not installed.
-    """
+    """Draw the exposure of every class, as it is and by the settings, most frequent class first."""
     figure_class = import_figure()
     path = Path(path) if Path(path).suffix else Path(path).with_suffix(".png")
     number = len(plan.classes)
@@ -65,11 +50,7 @@ def draw_plan(plan: Plan, path: str | Path) -> Path:
 
 
 def import_figure() -> Any:
-    """Import matplotlib's figure, or say how to install it.
-
-    Raises:
-        ImportError: if it is missing.
-    """
+    """Import matplotlib's figure, or say how to install it."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -23,20 +23,7 @@ class PlanFiles(NamedTuple):
 
 
 def write_plan(plan: Plan, folder: str | Path) -> PlanFiles:
-    """Write plan.json and plan.csv into a folder, which is made if need be.
-
-    Each file appears whole or not at all: what was there before stays until the new one is ready.
-
-    Args:
-        plan: what `detbalance.planning.make_plan` gave.
-        folder: where the two files go.
-
-    Returns:
-        The paths of the two files.
-
-    Raises:
-        ValueError: if the folder cannot be made or written to.
-    """
+    """Write plan.json and plan.csv into a folder, which is made if need be."""
     folder = Path(folder)
     content = json.dumps(plan.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     files = PlanFiles(folder / "plan.json", folder / "plan.csv")

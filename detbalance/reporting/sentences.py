@@ -32,15 +32,7 @@ _MANY_CLASSES = 2000
 
 
 def without_empty_classes(report: Report, baseline: Report | None = None) -> Report:
-    """Leave out classes of which there is nothing to show, where there are very many classes.
-
-    Args:
-        report: the report.
-        baseline: a class stays if either of the two has something of it.
-
-    Returns:
-        The report without classes that have no boxes and no detections, and with a note of it.
-    """
+    """Leave out classes of which there is nothing to show, where there are very many classes."""
     if len(report.classes) <= _MANY_CLASSES:
         return report
     sides = (report,) if baseline is None else (report, baseline)
@@ -66,12 +58,7 @@ _AnyGroup = TypeVar("_AnyGroup", bound=_Group)
 
 
 def shown_groups(groups: Mapping[str, _AnyGroup], rule: str | None) -> list[tuple[str, _AnyGroup]]:
-    """Choose the group rows to show: those with classes, and without frequencies only that of all.
-
-    Args:
-        groups: of a report or a comparison.
-        rule: of the groups, None without frequencies.
-    """
+    """Choose the group rows to show: those with classes; without frequencies only all."""
     return [
         (name, group)
         for name, group in groups.items()
@@ -80,14 +67,7 @@ def shown_groups(groups: Mapping[str, _AnyGroup], rule: str | None) -> list[tupl
 
 
 def report_facts(report: Report) -> dict[str, str]:
-    """Say what the figures of a report are of.
-
-    Args:
-        report: whose settings to show.
-
-    Returns:
-        Facts by their name, in order; without those that are unknown.
-    """
+    """Say what the figures of a report are of."""
     settings = report.settings
     every = {
         "annotations": settings.annotations,
@@ -102,14 +82,7 @@ def report_facts(report: Report) -> dict[str, str]:
 
 
 def comparison_facts(comparison: Comparison) -> dict[str, str]:
-    """Say what the figures of a comparison are of.
-
-    Args:
-        comparison: whose settings to show.
-
-    Returns:
-        Facts by their name, in order; without those that are unknown.
-    """
+    """Say what the figures of a comparison are of."""
     settings = comparison.settings
     every = {
         "annotations": settings.annotations,
@@ -137,25 +110,13 @@ def _of_figures(settings: ReportSettings | ComparisonSettings) -> dict[str, str 
 
 
 def listed_files(names: tuple[str | None, ...]) -> str:
-    """Name the results files of a side.
-
-    Args:
-        names: of each run, None for detections from memory.
-    """
+    """Name the results files of a side."""
     listed = ", ".join(name or "from memory" for name in names)
     return listed if len(names) == 1 else f"{len(names)} runs: {listed}"
 
 
 def real_differences(comparison: Comparison) -> list[str]:
-    """Say which differences stand after allowing for how many were looked at.
-
-    Args:
-        comparison: of any two detectors.
-
-    Returns:
-        What the mark of such differences means, then a sentence for each figure of which the
-        classes differ; of the others there is one for all.
-    """
+    """Say which differences stand after allowing for how many were looked at."""
     level = 1 - comparison.settings.confidence
     mark = (
         f"real at {comparison.settings.confidence:.0%} after allowing for the number of classes"
@@ -186,11 +147,7 @@ def _some(rows: Sequence[ClassDifferences]) -> str:
 
 
 def confusions(report: Report) -> str | None:
-    """Name the pairs of classes that are taken for each other most often; None if there are none.
-
-    Args:
-        report: with details.
-    """
+    """Name the pairs of classes that are taken for each other most often, if any."""
     cells = [] if report.details is None else report.details.confusion
     pairs = [cell for cell in cells if None not in (cell.true, cell.found) and cell.count > 1]
     if not pairs:
@@ -202,14 +159,7 @@ def confusions(report: Report) -> str | None:
 
 
 def boxes_needed(report: Report) -> str | None:
-    """Say how many more val boxes of the rarest classes would tell their recall to +-.05.
-
-    Args:
-        report: rarest class first; the first ones are named.
-
-    Returns:
-        A sentence; None where none is needed or nothing is known of it.
-    """
+    """Say how many more val boxes of the rarest classes would tell their recall to +-.05."""
     short_of = [row for row in report.classes if row.more_boxes and row.val_boxes]
     if not short_of:
         return None
@@ -221,11 +171,7 @@ def boxes_needed(report: Report) -> str | None:
 
 
 def shown_from(settings: ReportSettings | ComparisonSettings) -> str:
-    """Say from which score on detections count for recall and precision.
-
-    Args:
-        settings: of a report or a comparison.
-    """
+    """Say from which score on detections count for recall and precision."""
     if settings.thresholds is not None:
         return "score >= the threshold of the class"
     return f"score >= {settings.score_floor:g}"

@@ -35,16 +35,7 @@ _DAMAGE = (KeyError, TypeError, ValueError, OverflowError)
 
 @dataclass(frozen=True)
 class SuspectBox:
-    """An annotated box that was judged.
-
-    Attributes:
-        annotation_id: of the annotation file.
-        file_name: of its image.
-        class_name: as it is labelled.
-        looks_like: the other class that it looks like most; None where that is not known.
-        suspicion: more is worse; see `SuspectsFile.judge`.
-        bbox: xywh, in pixels of the image.
-    """
+    """An annotated box that was judged."""
 
     annotation_id: int
     file_name: str
@@ -56,14 +47,7 @@ class SuspectBox:
 
 @dataclass(frozen=True)
 class StrangeImage:
-    """An image with something that looks like no known class.
-
-    Attributes:
-        file_name: of the image.
-        strangeness: about 1 for a usual box.
-        bbox: xywh, in pixels of the image, of what is strange.
-        annotation_id: of the annotated box there; None for none.
-    """
+    """An image with something that looks like no known class."""
 
     file_name: str
     strangeness: float
@@ -73,19 +57,7 @@ class StrangeImage:
 
 @dataclass(frozen=True)
 class SuspectsFile:
-    """What `detbalance suspects` found.
-
-    Attributes:
-        path: of the file.
-        annotations: the annotation file that was judged.
-        images: folder that file names start from.
-        judge: of `detbalance.repair.suspects.JUDGES`. Of `SHARES` the suspicion is a share of the
-            boxes of the class, else log odds: above 0 another class is likelier than the label.
-        boxes_not_judged: how many annotated boxes were not.
-        few: names of the classes with too few boxes to be judged.
-        boxes: all that were judged.
-        strange: images, the strangest first.
-    """
+    """What `detbalance suspects` found."""
 
     path: Path
     annotations: str
@@ -98,17 +70,7 @@ class SuspectsFile:
 
 
 def load_suspects(given: str | os.PathLike[str]) -> SuspectsFile:
-    """Read suspects.json.
-
-    Args:
-        given: the file, or the folder that it lies in.
-
-    Returns:
-        What it holds.
-
-    Raises:
-        ValueError: if there is no such file, or it is damaged or of another format.
-    """
+    """Read suspects.json."""
     path = Path(given)
     if not path.exists():
         raise ValueError(

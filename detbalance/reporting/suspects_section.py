@@ -34,14 +34,7 @@ _JUDGES = {
 
 @dataclass(frozen=True)
 class Cutout:
-    """A part of an image with a box on it.
-
-    Attributes:
-        image: data URI of the pixels.
-        width: in pixels.
-        height: in pixels.
-        boxes: to draw, in pixels of the part.
-    """
+    """A part of an image with a box on it."""
 
     image: str
     width: int
@@ -51,14 +44,7 @@ class Cutout:
 
 @dataclass(frozen=True)
 class SuspectClass:
-    """The suspicious boxes of a class.
-
-    Attributes:
-        name: of the class, as the boxes are labelled.
-        judged: how many of its boxes were judged.
-        suspicious: how many of these look wrong, shown or not.
-        boxes: those that are shown, the most suspicious first.
-    """
+    """The suspicious boxes of a class."""
 
     name: str
     judged: int
@@ -68,17 +54,7 @@ class SuspectClass:
 
 @dataclass(frozen=True)
 class SuspectSection:
-    """What a report says of labels that look wrong.
-
-    Attributes:
-        about: sentences: how many boxes were judged, by what, and what the suspicion means.
-        classes: those with boxes that look wrong, the rarest first.
-        counted: what `SuspectClass.suspicious` counts, in two words.
-        rest: a sentence on what is not shown; "" for nothing.
-        strange: images with strange objects, the strangest first.
-        pictures: of the boxes and the images that are shown; not of those that cannot be.
-        notes: sentences for the reader, such as images that could not be read.
-    """
+    """What a report says of labels that look wrong."""
 
     about: tuple[str, ...]
     classes: tuple[SuspectClass, ...]
@@ -97,22 +73,7 @@ def suspect_section(
     max_strange: int = 6,
     thumbnail: int = 200,
 ) -> SuspectSection:
-    """Choose the boxes to show, and cut them out of their images.
-
-    Classes come with the one that has the fewest judged boxes first. Shown are boxes whose label is
-    not the likeliest class; where suspicion is a share, the least typical tenth of each class.
-
-    Args:
-        found: of `detbalance.reporting.suspects_file.load_suspects`.
-        max_of_class: boxes of a class at most.
-        max_boxes: boxes of all classes at most; those of more frequent classes are left out.
-        max_strange: strange images at most.
-        thumbnail: largest width and height of a picture in pixels. One of 200 pixels takes at most
-            13.5 kB of the page.
-
-    Returns:
-        The section; with a note in place of pictures where these cannot be made.
-    """
+    """Choose the boxes to show, and cut them out of their images."""
     by_class: dict[str, list[SuspectBox]] = {}
     for box in found.boxes:
         by_class.setdefault(box.class_name, []).append(box)
@@ -230,11 +191,7 @@ def _pictures(
 def _cutout(
     pixels: npt.NDArray[np.uint8], subject: SuspectBox | StrangeImage, path: Path, size: int
 ) -> Cutout:
-    """The box of a subject with what is around it.
-
-    Raises:
-        ValueError: if the box lies outside of the image.
-    """
+    """The box of a subject with what is around it."""
     height, width = pixels.shape[:2]
     x, y, wide, high = subject.bbox
     if x >= width or y >= height or x + wide <= 0 or y + high <= 0:

@@ -37,39 +37,19 @@ _Row = TypeVar("_Row", ClassThreshold, RescoredClass)
 def print_thresholds(
     fitted: ThresholdFit, *, console: Console | None = None, max_classes: int = 60
 ) -> None:
-    """Print thresholds per class, how they compare on held-out images, and what to know.
-
-    Args:
-        fitted: of `detbalance.calibration.fit_thresholds`.
-        console: where to print; standard output if not given.
-        max_classes: with more classes than this only the rarest 40 are listed.
-    """
+    """Print thresholds per class, how they compare on held-out images, and what to know."""
     print_content(thresholds_content(fitted, max_classes=max_classes), console)
 
 
 def print_strength(
     choice: StrengthChoice, *, console: Console | None = None, max_classes: int = 60
 ) -> None:
-    """Print what every strength of rescoring is worth, and what the choice does to each class.
-
-    Args:
-        choice: of `detbalance.calibration.choose_strength`.
-        console: where to print; standard output if not given.
-        max_classes: with more classes than this only the rarest 40 are listed.
-    """
+    """Print what every strength of rescoring is worth, and what the choice does to each class."""
     print_content(strength_content(choice, max_classes=max_classes), console)
 
 
 def thresholds_content(fitted: ThresholdFit, *, max_classes: int = 60) -> Group:
-    """Lay out thresholds for the console.
-
-    Args:
-        fitted: of `detbalance.calibration.fit_thresholds`.
-        max_classes: as for `print_thresholds`.
-
-    Returns:
-        Something that a rich console prints.
-    """
+    """Lay out thresholds for the console."""
     goal = parse_objective(fitted.objective)
     name = f"F{goal.beta:g}"
     has_train = any(row.train_boxes is not None for row in fitted.classes)
@@ -126,15 +106,7 @@ def thresholds_content(fitted: ThresholdFit, *, max_classes: int = 60) -> Group:
 
 
 def strength_content(choice: StrengthChoice, *, max_classes: int = 60) -> Group:
-    """Lay out a strength of rescoring for the console.
-
-    Args:
-        choice: of `detbalance.calibration.choose_strength`.
-        max_classes: as for `print_strength`.
-
-    Returns:
-        Something that a rich console prints.
-    """
+    """Lay out a strength of rescoring for the console."""
     name = f"F{parse_objective(choice.objective).beta:g}"
     titles = ["class", "group", "train\nimages", "calib.\nboxes", ".500\nbecomes"]
     titles += [

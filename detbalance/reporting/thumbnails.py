@@ -26,16 +26,7 @@ _FEWEST_BYTES = 2000
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A part of an image, shrunk where it was too large.
-
-    Attributes:
-        image: data URI of the pixels, JPEG.
-        width: in pixels.
-        height: in pixels.
-        left: where it begins in the image.
-        top: where it begins in the image.
-        scale: pixels of the thumbnail per pixel of the image, at most 1.
-    """
+    """A part of an image, shrunk where it was too large."""
 
     image: str
     width: int
@@ -45,38 +36,14 @@ class Thumbnail:
     scale: float
 
     def place(self, bbox: Float64) -> Float64:
-        """Convert boxes of the image to boxes of the thumbnail.
-
-        Args:
-            bbox: float64 [n, 4], xywh in pixels of the image.
-
-        Returns:
-            float64 [n, 4], xyxy in pixels of the thumbnail.
-        """
+        """Convert boxes of the image to boxes of the thumbnail."""
         corners = np.concatenate([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]], axis=1)
         corner = np.array([self.left, self.top] * 2, dtype=np.float64)
         return np.asarray((corners - corner) * self.scale)
 
 
 def cut_thumbnail(pixels: Pixels, subject: Float64, around: Float64, size: int) -> Thumbnail:
-    """Cut what a picture is about out of an image, with its surroundings.
-
-    The part is a square, moved into the image where it would reach beyond, and less high or wide
-    only where the image is. Pixels are never enlarged: a page does that when it shows them.
-
-    Args:
-        pixels: uint8 [H, W, 3], RGB.
-        subject: float64 [4], xywh, the box in the middle.
-        around: float64 [n, 4], xywh, boxes that should be seen whole.
-        size: largest width and height of the thumbnail in pixels.
-
-    Returns:
-        The thumbnail, of at most `size` ** 2 / 4 bytes (2,000 if that is less) before they become
-        text.
-
-    Raises:
-        ImportError: if OpenCV is missing.
-    """
+    """Cut what a picture is about out of an image, with its surroundings."""
     cv2 = import_cv2()
     left, top, width, height = part_around(pixels, subject, around)
     part = pixels[top : top + height, left : left + width]
@@ -92,16 +59,7 @@ def cut_thumbnail(pixels: Pixels, subject: Float64, around: Float64, size: int) 
 
 
 def part_around(pixels: Pixels, subject: Float64, around: Float64) -> tuple[int, int, int, int]:
-    """Choose the part of an image to show, see `cut_thumbnail`.
-
-    Args:
-        pixels: uint8 [H, W, 3].
-        subject: float64 [4], xywh, the box in the middle.
-        around: float64 [n, 4], xywh, boxes that should be seen whole.
-
-    Returns:
-        Left, top, width and height.
-    """
+    """Choose the part of an image to show, see `cut_thumbnail`."""
     image = np.array([pixels.shape[1], pixels.shape[0]])
     every = np.concatenate([subject[None], around])
     # Detections may lie anywhere; only what is in the image can be shown.

@@ -177,13 +177,7 @@ def aspect_ratio_groups(
 def _deal(
     stream: Int64, groups: _Small | None, size: int, generator: np.random.Generator
 ) -> _Small:
-    """Positions of the stream, so ordered that each further `size` of them are a batch.
-
-    What a group cannot fill a batch with is left for the end. First choice for that are first
-    copies of images that have more copies than their group has full batches: they gain a batch.
-    Then come other first copies, and copies above that number: they lose none. Together these are
-    always enough, so no better choice exists.
-    """
+    """Positions of the stream, so ordered that each further `size` of them are a batch."""
     if groups is None:
         groups = np.zeros(len(stream), dtype=np.uint16)
     drawn = np.bincount(groups).astype(np.int32)

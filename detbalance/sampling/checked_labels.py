@@ -27,20 +27,7 @@ def checked_labels(
     data: Annotations | Sequence[Iterable[int]] | None,
     arrays: Mapping[str, npt.ArrayLike],
 ) -> tuple[_Index, _Index, int]:
-    """Read the boxes that count from any of the forms that factor functions take.
-
-    Args:
-        where: the function that the errors are of.
-        data: annotations, a list with the labels of each image, or None for the arrays.
-        arrays: image_index, labels, num_images, is_crowd by name.
-
-    Returns:
-        image_index int [N] and labels int [N] without crowd boxes, and M.
-
-    Raises:
-        ValueError: if arguments are missing, given twice or out of range.
-        TypeError: if numbers are not integers, or an argument is unknown.
-    """
+    """Read the boxes that count from any of the forms that factor functions take."""
     unknown = [name for name in arrays if name not in _ARRAYS]
     if unknown:
         raise TypeError(

@@ -32,18 +32,7 @@ _REACH = 30.0
 
 
 class Exposure:
-    """The boxes of each class that some factors show, relative to a target, and the way back.
-
-    Args:
-        images: int [P], ascending, each of 0..M-1 at least once.
-        classes: int [P], 0..C-1.
-        shown: [P], boxes of the class in the image divided by the target of the class.
-        num_classes: C.
-
-    Attributes:
-        num_images: M.
-        num_pairs: P.
-    """
+    """The boxes of each class that some factors show, relative to a target, and the way back."""
 
     def __init__(
         self,
@@ -70,17 +59,7 @@ class Exposure:
 
 
 def descend(exposure: Exposure, total: float, *, floor: float, cap: float) -> Float64:
-    """Bring the classes as close to their targets as the limits allow.
-
-    Args:
-        exposure: of the images that have boxes.
-        total: sum of the factors, from M * floor to M * cap.
-        floor: least factor, above 0: an update multiplies, so a 0 would stay one.
-        cap: largest factor.
-
-    Returns:
-        float64 [M]. Images with the same boxes get the same factor.
-    """
+    """Bring the classes as close to their targets as the limits allow."""
     rounds = int(np.clip(_VISITS / exposure.num_pairs, *_ROUNDS))
     factors = np.full(exposure.num_images, total / exposure.num_images)
     levels, step = exposure.of(factors), 1.0
@@ -108,23 +87,7 @@ def descend(exposure: Exposure, total: float, *, floor: float, cap: float) -> Fl
 
 
 def project(weights: Float64, total: float, floor: float, cap: float) -> Float64:
-    """Scale weights so that they sum to a total when cut off at a floor and a cap.
-
-    Of all factors that keep the limits these are the nearest to the weights in relative entropy.
-
-    Args:
-        weights: [M], above 0.
-        total: from M * floor to M * cap.
-        floor: least factor, above 0.
-        cap: largest factor.
-
-    Returns:
-        float64 [M], clip(s * weights, floor, cap) with the s that gives the sum.
-
-    Example:
-        >>> project(np.array([1.0, 2.0, 10.0]), total=3.0, floor=0.1, cap=1.5)
-        array([0.5, 1. , 1.5])
-    """
+    """Scale weights so that they sum to a total when cut off at a floor and a cap."""
     low, high = floor / weights.max(), cap / weights.min()
     scale = total / weights.sum()
     # The sum is a rising line in s between the points where a factor meets a limit: Newton's

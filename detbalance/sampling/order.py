@@ -16,13 +16,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 class Factors(npt.NDArray[np.float64]):
-    """Factors, float64 [M], that know the image of each, as far as arithmetic alone made them.
-
-    What is sorted, cut or copied has lost the ids: a place no longer says which image it is.
-
-    Attributes:
-        image_ids: int64 [M], of the file; None where it is not known.
-    """
+    """Factors, float64 [M], that know the image of each, as far as arithmetic alone made them."""
 
     image_ids: Int64 | None = None
 
@@ -52,15 +46,7 @@ def factors_of(values: npt.NDArray[np.float64], image_ids: Int64 | None) -> Fact
 
 
 def image_ids_of(dataset: Any) -> Int64 | None:
-    """Ask a data set for the id of each of its images, in its order.
-
-    Args:
-        dataset: with `ids`, as torchvision's `CocoDetection`; with `annotations`, as this
-            package's; with a column "image_id", as of Hugging Face; or a `Subset` of one of them.
-
-    Returns:
-        int64 [D]; None where it does not tell.
-    """
+    """Ask a data set for the id of each of its images, in its order."""
     if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):
         inner = image_ids_of(dataset.dataset)
         return None if inner is None else inner[np.asarray(dataset.indices, dtype=np.int64)]
@@ -78,22 +64,7 @@ def image_ids_of(dataset: Any) -> Int64 | None:
 def rows_in_order(
     where: str, num_images: int, image_ids: Int64 | None, dataset: Any
 ) -> tuple[Int64 | None, Int64 | None]:
-    """Find the row of the file that each image of a data set is.
-
-    Args:
-        where: begins the errors.
-        num_images: M.
-        image_ids: [M], of the file; None where they are not known.
-        dataset: None where it was not given.
-
-    Returns:
-        int64 [D], or None where the rows are in the data set's order already or one of both does
-        not tell; and the ids of the images in that order, as far as known.
-
-    Raises:
-        ValueError: if the data set has an image that the file has not, or, where one of both does
-            not tell its ids, another number of images.
-    """
+    """Find the row of the file that each image of a data set is."""
     told = None if dataset is None else image_ids_of(dataset)
     if told is None or image_ids is None:
         if isinstance(dataset, Sized) and len(dataset) != num_images:

@@ -131,19 +131,7 @@ def dataset_factors(
 
 
 def background_share(where: str, held: ImageLabels, asked: float | None) -> float:
-    """Give the share of the draws that images without boxes get.
-
-    Args:
-        where: the function that the errors are of.
-        held: the labels of the images.
-        asked: in [0, 1); None for their share of the images.
-
-    Returns:
-        The share.
-
-    Raises:
-        ValueError: if the share is out of range or cannot be had.
-    """
+    """Give the share of the draws that images without boxes get."""
     shown = int(np.count_nonzero(held.shows_boxes))
     without = len(held) - shown
     if asked is None:

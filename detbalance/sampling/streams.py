@@ -41,37 +41,7 @@ class _Place:
 
 
 class EpochStream(Sampler[Item]):
-    """Items of one global stream per epoch, of which each rank gives its own.
-
-    Rank r takes the positions r, r + world_size, ... of the stream, which depends on `(seed,
-    epoch)` alone. Nothing is asked of `torch.distributed` or of a global generator.
-
-    With `infinite=False` an iterator ends with the epoch. Where the stream's length does not divide
-    by `world_size` it continues with its own beginning, so that all ranks have the same length and
-    nothing is lost; at most world_size - 1 items are seen twice for that. Call `set_epoch` before
-    each epoch, or all epochs are the same.
-
-    With `infinite=True` an iterator never ends: the streams of the epochs follow each other without
-    padding. `len` stays the length of one epoch, for progress bars and schedules. `set_epoch` is
-    not needed; it says at which epoch the next iterator begins. Straight after `load_state_dict` it
-    is ignored, since loops that count their own epochs would set the restored place back.
-
-    Args:
-        length: items of the global stream in each epoch, >= 1.
-        digest: of all that the stream depends on besides seed and epoch.
-        seed: >= 0.
-        rank: of this process, in 0..world_size-1.
-        world_size: number of processes.
-        infinite: go on with the next epoch at the end of one.
-
-    Attributes:
-        epoch_length: items of the global stream in each epoch, over all ranks.
-        digest: as given, and so seed, rank, world_size and infinite.
-
-    Raises:
-        ValueError: if a number is out of its range.
-        TypeError: if seed, rank or world_size is not an integer.
-    """
+    """Items of one global stream per epoch, of which each rank gives its own."""
 
     # What the digest is of, which is its key in the state too; what must be as it was for it to be
     # the same; what one item is.
@@ -135,18 +105,7 @@ class EpochStream(Sampler[Item]):
             position += len(positions) * self.world_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the stream of an epoch, and begin at its start.
-
-        Setting the epoch that `load_state_dict` has just restored keeps the restored position, so
-        that a training loop can call this in every epoch, also in the first after a resume.
-
-        Args:
-            epoch: >= 0.
-
-        Raises:
-            ValueError: if the epoch is negative.
-            TypeError: if the epoch is not an integer.
-        """
+        """Draw the stream of an epoch, and begin at its start."""
         epoch = self._integer("epoch", epoch, 0)
         if self._at.restored and (self.infinite or epoch == self._at.epoch):
             return
@@ -154,20 +113,7 @@ class EpochStream(Sampler[Item]):
         self._turn_to(epoch)
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """Say where in the stream the ranks are, to continue there later.
-
-        Args:
-            consumed: items of *this rank* that were really used since its iterator was made. A
-                loader with workers asks for items ahead of the batches it has given out; without
-                this number those would be skipped after a resume. None for all handed out.
-
-        Returns:
-            Plain numbers and strings: `epoch`, `position` (in the global stream, the same on all
-            ranks that are in step), `seed`, and a digest of what is drawn from.
-
-        Raises:
-            ValueError: if more were consumed than handed out, or less than none.
-        """
+        """Say where in the stream the ranks are, to continue there later."""
         place = self._current_place()
         used = place.taken if consumed is None else consumed
         if not 0 <= used <= place.taken:
@@ -187,17 +133,7 @@ class EpochStream(Sampler[Item]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken, also on another number of ranks.
-
-        The next iteration gives what is left of the epoch: on the same world size exactly the
-        items that were left. `len` stays the length of a whole epoch.
-
-        Args:
-            state: from `state_dict` of any rank.
-
-        Raises:
-            ValueError: if it is not such a state, or was saved with another seed or from others.
-        """
+        """Continue where `state_dict` was taken, also on another number of ranks."""
         name = type(self).__name__
         missing = {"epoch", "position", "seed", self._made_from} - set(state)
         if missing:
@@ -236,20 +172,7 @@ class EpochStream(Sampler[Item]):
 
 
 class StreamSampler(EpochStream[int]):
-    """Image indices, drawn by a subclass: the parent of the samplers.
-
-    A subclass draws an epoch in `_draw` and calls this `__init__` when it is ready to.
-
-    Args:
-        num_images: M.
-        length: T.
-        digest: of all that `_draw` depends on besides seed and epoch.
-        **options: seed, rank, world_size and infinite, as of `EpochStream`.
-
-    Attributes:
-        num_images: M.
-        image_ids: int64 [M], of the images that the indices mean; None where they are not known.
-    """
+    """Image indices, drawn by a subclass: the parent of the samplers."""
 
     image_ids: Int64 | None = None
 
@@ -269,18 +192,7 @@ class StreamSampler(EpochStream[int]):
         return self._epoch
 
     def epoch_indices(self, epoch: int | None = None) -> Int64:
-        """Tell the images of an epoch, over all ranks.
-
-        Args:
-            epoch: >= 0; None for the current one.
-
-        Returns:
-            int64 [T], in the order of the global stream.
-
-        Raises:
-            ValueError: if the epoch is negative.
-            TypeError: if the epoch is not an integer.
-        """
+        """Tell the images of an epoch, over all ranks."""
         epoch = self._epoch if epoch is None else self._integer("epoch", epoch, 0)
         return self._stream.copy() if epoch == self._epoch else self._draw(epoch)
 

@@ -33,22 +33,7 @@ def factors_by_share(
     threshold: float | None,
     target_length: float | None,
 ) -> Float64:
-    """Give each image the factor of its rarest class, and 1 without boxes.
-
-    Args:
-        where: the function that the errors are of.
-        held: the labels of the images.
-        share: [K + 1], share of the data that each class has, in (0, 1].
-        shape: the method.
-        threshold: in (0, 1].
-        target_length: instead of the threshold: sum of the factors.
-
-    Returns:
-        float64 [M].
-
-    Raises:
-        ValueError: unless exactly one of both is given and in range, and the factors are finite.
-    """
+    """Give each image the factor of its rarest class, and 1 without boxes."""
     if (threshold is None) == (target_length is None):
         given = "neither" if threshold is None else "both"
         raise ValueError(
@@ -92,50 +77,17 @@ def note_if_idle(where: str, held: ImageLabels, share: Float64, threshold: float
 def threshold_of_length(
     where: str, held: ImageLabels, share: Float64, shape: Shape, target_length: float
 ) -> float:
-    """Find the largest threshold whose factors sum to no more than the target length.
-
-    Args:
-        where: as for `factors_by_share`.
-        held: as for `factors_by_share`.
-        share: as for `factors_by_share`.
-        shape: as for `factors_by_share`.
-        target_length: sum of the factors.
-
-    Returns:
-        The threshold, in (0, 1].
-
-    Raises:
-        ValueError: if no threshold gives the length.
-    """
+    """Find the largest threshold whose factors sum to no more than the target length."""
     return _solved(where, held, _rarest_share(held, share), shape, target_length)
 
 
 def image_share(held: ImageLabels) -> Float64:
-    """Return the share of all M images, those without boxes included, that show each class.
-
-    Args:
-        held: the labels of the images.
-
-    Returns:
-        float64 [K + 1].
-    """
+    """Return the share of all M images, those without boxes included, that show each class."""
     return held.image_counts / len(held)
 
 
 def power_shape(where: str, power: float, cap: float | None) -> Shape:
-    """Raise how many times rarer than the threshold a class is to a power; 1 at least.
-
-    Args:
-        where: the function that the errors are of.
-        power: above 0.
-        cap: 1 or more, the largest factor; None for no limit.
-
-    Returns:
-        The shape.
-
-    Raises:
-        ValueError: if a number is out of range.
-    """
+    """Raise how many times rarer than the threshold a class is to a power; 1 at least."""
     check_positive(where, "power", power, "Pass 0.5, or 1 for linear.")
     limit = limit_of(where, cap)
 

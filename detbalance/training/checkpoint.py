@@ -195,16 +195,7 @@ def frequency_from_checkpoint(state: Mapping[str, Any]) -> Frequency:
 def check_folder(
     folder: Path, config: Config, *, resume: bool, overwrite: bool
 ) -> dict[str, Any] | None:
-    """Refuse a folder that a run must not be written to; nothing is changed.
-
-    Returns:
-        The checkpoint to go on from; None to start anew, also where a run to resume was stopped
-        before its first checkpoint.
-
-    Raises:
-        ValueError: if the folder holds a run and neither `resume` nor `overwrite` is set, if what
-            the run to resume left is not its last checkpoint, or if it had another configuration.
-    """
+    """Refuse a folder that a run must not be written to; nothing is changed."""
     if resume and (folder / LAST).exists():
         return _same_run(folder / LAST, config)
     others = [BEST, *(path.name for path in _snapshots(folder))]

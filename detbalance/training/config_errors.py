@@ -11,13 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 
 def first_fault(error: ValidationError, model: type[BaseModel], raw: Mapping[str, Any]) -> str:
-    """The first fault of a configuration in one line; says how many more there are.
-
-    Args:
-        error: what pydantic found.
-        model: the class of the whole configuration.
-        raw: what was checked.
-    """
+    """The first fault of a configuration in one line; says how many more there are."""
     faults: dict[tuple[str, ...], list[_Problem]] = {}
     for details in error.errors():
         problem = _located(details, raw)
@@ -34,11 +28,7 @@ def first_fault(error: ValidationError, model: type[BaseModel], raw: Mapping[str
 
 
 class _Problem(NamedTuple):
-    """What pydantic found, at the user's keys.
-
-    `field` are those of the whole value; `keys` go on into it. `kind` is the one of several kinds
-    of value that was tried, None where there is one only.
-    """
+    """What pydantic found, at the user's keys."""
 
     details: Any
     keys: tuple[str, ...]

@@ -24,12 +24,7 @@ _NAMED = 20  # classes in the summary
 
 
 class ExposureTotals:
-    """Boxes shown, boxes pasted and outcomes of pastes, by class, over all processes of a run.
-
-    Args:
-        num_classes: K + 1.
-        epoch_length: draws of an epoch.
-    """
+    """Boxes shown, boxes pasted and outcomes of pastes, by class, over all processes of a run."""
 
     def __init__(self, num_classes: int, epoch_length: int) -> None:
         self._epoch_length = epoch_length
@@ -54,11 +49,7 @@ class ExposureTotals:
         self._new[row] += torch.bincount(labels.cpu(), minlength=self._new.shape[1])
 
     def collect(self, device: torch.device) -> None:
-        """Take in what was added since the last call; all processes must call it.
-
-        Args:
-            device: that the processes exchange tensors on.
-        """
+        """Take in what was added since the last call; all processes must call it."""
         flat = torch.cat([self._new.flatten(), torch.tensor([self._drawn])])
         total = sum_over_ranks(flat.to(device)).cpu()
         counts = total[:-1].view_as(self._new)
@@ -73,10 +64,7 @@ class ExposureTotals:
         self._drawn = 0
 
     def problem(self) -> str | None:
-        """Say why no paste was placed in an epoch's worth of draws; None if that is not so.
-
-        The same on all processes. Short epochs are not judged by fewer than 20 pastes.
-        """
+        """Say why no paste was placed in an epoch's worth of draws; None if that is not so."""
         *outcomes, drawn = self._drought.tolist()
         asked = sum(outcomes)
         if drawn < self._epoch_length or asked < _ENOUGH:
@@ -89,16 +77,7 @@ class ExposureTotals:
         )
 
     def record(self, categories: Categories, *, shown: bool) -> dict[str, dict[str, int]]:
-        """Give what was counted since the last record, for the log.
-
-        Args:
-            categories: names of the classes.
-            shown: whether to give the boxes shown too; if not, the next record has them.
-
-        Returns:
-            `pasted`, boxes in the images by class, of which all are above 0; `paste_refused`,
-            pastes by reason; `shown`, boxes of each class, pasted ones included.
-        """
+        """Give what was counted since the last record, for the log."""
         values: dict[str, dict[str, int]] = {}
         if self._recent[_PASTED].any():
             pasted = self._recent[_PASTED].tolist()
@@ -117,16 +96,7 @@ class ExposureTotals:
         return values
 
     def summary(self, categories: Categories) -> list[str]:
-        """Say of each class how many pastes were asked for and what became of them.
-
-        Args:
-            categories: names of the classes.
-
-        Returns:
-            Lines; empty if nothing was asked for. Of many classes those that were refused most.
-
-        Example: `green: 40 pastes asked for, 31 placed, 9 refused (no room 9)`.
-        """
+        """Say of each class how many pastes were asked for and what became of them."""
         pastes = self._run[_PASTES:].T.tolist()
         asked = [c for c, outcomes in enumerate(pastes) if sum(outcomes)]
         asked.sort(key=lambda c: pastes[c][_PLACED] - sum(pastes[c]))
@@ -137,15 +107,7 @@ class ExposureTotals:
         return lines
 
     def balance(self, categories: Categories, expected: Any) -> str | None:
-        """Compare the boxes that were shown with those that the sampler shows.
-
-        Args:
-            categories: names of the classes.
-            expected: [K + 1], boxes of each class in expectation, NaN for those without any.
-
-        Returns:
-            One line; None where nothing was shown.
-        """
+        """Compare the boxes that were shown with those that the sampler shows."""
         held = torch.as_tensor(expected, dtype=torch.float64).isfinite()
         held[0] = False
         shown = self._run[_SHOWN].double().masked_fill(~held, torch.nan)

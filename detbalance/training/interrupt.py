@@ -38,11 +38,7 @@ class StopRequest(threading.Event):
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Turn the first Ctrl-C or SIGTERM into a request that the loop honours between iterations.
-
-    A second one stops at once. Outside the main thread, where Python takes no signals, the event
-    is never set.
-    """
+    """Turn the first Ctrl-C or SIGTERM into a request that the loop honours between iterations."""
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop

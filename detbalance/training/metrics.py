@@ -20,16 +20,7 @@ MANY_CLASSES = 100
 
 
 class MetricsLog:
-    """Appends records to metrics.jsonl and TensorBoard in the run's folder.
-
-    Each record is flushed as it is written, so a killed run loses nothing that it logged.
-
-    Args:
-        folder: the run's folder.
-        iteration: the iteration that training starts after. Records beyond it, left by a run that
-            was killed after its last checkpoint, are removed: they are about to be written again.
-        evaluated: the same for the records of evaluations, which follow the checkpoint.
-    """
+    """Appends records to metrics.jsonl and TensorBoard in the run's folder."""
 
     def __init__(self, folder: Path, *, iteration: int = 0, evaluated: int = 0) -> None:
         self._path = folder / METRICS_FILE
@@ -44,13 +35,7 @@ class MetricsLog:
         )
 
     def write(self, iteration: int, values: Mapping[str, Any], *, board: bool = True) -> None:
-        """Log values (numbers, or mappings of numbers) after an iteration, counted from 1.
-
-        Args:
-            iteration: 0 for what is known before the first.
-            values: by name.
-            board: whether TensorBoard gets them too.
-        """
+        """Log values (numbers, or mappings of numbers) after an iteration, counted from 1."""
         record = {"iteration": iteration, **values}
         with naming(self._path):
             self._file.write(json.dumps(record) + "\n")
@@ -77,10 +62,7 @@ class MetricsLog:
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """The records of a run, in the order in which they were written.
-
-    A last line cut short by a kill is left out.
-    """
+    """The records of a run, in the order in which they were written."""
     records = []
     for line in (Path(folder) / METRICS_FILE).read_text(encoding="utf-8").splitlines():
         try:
@@ -91,11 +73,7 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
 
 
 class Tally:
-    """Losses, images and seconds since the last log record.
-
-    Attributes:
-        seconds: spent on training steps; the loop adds to it.
-    """
+    """Losses, images and seconds since the last log record."""
 
     def __init__(self) -> None:
         self.reset()

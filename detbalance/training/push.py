@@ -28,15 +28,7 @@ _SHOWN = 5  # classes that the warning names
 
 
 class PushTotals:
-    """Positive and negative gradient per class of a run, read off the gauge of a sigmoid loss.
-
-    Sums of |gradient| at the logits over all training calls and processes. A logit of a class gets
-    positive gradient from the class's own boxes, negative gradient from everything else.
-
-    Args:
-        loss: of the model; of softmax losses and None nothing is known.
-        num_classes: K + 1.
-    """
+    """Positive and negative gradient per class of a run, read off the gauge of a sigmoid loss."""
 
     def __init__(self, loss: ClassificationLoss | None, num_classes: int) -> None:
         self._gauge = loss.gauge if isinstance(loss, SigmoidLoss) else None
@@ -44,11 +36,7 @@ class PushTotals:
         self._recent = torch.zeros_like(self._run)
 
     def collect(self, device: torch.device) -> None:
-        """Take in what the gauges hold; all processes must call it.
-
-        Args:
-            device: that the processes exchange tensors on.
-        """
+        """Take in what the gauges hold; all processes must call it."""
         if self._gauge is None:
             return
         sums = torch.from_numpy(self._gauge.take()).to(device, precise(device))
@@ -57,15 +45,7 @@ class PushTotals:
         self._recent += total
 
     def record(self, categories: Categories) -> dict[str, dict[str, float]]:
-        """Give the shares since the last call, for the log.
-
-        Args:
-            categories: names of the classes.
-
-        Returns:
-            `positive_push` and `negative_push` by class name; all values together are 1. Empty
-            where there was no gradient.
-        """
+        """Give the shares since the last call, for the log."""
         whole = float(self._recent.sum())
         if not whole:
             return {}
@@ -77,11 +57,7 @@ class PushTotals:
         }
 
     def positive_share(self) -> Float64:
-        """Give the positive part of each class's own gradient over the whole run.
-
-        Returns:
-            float64 [K + 1] in 0..1; NaN where nothing is known.
-        """
+        """Give the positive part of each class's own gradient over the whole run."""
         return positive_share(self._run)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -95,18 +71,7 @@ class PushTotals:
 
 
 def positive_share(sums: Tensor) -> Float64:
-    """Give the positive part of the gradient of each class.
-
-    Args:
-        sums: float64 [2, K + 1], positive and negative.
-
-    Returns:
-        float64 [K + 1] in 0..1; NaN where there was no gradient.
-
-    Example:
-        >>> positive_share(torch.tensor([[0.0, 3.0, 0.0], [0.0, 1.0, 2.0]])).tolist()
-        [nan, 0.75, 0.0]
-    """
+    """Give the positive part of the gradient of each class."""
     shares: Float64 = (sums[0] / sums.sum(dim=0)).numpy()
     return shares
 
@@ -121,18 +86,7 @@ def by_label(shares: Float64, labels: npt.NDArray[np.int64], truth: Annotations)
 
 @dataclass(frozen=True, eq=False)
 class SettingsPush:
-    """How much more a box of each class counts by the settings than one of the most frequent class.
-
-    Without sampling, weights and paste everything is 1. Boxes are counted per drawn image, as
-    training is counted in iterations. Classes without a box have 1.
-
-    Attributes:
-        sampling: how often a box of the class is shown.
-        loss: the weight of its positives, as far as the loss's settings fix it.
-        paste: own and pasted boxes over own boxes, if every donor finds a place. Own boxes are
-            those of the partners of a mosaic or mixup too.
-        reference: label of the class with most boxes.
-    """
+    """How much more a box of each class counts by the settings than one of the most frequent."""
 
     sampling: Float64
     loss: Float64
@@ -188,15 +142,7 @@ def settings_push(
     paste: RarePaste | None = None,
     mixing: Sequence[Mosaic | Mixup] = (),
 ) -> SettingsPush:
-    """Compute what sampling, loss weights and paste each make a box of a class count.
-
-    Args:
-        annotations: the training set.
-        factors: [M], expected draws of each image in an epoch.
-        loss: None for one without weights.
-        paste: None where nothing is pasted.
-        mixing: what puts several images into one, before anything is pasted.
-    """
+    """Compute what sampling, loss weights and paste each make a box of a class count."""
     boxes = class_frequency(annotations).instance_counts.astype(np.float64)
     shown = class_exposure(annotations, factors)
     # Partners follow the factors, so that mixing shows more boxes of all classes alike. A paste is

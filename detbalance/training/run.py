@@ -26,10 +26,7 @@ from detbalance.training.stream import BatchStream
 
 
 def start_accelerator(mixed_precision: str, accumulation: int) -> Accelerator:
-    """An accelerator for this run.
-
-    Accelerate keeps its settings for the whole process; a second run in it would get the first's.
-    """
+    """An accelerator for this run."""
     AcceleratorState._reset_state()
     GradientState._reset_state()
     return Accelerator(
@@ -41,25 +38,7 @@ def start_accelerator(mixed_precision: str, accumulation: int) -> Accelerator:
 
 
 class Run:
-    """Model, optimizer, schedule, averaged weights, data stream and random state of a run.
-
-    Args:
-        config: of the run.
-        data: what it reads.
-        accelerator: devices and processes.
-        batch_size: images a batch on this process.
-
-    Attributes:
-        model: as accelerate wraps it.
-        bare_model: the torchvision model inside.
-        loss: its classification loss; None for torchvision's own.
-        push: gradient per class so far.
-        exposure: boxes per class shown and pasted so far.
-        tally: losses since the last log record.
-        iteration: optimizer steps done.
-        evaluated: the iteration of the last evaluation.
-        best: the best value of the chosen metric so far.
-    """
+    """Model, optimizer, schedule, averaged weights, data stream and random state of a run."""
 
     def __init__(
         self, config: Config, data: Data, accelerator: Accelerator, *, batch_size: int
@@ -105,11 +84,7 @@ class Run:
             averaged.load_state_dict(self.loss.state_dict())
 
     def load(self, state: Mapping[str, Any], where: str | Path) -> None:
-        """Take up a run where its checkpoint left it.
-
-        Raises:
-            ValueError: if the checkpoint does not hold what is expected, or is of another run.
-        """
+        """Take up a run where its checkpoint left it."""
         totals: dict[str, PushTotals | ExposureTotals] = {}
         for key, kept in (("push", self.push), ("exposure", self.exposure)):
             if key in state:  # not in old versions

@@ -59,18 +59,7 @@ else:
 
 
 def image_factors(section: SamplingSection, train: Annotations) -> npt.NDArray[np.float64]:
-    """How often each training image is drawn in an epoch, in expectation.
-
-    Args:
-        section: of the configuration.
-        train: the training set.
-
-    Returns:
-        float64 [M]; the product of the factors of all methods.
-
-    Raises:
-        ValueError: if a method's options do not fit the data.
-    """
+    """How often each training image is drawn in an epoch, in expectation."""
     options = section.model_dump()
     methods = [options, *options.pop("also", ())]
     held = ImageLabels(train)

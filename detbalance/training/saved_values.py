@@ -9,21 +9,7 @@ from torch import Tensor, strided
 
 
 def misfit(found: Any, wanted: Any, name: str) -> str | None:
-    """Say what is wrong with a saved value.
-
-    Args:
-        found: the saved value.
-        wanted: an example: a mapping with the keys that are needed, a list of as many values, a
-            tensor of that shape and type, a number or text. Or a type, or a tuple of types.
-        name: of the value.
-
-    Returns:
-        What begins with the name of the first part that is not as wanted; None if all is.
-
-    Example:
-        >>> misfit({"sampler": {"epoch": "2"}}, {"sampler": {"epoch": int}}, "")
-        'sampler.epoch is str, not int'
-    """
+    """Say what is wrong with a saved value."""
     parts: list[tuple[Any, Any, str]] = []
     if isinstance(wanted, Mapping):
         if not isinstance(found, Mapping):

@@ -13,34 +13,12 @@ if TYPE_CHECKING:
 
 
 def cycle_ends(iterations: int, cycles: int) -> tuple[int, ...]:
-    """Cut a run into cycles whose lengths differ by one iteration at most.
-
-    Args:
-        iterations: of the run, >= 1.
-        cycles: how many, in 1..iterations.
-
-    Returns:
-        How many iterations are done at the end of each cycle; the last is `iterations`.
-
-    Example:
-        >>> cycle_ends(10, 3)
-        (3, 6, 10)
-    """
+    """Cut a run into cycles whose lengths differ by one iteration at most."""
     return tuple(iterations * done // cycles for done in range(1, cycles + 1))
 
 
 def check_cycles(options: TrainSection, where: str) -> None:
-    """Refuse cycles of a schedule that has none, and cycles that end within the warm-up.
-
-    Args:
-        options: of the run.
-        where: begins the error's line.
-
-    Raises:
-        ValueError: if there are several cycles, and the schedule is no cosine or the shortest
-            cycle (of no iteration where there are more cycles than iterations) has no more
-            iterations than the warm-up.
-    """
+    """Refuse cycles of a schedule that has none, and cycles that end within the warm-up."""
     if options.cycles == 1:
         return
     if options.schedule != "cosine":
@@ -64,24 +42,9 @@ def build_schedule(
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """A linear warm-up, then the configured schedule, as a function of the iteration alone.
 
-    The rate of iteration i (from 0) in a cycle of the cosine from `start` to `end` is the full one
-    times 0.5 * (1 + cos(pi * (i - start) / (end - start))). One cycle is the usual cosine.
-
-    Args:
-        options: of the run.
-        optimizer: whose groups have their full rates.
-
     Source: Huang et al., Snapshot Ensembles: Train 1, Get M for Free, 2017, arXiv:1704.00109,
     eq. 2. Differs: the warm-up takes the place of the first cycle's begin; where cycles cannot be
     equal, all of them differ by one iteration at most, instead of the last being cut short.
-
-    Example:
-        >>> from detbalance.training.config import TrainSection
-        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-        >>> options = TrainSection(iterations=8, cycles=2, warmup=1)
-        >>> rate = build_schedule(options, optimizer).lr_lambdas[0]
-        >>> [round(rate(i), 2) for i in range(8)]
-        [1.0, 1.0, 0.75, 0.25, 1.0, 0.85, 0.5, 0.15]
     """
     ends = cycle_ends(options.iterations, options.cycles)
     starts = (options.warmup, *ends[:-1])

@@ -24,16 +24,7 @@ def section_of(
     base: type[Section] = Section,
     **extra: Any,
 ) -> Any:
-    """A section whose fields are the keyword-only arguments of the constructors.
-
-    Arguments that no YAML file could hold, arrays, are left out.
-
-    Args:
-        title: name of the class.
-        constructors: classes or functions.
-        base: parent of the class.
-        extra: further fields, which come first: type and default.
-    """
+    """A section whose fields are the keyword-only arguments of the constructors."""
     fields: dict[str, Any] = dict(extra)
     for constructor in constructors:
         function = constructor.__init__ if inspect.isclass(constructor) else constructor

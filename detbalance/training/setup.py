@@ -47,13 +47,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What a run reads: checked annotations, class counts, draw factors and the two data sets.
-
-    Labels of the detector are those of `train`; `val_labels` [K + 1] gives each its label in `val`,
-    0 where `val` does not list the class.
-    `paste` and `mixing` are parts of the training set's augmentation; None and empty where nothing
-    is pasted and no images are mixed.
-    """
+    """What a run reads: checked annotations, class counts, draw factors and the two data sets."""
 
     train: Annotations
     val: Annotations
@@ -67,12 +61,7 @@ class Data:
 
 
 def load_data(config: Config) -> Data:
-    """Read and check everything that a run will read, before anything is trained.
-
-    Raises:
-        ValueError: for faults in the annotation files, missing or unreadable images, and a
-            validation file with boxes of classes that the training file does not list.
-    """
+    """Read and check everything that a run will read, before anything is trained."""
     train = _load(config, "train")
     val = _load(config, "val")
     val_labels = labels_in(val, train.categories, train.source)
@@ -96,19 +85,7 @@ def load_data(config: Config) -> Data:
 
 
 def labels_in(truth: Annotations, categories: Categories, source: str) -> NDArray[np.int64]:
-    """Find the classes of a detector in a file by their names; ids may differ.
-
-    Args:
-        truth: the file; it may list fewer classes, and others of which it has no box.
-        categories: of the detector.
-        source: of these, for messages.
-
-    Returns:
-        int64 [K + 1], the file's label of each of the detector's; 0 where it does not list one.
-
-    Raises:
-        ValueError: if the file has boxes of classes that the detector does not know.
-    """
+    """Find the classes of a detector in a file by their names; ids may differ."""
     names = truth.categories.names
     boxes = np.bincount(truth.labels, minlength=len(names) + 1)[1:]
     strange = [name for name in names if name not in categories.names]
@@ -192,14 +169,7 @@ def build_augmentation(
     paste: RarePaste | None,
     mixing: Sequence[Mosaic | Mixup] = (),
 ) -> Compose | None:
-    """All parts of the augmentation of a configuration, in the order of its section.
-
-    Args:
-        config: the configuration.
-        train: the training set.
-        paste: from `build_paste`.
-        mixing: from `build_mixing`.
-    """
+    """All parts of the augmentation of a configuration, in the order of its section."""
     section = config.augmentation
     parts: list[Any] = [*mixing]
     if section.crop is not None:
@@ -221,20 +191,7 @@ def _arguments_of(constructor: Callable[..., Any], options: Mapping[str, Any]) -
 def build_model(
     config: Config, categories: Categories, class_counts: CountsLike, *, pretrained: bool = True
 ) -> nn.Module:
-    """The detector of a configuration with its classification loss in place.
-
-    Args:
-        config: the configuration.
-        categories: the classes.
-        class_counts: the `Frequency` of the training file. Boxes per class alone, [K + 1], do for
-            the losses that need neither names nor images per class.
-        pretrained: False builds the same architecture without loading the configured weights,
-            for a state dict that follows.
-
-    Raises:
-        ValueError: if the loss cannot be built for these classes or counts, or the detector for
-            these arguments.
-    """
+    """The detector of a configuration with its classification loss in place."""
     options = config.model.model_dump()
     weights = options["weights"]
     from_file = pretrained and weights not in BUILT_IN
@@ -259,13 +216,7 @@ def classification_loss(model: nn.Module) -> ClassificationLoss | None:
 
 
 def loader_workers(asked: int | None) -> int:
-    """How many processes load images for this one.
-
-    Args:
-        asked: the configured number; None for 0 where the processor itself trains, since workers
-            take cores from it (on two cores that made training 2 to 6 times slower), else one a
-            core up to 8.
-    """
+    """How many processes load images for this one."""
     if asked is not None:
         return asked
     if not torch.accelerator.is_available():

@@ -14,16 +14,7 @@ from detbalance.sampling.streams import StreamSampler
 
 
 class BatchStream:
-    """Batches of draws without end, running over the borders of epochs.
-
-    A draw carries its place in the run's one global stream. The dataset seeds its augmentation from
-    that place, so that an image's augmentation does not depend on which worker made it, on how many
-    workers or processes there are, or on how often the run was interrupted.
-
-    Args:
-        sampler: decides the order; an infinite one.
-        batch_size: draws a batch on this process.
-    """
+    """Batches of draws without end, running over the borders of epochs."""
 
     def __init__(self, sampler: StreamSampler, batch_size: int) -> None:
         assert sampler.infinite
@@ -40,10 +31,7 @@ class BatchStream:
             yield list(islice(draws, self._batch_size))
 
     def state_dict(self, batches: int) -> dict[str, Any]:
-        """The sampler's state after the first `batches` batches of the iterator.
-
-        The training loop counts them: a loader's workers read ahead.
-        """
+        """The sampler's state after the first `batches` batches of the iterator."""
         return self._sampler.state_dict(batches * self._batch_size)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

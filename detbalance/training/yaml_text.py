@@ -45,21 +45,7 @@ def _fault(problem: str, place: Any) -> yaml.MarkedYAMLError:
 
 
 def read_yaml(content: str | bytes) -> Any:
-    r"""Read one YAML document.
-
-    Args:
-        content: text, or its bytes: UTF-8, or UTF-16 with a byte order mark.
-
-    Raises:
-        ValueError: saying what is wrong and on which line, for the error of the caller.
-
-    Example:
-        >>> read_yaml("{made: 2024-13-01, rate: 0.5}")
-        {'made': '2024-13-01', 'rate': 0.5}
-        >>> read_yaml("a: &x [1]\nb: *x")
-        Traceback (most recent call last):
-        ValueError: is not valid YAML at line 2 (an alias (*); write the value out)
-    """
+    r"""Read one YAML document."""
     text = content if isinstance(content, str) else ""
     if isinstance(content, bytes):
         encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
