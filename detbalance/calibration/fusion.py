@@ -33,16 +33,16 @@ class Options:
             soft-NMS has no use for it.
         confidence: how WBF makes one score of several.
         sigma: of Gaussian soft-NMS, > 0; the larger, the less scores are lowered.
-        skip_below: detections with a lower score, as their member gave it, are left out first.
-        score_floor: fused detections with a lower score are left out.
+        score_threshold: detections with a lower score, as their member gave it, are left out first.
+        min_fused_score: fused detections with a lower score are left out.
         max_detections: of an image that stay, highest scores first; None for all.
     """
 
     iou_threshold: float = 0.55
     confidence: Confidence = "box_and_model_avg"
     sigma: float = 0.5
-    skip_below: float = 0.0
-    score_floor: float = 0.0
+    score_threshold: float = 0.0
+    min_fused_score: float = 0.0
     max_detections: int | None = None
 
     def __post_init__(self) -> None:
@@ -50,8 +50,13 @@ class Options:
         for name, value, is_right, expected in (
             ("iou_threshold", self.iou_threshold, 0 <= self.iou_threshold < 1, "in [0, 1)"),
             ("sigma", self.sigma, self.sigma > 0, "above 0"),
-            ("skip_below", self.skip_below, 0 <= self.skip_below <= 1, "in [0, 1]"),
-            ("score_floor", self.score_floor, 0 <= self.score_floor <= 1, "in [0, 1]"),
+            ("score_threshold", self.score_threshold, 0 <= self.score_threshold <= 1, "in [0, 1]"),
+            (
+                "min_fused_score",
+                self.min_fused_score,
+                0 <= self.min_fused_score <= 1,
+                "in [0, 1]",
+            ),
             ("max_detections", cap, cap is None or cap >= 1, "1 or more"),
         ):
             if not is_right:
@@ -108,9 +113,9 @@ def fuse(
     table = check_weights(weights, len(members), most + 1)
     for number, member in enumerate(members):
         _check_scores(member, number)
-    pool = Pool.of(members, table, skip_below=options.skip_below)
+    pool = Pool.of(members, table, score_threshold=options.score_threshold)
     rows, bbox, scores = FUSIONS[method](pool, options)
-    kept = np.flatnonzero(scores >= options.score_floor)
+    kept = np.flatnonzero(scores >= options.min_fused_score)
     rows, bbox, scores = rows[kept], bbox[kept], scores[kept]
     image_index, labels = pool.image_index[rows], pool.labels[rows]
     order = np.lexsort((*bbox.T[::-1], labels, -scores, image_index))

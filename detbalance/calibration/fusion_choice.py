@@ -161,19 +161,19 @@ def choose_fusion(
 
 def _mean_ap(matches: Matches) -> float:
     once = np.ones((1, matches.annotations.num_images), dtype=np.int32)
-    return mean_of_defined(weighted_figures(matches, once, score_floor=0.0)["AP50"][0])
+    return mean_of_defined(weighted_figures(matches, once, score_threshold=0.0)["AP50"][0])
 
 
 def _drawn(runs: Sequence[Matches], seed: int) -> tuple[Float64, Float64]:
     """AP50 [runs, K + 1] on the images, and its mean over classes [runs, B] on draws of them."""
-    replicates = bootstrap(runs, replicates=_DRAWS, seed=seed, score_floor=0.0)
-    values = replicates.values["AP50"].astype(np.float64)
+    drawn = bootstrap(runs, num_bootstrap=_DRAWS, seed=seed, score_threshold=0.0)
+    values = drawn.values["AP50"].astype(np.float64)
     defined = ~np.isnan(values)
     total = np.where(defined, values, 0.0).sum(axis=2)
     number = defined.sum(axis=2)
     means = np.full(total.shape, np.nan)
     np.divide(total, number, out=means, where=number > 0)
-    return replicates.estimates["AP50"], means
+    return drawn.estimates["AP50"], means
 
 
 def _group_means(ap: Float64, training: TrainingSide) -> dict[str, float]:

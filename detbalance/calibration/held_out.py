@@ -49,7 +49,7 @@ class Fitted:
         ]
         counted = np.stack(images).astype(np.int32)
         self._ap = np.stack(
-            [weighted_figures(m, counted, score_floor=0.0)["AP50"] for m in alone], axis=1
+            [weighted_figures(m, counted, score_threshold=0.0)["AP50"] for m in alone], axis=1
         )
         truth, positive = alone[0].annotations, alone[0].positive
         self._boxes = [
@@ -114,7 +114,7 @@ def cross_fit(
             fused = replace(fused, labels=fused.labels % num_classes)
             parts[a].append(_take(fused, folds[fused.image_index] == k))
             matches = match(annotations, fused, rules=rules)
-            ap = weighted_figures(matches, others, score_floor=0.0)["AP50"][0]
+            ap = weighted_figures(matches, others, score_threshold=0.0)["AP50"][0]
             worth.append(mean_of_defined(ap))
         each[k] = first_best(worth)
     return parts, each

@@ -39,7 +39,7 @@ class Pool:
 
     @classmethod
     def of(
-        cls, members: Sequence[Predictions], member_weights: Float64, *, skip_below: float
+        cls, members: Sequence[Predictions], member_weights: Float64, *, score_threshold: float
     ) -> Pool:
         """Put detections side by side."""
         member = np.repeat(np.arange(len(members)), [m.num_predictions for m in members])
@@ -49,7 +49,7 @@ class Pool:
         )
         weights = member_weights / np.maximum(member_weights.max(axis=0), np.finfo(float).tiny)
         weight = weights[member, labels]
-        kept = (weight > 0) & (scores >= skip_below) & (bbox[:, 2] * bbox[:, 3] > 0)
+        kept = (weight > 0) & (scores >= score_threshold) & (bbox[:, 2] * bbox[:, 3] > 0)
         rows = np.flatnonzero(kept)
         groups = image_index[rows] * member_weights.shape[1] + labels[rows]
         order = _order(groups, -(scores[rows] * weight[rows]), bbox[rows])

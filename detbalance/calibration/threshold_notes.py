@@ -51,7 +51,7 @@ def calibration_notes(
         if curves.objective.kind == "recall" and short and lowest >= _LOW_SCORE:
             notes.append(
                 f"The lowest score in the predictions is {lowest:.3f}: detections below it may "
-                "have been cut off. Predict with a lower score floor for more recall."
+                "have been cut off. Predict with a lower score threshold for more recall."
             )
     return tuple(notes)
 

@@ -28,7 +28,7 @@ from detbalance.cli.options import (
     FILE,
     OVERRIDES,
     RARE,
-    SCORE_FLOOR,
+    SCORE_THRESHOLD,
     SEED,
     THRESHOLDS,
     WORKERS,
@@ -77,7 +77,7 @@ def _train(**options: object) -> None:
 )
 @BATCH_SIZE
 @WORKERS
-@SCORE_FLOOR
+@SCORE_THRESHOLD
 @THRESHOLDS
 @DEVICE
 @click.option("--autocast", is_flag=True, help="Mixed precision, on a GPU.")

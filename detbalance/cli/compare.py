@@ -9,7 +9,7 @@ import click
 from detbalance.cli.evaluating import Ground, check_output, drawing_seconds, results_file, waiting
 from detbalance.cli.report import check_images, pictures, write_html
 from detbalance.data.wording import printable
-from detbalance.evaluation import Comparison, Gate, compare, parse_gate, with_replicates
+from detbalance.evaluation import Comparison, Gate, compare, parse_gate, with_bootstrap
 from detbalance.evaluation.compare import check_room
 from detbalance.evaluation.comparison_verdict import digits_for
 from detbalance.evaluation.rules import RulesChoice
@@ -32,7 +32,7 @@ def compare_command(
     images: Path | None,
     figure: str,
     fail_if: tuple[str, ...],
-    score_floor: float,
+    score_threshold: float,
     thresholds: Path | None,
     rules: RulesChoice,
     bootstrap: int,
@@ -51,7 +51,7 @@ def compare_command(
     ground = Ground.read(
         annotations,
         train_file=train_file,
-        score_floor=score_floor,
+        score_threshold=score_threshold,
         thresholds=thresholds,
         rare=rare,
         common=common,
@@ -69,7 +69,7 @@ def compare_command(
     what = f"drawing the images {bootstrap:,} times for {len(every)} runs"
     with waiting(what, seconds):
         before, after = (
-            [with_replicates(run, bootstrap, seed=seed) for run in side] for side in runs
+            [with_bootstrap(run, bootstrap, seed=seed) for run in side] for side in runs
         )
         comparison = compare(
             before,
@@ -77,7 +77,7 @@ def compare_command(
             train_frequency=ground.frequency,
             groups=ground.groups,
             figure=figure,
-            replicates=bootstrap,
+            num_bootstrap=bootstrap,
             seed=seed,
         )
     console = Console()

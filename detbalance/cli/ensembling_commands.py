@@ -81,14 +81,14 @@ from detbalance.cli.outputs import BAG, OUTPUT_FILE, Command, overwrite
     help="COCO file of the training data, to say what fusion does to rare and frequent classes.",
 )
 @click.option(
-    "--skip-below",
+    "--score-threshold",
     default=0.0,
     show_default=True,
     type=Real(0, 1),
     help="Leave out detections with a lower score before they are fused.",
 )
 @click.option(
-    "--score-floor",
+    "--min-fused-score",
     default=0.0,
     show_default=True,
     type=Real(0, 1),

@@ -37,7 +37,7 @@ def evaluate_command(
     train_file: Path | None,
     batch_size: int,
     workers: int | None,
-    score_floor: float,
+    score_threshold: float,
     thresholds: Path | None,
     device: str | None,
     autocast: bool,
@@ -52,7 +52,7 @@ def evaluate_command(
     truth = load_annotations(annotations, drop_invalid=drop_invalid)
     labels = labels_in(truth, categories, str(checkpoint))
     floors = None if thresholds is None else load_thresholds(thresholds)
-    floor = score_floor if floors is None else floors.by_label(truth.categories)
+    floor = score_threshold if floors is None else floors.by_label(truth.categories)
     usable_images(truth, images)
     if train_file is not None:
         frequency = class_frequency(load_annotations(train_file, drop_invalid=drop_invalid))
@@ -82,7 +82,7 @@ def evaluate_command(
         evaluate(
             truth,
             predictions,
-            score_floor=floor,
+            score_threshold=floor,
             predictions_file=None if file is None else str(file),
             thresholds_file=None if thresholds is None else str(thresholds),
         ),

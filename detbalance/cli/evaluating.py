@@ -33,7 +33,7 @@ class Ground:
     truth: Annotations
     frequency: Frequency | None
     groups: Groups | None
-    score_floor: float | npt.NDArray[np.float64]
+    score_threshold: float | npt.NDArray[np.float64]
     thresholds: Path | None
 
     @classmethod
@@ -42,7 +42,7 @@ class Ground:
         annotations: Path,
         *,
         train_file: Path | None,
-        score_floor: float,
+        score_threshold: float,
         thresholds: Path | None,
         rare: int | None,
         common: int | None,
@@ -52,7 +52,7 @@ class Ground:
         limits = _limits(rare, common, train_file)
         truth = load_annotations(annotations, drop_invalid=drop_invalid)
         fitted = None if thresholds is None else load_thresholds(thresholds)
-        floor = score_floor if fitted is None else fitted.by_label(truth.categories)
+        floor = score_threshold if fitted is None else fitted.by_label(truth.categories)
         frequency = groups = None
         if train_file is not None:
             frequency = class_frequency(load_annotations(train_file, drop_invalid=drop_invalid))
@@ -73,7 +73,7 @@ class Ground:
         return evaluate(
             self.truth,
             load_predictions(results, self.truth),
-            score_floor=self.score_floor,
+            score_threshold=self.score_threshold,
             rules=rules,
             beta=beta,
             min_precision=min_precision,

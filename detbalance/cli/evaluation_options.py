@@ -13,7 +13,7 @@ from detbalance.cli.options import (
     FILE,
     RARE,
     RULES,
-    SCORE_FLOOR,
+    SCORE_THRESHOLD,
     SEED,
     THRESHOLDS,
     Real,
@@ -37,7 +37,7 @@ _OPTIONS = (
         type=FILE,
         help="Folder of the images: the HTML file shows missed objects and confident mistakes.",
     ),
-    SCORE_FLOOR,
+    SCORE_THRESHOLD,
     THRESHOLDS,
     RULES,
     click.option(

@@ -36,8 +36,8 @@ def fuse_command(
     calibrate_on: Path | None,
     calibration_predictions: tuple[Path, ...],
     train_file: Path | None,
-    skip_below: float,
-    score_floor: float,
+    score_threshold: float,
+    min_fused_score: float,
     max_detections: int | None,
     rules: RulesChoice,
     folds: int,
@@ -63,8 +63,8 @@ def fuse_command(
         iou_threshold=iou_thresholds[0],
         confidence=confidence,
         sigma=sigma,
-        skip_below=skip_below,
-        score_floor=score_floor,
+        score_threshold=score_threshold,
+        min_fused_score=min_fused_score,
         max_detections=cap,
     )
     console = Console()

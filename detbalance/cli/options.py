@@ -48,8 +48,8 @@ DATA_ROOT = click.option(
 DROP_INVALID = click.option(
     "--drop-invalid", is_flag=True, help="Leave out invalid annotations and say how many."
 )
-SCORE_FLOOR = click.option(
-    "--score-floor",
+SCORE_THRESHOLD = click.option(
+    "--score-threshold",
     default=0.3,
     show_default=True,
     type=Real(0, 1),
@@ -58,7 +58,7 @@ SCORE_FLOOR = click.option(
 THRESHOLDS = click.option(
     "--thresholds",
     type=FILE,
-    help="File of `detbalance thresholds`: a score floor for each class, for --score-floor.",
+    help="File of `detbalance thresholds`: one for each class, for --score-threshold.",
 )
 SEED = click.option("--seed", default=0, show_default=True, type=Whole(0, 2**32 - 1))
 RARE = click.option(

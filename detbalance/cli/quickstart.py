@@ -59,7 +59,7 @@ def quickstart_command(
         images=paths.val_images_dir,
         figure="AP",
         fail_if=(),
-        score_floor=runs["plain"].evaluation.score_floor,
+        score_threshold=runs["plain"].evaluation.score_threshold,
         thresholds=None,
         rules="coco",
         bootstrap=1000,

@@ -63,7 +63,7 @@ def show_effect(
         images=None,
         figure="AP50",
         fail_if=(),
-        score_floor=0.3,
+        score_threshold=0.3,
         thresholds=None,
         rules="coco",
         bootstrap=500,

@@ -36,7 +36,7 @@ _BEFORE = click.option(
     " predictions.json of its run. Default: it is asked anew.",
 )
 _FLOOR = click.option(
-    "--score-floor",
+    "--score-threshold",
     "floor",
     default=0.3,
     show_default=True,

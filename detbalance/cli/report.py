@@ -15,7 +15,7 @@ from detbalance.cli.evaluating import (
     waiting,
 )
 from detbalance.data.wording import counted
-from detbalance.evaluation import Comparison, Evaluation, Report, compare, with_replicates
+from detbalance.evaluation import Comparison, Evaluation, Report, compare, with_bootstrap
 from detbalance.evaluation.bootstrap import drawn_bytes
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.reporting.comparison_console import print_comparison
@@ -44,7 +44,7 @@ def report_command(
     images: Path | None,
     suspects: Path | None,
     baseline: Path | None,
-    score_floor: float,
+    score_threshold: float,
     thresholds: Path | None,
     rules: RulesChoice,
     bootstrap: str,
@@ -67,7 +67,7 @@ def report_command(
     ground = Ground.read(
         truth_file,
         train_file=train_file,
-        score_floor=score_floor,
+        score_threshold=score_threshold,
         thresholds=thresholds,
         rare=rare,
         common=common,
@@ -97,7 +97,7 @@ def report_command(
             [ours],
             train_frequency=ground.frequency,
             groups=ground.groups,
-            replicates=ours.settings.replicates,
+            num_bootstrap=ours.settings.num_bootstrap,
             seed=seed,
         )
         other = ground.report(theirs)
@@ -252,4 +252,4 @@ def with_draws(result: Evaluation, draws: int | None, seed: int) -> tuple[Evalua
     if draws == 0:
         return result, ""
     with waiting(f"drawing the images {draws or _DRAWS:,} times", seconds):
-        return with_replicates(result, draws or _DRAWS, seed=seed), ""
+        return with_bootstrap(result, draws or _DRAWS, seed=seed), ""

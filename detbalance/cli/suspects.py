@@ -83,7 +83,7 @@ def suspects_command(
         "boxes_not_judged": int((~truth.is_crowd).sum()) - len(records),
         "classes_with_too_few_boxes": [truth.categories.name(label) for label in found.few],
         "suspects": records,
-        "score_floor": floor,
+        "score_threshold": floor,
         "strange_images": _strange_records(strange, truth),
     }
     with replace_file(output / f"{NAME}.json") as file:

@@ -93,7 +93,7 @@ def evaluate_run(config: Config, model: nn.Module, data: Data, positive_share: F
     file = config.output / "predictions.json"
     save_predictions(file, predictions, data.val)
     result = evaluate(
-        data.val, predictions, score_floor=options.score_floor, predictions_file=str(file)
+        data.val, predictions, score_threshold=options.score_threshold, predictions_file=str(file)
     )
     report = build_report(
         result,

@@ -14,7 +14,7 @@ from detbalance.evaluation.comparison import (
     Difference,
     GroupDifferences,
 )
-from detbalance.evaluation.evaluate import Evaluation, evaluate, with_replicates
+from detbalance.evaluation.evaluate import Evaluation, evaluate, with_bootstrap
 from detbalance.evaluation.gates import Gate, parse_gate
 from detbalance.evaluation.grid import Grid, compute_grid
 from detbalance.evaluation.matching import Matches, match
@@ -48,5 +48,5 @@ __all__ = [
     "load_report",
     "match",
     "parse_gate",
-    "with_replicates",
+    "with_bootstrap",
 ]

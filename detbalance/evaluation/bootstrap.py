@@ -32,7 +32,7 @@ RELIABLE_IMAGES = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Replicates:
+class BootstrapFigures:
     """Figures of one or more runs on the same draws of images."""
 
     values: dict[str, Float32]
@@ -75,51 +75,56 @@ class Replicates:
 def bootstrap(
     runs: Sequence[Matches],
     *,
-    replicates: int = 1000,
+    num_bootstrap: int = 1000,
     seed: int = 0,
-    score_floor: float = 0.3,
+    score_threshold: float = 0.3,
     workers: int | None = None,
-) -> Replicates:
+) -> BootstrapFigures:
     """Draw images with replacement and work out every figure of every class on each draw."""
-    _check(runs, replicates)
+    _check(runs, num_bootstrap)
     first = runs[0]
     rng = np.random.default_rng(seed)
     num_images, num_classes = first.annotations.num_images, len(first.num_positive)
-    shape = (len(runs), replicates, num_classes)
+    shape = (len(runs), num_bootstrap, num_classes)
     check_memory(
-        f"bootstrap(): {replicates:,} draws of {num_classes - 1:,} classes",
-        drawn_bytes(len(runs), replicates, num_classes),
+        f"bootstrap(): {num_bootstrap:,} draws of {num_classes - 1:,} classes",
+        drawn_bytes(len(runs), num_bootstrap, num_classes),
         "Draw less often, or evaluate a part of the classes at a time",
     )
     values = {name: np.full(shape, np.nan, dtype=np.float32) for name in FIGURES}
     widest = max(4 * num_images, 8 * len(FIGURES) * num_classes)
-    block = max(1, min(replicates, _BLOCK_BYTES // widest))
-    for start in range(0, replicates, block):
-        weights = draw_images(num_images, min(block, replicates - start), rng)
+    block = max(1, min(num_bootstrap, _BLOCK_BYTES // widest))
+    for start in range(0, num_bootstrap, block):
+        weights = draw_images(num_images, min(block, num_bootstrap - start), rng)
         for run, matches in enumerate(runs):
-            figures = weighted_figures(matches, weights, score_floor=score_floor, workers=workers)
+            figures = weighted_figures(
+                matches, weights, score_threshold=score_threshold, workers=workers
+            )
             for name, drawn in figures.items():
                 values[name][run, start : start + len(weights)] = drawn
     once = np.ones((1, num_images), dtype=np.int32)
-    whole = [weighted_figures(m, once, score_floor=score_floor, workers=workers) for m in runs]
-    return Replicates(
+    whole = [
+        weighted_figures(m, once, score_threshold=score_threshold, workers=workers) for m in runs
+    ]
+    return BootstrapFigures(
         values,
         {name: np.concatenate([figures[name] for figures in whole]) for name in FIGURES},
-        *_numbers(runs, score_floor),
+        *_numbers(runs, score_threshold),
     )
 
 
-def drawn_bytes(num_runs: int, replicates: int, num_classes: int) -> float:
+def drawn_bytes(num_runs: int, num_bootstrap: int, num_classes: int) -> float:
     """Memory that the figures on all draws take, and while intervals are made of them."""
-    return 4.0 * (num_runs * len(FIGURES) + 2) * replicates * num_classes
+    return 4.0 * (num_runs * len(FIGURES) + 2) * num_bootstrap * num_classes
 
 
-def _check(runs: Sequence[Matches], replicates: int) -> None:
+def _check(runs: Sequence[Matches], num_bootstrap: int) -> None:
     if not runs:
         raise ValueError("bootstrap(): there is no run. Expected the matches of at least one.")
-    if replicates < 2:
+    if num_bootstrap < 2:
         raise ValueError(
-            f"bootstrap(): replicates is {replicates}. Expected 2 or more; 1000 give steady ends."
+            f"bootstrap(): num_bootstrap is {num_bootstrap}. Expected 2 or more; 1000 give steady"
+            " ends."
         )
     first = runs[0].annotations
     for number, matches in enumerate(runs[1:], start=1):
@@ -136,13 +141,13 @@ def _check(runs: Sequence[Matches], replicates: int) -> None:
 
 
 def _numbers(
-    runs: Sequence[Matches], score_floor: float
+    runs: Sequence[Matches], score_threshold: float
 ) -> tuple[dict[str, Float64], dict[str, Float64]]:
     """Boxes and images of every figure, float64 [runs, K + 1]."""
     numbers = []
     for matches in runs:
         truth, found = matches.annotations, matches.predictions
-        rows = ~matches.is_ignored[:, matches.at(0.5)] & (found.scores >= score_floor)
+        rows = ~matches.is_ignored[:, matches.at(0.5)] & (found.scores >= score_threshold)
         to_find = _spread_over_images(
             truth.labels[matches.positive], truth.image_index[matches.positive], matches
         )

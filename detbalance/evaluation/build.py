@@ -98,7 +98,7 @@ def build_report(
             group=group,
             train_images=images,
             train_boxes=boxes,
-            score_floor=float(evaluation.score_floors[label]),
+            score_threshold=float(evaluation.score_thresholds[label]),
             positive_share=float(positive_share[label]),
             **_class_values(evaluation, label),
         )
@@ -179,12 +179,12 @@ def _group_intervals(
     evaluation: Evaluation, is_member: Sequence[bool]
 ) -> dict[str, tuple[float, float]]:
     """Intervals of a group's means, where images were drawn; `is_member` has length K + 1."""
-    if evaluation.replicates is None or not any(is_member):
+    if evaluation.bootstrap is None or not any(is_member):
         return {}
     members = np.where(is_member, 0, -1)
     intervals = {}
     for figure in SPREAD:
-        low, high = evaluation.replicates.group_interval(
+        low, high = evaluation.bootstrap.group_interval(
             figure, members, confidence=evaluation.settings.confidence
         )
         if not math.isnan(low[0]):

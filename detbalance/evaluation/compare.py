@@ -9,7 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.wording import counted
-from detbalance.evaluation.bootstrap import RELIABLE_BOXES, RELIABLE_IMAGES, Replicates, drawn_bytes
+from detbalance.evaluation.bootstrap import (
+    RELIABLE_BOXES,
+    RELIABLE_IMAGES,
+    BootstrapFigures,
+    drawn_bytes,
+)
 from detbalance.evaluation.build import build_report
 from detbalance.evaluation.comparison import (
     ClassDifferences,
@@ -27,7 +32,7 @@ from detbalance.evaluation.differences import (
     group_sides,
     p_values,
 )
-from detbalance.evaluation.evaluate import Evaluation, with_replicates
+from detbalance.evaluation.evaluate import Evaluation, with_bootstrap
 from detbalance.evaluation.memory import check_memory
 from detbalance.evaluation.multiple_testing import adjust_classes, adjust_groups
 from detbalance.evaluation.report import Report
@@ -51,7 +56,7 @@ _GROUP_FIELDS = ("num_categories", "num_evaluated", "train_boxes", "val_boxes")
 _SETTINGS = (
     "annotations",
     "rules",
-    "score_floor",
+    "score_threshold",
     "thresholds",
     "iou_thresholds",
     "recall_iou_threshold",
@@ -69,7 +74,7 @@ def compare(
     train_frequency: Frequency | None = None,
     groups: Groups | None = None,
     figure: str = "AP",
-    replicates: int = 1000,
+    num_bootstrap: int = 1000,
     seed: int = 0,
 ) -> Comparison:
     """Say which differences between two detectors are real.
@@ -80,12 +85,12 @@ def compare(
 
     Args:
         baseline: evaluations of one or more runs.
-        ours: likewise, of the same annotations by the same rules and score floors.
+        ours: likewise, of the same annotations by the same rules and score thresholds.
         train_frequency: counts of the training file, for groups; its classes are found by name.
         groups: groups of the classes of `train_frequency`; its usual ones if not given.
         figure: what the verdict is of: AP, AP50, AR, recall or precision.
-        replicates: draws of images, 2 or more; evaluations that were drawn as often with the same
-            seed are not drawn again.
+        num_bootstrap: draws of images, 2 or more; evaluations that were drawn as often with the
+            same seed are not drawn again.
         seed: of the draws.
 
     Returns:
@@ -102,11 +107,11 @@ def compare(
     """
     _check(baseline, ours, figure)
     annotations, settings = ours[0].matches.annotations, ours[0].settings
-    check_room(len(baseline) + len(ours), replicates, annotations.categories.num_classes)
+    check_room(len(baseline) + len(ours), num_bootstrap, annotations.categories.num_classes)
     report = build_report(ours[0], annotations, train_frequency=train_frequency, groups=groups)
     draws = _Draws(
-        [_drawn(run, replicates, seed) for run in baseline],
-        [_drawn(run, replicates, seed) for run in ours],
+        [_drawn(run, num_bootstrap, seed) for run in baseline],
+        [_drawn(run, num_bootstrap, seed) for run in ours],
     )
     labels = {name: label for label, name in enumerate(annotations.categories.names, start=1)}
     classes = {name: _of_classes(name, draws, settings.confidence) for name in SPREAD}
@@ -138,18 +143,18 @@ def compare(
             baseline=tuple(run.settings.predictions for run in baseline),
             ours=tuple(run.settings.predictions for run in ours),
             figure=figure,
-            replicates=replicates,
+            num_bootstrap=num_bootstrap,
             seed=seed,
         ),
         notes=tuple(dict.fromkeys(_notes(baseline, ours, report, draws))),
     )
 
 
-def check_room(num_runs: int, replicates: int, num_classes: int) -> None:
+def check_room(num_runs: int, num_bootstrap: int, num_classes: int) -> None:
     """Refuse draws that do not fit into memory, those of all runs and what is made of them."""
     check_memory(
-        f"compare(): {replicates:,} draws of {num_classes - 1:,} classes",
-        drawn_bytes(num_runs + 4, replicates, num_classes),
+        f"compare(): {num_bootstrap:,} draws of {num_classes - 1:,} classes",
+        drawn_bytes(num_runs + 4, num_bootstrap, num_classes),
         "Draw less often, or compare a part of the classes at a time",
     )
 
@@ -157,8 +162,8 @@ def check_room(num_runs: int, replicates: int, num_classes: int) -> None:
 class _Draws(NamedTuple):
     """The draws of every run of both sides."""
 
-    baseline: list[Replicates]
-    ours: list[Replicates]
+    baseline: list[BootstrapFigures]
+    ours: list[BootstrapFigures]
 
 
 def _of_classes(figure: str, draws: _Draws, confidence: float) -> list[Difference]:
@@ -199,7 +204,7 @@ def _check(baseline: Sequence[Evaluation], ours: Sequence[Evaluation], figure: s
             "images": (run.matches.annotations.image_ids, first.matches.annotations.image_ids),
             "boxes to find": (run.val_boxes, first.val_boxes),
             "rules": (np.array(run.settings.rules), np.array(first.settings.rules)),
-            "score floors": (run.score_floors[1:], first.score_floors[1:]),
+            "score thresholds": (run.score_thresholds[1:], first.score_thresholds[1:]),
         }
         for fact, (one, other) in facts.items():
             if not np.array_equal(one, other):
@@ -211,11 +216,11 @@ def _check(baseline: Sequence[Evaluation], ours: Sequence[Evaluation], figure: s
                 )
 
 
-def _drawn(run: Evaluation, replicates: int, seed: int) -> Replicates:
-    known = run.replicates
+def _drawn(run: Evaluation, num_bootstrap: int, seed: int) -> BootstrapFigures:
+    known = run.bootstrap
     settings = run.settings
-    if known is None or (settings.replicates, settings.seed) != (replicates, seed):
-        known = with_replicates(run, replicates, seed=seed).replicates
+    if known is None or (settings.num_bootstrap, settings.seed) != (num_bootstrap, seed):
+        known = with_bootstrap(run, num_bootstrap, seed=seed).bootstrap
     assert known is not None
     return known
 

@@ -1,9 +1,9 @@
 """The comparison of two detectors, and its file format.
 
-`comparison.json`, schema "detbalance.comparison/1". A later version 1 file may have more keys,
+`comparison.json`, schema "detbalance.comparison/2". A later version 2 file may have more keys,
 never fewer. Undefined numbers are null.
 
-    schema    "detbalance.comparison/1"
+    schema    "detbalance.comparison/2"
     verdict   the comparison in words
     classes   list, rarest first, as in report.json. Each entry:
         name, category_id, group, train_images, train_boxes, val_images, val_boxes
@@ -22,8 +22,8 @@ never fewer. Undefined numbers are null.
         figures                      as above; means over the classes where both sides have the
                                      figure
     settings  annotations, baseline and ours (lists of files; null: from memory), rules,
-              score_floor, thresholds, iou_thresholds, recall_iou_threshold, max_detections,
-              figure (that the verdict is of), confidence, replicates, seed, frequency_source,
+              score_threshold, thresholds, iou_thresholds, recall_iou_threshold, max_detections,
+              figure (that the verdict is of), confidence, num_bootstrap, seed, frequency_source,
               group_rule
     notes     list of sentences about what a reader could not see from the figures
 """
@@ -36,7 +36,7 @@ from typing import Any
 from detbalance.data.json_nan import nan_to_null
 from detbalance.evaluation.rules import RulesName
 
-SCHEMA = "detbalance.comparison/1"
+SCHEMA = "detbalance.comparison/2"
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,14 @@ class ComparisonSettings:
     baseline: tuple[str | None, ...]
     ours: tuple[str | None, ...]
     rules: RulesName
-    score_floor: float
+    score_threshold: float
     thresholds: str | None
     iou_thresholds: tuple[float, ...]
     recall_iou_threshold: float
     max_detections: tuple[int, ...]
     figure: str
     confidence: float
-    replicates: int
+    num_bootstrap: int
     seed: int
     frequency_source: str | None
     group_rule: str | None

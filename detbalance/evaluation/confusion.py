@@ -1,4 +1,4 @@
-"""Which classes are taken for which, at a score floor: the errors of `error_kinds` by class."""
+"""Which classes are taken for which, at a score threshold: the errors of `error_kinds` by class."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Confusion:
 
 
 def confusion(
-    matches: Matches, pairs: Overlaps, *, score_floor: float | Float64 = 0.3, iou: float = 0.5
+    matches: Matches, pairs: Overlaps, *, score_threshold: float | Float64 = 0.3, iou: float = 0.5
 ) -> Confusion:
     """Count which class each detection is of, and which the box that it lies on."""
     t, num_classes = matches.at(iou), len(matches.num_positive)
     found_as, labels = matches.predictions.labels, matches.annotations.labels
-    shown = reaches_floor(matches.predictions, score_floor)
+    shown = reaches_floor(matches.predictions, score_threshold)
     kept = shown[pairs.detection]
     near = Overlaps(pairs.detection[kept], pairs.annotation[kept], pairs.iou[kept])
     kinds = detection_kinds(matches, near, iou=iou)

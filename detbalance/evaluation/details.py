@@ -28,7 +28,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the confusion matrix, at IoU .50 and the score floor."""
+    """One cell of the confusion matrix, at IoU .50 and the score threshold."""
 
     true: str | None
     found: str | None

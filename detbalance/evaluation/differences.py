@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.evaluation.bootstrap import Replicates
+from detbalance.evaluation.bootstrap import BootstrapFigures
 from detbalance.evaluation.bootstrap_intervals import FORMS, Spread, interval, student_quantile
 from detbalance.evaluation.bootstrap_variance import (
     class_spread,
@@ -45,22 +45,24 @@ class Sides:
         return self.ours.estimate - self.baseline.estimate
 
 
-def class_sides(figure: str, baseline: Sequence[Replicates], ours: Sequence[Replicates]) -> Sides:
+def class_sides(
+    figure: str, baseline: Sequence[BootstrapFigures], ours: Sequence[BootstrapFigures]
+) -> Sides:
     """Put the draws of both sides beside each other, by class."""
-    sides = [_Side.of(figure, replicates) for replicates in (baseline, ours)]
+    sides = [_Side.of(figure, runs) for runs in (baseline, ours)]
     spreads = [class_spread(side.mean, side.estimate, side.boxes, side.images) for side in sides]
     return _joined([side.mean for side in sides], spreads, [side.estimates for side in sides])
 
 
 def group_sides(
     figure: str,
-    baseline: Sequence[Replicates],
-    ours: Sequence[Replicates],
+    baseline: Sequence[BootstrapFigures],
+    ours: Sequence[BootstrapFigures],
     group_of_class: npt.NDArray[np.integer],
     size: int,
 ) -> Sides:
     """Put the draws of both sides beside each other, by group of classes."""
-    sides = [_Side.of(figure, replicates) for replicates in (baseline, ours)]
+    sides = [_Side.of(figure, runs) for runs in (baseline, ours)]
     known = ~np.isnan(sides[0].estimate) & ~np.isnan(sides[1].estimate)
     groups = np.where(known, group_of_class, -1)
     # The same of single draws.
@@ -134,14 +136,14 @@ class _Side:
     images: Float64  # [K + 1]
 
     @classmethod
-    def of(cls, figure: str, replicates: Sequence[Replicates]) -> _Side:
-        estimates = np.stack([one.estimates[figure][0] for one in replicates])
+    def of(cls, figure: str, runs: Sequence[BootstrapFigures]) -> _Side:
+        estimates = np.stack([one.estimates[figure][0] for one in runs])
         return cls(
-            defined_mean(np.stack([one.values[figure][0] for one in replicates]))[0],
+            defined_mean(np.stack([one.values[figure][0] for one in runs]))[0],
             defined_mean(estimates)[0],
             estimates,
-            np.mean([one.boxes[figure][0] for one in replicates], axis=0),
-            np.mean([one.images[figure][0] for one in replicates], axis=0),
+            np.mean([one.boxes[figure][0] for one in runs], axis=0),
+            np.mean([one.images[figure][0] for one in runs], axis=0),
         )
 
 

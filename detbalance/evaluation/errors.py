@@ -49,7 +49,7 @@ def error_kinds(
     *,
     iou: float = 0.5,
     background_iou: float = 0.1,
-    score_floor: float | Float64 = 0.3,
+    score_threshold: float | Float64 = 0.3,
 ) -> dict[str, ErrorCounts]:
     """Sort all errors by kind, and say what each kind costs every class.
 
@@ -72,7 +72,7 @@ def error_kinds(
         return np.bincount(values, minlength=num_classes)
 
     repair = _Repair(matches, t)
-    shown = reaches_floor(predictions, score_floor)
+    shown = reaches_floor(predictions, score_threshold)
     blamed = {"localisation": of.own_box, "classification": of.other_box}
     result = {
         kind: ErrorCounts(

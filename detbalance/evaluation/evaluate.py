@@ -17,7 +17,7 @@ from detbalance.data.frequency import class_counts
 from detbalance.data.intervals import wilson_interval
 from detbalance.data.wording import counted
 from detbalance.evaluation.backends import Backend
-from detbalance.evaluation.bootstrap import Replicates, bootstrap
+from detbalance.evaluation.bootstrap import BootstrapFigures, bootstrap
 from detbalance.evaluation.confusion import Confusion, confusion
 from detbalance.evaluation.errors import ErrorCounts, error_kinds
 from detbalance.evaluation.fixed_ap import fixed_ap
@@ -79,17 +79,17 @@ class Evaluation:
         precision75: float64 [K+1], precision at IoU .75.
         f_score: float64 [K+1], F-beta of recall and precision.
         recall_at_precision: float64 [K+1], highest recall at IoU .50 that holds min_precision.
-        score_at_precision: float64 [K+1], the score floor of it.
+        score_at_precision: float64 [K+1], the score threshold of it.
         recall_at_fppi: float64 [K+1], highest recall at IoU .50 with at most max_fppi false
             positives of the class per image.
-        score_at_fppi: float64 [K+1], the score floor of it.
+        score_at_fppi: float64 [K+1], the score threshold of it.
         best_f: float64 [K+1], highest F-beta at IoU .50 over all floors.
-        best_f_score: float64 [K+1], the score floor of it.
+        best_f_score: float64 [K+1], the score threshold of it.
         true_positives: int64 [K+1], right detections at or above the floor.
         false_positives: int64 [K+1], wrong ones; detections on crowd regions are neither.
         val_boxes: int64 [K+1], boxes to find, crowd regions excluded.
         val_images: int64 [K+1], images with such boxes.
-        score_floors: float64 [K+1], the floor of each class.
+        score_thresholds: float64 [K+1], the floor of each class.
         design_effect: float64 [K+1], how many times the variance of recall is as large as if each
             box were in an image of its own.
         more_boxes: int64 [K+1], boxes that are missing to know recall to +-.05; 0 for background.
@@ -102,7 +102,7 @@ class Evaluation:
         cautions: what makes the figures doubtful, in sentences.
         settings: what the figures were computed with.
         matches: which annotation each detection found, behind all of it.
-        replicates: the figures on every draw of images, None without a bootstrap.
+        bootstrap: the figures on every draw of images, None without a bootstrap.
     """
 
     AP: Float64
@@ -133,7 +133,7 @@ class Evaluation:
     false_positives: Int64
     val_boxes: Int64
     val_images: Int64
-    score_floors: Float64
+    score_thresholds: Float64
     design_effect: Float64
     more_boxes: Int64
     intervals: dict[str, tuple[Float64, Float64]]
@@ -144,19 +144,19 @@ class Evaluation:
     cautions: tuple[str, ...]
     settings: EvaluationSettings
     matches: Matches = field(repr=False)
-    replicates: Replicates | None = field(default=None, repr=False)
+    bootstrap: BootstrapFigures | None = field(default=None, repr=False)
 
 
 def evaluate(
     annotations: Annotations,
     predictions: Predictions,
     *,
-    score_floor: float | Float64 = 0.3,
+    score_threshold: float | Float64 = 0.3,
     rules: RulesChoice = "auto",
     beta: float = 1.0,
     min_precision: float = 0.9,
     max_fppi: float = 0.1,
-    replicates: int = 0,
+    num_bootstrap: int = 0,
     confidence: float = 0.95,
     seed: int = 0,
     backend: Backend = "auto",
@@ -166,26 +166,26 @@ def evaluate(
     """Evaluate predictions per class, by COCO's or LVIS's rules.
 
     AP and AR look at detections of every score; recall and precision only at those that a user
-    would see, with a score of at least `score_floor`.
+    would see, with a score of at least `score_threshold`.
 
     Args:
         annotations: the ground truth, with its crowd regions.
         predictions: detections on the same images; none at all is fine.
-        score_floor: smallest score that recall and precision count; float64 [K + 1] for one of
+        score_threshold: smallest score that recall and precision count; float64 [K + 1] for one of
             each class.
         rules: "coco" or "lvis"; "auto" takes LVIS's where the file has its lists of classes that
             were looked for in each image.
         beta: how many times recall weighs as much as precision in F-beta.
         min_precision: what `recall_at_precision` holds, in [0, 1].
         max_fppi: false positives of a class per image that `recall_at_fppi` allows, >= 0.
-        replicates: draws of images that intervals come from, AP's too; 0 for Wilson's intervals of
-            recall and precision from the number of boxes; 1000 give steady ends.
+        num_bootstrap: draws of images that intervals come from, AP's too; 0 for Wilson's intervals
+            of recall and precision from the number of boxes; 1000 give steady ends.
         confidence: of all intervals, in (0, 1).
         seed: of the draws.
         backend: "hotcoco", "pycocotools" or "numpy", our own; "auto" takes hotcoco where it is
             installed. The figures are the same.
         predictions_file: where the predictions came from, for the record.
-        thresholds_file: where a `score_floor` of each class came from, for the record.
+        thresholds_file: where a `score_threshold` of each class came from, for the record.
 
     Returns:
         Evaluation with arrays by class and the COCO summary.
@@ -200,14 +200,14 @@ def evaluate(
     instead of -1; every class has its own row; all else is counted from one matching pass.
     """
     check_settings(
-        score_floor=score_floor,
+        score_threshold=score_threshold,
         beta=beta,
         min_precision=min_precision,
         max_fppi=max_fppi,
         confidence=confidence,
     )
     chosen = choose_rules(annotations, rules)
-    floors = _floors(score_floor, annotations)
+    floors = _floors(score_threshold, annotations)
     # A file may list very many classes; those of which nothing is there have no figures.
     labels = np.union1d(annotations.labels, predictions.labels)
     grid = compute_grid(annotations, predictions, rules=chosen, backend=backend, labels=labels)
@@ -255,7 +255,7 @@ def evaluate(
             labels=annotations.labels[matches.positive],
             num_classes=len(matches.num_positive),
         )[0],
-        score_floors=floors,
+        score_thresholds=floors,
         design_effect=design_effect,
         more_boxes=lacking,
         intervals={
@@ -264,8 +264,8 @@ def evaluate(
             ),
             "precision": wilson_interval(at_half.true_positives, shown, confidence=confidence),
         },
-        errors=error_kinds(matches, pairs, background_iou=_BACKGROUND_IOU, score_floor=floors),
-        confusion=confusion(matches, pairs, score_floor=floors),
+        errors=error_kinds(matches, pairs, background_iou=_BACKGROUND_IOU, score_threshold=floors),
+        confusion=confusion(matches, pairs, score_threshold=floors),
         curves=curves,
         summary=summary,
         cautions=cautions(matches, pairs),
@@ -275,7 +275,7 @@ def evaluate(
             backend=engine,
             iou_thresholds=chosen.iou_thresholds,
             recall_iou_threshold=RECALL_IOU_THRESHOLD,
-            score_floor=float(score_floor) if np.ndim(score_floor) == 0 else math.nan,
+            score_threshold=float(score_threshold) if np.ndim(score_threshold) == 0 else math.nan,
             max_detections=caps,
             area_ranges=dict(AREA_RANGES),
             rules=chosen.name,
@@ -287,17 +287,17 @@ def evaluate(
         ),
         matches=matches,
     )
-    return with_replicates(result, replicates, seed=seed) if replicates else result
+    return with_bootstrap(result, num_bootstrap, seed=seed) if num_bootstrap else result
 
 
-def with_replicates(evaluation: Evaluation, replicates: int, *, seed: int = 0) -> Evaluation:
+def with_bootstrap(evaluation: Evaluation, num_bootstrap: int, *, seed: int = 0) -> Evaluation:
     """Take all intervals from a bootstrap over images, those of AP, AP50 and AR too.
 
     Unlike the boxes' number alone it knows that boxes of one image are found or missed together.
 
     Args:
         evaluation: of `evaluate`.
-        replicates: draws of images, 2 or more.
+        num_bootstrap: draws of images, 2 or more.
         seed: of the draws.
 
     Returns:
@@ -306,11 +306,11 @@ def with_replicates(evaluation: Evaluation, replicates: int, *, seed: int = 0) -
     Raises:
         ValueError: if there are fewer than two draws.
     """
-    settings = replace(evaluation.settings, replicates=replicates, seed=seed)
-    matches = _above_floors(evaluation.matches, evaluation.score_floors)
-    drawn = bootstrap([matches], replicates=replicates, seed=seed, score_floor=0.0)
+    settings = replace(evaluation.settings, num_bootstrap=num_bootstrap, seed=seed)
+    matches = _above_floors(evaluation.matches, evaluation.score_thresholds)
+    drawn = bootstrap([matches], num_bootstrap=num_bootstrap, seed=seed, score_threshold=0.0)
     ends = {figure: drawn.interval(figure, confidence=settings.confidence) for figure in SPREAD}
-    return replace(evaluation, intervals=ends, settings=settings, replicates=drawn)
+    return replace(evaluation, intervals=ends, settings=settings, bootstrap=drawn)
 
 
 def _above_floors(matches: Matches, floors: Float64) -> Matches:
@@ -319,15 +319,15 @@ def _above_floors(matches: Matches, floors: Float64) -> Matches:
     return replace(matches, predictions=replace(matches.predictions, scores=above))
 
 
-def _floors(score_floor: float | Float64, annotations: Annotations) -> Float64:
+def _floors(score_threshold: float | Float64, annotations: Annotations) -> Float64:
     """float64 [K + 1], the floor of each class, NaN for background."""
     num_classes = annotations.categories.num_classes
-    if np.ndim(score_floor) and np.shape(score_floor) != (num_classes,):
+    if np.ndim(score_threshold) and np.shape(score_threshold) != (num_classes,):
         raise ValueError(
-            f"evaluate(): score_floor is {list(np.shape(score_floor))}, {annotations.source} has"
-            f" {counted(num_classes - 1, 'class')}. Expected one number, or one per class with"
+            f"evaluate(): score_threshold is {list(np.shape(score_threshold))},"
+            f" {annotations.source} has {counted(num_classes - 1, 'class')}. Expected one number, or one per class with"
             " background in front. Order them as the annotations do."
         )
-    floors = np.full(num_classes, score_floor, dtype=np.float64)
+    floors = np.full(num_classes, score_threshold, dtype=np.float64)
     floors[0] = np.nan
     return floors

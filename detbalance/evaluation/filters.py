@@ -44,9 +44,9 @@ def within_cap(predictions: Predictions, rules: Rules) -> Bool:
     return inside
 
 
-def reaches_floor(predictions: Predictions, score_floor: float | Float64) -> Bool:
+def reaches_floor(predictions: Predictions, score_threshold: float | Float64) -> Bool:
     """Return bool [D], the detections with at least a score."""
-    floors = np.asarray(score_floor, dtype=np.float64)
+    floors = np.asarray(score_threshold, dtype=np.float64)
     floor = floors if floors.ndim == 0 else floors[predictions.labels]
     return np.asarray(predictions.scores >= floor)
 

@@ -1,6 +1,6 @@
 """Recall, precision and F-beta at a score, and the scores where they are what one wants.
 
-A working point of a class is a score floor; detections of equal scores are in or out together.
+A working point of a class is a score threshold; detections of equal scores are in or out together.
 Figures are those of `match`, at one IoU threshold. Arrays have length K + 1, index 0 is background.
 """
 
@@ -67,7 +67,7 @@ def f_score(precision: Float64, recall: Float64, *, beta: float = 1.0) -> Float6
 def recall_at_precision(
     matches: Matches, precision: float, *, iou: float = 0.5
 ) -> tuple[Float64, Float64]:
-    """Highest recall of each class among the score floors that hold a precision."""
+    """Highest recall of each class among the score thresholds that hold a precision."""
     points = _points(matches, iou)
     holds = points.right >= precision * (points.right + points.wrong)
     return _best(points, points.recall, holds, matches.num_positive)
@@ -84,7 +84,7 @@ def recall_at_false_positives(
 
 
 def best_f(matches: Matches, *, beta: float = 1.0, iou: float = 0.5) -> tuple[Float64, Float64]:
-    """Highest F-beta of each class over all score floors."""
+    """Highest F-beta of each class over all score thresholds."""
     points = _points(matches, iou)
     # From counts, so that equally good points are equal to the last bit.
     total = beta**2 * matches.num_positive[points.label] + points.right + points.wrong

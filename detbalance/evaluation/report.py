@@ -1,9 +1,9 @@
 """The per-class report: figures beside training counts, and its file format.
 
-`report.json`, schema "detbalance.report/1". A later version 1 file may have more keys, never fewer.
+`report.json`, schema "detbalance.report/2". A later version 2 file may have more keys, never fewer.
 Undefined numbers are null.
 
-    schema    "detbalance.report/1"
+    schema    "detbalance.report/2"
     classes   list, rarest first: by train_boxes, then train_images, where the training file is
               known, otherwise by group, then val_boxes. Each entry:
         name, category_id            as in the annotation file
@@ -18,25 +18,25 @@ Undefined numbers are null.
         AR1, AR10                    AR with so many detections per image and class
         fixed_AP                     AP with the detections cut per class over the whole file
                                      instead of per image (arXiv:2102.01066)
-        score_floor                  smallest score that recall and precision of the class count
-        recall, precision            at IoU .50, of detections at or above score_floor
+        score_threshold                  smallest score that recall and precision of the class count
+        recall, precision            at IoU .50, of detections at or above score_threshold
         recall75, precision75        the same at IoU .75
         true_positives, false_positives   the counts behind recall and precision
         f_score                      F-beta of recall and precision; settings.beta
         recall_at_precision, score_at_precision   highest recall at IoU .50 with a precision of at
-                                     least settings.min_precision, and the score floor of it
+                                     least settings.min_precision, and the score threshold of it
         recall_at_fppi, score_at_fppi   the same with at most settings.max_fppi false positives of
                                      the class per image
-        best_f, best_f_score         highest F-beta at IoU .50, and the score floor of it
+        best_f, best_f_score         highest F-beta at IoU .50, and the score threshold of it
         intervals                    object, [low, high] of figures at settings.confidence: recall
                                      and precision by Wilson from the number of boxes; where
-                                     settings.replicates is not 0, AP, AP50, AR, recall and
+                                     settings.num_bootstrap is not 0, AP, AP50, AR, recall and
                                      precision from as many draws of the images
         design_effect                how many times the variance of recall is as large as if each
                                      box were in an image of its own
         more_boxes                   boxes that val lacks to know recall to +-.05
         errors                       object by kind (classification, localisation, both, duplicate,
-                                     background, missed): count, shown (at or above score_floor),
+                                     background, missed): count, shown (from score_threshold on),
                                      cost (AP50 that the class would gain without them)
         positive_share               positive over all gradient at the class's outputs in training;
                                      null unless the report is of a run with a sigmoid loss
@@ -54,11 +54,11 @@ Undefined numbers are null.
               true, found, count, as the errors of these kinds: "classification"; "background",
               true null; "missed", found null; what is right is in true_positives of the classes)
     settings  annotations, predictions (files; null: from memory), backend, iou_thresholds,
-              recall_iou_threshold, score_floor, max_detections, area_ranges,
+              recall_iou_threshold, score_threshold, max_detections, area_ranges,
               frequency_source (file that the groups come from, or null), group_rule (words or
-              null), rules ("coco", "lvis"), confidence, replicates, seed, beta, min_precision,
-              max_fppi, thresholds (file of the classes' own floors, or null; then score_floor is
-              null)
+              null), rules ("coco", "lvis"), confidence, num_bootstrap, seed, beta, min_precision,
+              max_fppi, thresholds (file of the classes' own floors, or null; then score_threshold
+              is null)
     notes     list of sentences about what a reader could not see from the figures
 """
 
@@ -78,7 +78,7 @@ from detbalance.evaluation.details import Details
 from detbalance.evaluation.rows import GROUP_NAMES, ClassRow, GroupRow
 from detbalance.evaluation.settings import EvaluationSettings
 
-SCHEMA = "detbalance.report/1"
+SCHEMA = "detbalance.report/2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,7 @@ def load_report(path: str | Path) -> Report:
 
 
 def check_comparable(reports: Mapping[str, Report]) -> None:
-    """Check that two reports are of the same annotations and the same score floor.
+    """Check that two reports are of the same annotations and the same score threshold.
 
     Args:
         reports: the reports by name.
@@ -182,7 +182,7 @@ def check_comparable(reports: Mapping[str, Report]) -> None:
     (first_name, first), (second_name, second) = reports.items()
     facts: dict[str, list[Any]] = {
         "rules": [r.settings.rules for r in (first, second)],
-        "score_floor": [_floors(r) for r in (first, second)],
+        "score_threshold": [_floors(r) for r in (first, second)],
         "recall_iou_threshold": [r.settings.recall_iou_threshold for r in (first, second)],
         "classes": [sorted(row.name for row in r.classes) for r in (first, second)],
         "val_boxes": [{row.name: row.val_boxes for row in r.classes} for r in (first, second)],
@@ -198,7 +198,7 @@ def check_comparable(reports: Mapping[str, Report]) -> None:
 
 
 def _floors(report: Report) -> float | list[tuple[str, float]]:
-    """The score floor of all classes, or that of each."""
+    """The score threshold of all classes, or that of each."""
     if report.settings.thresholds is None:
-        return report.settings.score_floor
-    return sorted((row.name, row.score_floor) for row in report.classes)
+        return report.settings.score_threshold
+    return sorted((row.name, row.score_threshold) for row in report.classes)

@@ -43,7 +43,7 @@ def draw_images(num_images: int, draws: int, rng: np.random.Generator) -> Int32:
 
 
 def weighted_figures(
-    matches: Matches, weights: Int32, *, score_floor: float, workers: int | None = None
+    matches: Matches, weights: Int32, *, score_threshold: float, workers: int | None = None
 ) -> dict[str, Float64]:
     """Work out the figures of every class for every weighting of the images."""
     num_classes = len(matches.num_positive)
@@ -55,7 +55,7 @@ def weighted_figures(
 
     def one(label: int) -> None:
         images = truth_image[truth_offsets[label] : truth_offsets[label + 1]]
-        sequence = _sequence(matches, label, score_floor, matches.at(0.5))
+        sequence = _sequence(matches, label, score_threshold, matches.at(0.5))
         for part in _parts(len(weights), max(len(sequence.image), len(images), 1)):
             for name, values in _figures(sequence, images, weights[part]).items():
                 result[name][part, label] = values
@@ -77,11 +77,11 @@ class _Sequence:
     image: Int64  # [P]
     right: list[Int64]  # per threshold, places of those that found a box
     ignored: list[Int64]  # per threshold, places of those that do not count
-    shown: int  # how many are at or above the score floor
+    shown: int  # how many are at or above the score threshold
     at_half: int  # index of IoU 0.5
 
 
-def _sequence(matches: Matches, label: int, score_floor: float, at_half: int) -> _Sequence:
+def _sequence(matches: Matches, label: int, score_threshold: float, at_half: int) -> _Sequence:
     rows = matches.order[matches.offsets[label] : matches.offsets[label + 1]]
     rows = rows[~matches.is_ignored[rows].all(axis=1)]
     right, ignored = matches.is_true_positive[rows], matches.is_ignored[rows]
@@ -89,7 +89,7 @@ def _sequence(matches: Matches, label: int, score_floor: float, at_half: int) ->
         matches.predictions.image_index[rows],
         [np.flatnonzero(column) for column in right.T],
         [np.flatnonzero(column) for column in ignored.T],
-        int((matches.predictions.scores[rows] >= score_floor).sum()),
+        int((matches.predictions.scores[rows] >= score_threshold).sum()),
         at_half,
     )
 

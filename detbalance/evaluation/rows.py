@@ -91,7 +91,7 @@ class ClassRow(Figures):
     val_images: int = 0
     true_positives: int
     false_positives: int
-    score_floor: float = NAN
+    score_threshold: float = NAN
     score_at_precision: float = NAN
     score_at_fppi: float = NAN
     best_f_score: float = NAN

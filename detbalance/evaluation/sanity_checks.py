@@ -95,7 +95,7 @@ def odd_scores(predictions: Predictions) -> str:
 def _scores(matches: Matches) -> Iterator[str]:
     if odd := odd_scores(matches.predictions):
         yield (
-            f"{odd}. AP needs their order only; score floors and thresholds expect probabilities."
+            f"{odd}. AP needs their order only; score thresholds expect probabilities."
             " Export those."
         )
     else:

@@ -18,14 +18,14 @@ Int64 = npt.NDArray[np.int64]
 _LEAST_EFFECT = 0.1
 
 
-def recall_design_effect(matches: Matches, score_floor: float, *, iou: float = 0.5) -> Float64:
+def recall_design_effect(matches: Matches, score_threshold: float, *, iou: float = 0.5) -> Float64:
     """How many times the variance of recall is as large as if each box had its own fate.
 
     Source: Kish, Survey Sampling, 1965, section 5.4; the variance of a ratio in section 6.3.
     """
     truth, t = matches.annotations, matches.at(iou)
     num_images, num_classes = truth.num_images, len(matches.num_positive)
-    shown = matches.is_true_positive[:, t] & (matches.predictions.scores >= score_floor)
+    shown = matches.is_true_positive[:, t] & (matches.predictions.scores >= score_threshold)
     found = np.zeros(len(matches.positive), dtype=np.bool_)
     found[matches.annotation[shown, t]] = True
     rows = np.flatnonzero(matches.positive)

@@ -56,7 +56,7 @@ def make_plan(
         >>> plan = make_plan(load_annotations("train.json"))  # doctest: +SKIP
         >>> print(plan.recommendation.lines)  # doctest: +SKIP
         sampling:
-          method: solve
+          method: balanced_exposure
           strength: 0.5
           target_length: 1534
           cap: 10.0

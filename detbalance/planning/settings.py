@@ -33,8 +33,8 @@ _DIGITS = 3  # of a threshold
 
 LVIS_DEFAULT = "repeat_factor (LVIS)"
 # Settings that are fitted to one epoch length, the simplest first.
-SOLVE_HALF = "solve (half)"
-FITTED = ("repeat_factor", "instance_aware", "class_aware", SOLVE_HALF, "solve")
+SOLVE_HALF = "balanced_exposure (half)"
+FITTED = ("repeat_factor", "instance_aware", "class_aware", SOLVE_HALF, "balanced_exposure")
 
 
 def fitted_length(held: ImageLabels) -> int:
@@ -79,7 +79,12 @@ def _config(name: str, held: ImageLabels, target_length: float) -> dict[str, Any
         threshold = threshold_for_target_length(held, target_length=target_length, **limits)
         return {"method": name, "threshold": float(f"{threshold:.{_DIGITS}g}"), **limits}
     if name == SOLVE_HALF:  # to the square root of the imbalance, as far as repeat factors aim
-        return {"method": "solve", "strength": 0.5, "target_length": target_length, **limits}
+        return {
+            "method": "balanced_exposure",
+            "strength": 0.5,
+            "target_length": target_length,
+            **limits,
+        }
     return {"method": name, "target_length": target_length, **limits}
 
 

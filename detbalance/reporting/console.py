@@ -113,7 +113,7 @@ def _figures_table(report: Report, rows: Sequence[ClassRow], has_shares: bool) -
     # Only the report of a run knows the gradient, and only sigmoid losses tell it.
     shares = ["pos.\nshare"] if has_shares else []
     # There is room for two intervals, beside the shares for one.
-    second = "AP" if report.settings.replicates else "recall" if has_shares else "precision"
+    second = "AP" if report.settings.num_bootstrap else "recall" if has_shares else "precision"
     spread = {"recall", second}
     table = numbers_table("class", "group", "train\nboxes", "val\nboxes")
     percent = f"{report.settings.confidence:.0%}"

@@ -42,7 +42,7 @@ COLUMNS = (
     *(f"{figure}_{end}" for figure in SPREAD for end in ("low", "high")),
     "true_positives",
     "false_positives",
-    "score_floor",
+    "score_threshold",
     "score_at_precision",
     "score_at_fppi",
     "best_f_score",

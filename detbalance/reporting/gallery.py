@@ -58,7 +58,7 @@ class Gallery:
 
     missed: tuple[Picture, ...]
     false_positives: tuple[Picture, ...]
-    score_floor: float
+    score_threshold: float
     notes: tuple[str, ...] = ()
     num_missed: int = 0
     num_false_positives: int = 0
@@ -73,7 +73,7 @@ def build_gallery(
     max_false_positives: int = 24,
     thumbnail: int = 200,
 ) -> Gallery:
-    """Cut pictures of the errors that a user would see: at IoU .5, at or above the score floors."""
+    """Cut pictures of the errors that a user would see: at IoU .5, from the score thresholds on."""
     folder = Path(image_dir)
     _check(folder, max_missed, max_false_positives, thumbnail)
     import_cv2()  # before any work, should it be missing
@@ -86,7 +86,7 @@ def build_gallery(
     return Gallery(
         missed,
         false_positives,
-        score_floor=evaluation.settings.score_floor,
+        score_threshold=evaluation.settings.score_threshold,
         notes=image_notes(problems),
         num_missed=int(errors.is_missed.sum()),
         num_false_positives=int(errors.is_wrong.sum()),

@@ -70,7 +70,7 @@ class Errors:
         annotations, predictions = matches.annotations, matches.predictions
         iou = evaluation.settings.recall_iou_threshold
         t = matches.at(iou)
-        self._floors = evaluation.score_floors
+        self._floors = evaluation.score_thresholds
         self.is_shown = reaches_floor(predictions, self._floors) & matches.within_cap
         self.is_wrong = matches.is_false_positive[:, t] & self.is_shown
         # The detection that found each box, at whatever score; -1 for none.

@@ -41,14 +41,14 @@ def page_data(
     return {
         "classes": {
             **{key: [getattr(row, key) for row in rows] for key in _COUNTS},
-            "score_floor": [_floor(row, settings.score_floor) for row in rows],
+            "score_threshold": [_floor(row, settings.score_threshold) for row in rows],
         },
         "runs": runs,
         "differences": {} if comparison is None else _differences(comparison, by_name),
         "heatmap": _most_confused(runs, len(rows)),
         "settings": {
             "figure": "AP" if comparison is None else comparison.settings.figure,
-            "score_floor": number(settings.score_floor),
+            "score_threshold": number(settings.score_threshold),
             "confidence": number(settings.confidence),
             "min_precision": number(settings.min_precision),
             "max_fppi": number(settings.max_fppi),
@@ -59,8 +59,8 @@ def page_data(
 
 
 def _floor(row: ClassRow, of_all: float) -> float | int | None:
-    """The class's score floor; files of earlier versions have only that of all."""
-    return number(of_all if math.isnan(row.score_floor) else row.score_floor)
+    """The class's score threshold; files of earlier versions have only that of all."""
+    return number(of_all if math.isnan(row.score_threshold) else row.score_threshold)
 
 
 def number(value: float | int | None) -> float | int | None:

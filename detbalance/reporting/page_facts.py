@@ -68,7 +68,7 @@ def page_facts(
     facts.append(("Frequencies", settings.frequency_source or "none: no training file was given"))
     if settings.group_rule:
         facts.append(("Groups", settings.group_rule))
-    least = f"at least {settings.score_floor:g}"
+    least = f"at least {settings.score_threshold:g}"
     if settings.thresholds is not None:
         least = f"at least the threshold of their class ({settings.thresholds})"
     facts.append(
@@ -90,15 +90,15 @@ def page_facts(
 
 def _intervals(settings: ReportSettings) -> str:
     origin = "of recall and precision of a class, by Wilson from the number of boxes"
-    if settings.replicates:
-        origin = f"from {settings.replicates:,} draws of the images"
+    if settings.num_bootstrap:
+        origin = f"from {settings.num_bootstrap:,} draws of the images"
     return f"{settings.confidence:.0%}, {origin}"
 
 
 def _differences(comparison: Comparison) -> str:
     settings = comparison.settings
     return (
-        f"{settings.confidence:.0%} intervals from {settings.replicates:,} draws of the images, "
+        f"{settings.confidence:.0%} intervals from {settings.num_bootstrap:,} draws of the images, "
         "the same for both sides; bold if real after allowing for the number of classes (Benjamini "
         "and Hochberg) or of groups (Holm)"
     )

@@ -89,7 +89,8 @@ def comparison_facts(comparison: Comparison) -> dict[str, str]:
         "baseline": listed_files(settings.baseline),
         "ours": listed_files(settings.ours),
         **_of_figures(settings),
-        "intervals": f"{settings.confidence:.0%}, from {settings.replicates:,} draws of the images",
+        "intervals": f"{settings.confidence:.0%}, from {settings.num_bootstrap:,} draws of the"
+        " images",
         "groups": settings.group_rule,
         "frequencies": settings.frequency_source,
     }
@@ -174,7 +175,7 @@ def shown_from(settings: ReportSettings | ComparisonSettings) -> str:
     """Say from which score on detections count for recall and precision."""
     if settings.thresholds is not None:
         return "score >= the threshold of the class"
-    return f"score >= {settings.score_floor:g}"
+    return f"score >= {settings.score_threshold:g}"
 
 
 def short(value: float) -> str:
@@ -187,6 +188,6 @@ def _intervals(report: Report) -> str | None:
     if not any(row.intervals for row in report.classes):
         return None
     origin = "of recall and prec., from the number of boxes"
-    if settings.replicates:
-        origin = f"from {settings.replicates:,} draws of the images"
+    if settings.num_bootstrap:
+        origin = f"from {settings.num_bootstrap:,} draws of the images"
     return f"{settings.confidence:.0%}, {origin}"

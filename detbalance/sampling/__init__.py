@@ -15,6 +15,7 @@ from detbalance.sampling.balance import (
     oversampling_factors,
     undersampling_factors,
 )
+from detbalance.sampling.balanced_exposure import balanced_exposure_factors
 from detbalance.sampling.exposure import class_exposure, exposure_ratio
 from detbalance.sampling.factors import (
     exponential_factors,
@@ -24,7 +25,6 @@ from detbalance.sampling.factors import (
 )
 from detbalance.sampling.labels import Float64, ImageLabels
 from detbalance.sampling.shares import background_factors, dataset_factors
-from detbalance.sampling.solve import solve_factors
 
 if TYPE_CHECKING:
     from detbalance.sampling.batches import BalancedBatchSampler, aspect_ratio_groups
@@ -39,6 +39,7 @@ __all__ = [
     "RepeatFactorSampler",
     "aspect_ratio_groups",
     "background_factors",
+    "balanced_exposure_factors",
     "class_aware_factors",
     "class_exposure",
     "dataset_factors",
@@ -47,7 +48,6 @@ __all__ = [
     "instance_aware_factors",
     "oversampling_factors",
     "repeat_factors",
-    "solve_factors",
     "threshold_for_target_length",
     "undersampling_factors",
 ]
@@ -60,7 +60,7 @@ FACTORS: dict[str, Callable[..., Float64]] = {
     "oversampling": oversampling_factors,
     "undersampling": undersampling_factors,
     "background": background_factors,
-    "solve": solve_factors,
+    "balanced_exposure": balanced_exposure_factors,
 }
 
 # What needs torch, and the file that it is in.

@@ -166,7 +166,7 @@ class EvaluationSection(Section):
     """How the run is judged on val."""
 
     batch_size: Annotated[int, Field(gt=0, le=MOST_IN_BATCH)] = 8
-    score_floor: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Recall and precision per class count detections with at least this score."""
     best_metric: Literal["AP", "AP50", "AP75", "AR100"] = "AP"
 

@@ -88,7 +88,7 @@ def twin(
                     member.scores,
                     strict=True,
                 )
-                if i == image and c == label and s >= options.skip_below and own[m] > 0
+                if i == image and c == label and s >= options.score_threshold and own[m] > 0
             ]
             # The production code breaks ties by x, y, w, h.
             found.sort(
@@ -97,7 +97,7 @@ def twin(
             one_group = {"wbf": twin_wbf, "nmw": twin_nmw, "nms": twin_nms}.get(method, twin_soft)
             for score, (x1, y1, x2, y2) in one_group(found, own / own.max(), method, options):
                 rows.append([image, label, score, x1, y1, x2 - x1, y2 - y1])
-    return sorted((r for r in rows if r[2] >= options.score_floor), key=lambda r: (r[0], -r[2]))
+    return sorted((r for r in rows if r[2] >= options.min_fused_score), key=lambda r: (r[0], -r[2]))
 
 
 def twin_nms(found, own, method, options):
@@ -177,8 +177,8 @@ def test_every_method_equals_plain_loops(method: str, seed: int) -> None:
         iou_threshold=float(rng.choice([0.3, 0.55, 0.7])),
         confidence=CONFIDENCES[seed % 4],
         sigma=float(rng.uniform(0.1, 1)),
-        skip_below=float(rng.choice([0.0, 0.3])),
-        score_floor=float(rng.choice([0.0, 0.05])),
+        score_threshold=float(rng.choice([0.0, 0.3])),
+        min_fused_score=float(rng.choice([0.0, 0.05])),
     )
     fused = columns(fuse(members, method, weights=weights, options=options))
     expected = np.array(twin(members, method, weights, options)).reshape(-1, 7)
@@ -236,7 +236,7 @@ def test_weighted_boxes_fusion_equals_the_recorded_one(shared: Path) -> None:
     for found in cases:
         case, confidence, weighted, threshold, skip, _ = found.groups()
         options = Options(
-            iou_threshold=float(threshold), confidence=confidence, skip_below=float(skip)
+            iou_threshold=float(threshold), confidence=confidence, score_threshold=float(skip)
         )
         own = weights[case] if weighted == "w" else None
         fused = fuse(recorded_members(z, case), weights=own, options=options)
@@ -255,7 +255,7 @@ def test_nms_and_soft_nms_equal_the_recorded_ones(shared: Path) -> None:
         case, method, _, value, cut = found.groups()
         floor = 0.0 if method == "nms" else float(cut or 0.001)
         options = Options(
-            score_floor=floor,
+            min_fused_score=floor,
             **{"sigma" if method == "gauss" else "iou_threshold": float(value)},
         )
         fused = fuse(recorded_members(z, case), methods[method], options=options)
@@ -394,9 +394,9 @@ def test_floors_caps_and_boxes_without_area() -> None:
         assert fuse([member], method).scores.tolist() == [0.9, 0.5, 0.2, 0.4]
         one = fuse([member], method, options=Options(max_detections=1))
         assert one.scores.tolist() == [0.9, 0.4]
-        assert fuse([member], method, options=Options(score_floor=0.4)).num_predictions == 3
-        assert fuse([member], method, options=Options(skip_below=0.5)).num_predictions == 2
-    halved = fuse([member, Predictions([], [], [], [])], options=Options(score_floor=0.25))
+        assert fuse([member], method, options=Options(min_fused_score=0.4)).num_predictions == 3
+        assert fuse([member], method, options=Options(score_threshold=0.5)).num_predictions == 2
+    halved = fuse([member, Predictions([], [], [], [])], options=Options(min_fused_score=0.25))
     assert halved.scores.tolist() == [0.45, 0.25]
 
 
@@ -429,8 +429,8 @@ def test_wrong_input_is_refused() -> None:
     for name, value in (
         ("iou_threshold", 1.0),
         ("sigma", 0.0),
-        ("skip_below", -1.0),
-        ("score_floor", 2.0),
+        ("score_threshold", -1.0),
+        ("min_fused_score", 2.0),
         ("max_detections", 0),
     ):
         with pytest.raises(ValueError, match=f"{name} is {value}"):

@@ -673,7 +673,7 @@ def test_a_file_written_by_hand_is_enough(tmp_path: Path) -> None:
     [
         ("[]", r"the file holds \[\]\. Expected"),
         ('{"thresholds": {"a": 1}}', '"schema" is missing'),
-        ('{"schema": "detbalance.report/1"}', r"\"schema\" is .detbalance\.report/1."),
+        ('{"schema": "detbalance.report/2"}', r"\"schema\" is .detbalance\.report/1."),
         ('{"schema": "detbalance.thresholds/1"}', '"thresholds" is None'),
         ('{"schema": "detbalance.thresholds/1", "thresholds": {}}', '"thresholds" is {}'),
         (

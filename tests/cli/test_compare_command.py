@@ -90,7 +90,7 @@ def test_files_hold_what_the_comparison_holds(files, capsys) -> None:
     assert status == 0
     assert out.splitlines()[-1].startswith(f"Written: {out_folder / 'comparison.json'}, ")
     content = json.loads((out_folder / "comparison.json").read_text())
-    assert content["schema"] == "detbalance.comparison/1"
+    assert content["schema"] == "detbalance.comparison/2"
     assert content["settings"]["seed"] == 3
     assert content["verdict"] in out
     # The same from Python.

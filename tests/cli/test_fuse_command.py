@@ -80,10 +80,17 @@ def test_files_are_fused_without_calibration(folder: Path, capsys) -> None:
     error = fails(capsys, *basic(folder))
     assert "out.json: is there already. A new file is expected. Pass --overwrite" in error
     options = ["--method", "nms", "--weight", "3", "--weight", "1", "--iou", "0.7"]
-    options += ["--skip-below", "0.1", "--score-floor", "0.2", "--max-detections", "4"]
+    options += [
+        "--score-threshold",
+        "0.1",
+        "--min-fused-score",
+        "0.2",
+        "--max-detections",
+        "4",
+    ]
     status, _, _ = run(capsys, *basic(folder), *options, "--overwrite")
     assert status == 0
-    wanted = Options(iou_threshold=0.7, skip_below=0.1, score_floor=0.2, max_detections=4)
+    wanted = Options(iou_threshold=0.7, score_threshold=0.1, min_fused_score=0.2, max_detections=4)
     expected = fuse([one, other], "nms", weights=[3, 1], options=wanted)
     assert_same(read(folder, "out.json")[0], expected)
 

@@ -91,7 +91,7 @@ def test_report_is_written_and_not_overwritten_unasked(files, capsys):
 
 def test_options_reach_the_report(files, capsys):
     options = {
-        "score-floor": 0.4,
+        "score-threshold": 0.4,
         "rules": "coco",
         "bootstrap": 20,
         "confidence": 0.8,
@@ -110,7 +110,7 @@ def test_options_reach_the_report(files, capsys):
     found = {
         name: getattr(settings, name.replace("-", "_")) for name in options if name != "bootstrap"
     }
-    assert {**found, "bootstrap": settings.replicates} == options
+    assert {**found, "bootstrap": settings.num_bootstrap} == options
     assert [row.group for row in one.classes] == ["rare"] * 3 + ["common"] + ["frequent"] * 2
     assert one.classes[2].intervals == same.classes[2].intervals
     assert one.classes[2].intervals != other.classes[2].intervals
@@ -137,7 +137,7 @@ def test_intervals_of_ap_come_without_asking_where_that_is_quick(
     assert caplog.messages[0].startswith("drawing the images 1,000 times: about ")
 
 
-def test_each_class_can_have_its_own_score_floor(files, capsys):
+def test_each_class_can_have_its_own_score_threshold(files, capsys):
     names = [
         category["name"] for category in json.loads((files / "val.json").read_text())["categories"]
     ]
@@ -146,25 +146,25 @@ def test_each_class_can_have_its_own_score_floor(files, capsys):
     (files / "floors.json").write_text(json.dumps(content))
     one, per_class = files / "one", files / "per_class"
     for folder, options in (
-        (one, ("--score-floor", 0.2)),
+        (one, ("--score-threshold", 0.2)),
         (per_class, ("--thresholds", files / "floors.json")),
     ):
         status, out, err = run(capsys, files, "--output", folder, *options)
         assert status == 0, err
     assert "score >= the threshold of the class" in out
     report, other = load_report(per_class / "report.json"), load_report(one / "report.json")
-    assert {row.name: row.score_floor for row in report.classes} == floors
-    assert {row.score_floor for row in other.classes} == {0.2}
+    assert {row.name: row.score_threshold for row in report.classes} == floors
+    assert {row.score_threshold for row in other.classes} == {0.2}
     assert report.settings.thresholds == str(files / "floors.json")
     rows = {row.name: row for row in other.classes}
     for row in report.classes:
         known = rows[row.name]
         assert row.errors["missed"].count == known.errors["missed"].count  # of any score
-        if row.score_floor == 0.2:
+        if row.score_threshold == 0.2:
             expected = (known.true_positives, known.false_positives, known.errors)
             assert (row.true_positives, row.false_positives, row.errors) == expected
         else:
-            fewer = row.score_floor > 0.2
+            fewer = row.score_threshold > 0.2
             assert (row.true_positives <= known.true_positives) == fewer or (
                 row.true_positives == known.true_positives
             )

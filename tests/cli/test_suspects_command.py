@@ -75,7 +75,16 @@ def test_an_opinion_is_fitted_saved_heard_and_read_again(made, tmp_path, capsys)
 
 
 def test_one_class_models_lift_the_classes_that_are_named(made, tmp_path, capsys):
-    more = ("--method", "Mahalanobis", "--class", "green", "--max-fppi", "1", "--score-floor", 0.9)
+    more = (
+        "--method",
+        "Mahalanobis",
+        "--class",
+        "green",
+        "--max-fppi",
+        "1",
+        "--score-threshold",
+        0.9,
+    )
     code, said = call(capsys, "opinion", *arguments(made, tmp_path, *more))
     assert code == 0, said
     (lift,) = json.loads((tmp_path / "opinion.json").read_text())["lifted"]

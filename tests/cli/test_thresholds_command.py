@@ -220,7 +220,7 @@ def test_evaluate_counts_and_writes_what_reaches_the_thresholds(tmp_path, capsys
     assert 0 < shown.num_predictions < every.num_predictions
     report = json.loads((output / "report.json").read_text())
     rows = {row["name"]: row for row in report["classes"]}
-    assert (rows["red"]["score_floor"], rows["green"]["score_floor"]) == (0.0, 1.0)
+    assert (rows["red"]["score_threshold"], rows["green"]["score_threshold"]) == (0.0, 1.0)
     assert rows["green"]["true_positives"] + rows["green"]["false_positives"] == 0
     assert report["settings"]["thresholds"] == str(path)
     # Without thresholds no selection of other detections is left behind.

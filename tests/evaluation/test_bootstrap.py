@@ -18,7 +18,7 @@ from simulation import simulated as simulator
 from detbalance.data import Annotations, Predictions
 from detbalance.data.intervals import wilson_interval
 from detbalance.evaluation.average_precision import average_precision, recall
-from detbalance.evaluation.bootstrap import Replicates, bootstrap
+from detbalance.evaluation.bootstrap import BootstrapFigures, bootstrap
 from detbalance.evaluation.bootstrap_intervals import Spread, interval, student_quantile
 from detbalance.evaluation.bootstrap_variance import group_means
 from detbalance.evaluation.matching import Matches, match
@@ -69,7 +69,7 @@ def figures_of(matches: Matches, floor: float) -> dict[str, np.ndarray]:
 def test_with_every_image_once_the_figures_are_those_of_the_set(seed: int) -> None:
     matches = matched(*make_scene(seed))
     once = np.ones((1, matches.annotations.num_images), dtype=np.int32)
-    ours = weighted_figures(matches, once, score_floor=0.3)
+    ours = weighted_figures(matches, once, score_threshold=0.3)
     for name, expected in figures_of(matches, 0.3).items():
         np.testing.assert_allclose(ours[name][0], expected, atol=1e-12, rtol=0, err_msg=name)
 
@@ -82,7 +82,7 @@ def test_a_draw_gives_what_a_set_of_copied_images_gives(seed: int) -> None:
     num_images = matches.annotations.num_images
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(num_images, np.full(num_images, 1 / num_images), 3)
-    ours = weighted_figures(matches, weights.astype(np.int32), score_floor=0.3)
+    ours = weighted_figures(matches, weights.astype(np.int32), score_threshold=0.3)
     for b, row in enumerate(weights.tolist()):
         counts = dict(zip(matches.annotations.image_ids.tolist(), row, strict=True))
         expected = figures_of(matched(*copied(truth, found, counts)), 0.3)
@@ -97,7 +97,7 @@ def test_a_draw_gives_what_a_set_of_copied_images_gives(seed: int) -> None:
 def test_by_lvis_rules_too_every_image_once_gives_the_set(made: tuple[dict, list]) -> None:
     matches = match(*as_arrays(*made))
     once = np.ones((1, matches.annotations.num_images), dtype=np.int32)
-    ours = weighted_figures(matches, once, score_floor=0.3)
+    ours = weighted_figures(matches, once, score_threshold=0.3)
     for name, expected in figures_of(matches, 0.3).items():
         np.testing.assert_allclose(ours[name][0], expected, atol=1e-12, rtol=0, err_msg=name)
 
@@ -110,7 +110,7 @@ def test_any_number_of_found_boxes_reaches_the_levels_that_the_evaluators_say(to
         annotations = simulator.as_annotations(label, image, 1, total)
         matches = with_found(annotations, found)
         once = np.ones((1, total), dtype=np.int32)
-        ours = weighted_figures(matches, once, score_floor=0.3)["AP"][0, 1]
+        ours = weighted_figures(matches, once, score_threshold=0.3)["AP"][0, 1]
         assert ours == pytest.approx(average_precision(matches)[:, 1].mean(), abs=1e-12), found
 
 
@@ -125,14 +125,14 @@ def test_draws_are_as_many_images_as_there_are_and_each_as_likely() -> None:
 
 def test_runs_share_the_draws_and_a_seed_repeats_them(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (matched(*make_scene(seed)) for seed in (4, 4))
-    both = bootstrap([first, second], replicates=30, seed=7)
+    both = bootstrap([first, second], num_bootstrap=30, seed=7)
     np.testing.assert_array_equal(both.values["AP"][0], both.values["AP"][1])
-    alone = bootstrap([second], replicates=30, seed=7, workers=1)
-    other = bootstrap([second], replicates=30, seed=8)
+    alone = bootstrap([second], num_bootstrap=30, seed=7, workers=1)
+    other = bootstrap([second], num_bootstrap=30, seed=8)
     # Neither the threads nor how many draws are held at a time make a difference.
     monkeypatch.setattr("detbalance.evaluation.bootstrap._BLOCK_BYTES", 100)
     monkeypatch.setattr("detbalance.evaluation.resampling._WORKING_SIZE", 50)
-    in_parts = bootstrap([second], replicates=30, seed=7)
+    in_parts = bootstrap([second], num_bootstrap=30, seed=7)
     for name in FIGURES:
         np.testing.assert_array_equal(both.values[name][1], alone.values[name][0])
         np.testing.assert_array_equal(both.values[name][1], in_parts.values[name][0])
@@ -143,7 +143,7 @@ def test_runs_share_the_draws_and_a_seed_repeats_them(monkeypatch: pytest.Monkey
 
 def test_what_a_draw_leaves_undefined_is_nan_and_averaged_nowhere() -> None:
     matches = matched(*make_scene(5))
-    values = bootstrap([matches], replicates=200).values
+    values = bootstrap([matches], num_bootstrap=200).values
     positive = matches.positive
     labels, images = matches.annotations.labels[positive], matches.annotations.image_index[positive]
     drawn = draw_images(matches.annotations.num_images, 200, np.random.default_rng(0))
@@ -157,7 +157,7 @@ def test_what_a_draw_leaves_undefined_is_nan_and_averaged_nowhere() -> None:
 
 
 def test_groups_are_means_over_their_defined_classes() -> None:
-    drawn = bootstrap([matched(*make_scene(5))], replicates=50)
+    drawn = bootstrap([matched(*make_scene(5))], num_bootstrap=50)
     group_of_class = np.array([-1, 0, 0, 1, 1, 2, -1])
     for name in FIGURES:
         values = drawn.values[name][0].astype(np.float64)
@@ -177,7 +177,7 @@ def test_groups_are_means_over_their_defined_classes() -> None:
 
 
 def test_a_group_of_one_class_has_the_interval_of_the_class() -> None:
-    drawn = bootstrap([matched(*make_scene(5))], replicates=50)
+    drawn = bootstrap([matched(*make_scene(5))], num_bootstrap=50)
     each = np.arange(-1, 6)
     for name in FIGURES:
         for group, single in zip(
@@ -193,11 +193,11 @@ def test_a_group_of_alike_classes_is_known_better_than_each() -> None:
     assert single / 6 < high[0] - low[0] < single / 2.5  # the square root of 16 is 4
 
 
-def simulated(detector: str, *, boxes: float, images: int, classes: int) -> Replicates:
+def simulated(detector: str, *, boxes: float, images: int, classes: int) -> BootstrapFigures:
     matches = simulator.simulate(
         simulator.DETECTORS[detector], simulator.Sample(boxes, images), classes, 3
     )
-    return bootstrap([matches], replicates=200)
+    return bootstrap([matches], num_bootstrap=200)
 
 
 def with_found(annotations: Annotations, found: int) -> Matches:
@@ -241,7 +241,7 @@ def test_percentiles_of_the_draws_do_not_hold_it_where_the_intervals_do() -> Non
 
 
 def test_reliable_asks_for_boxes_on_several_images() -> None:
-    drawn = Replicates(
+    drawn = BootstrapFigures(
         values={},
         estimates={},
         boxes={"AP": np.array([[0.0, 9, 10, 200]])},
@@ -255,7 +255,7 @@ def test_images_are_counted_by_how_evenly_boxes_lie_on_them() -> None:
     label, image = np.array([1, 1, 2, 2, 2, 1, 1, 2]), np.array([0, 0, 0, 0, 0, 1, 1, 1])
     annotations = simulator.as_annotations(label, image, 3, 2)
     nothing = Predictions([], [], np.empty((0, 4)), [])
-    drawn = bootstrap([match(annotations, nothing)], replicates=5)
+    drawn = bootstrap([match(annotations, nothing)], num_bootstrap=5)
     assert drawn.boxes["AP"][0].tolist() == [0, 4, 4, 0]
     assert drawn.images["AP"][0].tolist() == [0, 2, 1.6, 0]
 
@@ -311,15 +311,15 @@ def test_wrong_arguments_are_named() -> None:
     matches = matched(*make_scene(1))
     with pytest.raises(ValueError, match="there is no run"):
         bootstrap([])
-    with pytest.raises(ValueError, match=r"replicates is 1\. Expected 2 or more"):
-        bootstrap([matches], replicates=1)
+    with pytest.raises(ValueError, match=r"num_bootstrap is 1\. Expected 2 or more"):
+        bootstrap([matches], num_bootstrap=1)
     with pytest.raises(ValueError, match=r"run 1 is on .*Evaluate them on one file"):
         bootstrap([matches, matched(*make_scene(2))])
 
 
 def test_nothing_detected_has_intervals() -> None:
     truth, _ = make_scene(3)
-    drawn = bootstrap([matched(truth, [])], replicates=20)
+    drawn = bootstrap([matched(truth, [])], num_bootstrap=20)
     low, high = drawn.interval("AP")
     defined = drawn.boxes["AP"][0] > 0
     assert (low[defined] == 0).all()
@@ -332,7 +332,7 @@ def test_each_figure_has_its_form() -> None:
     """All draws alike but for a bias of 0.05, and hardly any variance, of 20 boxes."""
     wave = np.where(np.arange(100) % 2, 0.001, -0.001)
     values = np.full((1, 100, 2), 0.55) + wave[None, :, None]
-    drawn = Replicates(
+    drawn = BootstrapFigures(
         values={name: values.astype(np.float32) for name in FIGURES},
         estimates={name: np.full((1, 2), 0.5) for name in FIGURES},
         boxes={name: np.full((1, 2), 20.0) for name in FIGURES},

@@ -83,7 +83,7 @@ def test_images_that_the_detector_did_not_see() -> None:
     assert said(taken(fair, fair.image_index < 35)) == ()
 
 
-def test_a_score_floor() -> None:
+def test_a_score_threshold() -> None:
     fair = found(truth())
     (line,) = said(dataclasses.replace(fair, scores=0.05 + 0.95 * fair.scores))
     assert line.startswith("No detection has a score below 0.051")

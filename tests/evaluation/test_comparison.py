@@ -14,8 +14,8 @@ from simulation import benchmark, simulated
 
 from detbalance.data import Predictions
 from detbalance.data.intervals import wilson_interval
-from detbalance.evaluation import Evaluation, compare, evaluate, with_replicates
-from detbalance.evaluation.bootstrap import Replicates, bootstrap
+from detbalance.evaluation import Evaluation, compare, evaluate, with_bootstrap
+from detbalance.evaluation.bootstrap import BootstrapFigures, bootstrap
 from detbalance.evaluation.bootstrap_intervals import Spread
 from detbalance.evaluation.differences import (
     Sides,
@@ -37,8 +37,8 @@ def chosen(predictions: Predictions, rows: np.ndarray) -> Predictions:
     return Predictions(*(getattr(predictions, name)[rows] for name in fields))
 
 
-def drawn(matches: Matches, replicates: int = 200) -> Replicates:
-    return bootstrap([matches], replicates=replicates, score_floor=0.3)
+def drawn(matches: Matches, num_bootstrap: int = 200) -> BootstrapFigures:
+    return bootstrap([matches], num_bootstrap=num_bootstrap, score_threshold=0.3)
 
 
 def paired(table: tuple[int, int, int, int]) -> tuple[Matches, Matches]:
@@ -262,7 +262,7 @@ def test_runs_alone_make_students_interval() -> None:
     once = [np.full((50, 2), value) for value in sides.ravel()]
     boxes = np.full((1, 2), 1e9)
     runs = [
-        Replicates(
+        BootstrapFigures(
             {"AP": one[None].astype(np.float32)},
             {"AP": one[None, 0]},
             {"AP": boxes},
@@ -285,7 +285,7 @@ def test_a_class_that_one_side_has_no_figure_of_counts_on_neither(tmp_path: Path
     assert np.isnan(without.precision[label])
     group_of_class = np.zeros(len(without.AP), dtype=np.int64)
     group_of_class[0] = -1
-    sides = [[with_replicates(run, 50).replicates] for run in (all_of_them, without)]
+    sides = [[with_bootstrap(run, 50).bootstrap] for run in (all_of_them, without)]
     means = group_sides("precision", *sides, group_of_class, 1)
     others = [i for i in range(1, len(without.AP)) if not np.isnan(without.precision[i])]
     assert means.baseline.estimate[0] == pytest.approx(all_of_them.precision[others].mean())
@@ -328,20 +328,20 @@ def test_groups_are_corrected_for_their_number_and_the_mean_of_all_is_not(tmp_pa
 
 def test_draws_that_are_there_are_not_made_again(tmp_path: Path, monkeypatch) -> None:
     runs = scene_runs(tmp_path)
-    ready = [with_replicates(run, 60, seed=4) for run in runs]
-    expected = compare(runs[:1], runs[1:], replicates=60, seed=4)
+    ready = [with_bootstrap(run, 60, seed=4) for run in runs]
+    expected = compare(runs[:1], runs[1:], num_bootstrap=60, seed=4)
     calls = []
 
-    def counted(run: Evaluation, replicates: int, *, seed: int) -> Evaluation:
+    def counted(run: Evaluation, num_bootstrap: int, *, seed: int) -> Evaluation:
         calls.append(run)
-        return with_replicates(run, replicates, seed=seed)
+        return with_bootstrap(run, num_bootstrap, seed=seed)
 
     module = sys.modules["detbalance.evaluation.compare"]
-    monkeypatch.setattr(module, "with_replicates", counted)
-    again = compare(ready[:1], ready[1:], replicates=60, seed=4)
+    monkeypatch.setattr(module, "with_bootstrap", counted)
+    again = compare(ready[:1], ready[1:], num_bootstrap=60, seed=4)
     assert not calls
     assert again.to_dict() == expected.to_dict()
-    other = compare(ready[:1], ready[1:], replicates=60, seed=5)
+    other = compare(ready[:1], ready[1:], num_bootstrap=60, seed=5)
     assert len(calls) == 2
     assert other.to_dict() != expected.to_dict()
 
@@ -356,8 +356,8 @@ def test_sides_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'figure is "mAP"\. Known: AP, AP50, AR, recall'):
         compare([before], [after], figure="mAP")
     annotations, predictions = after.matches.annotations, after.matches.predictions
-    floor = evaluate(annotations, predictions, score_floor=0.5)
-    with pytest.raises(ValueError, match=r"run0.json .* not of the same score floors"):
+    floor = evaluate(annotations, predictions, score_threshold=0.5)
+    with pytest.raises(ValueError, match=r"run0.json .* not of the same score thresholds"):
         compare([before], [floor])
     fewer = annotations.subset(list(range(annotations.num_images - 1)))
     inside = predictions.image_index < fewer.num_images

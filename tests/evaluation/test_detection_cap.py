@@ -110,6 +110,6 @@ def test_thresholds_and_comparisons_say_it_too(tmp_path: Path) -> None:
     for notes in (
         fit_thresholds(annotations, predictions, num_folds=3).notes,
         choose_strength(annotations, predictions, frequency, num_folds=3).notes,
-        compare([run], [run], replicates=2).notes,
+        compare([run], [run], num_bootstrap=2).notes,
     ):
         assert sum("1 image has more than 100 boxes to find" in note for note in notes) == 1

@@ -88,7 +88,7 @@ def nearest_box(matches: Matches, row: int, *, same_class: bool) -> int:
 def test_every_false_positive_has_the_kind_of_the_rules(seed: int, iou: float) -> None:
     matches, pairs = matched(seed)
     t = matches.at(iou)
-    kinds = error_kinds(matches, pairs, iou=iou, score_floor=0.5)
+    kinds = error_kinds(matches, pairs, iou=iou, score_threshold=0.5)
     assert tuple(kinds) == ERROR_KINDS
     size = len(matches.num_positive)
     expected = {kind: np.zeros((2, size), int) for kind in ERROR_KINDS}
@@ -225,7 +225,7 @@ def test_the_confusion_is_that_of_loops_over_boxes_and_detections(
     for box in range(annotations.num_annotations):
         if not annotations.is_crowd[box] and box not in found_boxes:
             expected[annotations.labels[box], 0] += 1
-    result = confusion(matches, pairs, score_floor=floor, iou=iou)
+    result = confusion(matches, pairs, score_threshold=floor, iou=iou)
     np.testing.assert_array_equal(result.counts, expected)
     assert (result.number > 0).all()
 
@@ -234,8 +234,8 @@ def test_the_confusion_is_that_of_loops_over_boxes_and_detections(
 @given(seed=SEEDS, floor=st.sampled_from([0.0, 0.3, 0.8]))
 def test_confusion_and_kinds_of_errors_tell_the_same(seed: int, floor: float) -> None:
     matches, pairs = matched(seed)
-    counts = confusion(matches, pairs, score_floor=floor).counts
-    kinds = error_kinds(matches, pairs, score_floor=floor)
+    counts = confusion(matches, pairs, score_threshold=floor).counts
+    kinds = error_kinds(matches, pairs, score_threshold=floor)
     points = at_score(matches, floor)
     right = np.diag(counts)
     np.testing.assert_array_equal(right, points.true_positives)

@@ -22,7 +22,7 @@ from scenes import Found, Truth, load, make_scene
 
 from detbalance.data import Annotations, Predictions, load_annotations, load_predictions
 from detbalance.data.intervals import wilson_interval
-from detbalance.evaluation import Evaluation, build_report, compute_grid, evaluate, with_replicates
+from detbalance.evaluation import Evaluation, build_report, compute_grid, evaluate, with_bootstrap
 from detbalance.evaluation.bootstrap import bootstrap
 from detbalance.evaluation.confusion import confusion
 from detbalance.evaluation.errors import error_kinds
@@ -135,7 +135,7 @@ def check_against_loops(
     lvis: bool,
 ) -> None:
     """All figures of a class against loops over the JSON and over the arrays."""
-    result = evaluate(annotations, predictions, score_floor=floor)
+    result = evaluate(annotations, predictions, score_threshold=floor)
     rules = LVIS if lvis else COCO
     assert result.settings.rules == rules.name
     caps = (1, 10, 300 if lvis else 100)
@@ -199,7 +199,7 @@ def test_both_evaluators_give_the_same_figures_bit_for_bit(tmp_path: Path, seed:
     truth, found = make_scene(100 + seed, crowded=seed % 5 == 0)
     annotations, predictions = load(tmp_path, truth, found)
     one, other = (
-        evaluate(annotations, predictions, score_floor=seed % 3 * 0.3, backend=backend)
+        evaluate(annotations, predictions, score_threshold=seed % 3 * 0.3, backend=backend)
         for backend in ("hotcoco", "pycocotools")
     )
     assert_same(one, other)
@@ -221,7 +221,7 @@ def test_figures_do_not_depend_on_annotation_ids(tmp_path: Path, backend: Any) -
 def test_options_reach_what_they_are_for(tmp_path: Path) -> None:
     annotations, predictions = load(tmp_path, *make_scene(1))
     result = evaluate(
-        annotations, predictions, score_floor=0.4, beta=2, min_precision=0.5, max_fppi=0.25
+        annotations, predictions, score_threshold=0.4, beta=2, min_precision=0.5, max_fppi=0.25
     )
     matches = result.matches
     counts = at_score(matches, 0.4)
@@ -239,12 +239,12 @@ def test_options_reach_what_they_are_for(tmp_path: Path) -> None:
     for name, values in expected.items():
         np.testing.assert_array_equal(getattr(result, name), values, err_msg=name)
     pairs = overlaps(annotations, predictions, floor=0.1)
-    for kind, errors in error_kinds(matches, pairs, score_floor=0.4).items():
+    for kind, errors in error_kinds(matches, pairs, score_threshold=0.4).items():
         for field in ("count", "shown", "cost"):
             found = getattr(result.errors[kind], field)
             np.testing.assert_array_equal(found, getattr(errors, field), err_msg=kind)
     assert result.errors["localisation"].shown.sum() > 0
-    confused = confusion(matches, pairs, score_floor=0.4)
+    confused = confusion(matches, pairs, score_threshold=0.4)
     np.testing.assert_array_equal(result.confusion.counts, confused.counts)
     assert (expected["design_effect"][1:] > 1).any()
     lacking = more_boxes(
@@ -257,27 +257,27 @@ def test_options_reach_what_they_are_for(tmp_path: Path) -> None:
 def test_one_floor_for_all_classes_is_that_floor_for_each(tmp_path: Path) -> None:
     annotations, predictions = load(tmp_path, *make_scene(2))
     floors = np.array([math.nan, 0.0, 0.3, 0.3, 0.5, 0.9, 0.3])
-    each = evaluate(annotations, predictions, score_floor=floors, thresholds_file="floors.json")
+    each = evaluate(annotations, predictions, score_threshold=floors, thresholds_file="floors.json")
     for floor in (0.0, 0.3, 0.5, 0.9):
-        every = evaluate(annotations, predictions, score_floor=floor)
+        every = evaluate(annotations, predictions, score_threshold=floor)
         for label in np.flatnonzero(floors == floor):
-            for name in (*FIGURES, *COUNTS, "design_effect", "more_boxes", "score_floors"):
+            for name in (*FIGURES, *COUNTS, "design_effect", "more_boxes", "score_thresholds"):
                 figures = [getattr(one, name)[label] for one in (each, every)]
                 assert figures[0] == pytest.approx(figures[1], nan_ok=True), name
             for kind, errors in each.errors.items():
                 assert errors.shown[label] == every.errors[kind].shown[label]
-    assert math.isnan(each.settings.score_floor)
-    assert math.isnan(each.score_floors[0])
-    draws = with_replicates(each, 10).replicates
+    assert math.isnan(each.settings.score_threshold)
+    assert math.isnan(each.score_thresholds[0])
+    draws = with_bootstrap(each, 10).bootstrap
     assert draws is not None
     for figure in SPREAD:
         estimates = draws.estimates[figure][0]
         np.testing.assert_allclose(estimates, getattr(each, figure), atol=1e-12, err_msg=figure)
     assert each.settings.thresholds == "floors.json"
-    same = evaluate(annotations, predictions, score_floor=np.full(7, 0.3))
+    same = evaluate(annotations, predictions, score_threshold=np.full(7, 0.3))
     np.testing.assert_array_equal(
         same.confusion.counts,
-        evaluate(annotations, predictions, score_floor=0.3).confusion.counts,
+        evaluate(annotations, predictions, score_threshold=0.3).confusion.counts,
     )
 
 
@@ -289,12 +289,12 @@ def test_intervals_are_those_of_the_boxes_or_of_the_draws(tmp_path: Path) -> Non
         expected = wilson_interval(result.true_positives, total, confidence=0.8)
         np.testing.assert_array_equal(result.intervals[figure], expected)
     assert set(result.intervals) == {"recall", "precision"}
-    assert result.replicates is None
-    assert result.settings.score_floor == 0.3
-    drawn = with_replicates(result, 50, seed=3)
-    assert drawn.settings.replicates == 50
-    assert drawn.replicates is not None
-    plain = bootstrap([result.matches], replicates=50, seed=3, score_floor=0.3)
+    assert result.bootstrap is None
+    assert result.settings.score_threshold == 0.3
+    drawn = with_bootstrap(result, 50, seed=3)
+    assert drawn.settings.num_bootstrap == 50
+    assert drawn.bootstrap is not None
+    plain = bootstrap([result.matches], num_bootstrap=50, seed=3, score_threshold=0.3)
     for figure in SPREAD:
         expected = plain.interval(figure, confidence=0.8)
         np.testing.assert_array_equal(drawn.intervals[figure], expected)
@@ -304,7 +304,7 @@ def test_intervals_are_those_of_the_boxes_or_of_the_draws(tmp_path: Path) -> Non
         assert known.any()
         assert (low[known] <= figures[known] + 1e-12).all()
         assert (figures[known] <= high[known] + 1e-12).all()
-    again = evaluate(annotations, predictions, confidence=0.8, replicates=50, seed=3)
+    again = evaluate(annotations, predictions, confidence=0.8, num_bootstrap=50, seed=3)
     for figure, ends in drawn.intervals.items():
         np.testing.assert_array_equal(again.intervals[figure], ends)
 
@@ -352,14 +352,14 @@ def test_a_crowd_region_is_neither_found_nor_missed(tmp_path: Path, backend: Any
 
 
 @every_backend
-def test_the_score_floor_is_inclusive_and_spares_ap(tmp_path: Path, backend: Any) -> None:
+def test_the_score_threshold_is_inclusive_and_spares_ap(tmp_path: Path, backend: Any) -> None:
     found = [{"image_id": 9, "category_id": 2, "bbox": [10, 10, 20, 20], "score": 0.3}]
     annotations, predictions = load(tmp_path, one_class_each([CAT]), found)
-    at = evaluate(annotations, predictions, score_floor=0.3, backend=backend)
-    above = evaluate(annotations, predictions, score_floor=0.31, backend=backend)
+    at = evaluate(annotations, predictions, score_threshold=0.3, backend=backend)
+    above = evaluate(annotations, predictions, score_threshold=0.31, backend=backend)
     assert (at.recall[1], above.recall[1]) == (1, 0)
     assert at.AP[1] == above.AP[1] == pytest.approx(1)
-    assert at.settings.score_floor == 0.3
+    assert at.settings.score_threshold == 0.3
 
 
 @every_backend
@@ -397,7 +397,7 @@ def test_published_coco_numbers(shared: Path, backend: Any) -> None:
     predictions = load_predictions(
         folder / "instances_val2014_fakebbox100_results.json", annotations
     )
-    result = evaluate(annotations, predictions, score_floor=0.0, backend=backend)
+    result = evaluate(annotations, predictions, score_threshold=0.0, backend=backend)
     assert result.summary == pytest.approx(expected["overall"], abs=1e-12)
     rounded = [0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564]
     assert [round(value, 3) for value in result.summary.values()] == rounded
@@ -496,14 +496,14 @@ def test_recorded_figures_of_lvis_api_by_class_and_group(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"score_floor": math.nan}, r"score_floor is nan\. Expected a finite number"),
-        ({"score_floor": np.array([0, 1, 2, math.inf, 4, 5, 6])}, "score_floor is inf"),
-        ({"score_floor": np.zeros(6)}, r"score_floor is \[6\], .*val\.json has 6 classes"),
+        ({"score_threshold": math.nan}, r"score_threshold is nan\. Expected a finite number"),
+        ({"score_threshold": np.array([0, 1, 2, math.inf, 4, 5, 6])}, "score_threshold is inf"),
+        ({"score_threshold": np.zeros(6)}, r"score_threshold is \[6\], .*val\.json has 6 classes"),
         ({"beta": 0}, r"beta is 0\. Expected a number above 0"),
         ({"min_precision": 1.5}, r"min_precision is 1\.5\. Expected a share in \[0, 1\]"),
         ({"max_fppi": -1}, r"max_fppi is -1\. Expected a number of 0 or more"),
         ({"confidence": 95}, r"confidence is 95\. Expected a share in \(0, 1\)"),
-        ({"replicates": 1}, r"replicates is 1\. Expected 2 or more"),
+        ({"num_bootstrap": 1}, r"num_bootstrap is 1\. Expected 2 or more"),
         ({"rules": "voc"}, r'rules: "voc" is unknown'),
     ],
 )

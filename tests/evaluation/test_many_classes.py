@@ -20,7 +20,7 @@ from detbalance.evaluation import (
     compute_grid,
     evaluate,
     memory,
-    with_replicates,
+    with_bootstrap,
 )
 from detbalance.evaluation.details import MAX_CELLS
 from detbalance.evaluation.rows import FIGURES, SPREAD
@@ -54,9 +54,9 @@ def test_classes_that_nothing_is_of_change_no_figure(
     tmp_path: Path, backend: Any, seed: int
 ) -> None:
     truth, found = make_scene(seed)
-    small = evaluate(*load(tmp_path, truth, found), backend=backend, replicates=20)
+    small = evaluate(*load(tmp_path, truth, found), backend=backend, num_bootstrap=20)
     large_data = load(tmp_path, with_more(truth, 300), found)
-    large = evaluate(*large_data, backend=backend, replicates=20)
+    large = evaluate(*large_data, backend=backend, num_bootstrap=20)
     assert len(large.AP) == 301
     np.testing.assert_equal(large.summary, small.summary)
     for category in truth["categories"]:
@@ -70,7 +70,7 @@ def test_classes_that_nothing_is_of_change_no_figure(
         small.matches.annotations.categories.names, MAX_CELLS
     )
     for figure in SPREAD:
-        own = [one.replicates.values[figure] for one in (small, large) if one.replicates]
+        own = [one.bootstrap.values[figure] for one in (small, large) if one.bootstrap]
         known = [values[:, :, ~np.isnan(values).all(axis=(0, 1))] for values in own]
         np.testing.assert_array_equal(*known)
         assert not np.isnan(large.intervals[figure]).all()
@@ -100,9 +100,9 @@ def test_what_does_not_fit_into_memory_is_said_before_it_is_tried(
     with pytest.raises(ValueError, match=refused):
         evaluate(annotations, predictions)
     with pytest.raises(ValueError, match=r"50 draws of 60 classes would .*Draw less often"):
-        with_replicates(fits, 50)
+        with_bootstrap(fits, 50)
     with pytest.raises(ValueError, match=r"compare\(\): 50 draws of 60 classes"):
-        compare([fits], [fits], replicates=50)
+        compare([fits], [fits], num_bootstrap=50)
     monkeypatch.setattr(memory, "memory", lambda: 1e2)
     with pytest.raises(ValueError, match=r"counts of 60 classes at \d+ thresholds"):
         fit_thresholds(annotations, predictions, num_folds=3)

@@ -18,7 +18,7 @@ from detbalance.evaluation import (
     check_comparable,
     evaluate,
     load_report,
-    with_replicates,
+    with_bootstrap,
 )
 from detbalance.evaluation.rows import ERROR_KINDS, FIGURES, SPREAD
 from detbalance.reporting.files import write_report
@@ -90,7 +90,7 @@ def test_group_rows_sum_errors_and_have_intervals_of_their_means(tmp_path: Path)
             assert error.cost == pytest.approx(mean, nan_ok=True)
         assert group.intervals == {}
     settings = dataclasses.replace(result.settings, confidence=0.8)
-    drawn = with_replicates(dataclasses.replace(result, settings=settings), 50)
+    drawn = with_bootstrap(dataclasses.replace(result, settings=settings), 50)
     counts = dict(zip(annotations.categories.names, (30, 5, 120, 2, 60, 5), strict=True))
     frequency = class_frequency(training_file(tmp_path, counts))
     known = build_report(
@@ -99,15 +99,15 @@ def test_group_rows_sum_errors_and_have_intervals_of_their_means(tmp_path: Path)
         train_frequency=frequency,
         groups=frequency_groups(frequency, limits=(5, 50)),
     )
-    replicates = drawn.replicates
-    assert replicates is not None
+    bootstrap = drawn.bootstrap
+    assert bootstrap is not None
     for name, row in known.groups.items():
         members = [
             0 if name in ("all", {r.name: r.group for r in known.classes}[label]) else -1
             for label in annotations.categories.names
         ]
         for figure in SPREAD:
-            low, high = replicates.group_interval(figure, [-1, *members], confidence=0.8)
+            low, high = bootstrap.group_interval(figure, [-1, *members], confidence=0.8)
             if math.isnan(low[0]):
                 assert figure not in row.intervals
             else:
@@ -197,14 +197,14 @@ def test_a_category_that_is_only_the_supercategory_of_others_is_no_class(
     bare = load(tmp_path, truth, found)
     counts = {c["name"]: 3 + 9 * i for i, c in enumerate(truth["categories"])}
     train = class_frequency(training_file(tmp_path, counts)) if with_train else None
-    expected = build_report(evaluate(*bare, replicates=20), bare[0], train_frequency=train)
+    expected = build_report(evaluate(*bare, num_bootstrap=20), bare[0], train_frequency=train)
     for category in truth["categories"]:
         category["supercategory"] = "parts"
     truth["categories"].append({"id": 99, "name": "parts", "supercategory": "none"})
     if is_found:
         found += [{**one, "category_id": 99} for one in found]
     annotations, predictions = load(tmp_path, truth, found)
-    result = evaluate(annotations, predictions, replicates=20)
+    result = evaluate(annotations, predictions, num_bootstrap=20)
     report = build_report(result, annotations, train_frequency=train)
     assert [row.name for row in report.classes] == [row.name for row in expected.classes]
     for name, group in report.groups.items():
@@ -249,7 +249,7 @@ def test_report_survives_writing_and_reading(tmp_path: Path) -> None:
     path = write_report(report, tmp_path).json
     content = json.loads(path.read_text(), parse_constant=pytest.fail)  # no NaN tokens
     assert content == report.to_dict()
-    assert content["schema"] == "detbalance.report/1"
+    assert content["schema"] == "detbalance.report/2"
     assert list(content["groups"]) == ["rare", "common", "frequent", "all"]
     assert None in [row["AP"] for row in content["classes"]]
     again = load_report(path)
@@ -294,7 +294,7 @@ def test_reports_of_the_first_version_still_load(tmp_path: Path) -> None:
     for row in content["groups"].values():
         for key in set(row) - first - of_group:
             del row[key]
-    for key in ("rules", "confidence", "replicates", "beta", "min_precision", "max_fppi"):
+    for key in ("rules", "confidence", "num_bootstrap", "beta", "min_precision", "max_fppi"):
         del content["settings"][key]
     del content["settings"]["thresholds"]
     again = type(report).from_dict(content)
@@ -354,10 +354,12 @@ def test_reports_of_other_data_or_floors_are_not_compared(tmp_path: Path) -> Non
     report, _, _ = make_report(tmp_path)
     other, _, _ = make_report(tmp_path, seed=2)
     lower = dataclasses.replace(
-        report, settings=dataclasses.replace(report.settings, score_floor=0.05)
+        report, settings=dataclasses.replace(report.settings, score_threshold=0.05)
     )
     check_comparable({"plain": report, "balanced": report})
-    with pytest.raises(ValueError, match=r'"a" and "b" differ in score_floor \(0\.3 and 0\.05\)'):
+    with pytest.raises(
+        ValueError, match=r'"a" and "b" differ in score_threshold \(0\.3 and 0\.05\)'
+    ):
         check_comparable({"a": report, "b": lower})
     by_lvis = dataclasses.replace(
         report, settings=dataclasses.replace(report.settings, rules="lvis")
@@ -366,10 +368,12 @@ def test_reports_of_other_data_or_floors_are_not_compared(tmp_path: Path) -> Non
         check_comparable({"a": report, "b": by_lvis})
     fitted = dataclasses.replace(
         report,
-        settings=dataclasses.replace(report.settings, score_floor=math.nan, thresholds="t.json"),
+        settings=dataclasses.replace(
+            report.settings, score_threshold=math.nan, thresholds="t.json"
+        ),
     )
     check_comparable({"a": fitted, "b": fitted})
-    with pytest.raises(ValueError, match=r"differ in score_floor\."):
+    with pytest.raises(ValueError, match=r"differ in score_threshold\."):
         check_comparable({"a": report, "b": fitted})
     with pytest.raises(ValueError, match="differ in classes"):
         check_comparable({"a": report, "b": other})

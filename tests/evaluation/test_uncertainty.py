@@ -92,7 +92,7 @@ def test_it_agrees_with_the_bootstrap() -> None:
     rng = np.random.default_rng(2)
     found = rng.binomial(4, rng.beta(1, 1, 80))
     matches = on_images([(int(f), 4 - int(f)) for f in found])
-    drawn = bootstrap([matches], replicates=2000, score_floor=0.5).values["recall"][0, :, 1]
+    drawn = bootstrap([matches], num_bootstrap=2000, score_threshold=0.5).values["recall"][0, :, 1]
     recall = at_score(matches, 0.5).recall[1]
     by_draws = drawn.var() / (recall * (1 - recall) / 320)
     assert recall_design_effect(matches, 0.5)[1] == pytest.approx(by_draws, rel=0.15)

@@ -1,4 +1,4 @@
-"""Working points: what every score floor gives, found by trying all of them."""
+"""Working points: what every score threshold gives, found by trying all of them."""
 
 from __future__ import annotations
 

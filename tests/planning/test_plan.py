@@ -276,13 +276,13 @@ def test_a_long_tail_is_balanced_and_few_boxes_are_pasted(tail):
     [
         ((80, 85, 100), "repeat_factor"),
         ((79, 85, 100), "instance_aware"),
-        ((79, 79, 100), "solve (half)"),
+        ((79, 79, 100), "balanced_exposure (half)"),
     ],
 )
 def test_the_simplest_setting_within_reach_of_the_best_is_taken(tail, least, chosen):
     _, plan = tail
     # Equal classes may show more still: they cost the frequent ones too much.
-    figures = {**dict(zip(CHOICES, least, strict=True)), "solve": 1000}
+    figures = {**dict(zip(CHOICES, least, strict=True)), "balanced_exposure": 1000}
     settings = [
         dataclasses.replace(s, least_boxes=figures.get(s.name, 10), effective_images=200.0)
         for s in plan.settings
@@ -294,7 +294,8 @@ def test_the_simplest_setting_within_reach_of_the_best_is_taken(tail, least, cho
 def test_what_would_be_learnt_by_heart_is_not_chosen(tail, fault):
     _, plan = tail
     settings = [
-        dataclasses.replace(s, **fault) if s.name == "solve (half)" else s for s in plan.settings
+        dataclasses.replace(s, **fault) if s.name == "balanced_exposure (half)" else s
+        for s in plan.settings
     ]
     advice = recommend(plan.train, plan.classes, settings, set())
     assert advice.setting in ("repeat_factor", "instance_aware")
@@ -304,12 +305,12 @@ def test_showing_every_class_less_is_no_balance(tmp_path):
     # Images with few boxes bring max/min down, and the rare class down with it.
     full = [["pawn"] * 8 + ["queen"] * 2] * 40 + [["pawn"] * 8 + ["rook"] * 3] * 40
     plan = planned(tmp_path, [*full, *[["pawn", "queen"]] * 20, *[["pawn", "rook"]] * 30])
-    none, solved = plan.settings[0], plan.setting("solve")
+    none, solved = plan.settings[0], plan.setting("balanced_exposure")
     assert solved.max_min * 2 < none.max_min
     assert solved.least_boxes < none.least_boxes
     assert plan.recommendation.setting == "none"
     assert plan.recommendation.verdict == "sampling cannot help"
-    assert "solve shows the least shown class less than no sampling does" in words(plan)
+    assert "balanced_exposure shows the least shown class less than no sampling does" in words(plan)
 
 
 def test_enough_boxes_are_not_pasted(tmp_path):
@@ -366,7 +367,7 @@ def test_the_verdict_does_not_hang_on_one_box(tmp_path):
     for others in (30, 33, 34, 35, 36, 37):
         images = [["cell"] * 24 + ["spore"]] * 124 + [["cell"] * 17] * others
         plan = planned(tmp_path, images)
-        solved, none = plan.setting("solve (half)"), plan.settings[0]
+        solved, none = plan.setting("balanced_exposure (half)"), plan.settings[0]
         seen.add(solved.least_boxes >= WORTH * none.least_boxes)
         assert plan.recommendation.verdict == "sampling cannot help"
     assert seen == {True, False}
@@ -381,9 +382,9 @@ def test_the_verdict_does_not_hang_on_one_box(tmp_path):
     [
         # Above the limit of 125 boxes by half a box, but hardly nearer to the most shown class.
         ((100, 100, 125.5), (71, 71, 59.5), "none"),
-        ((100, 100, 125.5), (71, 71, 40), "solve (half)"),
+        ((100, 100, 125.5), (71, 71, 40), "balanced_exposure (half)"),
         # The best is worth it, the simpler one within reach of it is not.
-        ((120, 120, 140), (50, 50, 50), "solve (half)"),
+        ((120, 120, 140), (50, 50, 50), "balanced_exposure (half)"),
         ((126, 120, 140), (50, 50, 50), "repeat_factor"),
         ((126, 130, 140), (60, 50, 50), "instance_aware"),
         ((100, 100, 124.5), (71, 71, 20), "none"),
@@ -726,7 +727,7 @@ def test_undefined_and_infinite_figures_are_null(tail):
     ("change", "match"),
     [
         (lambda c: c.pop("schema"), r"plan\.json: no schema\. Expected a plan with schema"),
-        (lambda c: c.update(schema="detbalance.report/1"), "detbalance.report/1"),
+        (lambda c: c.update(schema="detbalance.report/2"), "detbalance.report/2"),
         (lambda c: c["classes"][0].pop("boxes"), "missing required field `boxes`"),
         (lambda c: c.update(settings={}), "Expected `array`"),
     ],

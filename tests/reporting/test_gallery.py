@@ -45,7 +45,7 @@ def measured(
     found: Sequence[Row] = (),
     *,
     names: Sequence[str] = ("cat", "owl", "bat"),
-    score_floor: float | np.ndarray = 0.3,
+    score_threshold: float | np.ndarray = 0.3,
 ) -> Evaluation:
     """Evaluate boxes (image, class, bbox) and detections (..., score), and write the images."""
     ids = {name: i for i, name in enumerate(names)}
@@ -64,7 +64,7 @@ def measured(
     ]
     annotations, predictions = load(folder, truth_file, results)
     write_images(annotations, folder)
-    return evaluate(annotations, predictions, score_floor=score_floor, backend="numpy")
+    return evaluate(annotations, predictions, score_threshold=score_threshold, backend="numpy")
 
 
 def gallery_of(folder: Path, evaluation: Evaluation, **options: Any) -> Gallery:
@@ -126,13 +126,13 @@ def test_a_score_just_below_the_floor_does_not_look_like_the_floor(tmp_path: Pat
     floors = np.array([np.nan, 0.3042, 0.3, 0.3])
     box = [20, 20, 20, 20]
     found = [(0, "cat", box, 0.3041), (1, "owl", box, 0.29999)]
-    result = measured(tmp_path, [row[:3] for row in found], found, score_floor=floors)
+    result = measured(tmp_path, [row[:3] for row in found], found, score_threshold=floors)
     gallery = gallery_of(tmp_path, result)
     assert kinds(gallery.missed) == {
         "0.png": "found at .30, below the floor of .31",
         "1.png": "found at .29, below the floor of .30",
     }
-    assert np.isnan(gallery.score_floor)
+    assert np.isnan(gallery.score_threshold)
 
 
 def test_a_false_positive_says_what_it_is_instead(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_the_gallery_holds_the_errors_that_the_report_counts(seed: int, floor: f
         folder = Path(name)
         annotations, predictions = load(folder, *make_scene(seed))
         write_images(annotations, folder)
-        result = evaluate(annotations, predictions, score_floor=floor, backend="numpy")
+        result = evaluate(annotations, predictions, score_threshold=floor, backend="numpy")
         whole = gallery_of(folder, result, max_missed=EVERY, max_false_positives=EVERY)
         few = gallery_of(folder, result, max_missed=5, max_false_positives=4)
         assert few == gallery_of(folder, result, max_missed=5, max_false_positives=4)
@@ -193,7 +193,7 @@ def test_the_gallery_holds_the_errors_that_the_report_counts(seed: int, floor: f
     assert counts == Counter({kind: count for kind, count in shown.items() if count})
     assert len(few.missed) == min(5, len(whole.missed))
     assert len(few.false_positives) == min(4, len(whole.false_positives))
-    assert (few.num_missed, few.score_floor) == (whole.num_missed, floor)
+    assert (few.num_missed, few.score_threshold) == (whole.num_missed, floor)
     names = annotations.categories.names
     for pictures in (whole.missed, few.missed):
         rarity = [names.index(picture.class_name) for picture in pictures]
@@ -210,7 +210,7 @@ def test_what_lvis_rules_excuse_is_no_error(
     data: tuple[dict[str, Any], list[Any]], floor: float
 ) -> None:
     annotations, predictions = as_arrays(*data)
-    result = evaluate(annotations, predictions, score_floor=floor, backend="numpy")
+    result = evaluate(annotations, predictions, score_threshold=floor, backend="numpy")
     assume(result.settings.rules == "lvis")
     errors, size = Errors(result), annotations.categories.num_classes
     wrong = np.bincount(predictions.labels[errors.is_wrong], minlength=size)
@@ -224,7 +224,7 @@ def test_what_lvis_rules_excuse_is_no_error(
 def test_nothing_is_near_only_where_no_shown_detection_overlaps(seed: int, floor: float) -> None:
     with tempfile.TemporaryDirectory() as name:
         annotations, predictions = load(Path(name), *make_scene(seed))
-    result = evaluate(annotations, predictions, score_floor=floor, backend="numpy")
+    result = evaluate(annotations, predictions, score_threshold=floor, backend="numpy")
     missed = Errors(result).missed(())
     for row, image in zip(missed.rows.tolist(), missed.images.tolist(), strict=True):
         shown = (predictions.image_index == image) & (predictions.scores >= floor)
@@ -294,7 +294,9 @@ def test_the_first_pictures_of_a_class_are_of_different_images(tmp_path: Path) -
 
 def test_detections_beyond_the_cap_are_not_shown(tmp_path: Path) -> None:
     annotations, predictions = load(tmp_path, *make_scene(3, crowded=True))
-    shown = Errors(evaluate(annotations, predictions, score_floor=0.0, backend="numpy")).is_shown
+    shown = Errors(
+        evaluate(annotations, predictions, score_threshold=0.0, backend="numpy")
+    ).is_shown
     groups = predictions.image_index * 100 + predictions.labels
     assert np.bincount(groups).max() > 100
     assert np.bincount(groups[shown]).max() == 100

@@ -214,7 +214,7 @@ def test_data_have_a_column_for_everything_in_the_order_of_the_report(tmp_path: 
     classes, run = data["classes"], data["runs"][0]
     for key in ("name", "group", "train_boxes", "val_boxes"):
         assert classes[key] == [getattr(row, key) for row in rows]
-    assert classes["score_floor"] == [0.3] * len(rows)
+    assert classes["score_threshold"] == [0.3] * len(rows)
     for figure, column in run["figures"].items():
         assert column == [number(getattr(row, figure)) for row in rows]
     for figure, ends in run["intervals"].items():
@@ -283,14 +283,14 @@ def test_floors_of_classes_and_of_files_that_have_only_one(tmp_path: Path) -> No
     floors = [i / 10 for i in range(len(report.classes))]
     rows = zip(report.classes, floors, strict=True)
     own = dataclasses.replace(
-        report, classes=tuple(dataclasses.replace(row, score_floor=f) for row, f in rows)
+        report, classes=tuple(dataclasses.replace(row, score_threshold=f) for row, f in rows)
     )
-    assert page_data(own)["classes"]["score_floor"] == floors
+    assert page_data(own)["classes"]["score_threshold"] == floors
     old = dataclasses.replace(
         report,
-        classes=tuple(dataclasses.replace(row, score_floor=math.nan) for row in report.classes),
+        classes=tuple(dataclasses.replace(row, score_threshold=math.nan) for row in report.classes),
     )
-    assert page_data(old)["classes"]["score_floor"] == [0.3] * len(floors)
+    assert page_data(old)["classes"]["score_threshold"] == [0.3] * len(floors)
 
 
 def test_confusion_chart_has_all_classes_or_the_most_confused() -> None:
@@ -415,13 +415,13 @@ def test_several_runs_a_side_are_told_apart_from_the_first_ones() -> None:
 def test_facts_name_a_floor_of_each_class_without_a_number() -> None:
     report = made_report(NAMES)
     settings = dataclasses.replace(
-        report.settings, score_floor=math.nan, thresholds="runs/thresholds.json"
+        report.settings, score_threshold=math.nan, thresholds="runs/thresholds.json"
     )
     fitted = dataclasses.replace(report, settings=settings)
     assert "at least 0.3, at IoU 0.5" in dict(page_summary(report).facts)["Recall and precision"]
     fact = dict(page_summary(fitted).facts)["Recall and precision"]
     assert "at least the threshold of their class (runs/thresholds.json), at IoU" in fact
-    assert page_data(fitted)["settings"]["score_floor"] is None
+    assert page_data(fitted)["settings"]["score_threshold"] is None
     assert "nan" not in elements(fitted).text.casefold()
 
 
@@ -433,7 +433,7 @@ def test_facts_of_a_report_that_little_is_known_of() -> None:
         frequency_source=None,
         group_rule=None,
         rules="lvis",
-        replicates=0,
+        num_bootstrap=0,
     )
     rows = tuple(
         dataclasses.replace(row, group=None, train_boxes=None, train_images=None)

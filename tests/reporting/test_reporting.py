@@ -260,7 +260,7 @@ def with_draws(report: Report) -> Report:
         dataclasses.replace(row, intervals=dict.fromkeys(TABLE_FIGURES, (0.125, 0.996)))
         for row in report.classes
     )
-    settings = dataclasses.replace(report.settings, replicates=1000)
+    settings = dataclasses.replace(report.settings, num_bootstrap=1000)
     return dataclasses.replace(report, classes=rows, settings=settings)
 
 
@@ -334,7 +334,7 @@ def test_sentences_name_confusions_and_missing_boxes(tmp_path: Path) -> None:
 
 def test_classes_with_floors_of_their_own_are_said_to_have_them(tmp_path: Path) -> None:
     report, _, _ = make_report(tmp_path)
-    settings = dataclasses.replace(report.settings, score_floor=math.nan, thresholds="t.json")
+    settings = dataclasses.replace(report.settings, score_threshold=math.nan, thresholds="t.json")
     report = dataclasses.replace(report, settings=settings)
     for text in (printed(console_module.print_report, report), markdown_report(report)):
         assert "the threshold of the class" in text

@@ -188,7 +188,7 @@ def test_a_level_other_than_5_percent_is_kept() -> None:
 def comparison(tmp_path: Path) -> Comparison:
     runs = scene_runs(tmp_path)
     frequency = frequency_of(runs[0].matches.annotations, tmp_path)
-    return compare(runs[:1], runs[1:], train_frequency=frequency, replicates=100)
+    return compare(runs[:1], runs[1:], train_frequency=frequency, num_bootstrap=100)
 
 
 def with_figures(comparison: Comparison, who: str, **figures: Difference) -> Comparison:

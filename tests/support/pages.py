@@ -60,10 +60,10 @@ def made_report(names: Sequence[str], *, seed: int = 0, name: str = "ours") -> R
             backend="numpy",
             iou_thresholds=tuple(np.linspace(0.5, 0.95, 10).tolist()),
             recall_iou_threshold=0.5,
-            score_floor=0.3,
+            score_threshold=0.3,
             max_detections=(1, 10, 100),
             area_ranges={},
-            replicates=1000,
+            num_bootstrap=1000,
             frequency_source="data/train.json",
             group_rule="rare: up to 9 images",
         ),
@@ -89,7 +89,7 @@ def made_comparison(
     settings = {
         key: getattr(report.settings, key)
         for key in (
-            *("annotations", "rules", "score_floor", "thresholds", "iou_thresholds"),
+            *("annotations", "rules", "score_threshold", "thresholds", "iou_thresholds"),
             *("recall_iou_threshold", "max_detections", "frequency_source", "group_rule"),
         )
     }
@@ -115,7 +115,7 @@ def made_comparison(
             ours=tuple(f"runs/ours{i}/predictions.json" for i in range(runs)),
             figure="AP",
             confidence=0.95,
-            replicates=1000,
+            num_bootstrap=1000,
             seed=0,
         ),
         notes=("A note about the comparison.",),
@@ -160,7 +160,7 @@ def _row(
         val_images=val_boxes,
         true_positives=0 if absent else val_boxes // 2,
         false_positives=0 if absent else 7,
-        score_floor=0.3,
+        score_threshold=0.3,
         score_at_precision=figures["AP"],
         score_at_fppi=figures["AP50"],
         best_f_score=figures["AR"],

@@ -99,17 +99,20 @@ def test_numbers_in_exponent_form_are_numbers(write):
         ("sampling.method=repeat_factor", r"sampling: .*either threshold or target_length"),
         ("sampling.threshold=0.1", r"sampling\.method is missing\. Known: .*repeat_factor.*Add it"),
         ("sampling={method: none, cap: 2}", r"sampling\.cap is not a known key\. Known: method"),
-        ("sampling={method: solv}", r'sampling\.method is "solv"\..*Did you mean "solve"\?'),
         (
-            "sampling={method: solve, also: [{method: background, share: 0, shar: 0}]}",
+            "sampling={method: solv}",
+            r'sampling\.method is "solv"\..*Did you mean "balanced_exposure"\?',
+        ),
+        (
+            "sampling={method: balanced_exposure, also: [{method: background, share: 0, shar: 0}]}",
             r'sampling\.also\.0\.shar is not a known key\..*Did you mean "share"\?',
         ),
         (
-            "sampling={method: solve, also: [{share: 0.1}]}",
+            "sampling={method: balanced_exposure, also: [{share: 0.1}]}",
             r"sampling\.also\.0\.method is missing\. Known: background",
         ),
         (
-            "sampling={method: solve, also: [{method: background, share: many}]}",
+            "sampling={method: balanced_exposure, also: [{method: background, share: many}]}",
             r"sampling\.also\.0\.share is 'many': .*number",
         ),
         ("train.accumulation=3", r"train: batch_size 16 is not a multiple of accumulation 3"),

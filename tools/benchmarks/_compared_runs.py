@@ -17,7 +17,7 @@ from typing import Any
 from _digits_runs import train_missing
 
 from detbalance.cli.evaluating import Ground
-from detbalance.evaluation import compare, with_replicates
+from detbalance.evaluation import compare, with_bootstrap
 from detbalance.training.config import Config, load_config
 from detbalance.training.metrics import read_metrics
 
@@ -107,7 +107,7 @@ def differences(
     ground = Ground.read(
         settings.data.path("val"),
         train_file=settings.data.path("train"),
-        score_floor=settings.evaluation.score_floor,
+        score_threshold=settings.evaluation.score_threshold,
         thresholds=None,
         rare=None,
         common=None,
@@ -115,7 +115,7 @@ def differences(
     )
     evaluations = {
         method: [
-            with_replicates(ground.evaluate(file, rules="coco", confidence=0.95), DRAWS)
+            with_bootstrap(ground.evaluate(file, rules="coco", confidence=0.95), DRAWS)
             for file in files
         ]
         for method, files in results.items()
@@ -127,7 +127,7 @@ def differences(
             ours,
             train_frequency=ground.frequency,
             groups=ground.groups,
-            replicates=DRAWS,
+            num_bootstrap=DRAWS,
         )
         reports = [ground.report(run) for run in ours]
         figures[method] = {}

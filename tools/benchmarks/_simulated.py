@@ -12,7 +12,7 @@ from detbalance.evaluation.resampling import weighted_figures
 from detbalance.evaluation.rules import COCO
 
 # Of the detections that a user would see.
-SCORE_FLOOR = 0.3
+SCORE_THRESHOLD = 0.3
 
 
 @dataclass(frozen=True)
@@ -191,5 +191,5 @@ def truth(detector: Detector, sample: Sample, *, boxes: int = 500_000) -> dict[s
     large = replace(sample, boxes=boxes, images=2 * boxes)
     matches = simulate(detector, large, 1, seed=1_000_000)
     once = np.ones((1, large.images), dtype=np.int32)
-    figures = weighted_figures(matches, once, score_floor=SCORE_FLOOR)
+    figures = weighted_figures(matches, once, score_threshold=SCORE_THRESHOLD)
     return {name: float(values[0, 1]) for name, values in figures.items()}

@@ -14,7 +14,7 @@ import numpy as np
 from _simulated import (
     DETECTORS,
     SAMPLES,
-    SCORE_FLOOR,
+    SCORE_THRESHOLD,
     Detector,
     Sample,
     simulate_several,
@@ -111,7 +111,8 @@ def measure(
         training_noise=pair.training_noise,
     )
     drawn = [
-        bootstrap([one], replicates=draws, seed=seed, score_floor=SCORE_FLOOR) for one in matches
+        bootstrap([one], num_bootstrap=draws, seed=seed, score_threshold=SCORE_THRESHOLD)
+        for one in matches
     ]
     sides = drawn[: pair.runs], drawn[pair.runs :]
     groups = (np.arange(repeats + 1) - 1) // GROUP_SIZE

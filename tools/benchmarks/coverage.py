@@ -9,9 +9,9 @@ import sys
 import time
 
 import numpy as np
-from _simulated import DETECTORS, SAMPLES, SCORE_FLOOR, Detector, Sample, simulate, truth
+from _simulated import DETECTORS, SAMPLES, SCORE_THRESHOLD, Detector, Sample, simulate, truth
 
-from detbalance.evaluation.bootstrap import Replicates, bootstrap
+from detbalance.evaluation.bootstrap import BootstrapFigures, bootstrap
 from detbalance.evaluation.resampling import FIGURES
 
 GROUP_SIZE = 10  # classes of a group
@@ -40,7 +40,7 @@ def measure(
     """Coverage in one setting, of as many classes as there are repeats."""
     true = truth(detector, sample)
     matches = simulate(detector, sample, repeats, seed)
-    drawn = bootstrap([matches], replicates=draws, seed=seed, score_floor=SCORE_FLOOR)
+    drawn = bootstrap([matches], num_bootstrap=draws, seed=seed, score_threshold=SCORE_THRESHOLD)
     # Every group as large as any other; those left over are in none.
     groups = np.arange(repeats + 1) // GROUP_SIZE
     groups[0], groups[groups >= repeats // GROUP_SIZE] = -1, -1
@@ -57,7 +57,7 @@ def measure(
     return {name: round(value, 4) for name, value in result.items()}
 
 
-def percentiles(drawn: Replicates, figure: str) -> tuple[np.ndarray, np.ndarray]:
+def percentiles(drawn: BootstrapFigures, figure: str) -> tuple[np.ndarray, np.ndarray]:
     """The 2.5 % and the 97.5 % of the draws, for classes with a box."""
     known = ~np.isnan(drawn.estimates[figure][0])
     low, high = np.nanpercentile(drawn.values[figure][0][:, known], [2.5, 97.5], axis=0)

@@ -18,12 +18,12 @@ SAMPLING = {
     "repeat factors": (),
     "instance-aware": ("sampling={method: instance_aware, target_length: 1518}",),
     "class-aware": ("sampling={method: class_aware}",),
-    "solve, half way": ("sampling={method: solve, strength: 0.5}",),
-    "solve": ("sampling={method: solve}",),
+    "balanced_exposure, half way": ("sampling={method: balanced_exposure, strength: 0.5}",),
+    "balanced_exposure": ("sampling={method: balanced_exposure}",),
 }
 METHODS = {name: (*changes, NO_PASTE) for name, changes in SAMPLING.items()} | {
     f"{name} + paste": (*SAMPLING[name], PASTE_ANYWHERE)
-    for name in ("plain", "repeat factors", "solve")
+    for name in ("plain", "repeat factors", "balanced_exposure")
 }
 ITERATIONS = 450
 FOLDER = Path("runs/benchmarks/digits_sampling")

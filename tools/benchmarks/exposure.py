@@ -25,7 +25,7 @@ from detbalance.sampling import (
     oversampling_factors,
     repeat_factors,
 )
-from detbalance.sampling.solve import solve_factors
+from detbalance.sampling.balanced_exposure import balanced_exposure_factors
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 LENGTH = 1.5
@@ -62,14 +62,16 @@ def measure(name: str, held: ImageLabels) -> Row:
         "E-IRFS": lambda: at_length(exponential_factors, held, length),
         "class-aware": lambda: class_aware_factors(held, target_length=length),
         "over-sampling": lambda: scaled(oversampling_factors(held), length),
-        "solve, IRFS's cap, floor 1": lambda: solve_factors(
+        "balanced_exposure, IRFS's cap, floor 1": lambda: balanced_exposure_factors(
             held, target_length=length, cap=irfs_cap, floor=1.0
         ),
-        "solve, IRFS's cap": lambda: solve_factors(held, target_length=length, cap=irfs_cap),
-        "solve, over-sampling's cap": lambda: solve_factors(
+        "balanced_exposure, IRFS's cap": lambda: balanced_exposure_factors(
+            held, target_length=length, cap=irfs_cap
+        ),
+        "balanced_exposure, over-sampling's cap": lambda: balanced_exposure_factors(
             held, target_length=length, cap=repeated_cap
         ),
-        "solve": lambda: solve_factors(held, target_length=length),
+        "balanced_exposure": lambda: balanced_exposure_factors(held, target_length=length),
     }
     row: Row = {
         "images": len(held),
@@ -100,8 +102,10 @@ def table(figures: dict[str, Row]) -> str:
         found = [figures[name]["methods"][method] for name in names]
         cells = [f"{short(x['max / min'])} ({short(x['largest factor'])}x)" for x in found]
         lines.append(f"| {method} | {' | '.join(cells)} |")
-    seconds = [f"{figures[name]['methods']['solve']['seconds']:.2g} s" for name in names]
-    lines.append(f"| processor time of solve | {' | '.join(seconds)} |")
+    seconds = [
+        f"{figures[name]['methods']['balanced_exposure']['seconds']:.2g} s" for name in names
+    ]
+    lines.append(f"| processor time of balanced_exposure | {' | '.join(seconds)} |")
     return "\n".join(lines)
 
 

@@ -93,7 +93,7 @@ function errorColumns() {
   return [nameColumn(), countColumn("val_boxes", "boxes\nto find"), ...KINDS.map((kind) => {
     const { count, shown, cost } = RUN.errors[kind];
     const old = before && before[kind] ? before[kind].cost : null;
-    const words = (i) => `${whole(count[i])} in all, ${whole(shown[i])} at or above the score floor`;
+    const words = (i) => `${whole(count[i])} in all, ${whole(shown[i])} at or above the score threshold`;
     return {
       key: kind, title: kind, kind: "cost",
       value: (i) => cost[i],

@@ -111,7 +111,7 @@ function scoreChart(i) {
   const least = counts.reduce((a, b) => Math.min(a, b), -1);
   // A line needs the right end of its last bin too.
   const line = before.flatMap((row) => (row.end > 0.99 ? [row, { ...row, start: 1 }] : [row]));
-  const floors = known(CLASSES.score_floor[i]) ? [{ floor: CLASSES.score_floor[i] }] : [];
+  const floors = known(CLASSES.score_threshold[i]) ? [{ floor: CLASSES.score_threshold[i] }] : [];
   const steps = Math.max(most, -least) < 60 ? [1, 3] : [1];
   const ticks = [...Array(9).keys()].flatMap((power) => steps.map((step) => step * 10 ** power));
   return {
@@ -142,8 +142,8 @@ function curveWords(i) {
 function scoreWords(i) {
   const any = [0, 1].some((run) => binRows(i, run).some((row) => row.count));
   if (!any) return "There are no detections of this class.";
-  const floor = CLASSES.score_floor[i];
+  const floor = CLASSES.score_threshold[i];
   return "All detections of this class in 20 steps of the score, on a logarithmic scale."
-    + (known(floor) ? ` Dashed: its score floor, ${decimals(floor)}.` : "")
+    + (known(floor) ? ` Dashed: its score threshold, ${decimals(floor)}.` : "")
     + (BEFORE ? " Thin line: the baseline." : "");
 }

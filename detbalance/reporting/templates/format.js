@@ -94,7 +94,7 @@ function bar(point, low, high, { middle = false, tone = null } = {}) {
   return make("span", { class: kind, "aria-hidden": "true", ...look });
 }
 
-const { score_floor: FLOOR, beta: BETA } = DATA.settings;
+const { score_threshold: FLOOR, beta: BETA } = DATA.settings;
 const SHOWN_FROM = known(FLOOR) ? `scores from ${FLOOR}` : "scores from the threshold of the class";
 
 // What the table can show; with "score" the floor that belongs to the figure stands beside it.
@@ -106,17 +106,17 @@ const FIGURES = [
   { key: "recall", title: "recall", help: `recall at IoU .50, ${SHOWN_FROM}` },
   { key: "precision", title: "precision", help: `precision at IoU .50, ${SHOWN_FROM}; n: detections` },
   { key: "f_score", title: `F${BETA}`, help: `F-${BETA} of recall and precision` },
-  { key: "best_f", title: `best F${BETA}`, help: "highest F-score over all score floors", score: "best_f_score" },
+  { key: "best_f", title: `best F${BETA}`, help: "highest F-score over all score thresholds", score: "best_f_score" },
   {
     key: "recall_at_precision",
     title: `recall at precision ${DATA.settings.min_precision}`,
-    help: "with the score floor of it",
+    help: "with the score threshold of it",
     score: "score_at_precision",
   },
   {
     key: "recall_at_fppi",
     title: `recall at ${DATA.settings.max_fppi} false/image`,
-    help: "with the score floor of it",
+    help: "with the score threshold of it",
     score: "score_at_fppi",
   },
   { key: "recall75", title: "recall75", help: `recall at IoU .75, ${SHOWN_FROM}` },

@@ -18,7 +18,7 @@ from detbalance.sampling.thresholds import check_positive
 _LEAST = 1e-4
 
 
-def solve_factors(
+def balanced_exposure_factors(
     data: LabelsLike = None,
     *,
     strength: float = 1.0,
@@ -74,14 +74,14 @@ def solve_factors(
         Class 2 has 2 boxes and class 1 has 7, 3 of them beside one of class 2:
 
         >>> images = [[1, 1, 1, 2], [1, 1], [1, 1], [2]]
-        >>> factors = solve_factors(images)
+        >>> factors = balanced_exposure_factors(images)
         >>> factors.round(2)
         array([0.66, 0.34, 0.34, 2.67])
         >>> from detbalance.sampling import class_exposure
         >>> class_exposure(images, factors).round(2)
         array([0.  , 3.33, 3.33])
     """
-    where = "solve_factors"
+    where = "balanced_exposure_factors"
     held = ImageLabels.of(where, data, arrays)
     length = float(len(held)) if target_length is None else target_length
     check_positive(where, "target_length", length, "Leave it out for one draw per image.")

@@ -19,8 +19,8 @@ from detbalance.sampling import (
     exposure_ratio,
     instance_aware_factors,
 )
+from detbalance.sampling.balanced_exposure import balanced_exposure_factors
 from detbalance.sampling.descent import project
-from detbalance.sampling.solve import solve_factors
 
 SETS = ("bccd", "chess", "deeppcb_lt", "gtsdb_crops")
 BENCHMARK = Path(__file__).parents[2] / "tools" / "benchmarks" / "exposure.py"
@@ -89,7 +89,7 @@ def problems(draw):
 @given(problems())
 def test_solved_factors_come_within_two_percent_of_a_linear_program(problem):
     images, options = problem
-    factors = solve_factors(images, **options)
+    factors = balanced_exposure_factors(images, **options)
     shown = [bool(held) for held in images]
     if any(shown):
         best, _ = linear_program(images, factors[shown].sum(), options["floor"], options["cap"])
@@ -104,7 +104,7 @@ def test_solved_factors_come_within_two_percent_of_a_linear_program(problem):
 @example(([[1], [2, 2]], {"floor": 2.0, "cap": 2.0, "target_length": 4.0}))
 def test_solved_factors_keep_sum_and_limits_and_treat_equal_images_alike(problem):
     images, options = problem
-    factors = solve_factors(images, **options)
+    factors = balanced_exposure_factors(images, **options)
     assert factors.dtype == np.float64
     assert factors.shape == (len(images),)
     assert factors.sum() == pytest.approx(options["target_length"], rel=1e-9)
@@ -122,30 +122,32 @@ def test_solved_factors_keep_sum_and_limits_and_treat_equal_images_alike(problem
 @given(problems(), st.randoms(use_true_random=False))
 def test_solved_factors_are_the_same_again_and_reach_the_same_in_any_order(problem, random):
     images, options = problem
-    factors = solve_factors(images, **options)
-    assert (factors == solve_factors(images, **options)).all()
+    factors = balanced_exposure_factors(images, **options)
+    assert (factors == balanced_exposure_factors(images, **options)).all()
     shuffled = random.sample(images, len(images))
     if any(images):
-        reached = ratio(shuffled, solve_factors(shuffled, **options))
+        reached = ratio(shuffled, balanced_exposure_factors(shuffled, **options))
         assert reached == pytest.approx(ratio(images, factors), rel=0.01)
 
 
 def test_solved_factors_by_hand():
     # Classes alone in their images: 6, 2 and 1 boxes; equal exposure is 3 boxes each.
     images = [[1], [1], [1], [1], [1], [1], [2], [2], [3]]
-    assert solve_factors(images) == pytest.approx([0.5] * 6 + [1.5] * 2 + [3.0], rel=1e-3)
+    assert balanced_exposure_factors(images) == pytest.approx(
+        [0.5] * 6 + [1.5] * 2 + [3.0], rel=1e-3
+    )
     # The cap holds class 3 at 2; the other seven draws are for the other two alike.
-    capped = solve_factors(images, cap=2.0)
+    capped = balanced_exposure_factors(images, cap=2.0)
     assert capped == pytest.approx([3.5 / 6] * 6 + [1.75] * 2 + [2.0], rel=0.02)
     # Repeating only: with the length of plain training nothing can move.
-    assert solve_factors(images, floor=1.0) == pytest.approx(np.ones(9))
+    assert balanced_exposure_factors(images, floor=1.0) == pytest.approx(np.ones(9))
 
 
 def test_solved_factors_see_the_head_boxes_beside_a_rare_one():
     images = [[1] * 20 + [2], *([[1]] * 30), *([[2]] * 2)]
     # Class by class nothing is wrong with drawing the crowded image often.
     assert ratio(images, class_aware_factors(images)) > 3
-    factors = solve_factors(images, cap=20.0)
+    factors = balanced_exposure_factors(images, cap=20.0)
     assert ratio(images, factors) == pytest.approx(1.0, abs=0.01)
     assert factors[0] < 1.0 < factors[-1]
 
@@ -156,7 +158,7 @@ def test_a_class_that_the_cap_holds_down_does_not_set_the_others_free():
     for label, count in zip(range(3, 9), (4, 4, 8, 8, 16, 32), strict=True):
         images += [[1, 1, 1, 1, label] for _ in range(count)] + [[1] * 6] * count
     best, vertex = linear_program(images, len(images), 0.1, 10.0)
-    factors = solve_factors(images)
+    factors = balanced_exposure_factors(images)
     assert ratio(images, factors) <= best * 1.02
 
     def between(factors):
@@ -174,7 +176,7 @@ def test_classes_in_between_are_lifted_where_the_ends_pay_little():
     images = [[1]] * 3000 + [[1, 1, 2]]
     images += [[1, 1, label] for label in (3, 4, 5) for _ in range(20)]
     best, _ = linear_program(images, len(images), 0.1, 10.0)
-    factors = solve_factors(images)
+    factors = balanced_exposure_factors(images)
     assert ratio(images, factors) <= best * 1.02
     shown = class_exposure(images, factors)
     assert shown[2] == pytest.approx(10.0)
@@ -196,7 +198,9 @@ def test_solved_factors_beat_instance_aware_ones_on_a_long_tail(floor):
 def beat_instance_aware(held, floor):
     irfs = instance_aware_factors(held, target_length=1.5 * len(held))
     # Theirs keep the limits of ours where the floor is 1.
-    factors = solve_factors(held, target_length=1.5 * len(held), floor=floor, cap=float(irfs.max()))
+    factors = balanced_exposure_factors(
+        held, target_length=1.5 * len(held), floor=floor, cap=float(irfs.max())
+    )
     assert factors.sum() == pytest.approx(irfs.sum(), rel=1e-6)
     assert ratio(held, factors) < 0.99 * ratio(held, irfs)
 
@@ -207,7 +211,7 @@ def test_solved_factors_at_the_scale_of_lvis_take_seconds():
     assert len(held.labels) == 1_270_000
     assert np.count_nonzero(held.instance_counts) == 1203
     start = time.process_time()
-    factors = solve_factors(held)
+    factors = balanced_exposure_factors(held)
     # Time of this process, whatever else the machine does.
     assert time.process_time() - start < 10.0
     assert ratio(held, factors) < 0.02 * ratio(held, None)
@@ -215,11 +219,15 @@ def test_solved_factors_at_the_scale_of_lvis_take_seconds():
 
 def test_strength_goes_from_the_data_to_the_target():
     images = [[1]] * 64 + [[2]] * 4 + [[1, 1, 3]]
-    assert solve_factors(images, strength=0.0) == pytest.approx(np.ones(69))
-    half = class_exposure(images, solve_factors(images, strength=0.5, floor=0.01, cap=100.0))
+    assert balanced_exposure_factors(images, strength=0.0) == pytest.approx(np.ones(69))
+    half = class_exposure(
+        images, balanced_exposure_factors(images, strength=0.5, floor=0.01, cap=100.0)
+    )
     assert half[1] / half[2] == pytest.approx((66 / 4) ** 0.5, rel=0.01)
     assert half[2] / half[3] == pytest.approx((4 / 1) ** 0.5, rel=0.01)
-    towards = solve_factors(images, strength=0.5, target=[0, 1, 4, 1], floor=0.01, cap=100.0)
+    towards = balanced_exposure_factors(
+        images, strength=0.5, target=[0, 1, 4, 1], floor=0.01, cap=100.0
+    )
     reached = class_exposure(images, towards)
     assert reached[2] / reached[3] == pytest.approx((4 / 1 * 4) ** 0.5, rel=0.01)
 
@@ -232,38 +240,40 @@ def test_only_the_proportions_of_a_target_count(problem, target, scale):
         return
     held = ImageLabels(images)
     target = np.array(target[: held.num_classes])
-    factors = solve_factors(held, target=list(target), **options)
-    scaled = solve_factors(held, target=list(scale * target), **options)
+    factors = balanced_exposure_factors(held, target=list(target), **options)
+    scaled = balanced_exposure_factors(held, target=list(scale * target), **options)
     assert ratio(held, scaled, target) == pytest.approx(ratio(held, factors, target), rel=0.01)
     assert ratio(held, factors, target) <= ratio(held, None, target) * 1.01
 
 
 def test_target_of_background_and_of_absent_classes_is_not_read():
     images = [[1], [1], [3]]
-    expected = solve_factors(images, target=[0.0, 1.0, 1.0, 2.0])
-    assert (solve_factors(images, target=[np.nan, 1.0, -1.0, 2.0]) == expected).all()
+    expected = balanced_exposure_factors(images, target=[0.0, 1.0, 1.0, 2.0])
+    assert (balanced_exposure_factors(images, target=[np.nan, 1.0, -1.0, 2.0]) == expected).all()
     assert expected == pytest.approx([0.5, 0.5, 2.0], rel=1e-3)
 
 
 def test_images_without_boxes_keep_a_share_of_the_draws():
     images = [[1], [1], [1], [2], [], []]
-    factors = solve_factors(images)
+    factors = balanced_exposure_factors(images)
     assert factors == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2.0, 1.0, 1.0], rel=1e-3)
-    half = solve_factors(images, background=0.5, target_length=12)
+    half = balanced_exposure_factors(images, background=0.5, target_length=12)
     assert half == pytest.approx([1.0, 1.0, 1.0, 3.0, 3.0, 3.0], rel=1e-3)
-    assert solve_factors(images, background=0.0)[4:].tolist() == [0.0, 0.0]
+    assert balanced_exposure_factors(images, background=0.0)[4:].tolist() == [0.0, 0.0]
     # Their factor is what the share makes it: the cap is for images that are learnt by heart.
-    assert solve_factors(images, background=0.9, floor=0.0)[4:].tolist() == pytest.approx([2.7] * 2)
+    assert balanced_exposure_factors(images, background=0.9, floor=0.0)[
+        4:
+    ].tolist() == pytest.approx([2.7] * 2)
 
 
 def test_edges_of_the_data():
     none = {"image_index": [], "labels": [], "num_images": 4}
-    assert solve_factors(**none).tolist() == [1.0] * 4
-    assert solve_factors(**none, target_length=6.0).tolist() == [1.5] * 4
-    assert solve_factors([[1, 1]], target_length=2.5).tolist() == [2.5]
-    one_class = solve_factors([[1], [1, 1], []])
+    assert balanced_exposure_factors(**none).tolist() == [1.0] * 4
+    assert balanced_exposure_factors(**none, target_length=6.0).tolist() == [1.5] * 4
+    assert balanced_exposure_factors([[1, 1]], target_length=2.5).tolist() == [2.5]
+    one_class = balanced_exposure_factors([[1], [1, 1], []])
     assert one_class == pytest.approx([1.0, 1.0, 1.0])
-    crowd = solve_factors(
+    crowd = balanced_exposure_factors(
         image_index=[0, 1, 2], labels=[1, 2, 2], num_images=3, is_crowd=[False, False, True]
     )
     assert crowd == pytest.approx([1.0, 1.0, 1.0])
@@ -271,10 +281,12 @@ def test_edges_of_the_data():
 
 def test_floor_zero_comes_down_to_nearly_nothing():
     images = [[1] * 9] * 50 + [[1, 2]] * 5
-    factors = solve_factors(images, floor=0.0, cap=1e6)
+    factors = balanced_exposure_factors(images, floor=0.0, cap=1e6)
     assert ratio(images, factors) < 1.02
     # The class with too many boxes: not 0, which no update could raise again.
-    unwanted = solve_factors([[1, 1], [1], [1, 2], [2]], floor=0.0, target=[0.0, 1e-6, 1.0])
+    unwanted = balanced_exposure_factors(
+        [[1, 1], [1], [1, 2], [2]], floor=0.0, target=[0.0, 1e-6, 1.0]
+    )
     assert unwanted[:3] == pytest.approx([1e-4] * 3)
 
 
@@ -326,12 +338,12 @@ def test_projection_keeps_sum_limits_and_proportions(logs, share, limits):
     ],
 )
 def test_bad_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=r"solve_factors\(\): " + message):
-        solve_factors([[1], [2, 1], [1], []], **options)
+    with pytest.raises(ValueError, match=r"balanced_exposure_factors\(\): " + message):
+        balanced_exposure_factors([[1], [2, 1], [1], []], **options)
 
 
 def test_background_without_such_images_is_refused():
     with pytest.raises(ValueError, match=r"background is 0\.5, but no image without boxes"):
-        solve_factors([[1], [2]], background=0.5)
+        balanced_exposure_factors([[1], [2]], background=0.5)
     with pytest.raises(ValueError, match=r"background is 0\.5, but no image with boxes"):
-        solve_factors([[], []], background=0.5)
+        balanced_exposure_factors([[], []], background=0.5)
