@@ -325,8 +325,8 @@ def _floors(score_threshold: float | Float64, annotations: Annotations) -> Float
     if np.ndim(score_threshold) and np.shape(score_threshold) != (num_classes,):
         raise ValueError(
             f"evaluate(): score_threshold is {list(np.shape(score_threshold))},"
-            f" {annotations.source} has {counted(num_classes - 1, 'class')}. Expected one number, or one per class with"
-            " background in front. Order them as the annotations do."
+            f" {annotations.source} has {counted(num_classes - 1, 'class')}. Expected one number,"
+            " or one per class with background in front. Order them as the annotations do."
         )
     floors = np.full(num_classes, score_threshold, dtype=np.float64)
     floors[0] = np.nan
