@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 from squares import make_data, write_config
 
 # Read by pytest for doctests; it runs in a process of its own, see test_triton_kernel.py.
 collect_ignore = ["support/interpreted_triton.py"]
+
+# A busy machine is no fault of a test.
+hypothesis.settings.register_profile("detbalance", deadline=None)
+hypothesis.settings.load_profile("detbalance")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

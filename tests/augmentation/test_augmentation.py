@@ -236,7 +236,7 @@ def test_compose_applies_in_order_with_one_generator():
 
 
 @given(seed=st.integers(0, 2**32), vertical=st.booleans())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 def test_flips_agree_with_numpy(seed, vertical):
     image, target = scene(np.random.default_rng(seed % 17), number=seed % 4)
     chosen = {**OFF, "vertical_flip" if vertical else "horizontal_flip": 1.0}
@@ -316,7 +316,7 @@ def test_color_changes_pixels_but_no_boxes():
     number=st.integers(0, 6),
     dtype=st.sampled_from([np.uint8, np.uint16]),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_no_visible_object_becomes_unlabelled(seed, number, dtype):
     generator = np.random.default_rng(seed)
     image, target = painted_scene(generator, number, dtype=dtype)

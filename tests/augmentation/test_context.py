@@ -21,7 +21,7 @@ def donor_of(image, mask=None, others=()):
     return Donor(image, BOX, np.array(others, float).reshape(-1, 4), 1, 320.0, mask)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 7), st.sampled_from([np.uint8, np.uint16]))
 def test_the_place_it_was_cut_from_is_the_most_alike(seed, own, depth):
     """Whatever is in the box, and with the image in any depth."""

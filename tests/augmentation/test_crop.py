@@ -16,7 +16,7 @@ from detbalance.augmentation.contract import take_rows
 from detbalance.data import Annotations
 
 pytest.importorskip("cv2")
-SLOW_START = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SLOW_START = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 SEEDS = st.integers(0, 2**32)
 NUMBERS = st.integers(0, 6)
 

@@ -221,9 +221,7 @@ def annotations_of(tmp_path, seed):
 
 
 @given(seed=st.integers(0, 2**32), few=st.booleans())
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_choice_is_that_of_a_loop_over_pairs(tmp_path, seed, few):
     data = annotations_of(tmp_path, seed)
     with pytest.MonkeyPatch.context() as patch:

@@ -48,7 +48,7 @@ def random_window(generator):
 
 
 @given(seed=st.integers(0, 2**32), beyond=st.sampled_from([0.0, 9.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_polygons_are_those_of_pycocotools_in_any_window(seed, beyond):
     generator = np.random.default_rng(seed)
     polygons = [
@@ -69,7 +69,7 @@ def test_polygons_are_those_of_pycocotools_in_any_window(seed, beyond):
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_convex_polygon_holds_the_pixels_inside(seed):
     """Without pycocotools: pixels more than one pixel inside are in, those outside are not."""
     generator = np.random.default_rng(seed)
@@ -90,7 +90,7 @@ def test_a_convex_polygon_holds_the_pixels_inside(seed):
 
 
 @given(seed=st.integers(0, 2**32), density=st.sampled_from([0.02, 0.5, 0.98]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_run_lengths_listed_and_compressed(seed, density):
     generator = np.random.default_rng(seed)
     mask = generator.random((HEIGHT, WIDTH)) < density

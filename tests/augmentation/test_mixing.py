@@ -112,7 +112,7 @@ def pixels_of(box):
     st.sampled_from([1, 10]),
     st.sampled_from([0.0, 0.3, 1.0]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_mosaic_keeps_everything_in_step_and_nothing_visible_unlabelled(
     scenes, seed, scale, tries, visibility
 ):
@@ -158,7 +158,7 @@ def test_what_windows_leave_of_objects_is_painted_over():
 
 
 @given(scenes, st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_mixup_keeps_every_box_of_both(scenes, seed):
     mixup = Mixup(scenes.load, np.eye(5)[1], probability=1)
     before, own = scenes.load(0)

@@ -42,7 +42,7 @@ def bank(annotations, folder):
 
 
 @given(seed=st.integers(0, 2**32), number=st.integers(0, 6), flip=st.booleans())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_pasted_boxes_are_inside_apart_and_in_step(bank, seed, number, flip):
     generator = np.random.default_rng(seed)
     image = generator.integers(0, 256, size=(90, 140, 3), dtype=np.uint8)

@@ -98,7 +98,7 @@ RULES = st.fixed_dictionaries(
     masks=st.booleans(),
     shape=st.sampled_from([(90, 140), (90, 140), (40, 200), (12, 12), (1, 1)]),
 )
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 def test_every_paste_keeps_to_every_rule(bank, seed, rules, number, depth, masks, shape):
     generator = np.random.default_rng(seed)
     if min(shape) < 40:

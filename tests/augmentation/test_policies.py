@@ -21,7 +21,7 @@ from detbalance.augmentation.policies import PRESETS, transforms_of
 from detbalance.data import Annotations
 
 pytest.importorskip("albumentations")
-SLOW_START = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SLOW_START = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 SEEDS = st.integers(0, 2**32)
 NUMBERS = st.integers(0, 6)
 

@@ -48,7 +48,7 @@ def notes_of(tmp_path, images):
     target=st.integers(1, 6),
     seed=st.integers(0, 5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_bags_hold_all_rare_images_and_the_rest_by_its_share(
     tmp_path_factory, images, target, seed
 ):

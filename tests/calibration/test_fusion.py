@@ -166,7 +166,7 @@ def twin_nmw(found, own, method, options):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=SEEDS)
 def test_every_method_equals_plain_loops(method: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -279,7 +279,7 @@ def test_nms_and_soft_nms_equal_the_recorded_ones(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=SEEDS)
 def test_neither_order_of_members_nor_of_detections_matters(method: str, seed: int) -> None:
     members = make_members(seed, 4)
@@ -294,7 +294,7 @@ def test_neither_order_of_members_nor_of_detections_matters(method: str, seed: i
 
 @pytest.mark.parametrize("confidence", CONFIDENCES)
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seed=SEEDS)
 def test_scores_stay_in_range_and_come_sorted(method: str, confidence: str, seed: int) -> None:
     members = make_members(seed)
@@ -306,7 +306,7 @@ def test_scores_stay_in_range_and_come_sorted(method: str, confidence: str, seed
     np.testing.assert_array_equal(order, np.arange(fused.num_predictions))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=SEEDS)
 def test_fused_boxes_lie_within_the_boxes_that_they_are_of(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -328,7 +328,7 @@ def test_fused_boxes_lie_within_the_boxes_that_they_are_of(seed: int) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=SEEDS)
 def test_a_member_of_weight_0_is_left_out(method: str, seed: int) -> None:
     members = make_members(seed)
@@ -344,7 +344,7 @@ def test_a_member_of_weight_0_is_left_out(method: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["wbf", "nmw", "nms"])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=SEEDS)
 def test_a_member_given_twice_is_as_one(method: str, seed: int) -> None:
     (member,) = make_members(seed, 1)

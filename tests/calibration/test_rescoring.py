@@ -225,7 +225,7 @@ SCORES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     rows=st.lists(st.tuples(SCORES, st.integers(1, 5)), max_size=60),
     gamma=st.sampled_from([0.1, 0.5, 1.0, 5.0]),
@@ -243,7 +243,7 @@ def test_the_order_within_a_class_is_kept_to_the_last_bit(
         )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), gamma=st.sampled_from([0.3, 1.0]))
 def test_figures_within_a_class_do_not_change(seed: int, gamma: float) -> None:
     with tempfile.TemporaryDirectory() as folder:

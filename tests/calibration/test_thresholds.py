@@ -125,7 +125,7 @@ def test_worth_of_a_floor_rises_up_to_it_and_then_stays() -> None:
 # ---- counts and curves ---------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=SEEDS)
 def test_counts_are_those_of_each_fold_alone(seed: int) -> None:
     matches = scene(seed)
@@ -154,7 +154,7 @@ def test_many_scores_are_thinned_so_that_every_class_has_its_say(tmp_path: Path)
     assert thresholds[0] == predictions.scores[matches.is_true_positive[:, 0]].min()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=SEEDS, text=GOALS)
 def test_own_and_shared_thresholds_are_the_best_of_all(seed: int, text: str) -> None:
     matches, goal = scene(seed), parse_objective(text)
@@ -449,7 +449,7 @@ def test_a_fold_has_no_vote_on_its_own_setting() -> None:
     np.testing.assert_array_equal(each, [1, 1, 1])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=SEEDS)
 def test_what_is_shown_is_what_is_counted(seed: int) -> None:
     matches = scene(seed)  # many equal scores

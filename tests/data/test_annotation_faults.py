@@ -264,7 +264,7 @@ def test_no_annotation_needs_an_id(load, missing):
 
 
 @given(file=sound_documents(), data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_ids_written_as_text_of_digits_are_the_numbers(tmp_path_factory, file, data):
     path = tmp_path_factory.mktemp("text") / "train.json"
     path.write_text(json.dumps(file))

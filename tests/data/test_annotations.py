@@ -148,7 +148,7 @@ def sound_documents(draw):
 
 
 @given(sound_documents(), st.sampled_from([None, 1, "\t"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_load_gives_what_the_file_says(tmp_path_factory, file, indent):
     path = tmp_path_factory.mktemp("load") / "train.json"
     path.write_text(json.dumps(file, indent=indent))
@@ -182,7 +182,7 @@ def test_load_gives_what_the_file_says(tmp_path_factory, file, indent):
 
 
 @given(sound_documents(), st.sampled_from([1, 60, 10**6]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_all_readers_agree(tmp_path_factory, file, part):
     """Cut text (any part length), entries found by the parser, and the tolerant reader."""
     path = tmp_path_factory.mktemp("readers") / "train.json"
@@ -215,7 +215,7 @@ def test_common_files_are_read_in_one_pass(load, monkeypatch, part, indent, orde
 
 
 @given(sound_documents())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_save_and_load_round_trip(tmp_path_factory, file):
     folder = tmp_path_factory.mktemp("save")
     (folder / "a.json").write_text(json.dumps(file))
@@ -234,7 +234,7 @@ broken = st.sampled_from(
 
 
 @given(sound_documents(), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_damaged_file_is_refused_in_one_line_or_loads_sound(tmp_path_factory, file, data):
     for _ in range(data.draw(st.integers(1, 3))):
         section = data.draw(st.sampled_from(["images", "annotations", "categories"]))
@@ -497,7 +497,7 @@ said = st.tuples(st.sampled_from([1, 2]), st.sampled_from([5, 9]), st.booleans()
 
 
 @given(st.lists(said, max_size=14))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_repeated_box_is_one_that_an_earlier_annotation_says(tmp_path_factory, sayings):
     """A twin that looks at every pair."""
     path = tmp_path_factory.mktemp("repeats") / "train.json"
@@ -570,7 +570,7 @@ except ValueError as problem:
 
 
 @given(st.binary(max_size=400), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_text_read_in_blocks_is_the_file(content, data):
     content = content.replace(b"\x07", b"}, {").replace(b"\x08", b'"annotations"')
     with pytest.MonkeyPatch.context() as patch:

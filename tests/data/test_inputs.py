@@ -73,7 +73,7 @@ def names_of(truth: dict[str, Any]) -> dict[int, str]:
 
 @pytest.mark.parametrize("convert", [list, as_numpy, as_torch])
 @given(data=evaluation_sets())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_tensors_give_what_the_files_give(
     convert: Callable[[Side], Side], data: tuple[dict[str, Any], list[Any]]
 ) -> None:
@@ -97,7 +97,7 @@ def test_tensors_give_what_the_files_give(
 
 
 @given(data=evaluation_sets(), seed=st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_flat_arrays_give_what_tensors_give(
     data: tuple[dict[str, Any], list[Any]], seed: int
 ) -> None:

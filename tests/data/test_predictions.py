@@ -68,7 +68,7 @@ entries = st.lists(
 
 
 @given(entries, st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_load_and_save_change_nothing(tmp_path_factory, annotations, results, tolerant):
     """Also through the tolerant reader, which an image_id written as 10.0 calls."""
     folder = tmp_path_factory.mktemp("results")
@@ -94,7 +94,7 @@ extras = st.fixed_dictionaries(
 
 
 @given(entries, st.lists(extras, min_size=20, max_size=20), st.sampled_from([None, 1]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_length_of_the_parts_gives_the_same(
     tmp_path_factory, annotations, results, more, indent
 ):
@@ -113,7 +113,7 @@ def test_any_length_of_the_parts_gives_the_same(
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_file_that_is_cut_off_is_refused_in_one_line(tmp_path_factory, annotations, data):
     text = json.dumps([entry(score=i / 10) for i in range(8)], indent=1).encode()
     end = data.draw(st.integers(1, len(text) - 1))

@@ -23,9 +23,7 @@ from detbalance.data import (
 )
 from detbalance.data import split_choice as choosing
 
-MANY = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+MANY = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def document(

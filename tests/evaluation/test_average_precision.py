@@ -28,7 +28,7 @@ def matched(seed: int) -> Matches:
         return match(*load(Path(folder), *make_scene(seed)))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000))
 def test_the_curves_are_those_of_pycocotools_bit_for_bit(seed: int) -> None:
     pytest.importorskip("pycocotools")
@@ -48,7 +48,7 @@ def test_the_curves_are_those_of_pycocotools_bit_for_bit(seed: int) -> None:
         np.testing.assert_array_equal(ours, theirs, err_msg=name)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000))
 def test_average_precision_is_the_best_precision_from_each_recall_on(seed: int) -> None:
     matches = matched(seed)

@@ -64,7 +64,7 @@ def figures_of(matches: Matches, floor: float) -> dict[str, np.ndarray]:
     }
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_with_every_image_once_the_figures_are_those_of_the_set(seed: int) -> None:
     matches = matched(*make_scene(seed))
@@ -74,7 +74,7 @@ def test_with_every_image_once_the_figures_are_those_of_the_set(seed: int) -> No
         np.testing.assert_allclose(ours[name][0], expected, atol=1e-12, rtol=0, err_msg=name)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000))
 def test_a_draw_gives_what_a_set_of_copied_images_gives(seed: int) -> None:
     truth, found = without_ties(*make_scene(seed), seed)
@@ -92,7 +92,7 @@ def test_a_draw_gives_what_a_set_of_copied_images_gives(seed: int) -> None:
             )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(made=evaluation_sets(lvis=True))
 def test_by_lvis_rules_too_every_image_once_gives_the_set(made: tuple[dict, list]) -> None:
     matches = match(*as_arrays(*made))

@@ -83,7 +83,7 @@ def nearest_box(matches: Matches, row: int, *, same_class: bool) -> int:
     return max(rows, key=lambda a: overlap(box, annotations.bbox[a].tolist(), False))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=SEEDS, iou=st.sampled_from([0.5, 0.75]))
 def test_every_false_positive_has_the_kind_of_the_rules(seed: int, iou: float) -> None:
     matches, pairs = matched(seed)
@@ -136,7 +136,7 @@ def test_an_overlap_of_exactly_a_limit_reaches_it(
     assert [name for name, errors in kinds.items() if errors.shown.any()] == [kind]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=SEEDS)
 def test_counts_and_costs_are_those_of_another_implementation_of_tide(seed: int) -> None:
     pytest.importorskip("hotcoco")
@@ -164,7 +164,7 @@ def test_counts_and_costs_are_those_of_another_implementation_of_tide(seed: int)
             assert cost >= theirs["delta_ap"][name] - 1e-6, kind
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=SEEDS)
 def test_repairing_gains_what_the_repaired_results_have(seed: int) -> None:
     """The cost of every kind by really editing the results, and evaluating them again."""
@@ -201,7 +201,7 @@ def test_repairing_gains_what_the_repaired_results_have(seed: int) -> None:
     assert np.isnan(gained[matches.num_positive == 0]).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=SEEDS, floor=st.sampled_from([0.0, 0.3, 0.8]), iou=st.sampled_from([0.5, 0.75, 0.95]))
 def test_the_confusion_is_that_of_loops_over_boxes_and_detections(
     seed: int, floor: float, iou: float
@@ -230,7 +230,7 @@ def test_the_confusion_is_that_of_loops_over_boxes_and_detections(
     assert (result.number > 0).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=SEEDS, floor=st.sampled_from([0.0, 0.3, 0.8]))
 def test_confusion_and_kinds_of_errors_tell_the_same(seed: int, floor: float) -> None:
     matches, pairs = matched(seed)
@@ -292,7 +292,7 @@ def test_every_detection_on_a_box_of_another_class_is_taken_for_it(tmp_path: Pat
 # Fixed AP
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=SEEDS, cap=st.sampled_from([1, 5, 10_000]), per_image=st.sampled_from([1, 2, 100]))
 def test_fixed_ap_is_the_ap_of_results_cut_per_class(seed: int, cap: int, per_image: int) -> None:
     matches, pairs = matched(seed)

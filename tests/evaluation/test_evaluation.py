@@ -98,7 +98,7 @@ def assert_same(one: Evaluation, other: Evaluation) -> None:
 
 
 @given(data=evaluation_sets(), floor=st.sampled_from([0.0, 0.3, 0.5]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_figures_of_classes_are_those_of_plain_loops(
     data: tuple[dict[str, Any], list[Any]], floor: float
 ) -> None:
@@ -108,7 +108,7 @@ def test_figures_of_classes_are_those_of_plain_loops(
 
 
 @given(data=evaluation_sets(lvis=True), floor=st.sampled_from([0.0, 0.3, 0.5]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_figures_by_lvis_rules_are_those_of_plain_loops(
     data: tuple[dict[str, Any], list[Any]], floor: float
 ) -> None:

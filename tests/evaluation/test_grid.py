@@ -72,7 +72,7 @@ def from_files(truth: Path, found: Path) -> tuple[dict[str, Any], list[Any]]:
 
 @every_backend
 @given(data=evaluation_sets())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_arrays_are_those_of_pycocotools(
     backend: Any, data: tuple[dict[str, Any], list[Any]]
 ) -> None:
@@ -83,7 +83,7 @@ def test_arrays_are_those_of_pycocotools(
 
 @every_backend
 @given(data=evaluation_sets())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_arrays_are_those_of_plain_loops(
     backend: Any, data: tuple[dict[str, Any], list[Any]]
 ) -> None:
@@ -106,7 +106,7 @@ def test_larger_scenes_equal_pycocotools_and_the_loops(
 
 @every_backend
 @given(data=evaluation_sets(), flat=st.sets(st.integers(0, 14), max_size=5))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_boxes_of_zero_size_find_nothing_and_are_not_found(
     backend: Any, data: tuple[dict[str, Any], list[Any]], flat: set[int]
 ) -> None:
@@ -132,7 +132,7 @@ def test_boxes_of_zero_size_find_nothing_and_are_not_found(
         max_detections=st.sampled_from([1, 2, 10, 15]),
     ),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_thresholds_and_caps_of_your_own(
     backend: Any, data: tuple[dict[str, Any], list[Any]], rules: Rules
 ) -> None:

@@ -53,7 +53,7 @@ def summary(grid: Grid, frequency: dict[int, str], category_ids: tuple[int, ...]
 
 @every_backend
 @given(data=evaluation_sets(lvis=True), cap=st.sampled_from([2, 5, 300]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_arrays_are_those_of_plain_loops(
     backend: Any, data: tuple[dict[str, Any], list[Any]], cap: int
 ) -> None:
@@ -67,14 +67,14 @@ def test_arrays_are_those_of_plain_loops(
 
 @every_backend
 @given(data=evaluation_sets(lvis=True))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_same_file_by_coco_rules(backend: Any, data: tuple[dict[str, Any], list[Any]]) -> None:
     grid = compute_grid(*as_arrays(*data), rules="coco", backend=backend)
     assert_equal(grid, twin_grid(*data, caps=(1, 10, 100)))
 
 
 @given(data=evaluation_sets(lvis=True))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_matching_pass_agrees_with_the_grid(data: tuple[dict[str, Any], list[Any]]) -> None:
     annotations, predictions = as_arrays(*data)
     grid = compute_grid(annotations, predictions)

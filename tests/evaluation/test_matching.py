@@ -74,13 +74,13 @@ def test_every_match_is_that_of_the_evaluator(library: Any, seed: int) -> None:
     np.testing.assert_array_equal(matches.takes_part, seen)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000))
 def test_coco_matches_equal_the_loops(seed: int) -> None:
     assert_is_twin(match(*scene(seed)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), cap=st.sampled_from([1, 3, 300, None]))
 def test_lvis_matches_equal_the_loops(seed: int, cap: int | None) -> None:
     annotations, predictions = lvis_scene(seed)
@@ -122,7 +122,7 @@ def test_matches_of_lvis_images_equal_the_loops(shared: Path) -> None:
     np.testing.assert_array_equal(found.is_ignored, is_ignored)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), floor=st.sampled_from([0.05, 0.1, 0.5]))
 def test_overlaps_are_all_pairs_of_an_image(seed: int, floor: float) -> None:
     annotations, predictions = scene(seed)
@@ -164,7 +164,7 @@ def test_overlaps_do_not_depend_on_how_many_are_looked_at_together(
 # Properties
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000))
 def test_no_box_is_found_twice_and_no_detection_of_another_image_or_class_finds_it(
     seed: int,

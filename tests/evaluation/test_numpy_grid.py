@@ -32,7 +32,7 @@ def assert_is_pycocotools(annotations: Annotations, predictions: Predictions) ->
         np.testing.assert_array_equal(values, np.where(absent, np.nan, theirs), err_msg=name)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_random_scenes(seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

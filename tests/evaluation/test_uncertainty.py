@@ -63,7 +63,7 @@ def test_images_without_the_class_make_no_difference() -> None:
     assert effect(some) == effect(some + [(0, 0)] * 50)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000))
 def test_it_is_the_ratio_of_two_variances(seed: int) -> None:
     """The same in loops, from the definition."""
@@ -98,7 +98,7 @@ def test_it_agrees_with_the_bootstrap() -> None:
     assert recall_design_effect(matches, 0.5)[1] == pytest.approx(by_draws, rel=0.15)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     recall=st.floats(0, 1),
     boxes=st.integers(0, 3000),

@@ -53,7 +53,7 @@ def best_of(candidates: list[tuple[float, float]], total: int) -> tuple[float, f
     return max(((value, floor) for floor, value in candidates), default=(0.0, np.nan))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=SEEDS, iou=st.sampled_from([0.5, 0.75]), wanted=st.sampled_from([0.3, 0.5, 1.0]))
 def test_the_best_floor_is_the_best_of_all_floors(seed: int, iou: float, wanted: float) -> None:
     matches = matched(seed)
@@ -75,7 +75,7 @@ def test_the_best_floor_is_the_best_of_all_floors(seed: int, iou: float, wanted:
                 assert floor[label] == pytest.approx(best[1], nan_ok=True)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=SEEDS, floor=st.sampled_from([0.0, 0.3, 0.7, 2.0]))
 def test_counts_at_a_score_are_those_of_its_floor(seed: int, floor: float) -> None:
     matches = matched(seed)

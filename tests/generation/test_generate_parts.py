@@ -193,7 +193,7 @@ def test_turns_are_those_of_the_symmetry(symmetry, number):
 # Batches
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     counts=st.lists(st.integers(1, 1000), min_size=1, max_size=6),
     power=st.floats(0, 2),
@@ -430,7 +430,7 @@ def test_kid_of_few_crops_is_undefined():
     assert set(few.to_dict().values()) == {None}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(names=st.lists(st.text(max_size=12), unique=True, max_size=8))
 def test_folder_names_are_safe_and_tell_classes_apart(names):
     safe = safe_names(names)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from focal import as_tensors, kernel_problems, kernel_twin, run
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -40,7 +40,6 @@ def some_logits(rows=5, columns=3, dtype=torch.float64):
 # ---- values --------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(kernel_problems(), st.integers(1, 12))
 def test_kernel_equals_its_numpy_twin(problem, chunk):
     logits, labels, options = problem
@@ -57,7 +56,6 @@ def test_kernel_equals_its_numpy_twin(problem, chunk):
     np.testing.assert_allclose(sums.negative, pushes[1], rtol=1e-11, atol=1e-300)
 
 
-@settings(deadline=None)
 @given(kernel_problems(), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
 def test_kernel_equals_its_numpy_twin_in_single_precision(problem, dtype):
     logits, labels, options = problem
@@ -101,7 +99,6 @@ def test_kernel_gradient_is_the_derivative(gamma, extra):
     )
 
 
-@settings(deadline=None)
 @given(st.integers(0, 20), st.integers(1, 6), st.integers(0, 10**6))
 def test_kernel_without_options_is_binary_cross_entropy(rows, classes, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -116,7 +113,6 @@ def test_kernel_without_options_is_binary_cross_entropy(rows, classes, seed):
     np.testing.assert_allclose(gradient, slope, rtol=1e-11, atol=1e-15)
 
 
-@settings(deadline=None)
 @given(kernel_problems(), st.randoms())
 def test_kernel_permutes_with_the_classes(problem, random):
     logits, labels, options = problem

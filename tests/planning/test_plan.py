@@ -93,7 +93,6 @@ def test_groups_come_from_the_training_file_by_the_limits_given(tmp_path):
 
 
 @given(st.lists(st.lists(st.integers(1, 5), max_size=6), min_size=1, max_size=12))
-@settings(deadline=None)
 def test_what_is_seen_beside_a_class_is_what_a_loop_counts(images):
     held = ImageLabels(images)
     beside, reference = companions(held), boxes_beside(held, 1) if held.num_classes > 1 else None
@@ -542,7 +541,7 @@ def in_pixels(parts, size=(640, 480)):
 
 
 @given(st.lists(xywh, min_size=30, max_size=40))
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 def test_boxes_in_pixels_are_never_called_another_format(tmp_path_factory, parts):
     folder = tmp_path_factory.mktemp("boxes")
     boxes = in_pixels(parts)
@@ -554,7 +553,7 @@ def test_boxes_in_pixels_are_never_called_another_format(tmp_path_factory, parts
 
 
 @given(st.lists(st.tuples(*[st.floats(0.3, 0.9) for _ in range(4)]), min_size=30, max_size=40))
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 def test_boxes_in_other_formats_are_a_finding(tmp_path_factory, parts):
     folder = tmp_path_factory.mktemp("boxes")
     real = in_pixels([(x, y, w / 3, h / 3) for x, y, w, h in parts])

@@ -114,7 +114,7 @@ def test_smote_makes_regions_between_two_of_their_class():
 
 
 @given(counts=st.lists(st.integers(0, 9), min_size=2, max_size=4), seed=st.integers(0, 9))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_smote_works_with_any_number_of_regions(counts, seed):
     samples = made_samples((20, *counts), seed=seed)
     found = rebalance(samples, "SMOTE", seed=seed)

@@ -33,7 +33,7 @@ LIMITS = Limits(boxes_per_class=1000, hard=5, random=6)
     random=st.integers(1, 8),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_kept_background_stands_for_all_of_it_and_holds_the_hardest(labels, hard, random, seed):
     labels = np.array(labels)
     scores = np.random.default_rng(seed).permutation(len(labels)) / 100

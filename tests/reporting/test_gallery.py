@@ -165,7 +165,7 @@ def test_a_false_positive_says_what_it_is_instead(tmp_path: Path) -> None:
 # Which errors are shown
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=SEEDS, floor=st.sampled_from([0.0, 0.3, 0.8]))
 def test_the_gallery_holds_the_errors_that_the_report_counts(seed: int, floor: float) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -204,7 +204,7 @@ def test_the_gallery_holds_the_errors_that_the_report_counts(seed: int, floor: f
         assert all(score >= floor for score in scores)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=evaluation_sets(lvis=True), floor=st.sampled_from([0.0, 0.3]))
 def test_what_lvis_rules_excuse_is_no_error(
     data: tuple[dict[str, Any], list[Any]], floor: float
@@ -219,7 +219,7 @@ def test_what_lvis_rules_excuse_is_no_error(
     np.testing.assert_array_equal(missed, result.errors["missed"].shown)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=SEEDS, floor=st.sampled_from([0.0, 0.5]))
 def test_nothing_is_near_only_where_no_shown_detection_overlaps(seed: int, floor: float) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -431,7 +431,7 @@ def test_no_errors_make_an_empty_gallery(tmp_path: Path) -> None:
 # Boxes
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=SEEDS, thumbnail=st.sampled_from([16, 64, 200]))
 def test_boxes_lie_where_the_picture_shows_their_pixels(seed: int, thumbnail: int) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -489,7 +489,7 @@ def test_detections_below_the_floor_are_not_drawn(tmp_path: Path) -> None:
 # Pixels
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 400), st.integers(1, 400)),
     bbox=st.tuples(*[st.floats(-60, 420)] * 2, *[st.floats(0, 500)] * 2),

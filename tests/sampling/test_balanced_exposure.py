@@ -85,7 +85,7 @@ def problems(draw):
     return images, {"floor": floor, "cap": cap, "target_length": length}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(problems())
 def test_solved_factors_come_within_two_percent_of_a_linear_program(problem):
     images, options = problem
@@ -96,7 +96,7 @@ def test_solved_factors_come_within_two_percent_of_a_linear_program(problem):
         assert best * (1 - 1e-6) <= ratio(images, factors) <= best * 1.02
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problems())
 @example(([[]], {"floor": 0.1, "cap": 10.0, "target_length": 1.0}))
 @example(([[1]], {"floor": 0.0, "cap": 1e6, "target_length": 1000.5}))
@@ -118,7 +118,7 @@ def test_solved_factors_keep_sum_and_limits_and_treat_equal_images_alike(problem
         assert ratio(images, factors) <= ratio(images, None) * 1.01
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(problems(), st.randoms(use_true_random=False))
 def test_solved_factors_are_the_same_again_and_reach_the_same_in_any_order(problem, random):
     images, options = problem
@@ -232,7 +232,7 @@ def test_strength_goes_from_the_data_to_the_target():
     assert reached[2] / reached[3] == pytest.approx((4 / 1 * 4) ** 0.5, rel=0.01)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(problems(), st.lists(st.floats(0.1, 10.0), min_size=9, max_size=9), st.floats(1e-3, 1e3))
 def test_only_the_proportions_of_a_target_count(problem, target, scale):
     images, options = problem

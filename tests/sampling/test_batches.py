@@ -64,7 +64,7 @@ def fewest_meetings(counts, rooms):
     return best
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.integers(1, 5), st.integers(0, 9))
 def test_no_other_way_has_fewer_meetings(counts, size, seed):
     total = sum(counts)

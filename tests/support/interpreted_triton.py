@@ -36,7 +36,7 @@ def assert_same(logits, labels, options, with_gradient=True):
             torch.testing.assert_close(value, other, rtol=2e-5, atol=atol)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(kernel_problems(), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
 def test_triton_equals_the_twin_and_the_pytorch_form(problem, dtype):
     logits, labels, options = problem

@@ -425,7 +425,7 @@ def test_dates_are_text_in_every_encoding(write, tmp_path, encoding):
     assert load_config(path).output == Path("2024-13-01")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(edits=st.lists(st.tuples(st.integers(0, 10**6), st.binary(max_size=6)), max_size=6))
 def test_damaged_yaml_is_read_or_refused_with_a_line(edits):
     content = bytearray(next(p for p in CONFIGS if p.stem == "digits").read_bytes())

@@ -39,7 +39,7 @@ pastes = st.lists(st.tuples(st.integers(1, 3), st.integers(0, len(OUTCOMES) - 1)
 @given(
     st.lists(st.tuples(boxes, pastes, st.sampled_from(["", "log", "save"])), max_size=12),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_records_add_up_to_what_was_shown(batches):
     """Also where the run was saved and taken up again between two records."""
     totals = ExposureTotals(4, 1000)

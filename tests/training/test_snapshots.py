@@ -55,14 +55,14 @@ def rate_without_cycles(options: TrainSection, iteration: int) -> float:
     warmup=st.integers(0, 100),
     schedule=st.sampled_from(["cosine", "step", "constant"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_one_cycle_is_bit_for_bit_the_schedule_without_cycles(iterations, warmup, schedule):
     options = TrainSection(iterations=iterations, warmup=warmup, schedule=schedule)
     assert rates(options) == [rate_without_cycles(options, i) for i in range(iterations)]
 
 
 @given(lengths=st.integers(2, 25), more=st.integers(0, 7), cycles=st.integers(2, 8), data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_each_cycle_is_a_cosine_of_its_own_from_the_full_rate(lengths, more, cycles, data):
     iterations = lengths * cycles + min(more, cycles - 1)
     warmup = data.draw(st.integers(0, lengths - 1))
