@@ -23,7 +23,7 @@ from detbalance.augmentation.cutting import Donor
 from detbalance.data import Annotations
 from detbalance.data.arrays import offsets_of, take_slices
 from detbalance.data.files import replace_file
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 
 FILE_FORMAT = "detbalance.donor_file/1"
 

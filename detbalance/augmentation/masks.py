@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detbalance.data import Annotations
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 
 Mask = NDArray[np.bool_]
 Window = tuple[int, int, int, int]

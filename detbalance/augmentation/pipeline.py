@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from detbalance.augmentation.contract import Image, Target
 from detbalance.augmentation.geometry import corners, fill_color, is_bilevel, settle
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 
 _STRAIGHT = {
     "Affine", "CenterCrop", "Crop", "CropAndPad", "D4", "HorizontalFlip", "LongestMaxSize", "NoOp",

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from detbalance.calibration.objectives import Objective
 from detbalance.calibration.score_counts import ScoreCounts
 from detbalance.calibration.threshold_curves import fit, make_curves
-from detbalance.data.folds import deal_images
+from detbalance.data.split import deal_images
 from detbalance.evaluation.grid_figures import mean_of_defined
 from detbalance.evaluation.matching import Matches
 

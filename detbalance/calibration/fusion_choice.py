@@ -29,7 +29,7 @@ from detbalance.calibration.member_weights import settings_to_try
 from detbalance.calibration.threshold_notes import listed
 from detbalance.calibration.threshold_result import GROUP_NAMES
 from detbalance.data import Predictions
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.evaluation.bootstrap import bootstrap
 from detbalance.evaluation.grid_figures import mean_of_defined
 from detbalance.evaluation.matching import Matches, match

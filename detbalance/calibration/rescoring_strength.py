@@ -28,7 +28,7 @@ from detbalance.calibration.threshold_curves import SHARED, fit, make_curves
 from detbalance.calibration.threshold_notes import listed
 from detbalance.calibration.threshold_result import Figures, Judged, Settings, class_figures, judge
 from detbalance.calibration.verdicts import verdict
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.evaluation.detection_cap import cap_notes
 from detbalance.evaluation.matching import match
 from detbalance.evaluation.rules import RulesChoice

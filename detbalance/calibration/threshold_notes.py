@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from detbalance.calibration.threshold_curves import Curves
 from detbalance.calibration.threshold_result import ClassThreshold
 from detbalance.data.categories import shorten
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.evaluation.sanity_checks import odd_scores
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detbalance.calibration.objectives import Objective
 from detbalance.calibration.threshold_result import Judged
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 
 _PAID = {"recall": "precision", "precision": "recall"}
 

@@ -19,7 +19,7 @@ from detbalance.cli.quickstart import finished
 from detbalance.cli.train import evaluate_run
 from detbalance.data import load_annotations
 from detbalance.data.files import replace_file
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.losses import LOSSES
 from detbalance.reporting.terminal import Console
 from detbalance.training.checkpoint import (

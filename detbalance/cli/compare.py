@@ -8,7 +8,7 @@ import click
 
 from detbalance.cli.evaluating import Ground, check_output, drawing_seconds, results_file, waiting
 from detbalance.cli.report import check_images, pictures, write_html
-from detbalance.data.wording import printable
+from detbalance.data.messages import printable
 from detbalance.evaluation import Comparison, Gate, compare, parse_gate, with_bootstrap
 from detbalance.evaluation.compare import check_room
 from detbalance.evaluation.comparison_verdict import digits_for

@@ -14,7 +14,7 @@ from detbalance.calibration.member_weights import settings_to_try
 from detbalance.cli.evaluating import check_same_classes, load_probabilities, results_file, waiting
 from detbalance.cli.thresholds import training_frequency
 from detbalance.data import Predictions, load_annotations, save_predictions
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.evaluation.rules import RulesChoice, choose_rules
 from detbalance.reporting.console import print_content
 from detbalance.reporting.fusion_console import fusion_content

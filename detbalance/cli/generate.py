@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from detbalance.data import load_annotations
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.generation import ClassResult, Result, Settings, Stopped, generate
 from detbalance.reporting.cells import name_cell
 from detbalance.reporting.console import print_content

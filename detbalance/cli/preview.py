@@ -16,7 +16,7 @@ from torch import Tensor
 from detbalance.augmentation.paste import OUTCOMES
 from detbalance.cli.outputs import OUTPUT_FILE, refuse_configured
 from detbalance.data.frequency import frequency_groups
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.detection.dataset import Draw
 from detbalance.reporting.cells import GROUP_STYLES, name_cell, numbers_table
 from detbalance.reporting.console import print_content

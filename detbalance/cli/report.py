@@ -14,7 +14,7 @@ from detbalance.cli.evaluating import (
     rounded,
     waiting,
 )
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.evaluation import Comparison, Evaluation, Report, compare, with_bootstrap
 from detbalance.evaluation.bootstrap import drawn_bytes
 from detbalance.evaluation.rules import RulesChoice

@@ -8,7 +8,7 @@ from detbalance.calibration import choose_strength, parse_objective, rescore
 from detbalance.cli.evaluating import check_same_classes, load_probabilities
 from detbalance.cli.thresholds import training_frequency
 from detbalance.data import load_annotations, save_predictions
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.reporting.terminal import Console
 from detbalance.reporting.thresholds_console import print_strength

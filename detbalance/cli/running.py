@@ -14,8 +14,7 @@ from contextlib import contextmanager
 
 import click
 
-from detbalance.data.installation import needs
-from detbalance.data.wording import printable
+from detbalance.data.messages import needs, printable
 
 
 class _StderrHandler(logging.Handler):

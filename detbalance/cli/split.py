@@ -18,7 +18,7 @@ from detbalance.data import (
     split_annotations,
     write_split,
 )
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.reporting.cells import name_cell
 from detbalance.reporting.terminal import Console
 

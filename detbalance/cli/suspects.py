@@ -13,7 +13,7 @@ from detbalance.cli.region_data import Detector, region_data, told_progress
 from detbalance.data import Annotations
 from detbalance.data.files import replace_file
 from detbalance.data.images import read_image
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.repair.selection import Limits
 from detbalance.repair.strangers import Strangers, strangers
 from detbalance.repair.suspects import Suspects, suspects

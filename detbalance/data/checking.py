@@ -12,7 +12,7 @@ from detbalance.data.annotations import Annotations
 from detbalance.data.arrays import Int64, PackedBytes, PackedLabels, offsets_of
 from detbalance.data.boxes import CLIPPED, KINDS, SOUND, clip_boxes
 from detbalance.data.categories import Categories, find
-from detbalance.data.coco_columns import Columns
+from detbalance.data.coco_file import Columns
 from detbalance.data.faults import AMBIGUOUS, AnnotationError, Ledger, show
 from detbalance.data.files import points_outside
 

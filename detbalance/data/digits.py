@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detbalance.data.digit_scenes import SIDE, draw_glyph, draw_scene
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 # Most frequent first. Not in the order of the digits, and no group is all easy or all hard; each of

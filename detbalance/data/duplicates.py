@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from detbalance.data.annotations import Annotations
 from detbalance.data.files import points_outside
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from detbalance.data.annotations import Annotations
 from detbalance.data.arrays import ReadOnlyArrays
 from detbalance.data.categories import Categories
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 
 Int64 = npt.NDArray[np.int64]
 

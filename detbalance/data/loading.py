@@ -8,7 +8,7 @@ import sys
 
 from detbalance.data.annotations import Annotations
 from detbalance.data.checking import Check
-from detbalance.data.coco_columns import read_fast
+from detbalance.data.coco_file import read_fast
 from detbalance.data.faults import AnnotationError, Ledger
 from detbalance.data.files import open_text, parse_json
 from detbalance.data.tolerant import read_tolerant

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import posixpath
 import re
 from array import array
 from typing import Any
@@ -18,8 +19,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from detbalance.data.annotations import Annotations
+from detbalance.data.categories import find
 from detbalance.data.faults import show
-from detbalance.data.files import FileText, is_json_lines, parse_json
+from detbalance.data.files import FileText, is_json_lines, open_text, parse_json
+from detbalance.data.predictions import Predictions
 from detbalance.data.tolerant import four_numbers, id_fault, number, whole, whole_id
 
 _logger = logging.getLogger(__name__)
@@ -225,3 +229,158 @@ def _fault(entry: Any) -> tuple[str, str] | None:
 
 def _image_name(value: object) -> object:
     return value if isinstance(value, str) else whole(value)
+
+
+def resolve_images(
+    results: Results, annotations: Annotations, path: str | os.PathLike[str]
+) -> list[str]:
+    """Put the id of its image in the place of each name, and say what is wrong with the names."""
+    is_named = np.zeros(len(results.image_ids), dtype=np.bool_)
+    is_named[results.named] = True
+    numbers = np.unique(results.image_ids[~is_named])
+    values = [*results.names, *numbers.tolist()]
+    row_of_id = {int(i): row for row, i in enumerate(annotations.image_ids)}
+    ids = [row_of_id.get(whole_id(value)) for value in values]  # type: ignore[arg-type]
+    row_of_name = _file_names(annotations)
+    files = [row_of_name.get(value) for value in values]
+    by_file = None not in files
+    if None not in ids and by_file and ids != files:
+        at = next(n for n in range(len(ids)) if ids[n] != files[n])
+        return [
+            f"image_id fits the ids of {annotations.source} as well as its file names, and they are"
+            f" other images (first: {show(values[at])} is an id, and the image"
+            f" {annotations.file_name(files[at] or 0)} has another one)"
+        ]
+    by_file = by_file and None in ids
+    rows = np.array([-1 if row is None else row for row in (files if by_file else ids)])
+    codes = results.image_ids[results.named]
+    unknown = rows[codes] < 0
+    if unknown.any():
+        first = int(np.argmax(unknown))
+        return [
+            f"{np.count_nonzero(unknown)} of {len(is_named)} detections have an image_id that is no"
+            f" id in {annotations.source}, and not every image_id is the name of just one image"
+            f" file there (first: detection {results.named[first]}, image_id"
+            f" {show(results.names[codes[first]])})"
+        ]
+    results.image_ids[results.named] = annotations.image_ids[rows[codes]]
+    if by_file:
+        places = len(results.names) + np.searchsorted(numbers, results.image_ids[~is_named])
+        results.image_ids[~is_named] = annotations.image_ids[rows[places]]
+        _logger.warning(
+            "%s: image_id is the name of an image file of %s (kept, matched by it) (first: %s is"
+            " %s)",
+            *(path, annotations.source, show(values[0])),
+            show(annotations.file_name(int(rows[0]))),
+        )
+    elif results.names:
+        _logger.warning(
+            "%s: %d of %d detections have an image_id as text (kept, read as a number) (first: %s)",
+            *(path, len(results.named), len(is_named), show(results.names[0])),
+        )
+    return []
+
+
+def _file_names(annotations: Annotations) -> dict[object, int | None]:
+    """The row of each file name, with and without folder and ending; None where two have it."""
+    rows: dict[object, int | None] = {}
+    for row in range(annotations.num_images):
+        full = annotations.file_name(row).replace("\\", "/")
+        last = posixpath.basename(full)
+        stem = posixpath.splitext(last)[0]
+        names = {full, last, posixpath.splitext(full)[0], stem, whole_id(stem)}
+        for name in names - {"", None}:
+            rows[name] = row if rows.setdefault(name, row) == row else None
+    return rows
+
+
+Int64 = npt.NDArray[np.int64]
+_OTHER_ANNOTATIONS = (
+    "Expected results of these annotations. Name the annotation file that the predictions were made"
+    " on."
+)
+_NUMBERS = (
+    "Expected a score, and left, top, width and height, all finite, sizes >= 0. Write the results"
+    " file again."
+)
+_BLOCK = 1 << 18  # ids looked up at a time, so that memory stays small
+
+
+def load_predictions(path: str | os.PathLike[str], annotations: Annotations) -> Predictions:
+    """Read a COCO results file (a list of image_id, category_id, bbox, score).
+
+    The file is read in parts: 20 million detections take little more memory than their arrays.
+
+    Args:
+        path: JSON file; an empty list is fine. An image may be named by its id, also as text of
+            digits, or by its file name with or without folder and ending, where that is unique; a
+            log line says so.
+        annotations: the file that the results belong to; it gives image rows and labels.
+
+    Returns:
+        The detections in file order. A bbox may lie outside its image.
+
+    Raises:
+        ValueError: if the file cannot be read, is not a list of detections with boxes, or names an
+            image or a category that the annotations do not have; one line with the count and the
+            first example of each kind.
+    """
+    with open_text(path) as text:
+        results = Results(text, path)
+    order = np.argsort(annotations.image_ids)
+    category_ids = np.array(annotations.categories.ids, dtype=np.int64)
+    known = annotations.image_ids[order]
+    problems: list[str] = []
+    if results.names or _has_unknown(results.image_ids, known):
+        problems = resolve_images(results, annotations, path)
+    if not problems:
+        problems = _look_up(results.image_ids, known, order, "image_id", annotations)
+    labels = np.arange(1, len(category_ids) + 1)
+    problems += _look_up(results.category_ids, category_ids, labels, "category_id", annotations)
+    advice = [_OTHER_ANNOTATIONS] if problems else []
+    bbox, scores = results.bbox, results.scores
+    wrong_box = ~np.isfinite(bbox).all(axis=1) | (bbox[:, 2] < 0) | (bbox[:, 3] < 0)
+    for what, wrong, key, values in (
+        ("have a bbox that is not finite or has a negative size", wrong_box, "bbox", bbox),
+        ("have a score that is not finite", ~np.isfinite(scores), "score", scores),
+    ):
+        if wrong.any():
+            first = int(np.argmax(wrong))
+            problems.append(
+                f"{np.count_nonzero(wrong)} of {len(wrong)} detections {what} "
+                f"(first: detection {first}, {key} {show(values[first])})"
+            )
+            if _NUMBERS not in advice:
+                advice.append(_NUMBERS)
+    if problems:
+        raise ValueError(f"{path}: {'; '.join(problems)}. {' '.join(advice)}")
+    return Predictions(results.image_ids, results.category_ids, bbox, scores)
+
+
+def _has_unknown(ids: Int64, known: Int64) -> bool:
+    starts = range(0, len(ids), _BLOCK)
+    return any((find(known, ids[start : start + _BLOCK]) < 0).any() for start in starts)
+
+
+def _look_up(
+    ids: Int64, known: Int64, replacements: Int64, key: str, annotations: Annotations
+) -> list[str]:
+    """Put the replacement of each id in its place, and say how many ids are not known."""
+    unknown, first = 0, ""
+    for start in range(0, len(ids), _BLOCK):
+        block = ids[start : start + _BLOCK]
+        position = find(known, block)
+        wrong = position < 0
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            first = first or f"detection {start + row}, {key} {block[row]}"
+            unknown += int(np.count_nonzero(wrong))
+        if len(known):
+            block[:] = replacements[position]
+    if not unknown:
+        return []
+    article = "an" if key == "image_id" else "a"
+    return [
+        f"{unknown} of {len(ids)} detections have {article} {key} that {annotations.source} does "
+        f"not list (first: {first})"
+    ]

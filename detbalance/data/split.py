@@ -1,4 +1,4 @@
-"""`split_annotations`: the two parts, the share of each class, and what did not go."""
+"""Images in folds, for what is chosen on some images and judged on others."""
 
 from __future__ import annotations
 
@@ -15,8 +15,20 @@ from detbalance.data.categories import shorten
 from detbalance.data.duplicates import COPY, sources_of_copies
 from detbalance.data.frequency import crowd_only
 from detbalance.data.grouping import image_groups
-from detbalance.data.split_choice import choose_groups
-from detbalance.data.split_counts import Bool, Holdings, Int64
+from detbalance.data.split_choice import Bool, Holdings, Int64, choose_groups
+
+
+def deal_images(labels: Int64, image_index: Int64, num_images: int, folds: int, seed: int) -> Int64:
+    """Deal images out like cards, those of the rarest classes first, so that each fold has some."""
+    counts = np.bincount(labels, minlength=1)
+    rarest = np.full(num_images, counts.max() + 1)
+    np.minimum.at(rarest, image_index, counts[labels])
+    shuffled = np.random.default_rng(seed).permutation(num_images)
+    order = shuffled[np.argsort(rarest[shuffled], kind="stable")]
+    fold = np.empty(num_images, np.int64)
+    fold[order] = np.arange(num_images) % folds
+    return fold
+
 
 # What is off by more than this share of the images, or of the boxes of a class, gets a note.
 _SIZE_OFF = 0.02

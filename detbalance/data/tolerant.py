@@ -13,9 +13,15 @@ from typing import Any, cast
 import numpy as np
 
 from detbalance.data.arrays import PackedBytes
-from detbalance.data.coco_columns import Columns, column, file_name_of, lists_of, tags_of
+from detbalance.data.coco_file import (
+    NO_SEGMENTATION,
+    Columns,
+    column,
+    file_name_of,
+    lists_of,
+    tags_of,
+)
 from detbalance.data.faults import NOTES, AnnotationError, Ledger, show
-from detbalance.data.rows import NO_SEGMENTATION
 
 _KEYS = ("images", "annotations", "categories")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 from detbalance.detection.backbones import TINY, TORCHVISION_BACKBONES, Body
 
 try:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights, list_models
 from torchvision.ops import FrozenBatchNorm2d
 
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 from detbalance.detection.backbones import MOBILENET, resnet_name
 from detbalance.detection.plan import OFFLINE_BACKBONE
 from detbalance.losses.contract import other_loss, saved_name

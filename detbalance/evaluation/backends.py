@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 from detbalance.evaluation.filters import image_ranks
 from detbalance.evaluation.rules import COCO, Rules
 

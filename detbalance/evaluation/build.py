@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.evaluation.details import NUM_BINS, Details, Histogram, PRCurve
 from detbalance.evaluation.detection_cap import cap_notes
 from detbalance.evaluation.evaluate import RECALL_IOU_THRESHOLD, Evaluation

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.evaluation.bootstrap import (
     RELIABLE_BOXES,
     RELIABLE_IMAGES,

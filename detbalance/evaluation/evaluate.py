@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from detbalance.data.frequency import class_counts
 from detbalance.data.intervals import wilson_interval
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.evaluation.backends import Backend
 from detbalance.evaluation.bootstrap import BootstrapFigures, bootstrap
 from detbalance.evaluation.confusion import Confusion, confusion

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.evaluation.rules import Rules
 
 if TYPE_CHECKING:

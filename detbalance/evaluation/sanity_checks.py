@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from detbalance.data.annotations import repeated_boxes, repeated_rows
 from detbalance.data.categories import shorten
-from detbalance.data.repeated_boxes import repeated_boxes, repeated_rows
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.evaluation.matching import Matches
 from detbalance.evaluation.overlaps import Overlaps
 from detbalance.evaluation.readings import other_readings

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from detbalance.data.frequency import frequency_groups
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.evaluation.rules import RulesName
 
 if TYPE_CHECKING:

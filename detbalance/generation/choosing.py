@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from detbalance.augmentation.donor_choice import choose_donors, wanted_labels
 from detbalance.data import Annotations
 from detbalance.data.frequency import class_frequency
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.generation.crops import MAX_OVERLAP, MIN_SIZE
 from detbalance.generation.result import ClassResult, Settings
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 from detbalance.generation.crops import Crop, as_tensor
 from detbalance.generation.gan import own_randomness
 from detbalance.generation.networks import parts

@@ -12,7 +12,7 @@ from detbalance.data import Annotations, repeated_boxes
 from detbalance.data.categories import shorten
 from detbalance.data.duplicates import sources_of_copies
 from detbalance.data.frequency import crowd_only
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.planning.plan import Finding
 from detbalance.planning.recommendation import CROWD_ADVICE
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from detbalance.data.categories import shorten
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.planning.classes import FEW_VAL_BOXES, WANTED_HALF_WIDTH
 from detbalance.planning.plan import ClassPlan, FileSummary, Setting
 from detbalance.planning.recommendation import KEPT_VARIETY

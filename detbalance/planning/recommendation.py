@@ -37,7 +37,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from detbalance.data.categories import shorten
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.planning.plan import ClassPlan, FileSummary, Recommendation, Setting
 from detbalance.planning.settings import LARGEST_REPEAT, SOLVE_HALF
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.data.folds import deal_images
+from detbalance.data.split import deal_images
 from detbalance.repair.samples import Samples
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 
 CLASSIFIERS: dict[str, dict[str, Any]] = {
     # Imbalanced-learn's own default of this one is to change, which it warns of.

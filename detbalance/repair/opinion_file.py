@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from detbalance.data import Categories
 from detbalance.data.files import replace_file
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 from detbalance.repair.class_space import typicality
 from detbalance.repair.estimators import ClassOpinion, probabilities
 from detbalance.repair.fitted_parts import DamagedModel, check_parts

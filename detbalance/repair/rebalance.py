@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 from detbalance.repair.columns import FrozenLogits
 from detbalance.repair.samples import Samples
 

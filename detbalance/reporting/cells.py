@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Literal, Protocol, TypeVar
 
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 
 try:
     from rich.box import HORIZONTALS
@@ -16,7 +16,7 @@ try:
 except ImportError as exc:
     raise needs("detbalance.reporting.cells", "rich", "report") from exc
 
-from detbalance.data.wording import printable
+from detbalance.data.messages import printable
 
 GROUP_STYLES = {"rare": "bold magenta", "common": "cyan", "frequent": "blue"}
 KEPT_OF_MANY = 40

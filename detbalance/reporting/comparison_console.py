@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from detbalance.data.installation import needs
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted, needs
 
 try:
     from rich.console import Console, Group

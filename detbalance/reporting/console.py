@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 
 try:
     from rich.console import Console, Group
@@ -20,7 +20,7 @@ try:
 except ImportError as exc:
     raise needs("detbalance.reporting.console", "rich", "report") from exc
 
-from detbalance.data.wording import counted, printable
+from detbalance.data.messages import counted, printable
 from detbalance.evaluation.rows import ERROR_KINDS, ErrorKind
 from detbalance.reporting import terminal
 from detbalance.reporting.cells import (

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from detbalance.data.files import replace_file
 from detbalance.data.fonts import find_font, lacking
 from detbalance.data.images import read_image
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from detbalance.calibration.fusion_result import FusedClass, FusionChoice, Way
 from detbalance.calibration.threshold_result import GROUP_NAMES
-from detbalance.data.wording import printable
+from detbalance.data.messages import printable
 from detbalance.reporting.cells import (
     GROUP_STYLES,
     KEPT_OF_MANY,

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from detbalance.data.wording import printable
+from detbalance.data.messages import printable
 from detbalance.evaluation.rows import ERROR_KINDS
 from detbalance.reporting.sentences import (
     KINDS_IN_WORDS,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detbalance.data.files import replace_file
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 from detbalance.evaluation.report import check_comparable
 from detbalance.reporting.page_charts import chart_specs
 from detbalance.reporting.page_data import page_data

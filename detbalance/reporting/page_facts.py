@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.reporting.sentences import listed_files
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 
 try:
     from rich.console import Console, Group, RenderableType
@@ -15,7 +15,7 @@ try:
 except ImportError as error:
     raise needs("detbalance.reporting.plan_console", "rich", "plan") from error
 
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.planning import ClassPlan, FileSummary, Plan
 from detbalance.planning.settings import LARGEST_REPEAT
 from detbalance.reporting.cells import GROUP_STYLES, name_cell, numbers_table

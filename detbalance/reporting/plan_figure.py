@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 from detbalance.planning import Plan, Setting
 from detbalance.reporting.figures import save_figure
 

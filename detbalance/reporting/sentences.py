@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.evaluation.rows import SPREAD
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.images import import_cv2, read_image
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted
 from detbalance.reporting.gallery import Box, box_at, image_notes
 from detbalance.reporting.suspects_file import SHARES, StrangeImage, SuspectBox, SuspectsFile
 from detbalance.reporting.thumbnails import cut_thumbnail

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from detbalance.data.installation import needs
-from detbalance.data.wording import printable
+from detbalance.data.messages import needs, printable
 
 try:
     import rich.console

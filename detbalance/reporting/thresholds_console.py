@@ -9,8 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from detbalance.data.installation import needs
-from detbalance.data.wording import counted
+from detbalance.data.messages import counted, needs
 
 try:
     from rich.console import Console, Group, RenderableType

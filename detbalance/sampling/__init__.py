@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from detbalance.data.installation import needs
+from detbalance.data.messages import needs
 from detbalance.sampling.balance import (
     class_aware_factors,
     oversampling_factors,

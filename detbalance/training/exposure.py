@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detbalance.augmentation.paste import OUTCOMES
 from detbalance.data import Categories
-from detbalance.data.wording import rounded
+from detbalance.data.messages import rounded
 from detbalance.losses.statistics import sum_over_ranks
 from detbalance.sampling.exposure import exposure_ratio
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from detbalance.augmentation import Mixup, Mosaic, RarePaste
 from detbalance.data import Annotations, Categories
 from detbalance.data.frequency import class_frequency
-from detbalance.data.wording import rounded
+from detbalance.data.messages import rounded
 from detbalance.losses import ClassificationLoss
 from detbalance.losses.sigmoid import SigmoidLoss
 from detbalance.losses.statistics import precise, sum_over_ranks

@@ -23,11 +23,11 @@ from detbalance.data import (
     Annotations,
     Categories,
     PackedBytes,
+    coco_file,
     files,
     load_annotations,
     loading,
     repeated_boxes,
-    rows,
 )
 
 PER_ANNOTATION = ("image_index", "annotation_ids", "labels", "is_crowd", "areas", "bbox", "boxes")
@@ -188,11 +188,13 @@ def test_all_readers_agree(tmp_path_factory, file, part):
     path = tmp_path_factory.mktemp("readers") / "train.json"
     path.write_text(json.dumps(file))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, "_PART", part)
+        patch.setattr(coco_file, "_PART", part)
         cut = load_annotations(path, segmentations=True)
-        patch.setattr(rows.Rows, "add_cut", lambda self, data: None)
+        patch.setattr(coco_file.Rows, "add_cut", lambda self, data: None)
         parsed = load_annotations(path, segmentations=True)
-        patch.setattr(rows.Rows, "columns", lambda self: pytest.fail("not the tolerant reader"))
+        patch.setattr(
+            coco_file.Rows, "columns", lambda self: pytest.fail("not the tolerant reader")
+        )
         path.write_text(json.dumps({**file, "unused": float("nan")}))
         tolerant = load_annotations(path, segmentations=True)
     assert_equal(cut, parsed)
@@ -206,8 +208,10 @@ def test_common_files_are_read_in_one_pass(load, monkeypatch, part, indent, orde
     """The slower ways would give the same values, so only their absence shows the fast one."""
     content = document([box(n, segmentation=[[1, 2, 3]], score=n % 2) for n in range(20)])
     content = {key: content[key] for key in (*order, *(set(content) - set(order)))}
-    monkeypatch.setattr(rows, "_PART", part)
-    monkeypatch.setattr(rows.Rows, "add_entries", lambda self, entries: pytest.fail("second pass"))
+    monkeypatch.setattr(coco_file, "_PART", part)
+    monkeypatch.setattr(
+        coco_file.Rows, "add_entries", lambda self, entries: pytest.fail("second pass")
+    )
     monkeypatch.setattr(loading, "read_tolerant", lambda *args, **options: pytest.fail("tolerant"))
     for notes in ([], content["annotations"][:1], content["annotations"]):
         loaded = load(json.dumps({**content, "annotations": notes}, indent=indent))
@@ -534,7 +538,7 @@ def test_a_file_that_is_rewritten_while_it_is_read_is_one_line(tmp_path, reader,
     path.write_text(json.dumps(document([box(n) for n in range(9_000)])))
     script = """
 import os, sys
-from detbalance.data import files, load_annotations, rows
+from detbalance.data import files, load_annotations, coco_file
 path, reader, change = sys.argv[1:]
 
 def rewrite(held):
@@ -555,7 +559,7 @@ def once(name, owner):
     setattr(owner, name, changed)
 
 done = []
-once("add", rows.Rows)
+once("add", coco_file.Rows)
 once("__getitem__" if reader == "open_file" else "find", files.FileText)
 try:
     load_annotations(path) if reader == "load_annotations" else files.open_file(path)

@@ -200,7 +200,7 @@ def test_reading_can_be_interrupted(tmp_path, annotations):
 
 
 def test_saving_in_parts_gives_one_list(tmp_path, annotations, monkeypatch):
-    monkeypatch.setattr("detbalance.data.predictions_saving._CHUNK", 2)
+    monkeypatch.setattr("detbalance.data.predictions._CHUNK", 2)
     many = Predictions([0, 1, 2, 0, 1], [1] * 5, np.ones((5, 4)), np.arange(5))
     save_predictions(tmp_path / "many.json", many, annotations)
     assert [r["score"] for r in json.loads((tmp_path / "many.json").read_text())] == [*range(5)]
@@ -286,7 +286,7 @@ def test_all_kinds_are_named_at_once(load):
 
 
 def test_ids_are_looked_up_in_blocks(load, monkeypatch):
-    monkeypatch.setattr("detbalance.data.predictions_loading._BLOCK", 2)
+    monkeypatch.setattr("detbalance.data.results_file._BLOCK", 2)
     sound = [entry(image_id=i) for i in (30, 0, 10, 30, 0)]
     assert load(sound).image_index.tolist() == [0, 2, 1, 0, 2]
     message = r"3 of 8 detections have an image_id .*first: detection 5, image_id 77\)"

@@ -18,7 +18,7 @@ from scenes import make_scene, training_file
 
 from detbalance.cli import main
 from detbalance.cli.running import run
-from detbalance.data.wording import counted, printable
+from detbalance.data.messages import counted, printable
 
 pytest.importorskip("rich")
 from rich.console import Group

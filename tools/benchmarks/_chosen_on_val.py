@@ -18,7 +18,7 @@ from detbalance.data import (
     load_predictions,
     save_predictions,
 )
-from detbalance.data.folds import deal_images
+from detbalance.data.split import deal_images
 from detbalance.training.config import DataSection
 
 FLOOR = 0.3

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from detbalance.data import installation
-from detbalance.data.installation import needs, pip_line
+from detbalance.data import messages
+from detbalance.data.messages import needs, pip_line
 
 
 class _Installed:
@@ -38,7 +38,7 @@ class _Installed:
     ],
 )
 def test_the_line_names_the_place_that_the_package_came_from(monkeypatch, origin, line):
-    monkeypatch.setattr(installation, "distribution", lambda name: _Installed(origin))
+    monkeypatch.setattr(messages, "distribution", lambda name: _Installed(origin))
     assert pip_line("page") == line
     assert (
         str(needs("the page", "jinja2", "page")) == f"the page needs jinja2. Install with: {line}"
@@ -49,5 +49,5 @@ def test_without_metadata_the_line_speaks_of_a_clone(monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(installation, "distribution", missing)
-    assert pip_line("page") == installation.CLONE.format(extra="page")
+    monkeypatch.setattr(messages, "distribution", missing)
+    assert pip_line("page") == messages.CLONE.format(extra="page")
