@@ -4,13 +4,13 @@ An augmentation is called as `augmentation(image, target, generator)`; `Augmenta
 goes in, what comes out and what every one of them promises.
 """
 
-from detbalance.augmentation.contract import Augmentation, Compose
 from detbalance.augmentation.crop import RareCrop
 from detbalance.augmentation.donors import Donor, DonorBank
 from detbalance.augmentation.mixing import Mixup, Mosaic
 from detbalance.augmentation.paste import RarePaste
+from detbalance.augmentation.pipeline import StandardAugmentation
 from detbalance.augmentation.policies import GroupPolicy
-from detbalance.augmentation.standard import StandardAugmentation
+from detbalance.augmentation.transform import Augmentation, Compose
 
 __all__ = [
     "AUGMENTATIONS",

@@ -11,9 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.augmentation.contract import Image, Target, check_range, prepared
 from detbalance.augmentation.donor_choice import wanted_labels
-from detbalance.augmentation.geometry import corners, fill_color, is_bilevel, settle
+from detbalance.augmentation.transform import (
+    Image,
+    Target,
+    check_range,
+    corners,
+    fill_color,
+    is_bilevel,
+    prepared,
+    settle,
+)
 from detbalance.data import Annotations
 from detbalance.data.frequency import class_frequency
 from detbalance.data.images import import_cv2

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.augmentation.geometry import box_areas
+from detbalance.augmentation.transform import box_areas
 from detbalance.data import Annotations
 from detbalance.data.arrays import take_slices
 from detbalance.data.frequency import Frequency, frequency_groups

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.augmentation.contract import Image
-from detbalance.augmentation.cutting import Donor, UnreadableDonor, partial_mask
-from detbalance.augmentation.masks import Mask, mask_box
+from detbalance.augmentation.cutting import Donor, Mask, UnreadableDonor, mask_box, partial_mask
+from detbalance.augmentation.transform import Image
 from detbalance.data import Categories
 from detbalance.data.arrays import PackedBytes, ReadOnlyArrays
 from detbalance.data.files import open_file, parse_json

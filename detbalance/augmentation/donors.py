@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.augmentation.contract import check_range
-from detbalance.augmentation.cutting import Donor, UnreadableDonor, cut_out
+from detbalance.augmentation.cutting import Donor, UnreadableDonor, cut_out, note_unusable_masks
 from detbalance.augmentation.donor_choice import (
     Choice,
     choose_donors,
@@ -26,9 +25,8 @@ from detbalance.augmentation.donor_choice import (
 )
 from detbalance.augmentation.donor_file import DonorFile
 from detbalance.augmentation.donor_folder import FolderDonors, folder_donors
-from detbalance.augmentation.geometry import box_areas
-from detbalance.augmentation.masks import note_unusable_masks
-from detbalance.augmentation.partners import drawn_index
+from detbalance.augmentation.mixing import drawn_index
+from detbalance.augmentation.transform import box_areas, check_range
 from detbalance.data import Annotations
 from detbalance.data.frequency import class_frequency
 from detbalance.data.images import read_image

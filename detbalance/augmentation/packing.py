@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.augmentation.contract import MAX_SEED, check_range
-from detbalance.augmentation.cutting import Donor, cut_out
+from detbalance.augmentation.cutting import Donor, cut_out, note_unusable_masks
 from detbalance.augmentation.donor_choice import choose_donors, wanted_labels
 from detbalance.augmentation.donor_file import WrittenDonors, write_donor_file
-from detbalance.augmentation.masks import note_unusable_masks
+from detbalance.augmentation.transform import MAX_SEED, check_range
 from detbalance.data import Annotations
 from detbalance.data.frequency import class_frequency
 from detbalance.data.images import check_size, read_image

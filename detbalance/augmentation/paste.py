@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detbalance.augmentation import blending
-from detbalance.augmentation.contract import Image, Target, check_range, check_scale, prepared
-from detbalance.augmentation.covering import with_pasted, without_covered
+from detbalance.augmentation.blending import with_pasted, without_covered
 from detbalance.augmentation.cutting import Donor, UnreadableDonor
 from detbalance.augmentation.donors import DonorBank
-from detbalance.augmentation.geometry import as_depth, is_bilevel
-from detbalance.augmentation.placing import (
+from detbalance.augmentation.paste_size_and_place import (
     NO_ROOM,
     NOT_EXHAUSTIVE,
     OUTCOMES,
@@ -30,6 +28,15 @@ from detbalance.augmentation.placing import (
     Rules,
     Scene,
     find_place,
+)
+from detbalance.augmentation.transform import (
+    Image,
+    Target,
+    as_depth,
+    check_range,
+    check_scale,
+    is_bilevel,
+    prepared,
 )
 from detbalance.data import Categories
 from detbalance.data.images import import_cv2

@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from detbalance.augmentation.contract import Image, Target, check_range, prepared
-from detbalance.augmentation.geometry import FILL
 from detbalance.augmentation.pipeline import BoxPipeline, import_albumentations
+from detbalance.augmentation.transform import FILL, Image, Target, check_range, prepared
 from detbalance.data import Annotations
 from detbalance.data.frequency import class_frequency, frequency_groups
 

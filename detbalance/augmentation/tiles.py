@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detbalance.augmentation.contract import Image, Target, take_rows
-from detbalance.augmentation.geometry import box_areas, corners, settle
+from detbalance.augmentation.transform import Image, Target, box_areas, corners, settle, take_rows
 from detbalance.data.images import import_cv2
 
 

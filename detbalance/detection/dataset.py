@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from detbalance.augmentation.contract import PER_IMAGE, Image, Target, take_rows
-from detbalance.augmentation.masks import note_unusable_masks, segmentation_mask
+from detbalance.augmentation.cutting import note_unusable_masks, segmentation_mask
+from detbalance.augmentation.transform import PER_IMAGE, Image, Target, take_rows
 from detbalance.data import Annotations
 from detbalance.data.images import check_size, read_image
 from detbalance.detection.crowd import CROWD_LABEL

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, normalize
 
-from detbalance.generation.diffaugment import diff_augment
 from detbalance.generation.gan import class_shares, draw_rows, own_randomness
-from detbalance.generation.networks import CropClassifier, parts
+from detbalance.generation.networks import CropClassifier, diff_augment, parts
 
 PARTS = 3
 _BATCH = 48

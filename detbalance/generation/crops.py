@@ -16,8 +16,8 @@ from torch import Tensor
 
 from detbalance.augmentation.cutting import Donor, cut_out
 from detbalance.augmentation.donor_choice import choose_donors
-from detbalance.augmentation.geometry import is_bilevel
-from detbalance.augmentation.placing import are_clear
+from detbalance.augmentation.paste_size_and_place import are_clear
+from detbalance.augmentation.transform import is_bilevel
 from detbalance.data import Annotations
 from detbalance.data.images import check_size, import_cv2, read_image
 

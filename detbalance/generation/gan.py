@@ -17,8 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from detbalance.generation.diffaugment import diff_augment
-from detbalance.generation.networks import GROUP, LATENT, Discriminator, Generator, parts
+from detbalance.generation.networks import (
+    GROUP,
+    LATENT,
+    Discriminator,
+    Generator,
+    diff_augment,
+    parts,
+)
 
 _PENALTY_EVERY = 8  # steps; its gradient of a gradient costs more than the rest of a step
 

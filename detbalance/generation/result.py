@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detbalance.augmentation.contract import MAX_SEED
-from detbalance.generation.diffaugment import SYMMETRIES
-from detbalance.generation.networks import SIZES
+from detbalance.augmentation.transform import MAX_SEED
+from detbalance.generation.networks import SIZES, SYMMETRIES
 from detbalance.generation.quality import Kid
 
 

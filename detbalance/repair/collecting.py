@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from detbalance.augmentation.contract import Augmentation
+from detbalance.augmentation.transform import Augmentation
 from detbalance.detection.dataset import (
     MIN_SIDE,
     DetectionDataset,

@@ -31,7 +31,7 @@ from detbalance.augmentation import (
     StandardAugmentation,
     pipeline,
 )
-from detbalance.augmentation.contract import PER_IMAGE
+from detbalance.augmentation.transform import PER_IMAGE
 from detbalance.data import load_annotations
 
 pytest.importorskip("albumentations")

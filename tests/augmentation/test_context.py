@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detbalance.augmentation import DonorBank, RarePaste
-from detbalance.augmentation.context import most_alike
 from detbalance.augmentation.cutting import Donor
+from detbalance.augmentation.paste_size_and_place import most_alike
 
 cv2 = pytest.importorskip("cv2")
 

@@ -12,7 +12,7 @@ from painted import assert_in_step, assert_labelled, bilevel_scene, mask_bounds,
 from scenes import training_file
 
 from detbalance.augmentation import RareCrop
-from detbalance.augmentation.contract import take_rows
+from detbalance.augmentation.transform import take_rows
 from detbalance.data import Annotations
 
 pytest.importorskip("cv2")

@@ -18,9 +18,9 @@ import cv2
 from donor_sets import SIDE, pixels_of, write
 
 from detbalance.augmentation import DonorBank, donors
+from detbalance.augmentation.cutting import segmentation_mask
 from detbalance.augmentation.donor_choice import choose_donors, seen_regions, typical_sizes
 from detbalance.augmentation.donors import UnreadableDonor
-from detbalance.augmentation.masks import segmentation_mask
 from detbalance.data import load_annotations
 from detbalance.data.images import read_image
 

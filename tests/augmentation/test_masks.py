@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detbalance.augmentation import DonorBank
-from detbalance.augmentation.masks import mask_box, note_unusable_masks, segmentation_mask
+from detbalance.augmentation.cutting import mask_box, note_unusable_masks, segmentation_mask
 from detbalance.augmentation.packing import pack_donors
 from detbalance.data import load_annotations
 from detbalance.detection.dataset import DetectionDataset

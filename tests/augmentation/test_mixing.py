@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from detbalance.augmentation import Compose, DonorBank, Mixup, Mosaic, RarePaste
-from detbalance.augmentation.geometry import is_bilevel
+from detbalance.augmentation.transform import is_bilevel
 from detbalance.data import load_annotations
 from detbalance.detection.dataset import DetectionDataset, Draw, collate
 from detbalance.sampling import class_exposure

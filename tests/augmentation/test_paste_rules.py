@@ -15,7 +15,7 @@ import cv2
 from donor_sets import SIDE, empty_target, write
 
 from detbalance.augmentation import DonorBank, RarePaste
-from detbalance.augmentation.masks import mask_box, segmentation_mask
+from detbalance.augmentation.cutting import mask_box, segmentation_mask
 from detbalance.augmentation.paste import _PATIENCE, OUTCOMES
 
 CODE = {name: code for code, name in enumerate(OUTCOMES)}

@@ -14,10 +14,9 @@ from painted import assert_in_step, assert_labelled, bilevel_scene, mask_bounds,
 from scenes import training_file
 
 from detbalance.augmentation import GroupPolicy
-from detbalance.augmentation.contract import take_rows
-from detbalance.augmentation.geometry import corners, settle
 from detbalance.augmentation.pipeline import _STRAIGHT, BoxPipeline, import_albumentations
 from detbalance.augmentation.policies import PRESETS, transforms_of
+from detbalance.augmentation.transform import corners, settle, take_rows
 from detbalance.data import Annotations
 
 pytest.importorskip("albumentations")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detbalance.data import fonts
-from detbalance.generation.contact_sheet import write_contact_sheet
+from detbalance.generation.output_folder import write_contact_sheet
 from detbalance.reporting.contact_sheet import Cell, save_sheet
 
 pytest.importorskip("PIL")

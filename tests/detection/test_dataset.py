@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from detbalance.augmentation.contract import append_rows
+from detbalance.augmentation.transform import append_rows
 from detbalance.data import load_annotations
 from detbalance.data.images import check_images, read_image, usable_images
 from detbalance.detection.dataset import DetectionDataset, Draw, collate, worker_init

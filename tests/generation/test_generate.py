@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -20,12 +21,13 @@ from detbalance.generation import (  # noqa: E402
     ClassResult,
     Settings,
     Stopped,
-    filters,
+    drawing,
     generate,
-    pipeline,
-    writing,
+    output_folder,
 )
 from detbalance.generation.quality import Kid  # noqa: E402
+
+steps = sys.modules["detbalance.generation.generate"]
 
 QUICK = {"iterations": 2, "judge_steps": 1, "per_class": 8}
 
@@ -43,15 +45,15 @@ def one_thread():
 def own_features():
     """KID by the judges' features, as where no pretrained network is installed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "pretrained_features", lambda: None)
+        patch.setattr(steps, "pretrained_features", lambda: None)
         yield
 
 
 def be_lenient(patch):
     """Let pass what a network draws that has hardly learned anything."""
-    patch.setattr(filters.CropFilter, "_is_nonsense", no_crop)
-    patch.setattr(filters.CropFilter, "is_repeat", lambda self, image: False)
-    patch.setattr(pipeline, "LEAST_TOLD", -1.0)
+    patch.setattr(drawing.CropFilter, "_is_nonsense", no_crop)
+    patch.setattr(drawing.CropFilter, "is_repeat", lambda self, image: False)
+    patch.setattr(steps, "LEAST_TOLD", -1.0)
 
 
 def no_crop(self, probabilities):
@@ -163,8 +165,8 @@ def test_nothing_to_resume_is_said(annotations, folder, tmp_path):
 
 
 def test_if_nothing_passes_nothing_is_written(annotations, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(filters.CropFilter, "_is_nonsense", every_crop)
-    monkeypatch.setattr(pipeline, "LEAST_TOLD", -1.0)
+    monkeypatch.setattr(drawing.CropFilter, "_is_nonsense", every_crop)
+    monkeypatch.setattr(steps, "LEAST_TOLD", -1.0)
     result = run(annotations, folder, tmp_path / "out")
     assert result.output is None
     by_name = {row.name: row for row in result.classes}
@@ -174,7 +176,7 @@ def test_if_nothing_passes_nothing_is_written(annotations, folder, tmp_path, mon
 
 
 def test_judges_that_tell_nothing_are_not_asked(annotations, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(filters.CropFilter, "_is_nonsense", no_crop)
+    monkeypatch.setattr(drawing.CropFilter, "_is_nonsense", no_crop)
     result = run(annotations, folder, tmp_path / "out")
     assert result.output is None
     disc = next(row for row in result.classes if row.name == "disc")
@@ -195,7 +197,7 @@ def test_a_folder_is_replaced_only_when_asked_and_only_at_the_end(
     with pytest.raises(ValueError, match=r"already holds generated donors.*--overwrite"):
         run(annotations, folder, output, seed=5)
     with monkeypatch.context() as broken:
-        broken.setattr(writing, "write_index", full_disk)
+        broken.setattr(output_folder, "write_index", full_disk)
         with pytest.raises(OSError, match="disk full"):
             run(annotations, folder, output, seed=5, overwrite=True)
     assert files_of(output) == before

@@ -12,7 +12,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchmetrics")
 
 from detbalance.generation import Settings  # noqa: E402
-from detbalance.generation.choosing import choose_classes  # noqa: E402
 from detbalance.generation.classifier import noise_like, shuffled, train_judges  # noqa: E402
 from detbalance.generation.crops import (  # noqa: E402
     MARGIN,
@@ -22,11 +21,17 @@ from detbalance.generation.crops import (  # noqa: E402
     cut_background,
     cut_donors,
 )
-from detbalance.generation.diffaugment import SYMMETRIES, diff_augment, symmetric_copy, turn  # noqa: E402
-from detbalance.generation.donors_folder import safe_names  # noqa: E402
-from detbalance.generation.filters import CropFilter  # noqa: E402
+from detbalance.generation.drawing import CropFilter  # noqa: E402
 from detbalance.generation.gan import GanSettings, GanTraining, class_shares, differences, draw_rows  # noqa: E402
-from detbalance.generation.networks import GROUP  # noqa: E402
+from detbalance.generation.generate import choose_classes  # noqa: E402
+from detbalance.generation.networks import (  # noqa: E402
+    GROUP,
+    SYMMETRIES,
+    diff_augment,
+    symmetric_copy,
+    turn,
+)
+from detbalance.generation.output_folder import safe_names  # noqa: E402
 from detbalance.generation.quality import class_kid, kid  # noqa: E402
 
 

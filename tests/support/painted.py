@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from detbalance.augmentation.contract import PER_IMAGE
+from detbalance.augmentation.transform import PER_IMAGE
 
 COLORS = np.array(
     [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255)]
