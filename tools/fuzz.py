@@ -402,8 +402,8 @@ def write_opinion(folder: Path) -> Path:
     from sklearn.linear_model import LogisticRegression
 
     from detbalance.data import Categories
-    from detbalance.repair.estimators import ClassOpinion
-    from detbalance.repair.opinion_file import save_opinion
+    from detbalance.repair.second_classifier import ClassOpinion
+    from detbalance.repair.second_classifier_file import save_opinion
 
     generator = np.random.default_rng(0)
     fitted = LogisticRegression().fit(generator.normal(size=(30, 6)), np.arange(30) % 3)
@@ -416,7 +416,7 @@ def write_opinion(folder: Path) -> Path:
 
 def write_features(folder: Path) -> Path:
     """A folder of region features."""
-    from detbalance.repair.feature_file import REGION, FeatureWriter
+    from detbalance.repair.region_features import REGION, FeatureWriter
 
     writer = FeatureWriter(folder / "features", 4, {"weights": "x"})
     writer.append(np.ones((10, 4), np.float16), np.zeros(10, REGION), images=5)
@@ -447,7 +447,7 @@ def read_results(path: Path) -> None:
 
 def read_thresholds(path: Path) -> None:
     """By class name."""
-    from detbalance.calibration.thresholds_file import load_thresholds
+    from detbalance.calibration.threshold_result import load_thresholds
 
     load_thresholds(path)
 
@@ -483,7 +483,7 @@ def read_opinion(path: Path) -> None:
     import torch
 
     from detbalance.data import Categories
-    from detbalance.repair.opinion_file import load_opinion
+    from detbalance.repair.second_classifier_file import load_opinion
 
     categories = Categories(ids=(1, 2), names=("bolt", "crack"))
     opinion = load_opinion(path, weights="abc", categories=categories)
@@ -492,7 +492,7 @@ def read_opinion(path: Path) -> None:
 
 def read_features(path: Path) -> None:
     """To be refitted to, and to be gone on with."""
-    from detbalance.repair.feature_file import FeatureWriter, RegionFeatures
+    from detbalance.repair.region_features import FeatureWriter, RegionFeatures
 
     held = RegionFeatures(path)
     np.asarray(held.features).sum()

@@ -13,11 +13,8 @@ from numpy.typing import NDArray
 
 from detbalance.augmentation.transform import box_areas
 from detbalance.data import Annotations
-from detbalance.data.arrays import take_slices
+from detbalance.data.arrays import Float64, Int64, take_slices
 from detbalance.data.frequency import Frequency, frequency_groups
-
-Float64 = NDArray[np.float64]
-Int64 = NDArray[np.int64]
 
 _PAIRS = 500_000  # pairs of boxes compared at a time, so that memory stays small
 _BESIDE = 0.1  # of the image's sides, what a region of a class is widened by

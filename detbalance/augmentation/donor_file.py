@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 
 from detbalance.augmentation.cutting import Donor
 from detbalance.data import Annotations
-from detbalance.data.arrays import offsets_of, take_slices
+from detbalance.data.arrays import Int64, offsets_of, take_slices
 from detbalance.data.files import replace_file
 from detbalance.data.messages import needs
 
 FILE_FORMAT = "detbalance.donor_file/1"
 
-Int64 = NDArray[np.int64]
 
 # Kind of each array, and its shape; None stands for any number. The first ones are read when the
 # file is opened, the others donor by donor.

@@ -12,17 +12,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detbalance.augmentation.cutting import Donor, cut_out, note_unusable_masks
 from detbalance.augmentation.donor_choice import choose_donors, wanted_labels
 from detbalance.augmentation.donor_file import WrittenDonors, write_donor_file
 from detbalance.augmentation.transform import MAX_SEED, check_range
 from detbalance.data import Annotations
+from detbalance.data.arrays import Int64
 from detbalance.data.frequency import class_frequency
 from detbalance.data.images import check_size, read_image
-
-Int64 = NDArray[np.int64]
 
 _THREADS = 4
 _AT_A_TIME = 32  # images whose cut-outs wait to be written

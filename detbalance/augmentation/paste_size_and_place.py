@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from detbalance.augmentation.cutting import Donor
 from detbalance.augmentation.transform import Image, Target, box_areas
-
-Float64 = NDArray[np.float64]
+from detbalance.data.arrays import Float64
 
 _SIDE = 12  # points along each side of the crop
 

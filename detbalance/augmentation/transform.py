@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from detbalance.data.arrays import Float64
 from detbalance.data.images import import_cv2
 
 Image: TypeAlias = NDArray[Any]
@@ -119,8 +120,6 @@ FILL = (124, 116, 104)
 
 _NOISE = 1e-3
 """Pixels, and shares of an area: below it, a difference is rounding of float32."""
-
-Float64 = NDArray[np.float64]
 
 
 def is_bilevel(image: Image) -> bool:

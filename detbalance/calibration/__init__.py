@@ -6,15 +6,19 @@ does not help is said not to help. No torch is needed.
 
 from detbalance.calibration.fusion import FUSIONS, Options, fuse
 from detbalance.calibration.fusion_choice import choose_fusion
+from detbalance.calibration.fusion_members import Calibrator, ScoreCalibration
 from detbalance.calibration.fusion_result import FusionChoice
-from detbalance.calibration.objectives import Objective, parse_objective
 from detbalance.calibration.rescoring import adjusted_logits, norcal, rescore
 from detbalance.calibration.rescoring_strength import StrengthChoice, choose_strength
-from detbalance.calibration.score_calibration import Calibrator, ScoreCalibration
+from detbalance.calibration.threshold_curves import Objective, parse_objective
 from detbalance.calibration.threshold_fit import fit_thresholds
-from detbalance.calibration.threshold_result import ClassThreshold, ThresholdFit
+from detbalance.calibration.threshold_result import (
+    ClassThreshold,
+    ThresholdFit,
+    load_thresholds,
+    save_thresholds,
+)
 from detbalance.calibration.thresholds import Thresholds, apply_thresholds
-from detbalance.calibration.thresholds_file import load_thresholds, save_thresholds
 
 __all__ = [
     "FUSIONS",

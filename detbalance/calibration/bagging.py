@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
+
+from detbalance.data.arrays import Float64, Int64
 
 if TYPE_CHECKING:
     from detbalance.data import Annotations
-
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 
 def bag_shares(annotations: Annotations, target: int | None = None) -> Float64:

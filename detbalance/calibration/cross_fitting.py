@@ -15,21 +15,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from detbalance.calibration.objectives import Objective
-from detbalance.calibration.score_counts import ScoreCounts
-from detbalance.calibration.threshold_curves import fit, make_curves
+from detbalance.calibration.threshold_curves import Objective, ScoreCounts, fit, make_curves
+from detbalance.data.arrays import Bool, Float64, Int64
 from detbalance.data.split import deal_images
-from detbalance.evaluation.grid_figures import mean_of_defined
+from detbalance.evaluation.accumulate import mean_of_defined
 from detbalance.evaluation.matching import Matches
 
 if TYPE_CHECKING:
     from detbalance.data import Annotations
 
-Bool = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 # Right and wrong detections that are shown, bool [D] each.
 Shown: TypeAlias = "tuple[Bool, Bool]"
 FEWEST_FOLDS = 3  # to choose on two and judge on the third

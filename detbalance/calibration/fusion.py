@@ -15,10 +15,9 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.calibration.box_fusion import nmw, wbf
-from detbalance.calibration.pooled_detections import Float64, Int64, Pool
-from detbalance.calibration.suppression import nms, soft_nms, soft_nms_linear
+from detbalance.calibration.fusion_members import Pool, area_of, overlap
 from detbalance.data import Predictions
+from detbalance.data.arrays import Float64, Int64
 from detbalance.evaluation.filters import places_in_group
 
 Confidence: TypeAlias = Literal["box_and_model_avg", "avg", "max", "absent_model_aware_avg"]
@@ -171,10 +170,164 @@ def _check_scores(member: Predictions, number: int) -> None:
         )
 
 
+def nms(pool: Pool, options: Options) -> tuple[Int64, Float64, Float64]:
+    """Keep each detection that no better one of its image and class overlaps.
+
+    Source: ensemble-boxes 1.0.9 for several members. Differs: the weight of a member is taken
+    relative to the heaviest one of the class, not to the sum of all, so that scores stay scores.
+    """
+    kept = np.ones(len(pool.scores) + 1, dtype=np.bool_)
+    for rows, active in pool.batches():
+        boxes = pool.corners[:, rows]
+        areas = area_of(boxes)
+        alive = rows < len(pool.scores)
+        for r in range(len(rows) - 1):
+            columns = slice(active[r + 1])
+            shared, union = overlap(
+                boxes[:, r, columns],
+                boxes[:, r + 1 :, columns],
+                areas[r + 1 :, columns],
+                areas[r, columns],
+            )
+            dropped = shared > options.iou_threshold * union
+            dropped &= alive[r, columns]
+            alive[r + 1 :, columns] &= ~dropped
+        kept[rows] = alive
+    left = np.flatnonzero(kept[:-1])
+    return left, pool.bbox[left], pool.strengths[left]
+
+
+def soft_nms(pool: Pool, options: Options) -> tuple[Int64, Float64, Float64]:
+    """Lower the score of each detection by how much better ones overlap it: Gaussian soft-NMS.
+
+    Source: Bodla et al., Soft-NMS, 2017, arXiv:1704.04503, section 3; ensemble-boxes 1.0.9 for
+    several members. Differs: that library decides by lowered scores and returns the ones before;
+    weights are relative as in `nms`.
+    """
+    lowered = np.append(pool.strengths, -1.0)  # what is behind the end of a column comes last
+    for rows, active in pool.batches():
+        boxes, scores = pool.corners[:, rows], lowered[rows]
+        areas = area_of(boxes)
+        done = np.full_like(scores, -1.0)
+        every = np.arange(rows.shape[1])
+        for reach in active.tolist():
+            columns = every[:reach]
+            next_one = scores[:, :reach].argmax(axis=0)
+            done[next_one, columns] = scores[next_one, columns]
+            scores[next_one, columns] = -1.0
+            shared, union = overlap(
+                boxes[:, next_one, columns],
+                boxes[:, :, :reach],
+                areas[:, :reach],
+                areas[next_one, columns],
+            )
+            near = np.nonzero((shared > 0.0) & (scores[:, :reach] > 0))
+            iou = shared[near] / union[near]
+            scores[near] *= np.exp(-(iou * iou) / options.sigma)
+        lowered[rows] = done
+    return np.arange(len(pool.scores)), pool.bbox, lowered[:-1]
+
+
+_TINY = np.finfo(np.float64).tiny
+
+
+def wbf(pool: Pool, options: Options) -> tuple[Int64, Float64, Float64]:
+    """Fuse boxes into their mean, weighted by score and member.
+
+    Source: Solovyev et al., Weighted boxes fusion, 2021, arXiv:1910.13302, and ensemble-boxes 1.0.9
+    for the kinds of scores. Differs: boxes are means in float64 everywhere, float32 there where
+    merged; a cluster of one keeps its box bit for bit; members of weight 0 do not count as members;
+    scores are cut at 1; "box_and_model_avg" by default, "avg" there.
+    """
+    lead, corners = _clusters(pool, options.iou_threshold)
+    return _fused(pool, lead, corners, _scores(pool, lead, options.confidence))
+
+
+def _clusters(pool: Pool, iou_threshold: float) -> tuple[Int64, Float64]:
+    """Give each detection to a cluster, round by round."""
+    count = len(pool.scores)
+    lead = np.arange(count + 1)
+    result = pool.corners.copy()
+    strengths, areas_all = np.append(pool.strengths, 0.0), area_of(pool.corners)
+    for rows, active in pool.batches():
+        boxes, strength, own = pool.corners[:, rows], strengths[rows], areas_all[rows]
+        began, number = np.full(rows.shape, count), np.zeros(rows.shape[1], dtype=np.int64)
+        corners, areas, total = np.zeros(boxes.shape), np.zeros(rows.shape), np.zeros(rows.shape)
+        for r, reach in enumerate(active.tolist()):
+            columns = np.arange(reach)
+            most = int(number[:reach].max())
+            best, hit = columns, np.zeros(reach, dtype=np.bool_)
+            if most:
+                shared, union = overlap(
+                    boxes[:, r, :reach],
+                    corners[:, :most, :reach],
+                    areas[:most, :reach],
+                    own[r, :reach],
+                )
+                shared /= union
+                best = shared.argmax(axis=0)
+                hit = shared[best, columns] > iou_threshold
+            fresh = columns[~hit]
+            place = number[fresh]
+            corners[:, place, fresh] = boxes[:, r, fresh]
+            areas[place, fresh], total[place, fresh] = own[r, fresh], strength[r, fresh]
+            began[place, fresh] = rows[r, fresh]
+            number[fresh] += 1
+            joined = columns[hit]
+            place = best[hit]
+            lead[rows[r, joined]] = began[place, joined]
+            if len(joined):
+                total[place, joined] += strength[r, joined]
+                step = strength[r, joined] / np.maximum(total[place, joined], _TINY)
+                moved = corners[:, place, joined]
+                # By a difference, so that equal boxes stay what they are.
+                moved += (boxes[:, r, joined] - moved) * step
+                corners[:, place, joined] = moved
+                areas[place, joined] = area_of(moved)
+        used = began < count
+        result[:, began[used]] = corners[:, used]
+    return lead[:-1], result[:, :-1]
+
+
+def _fused(
+    pool: Pool, lead: Int64, corners: Float64, scores: Float64
+) -> tuple[Int64, Float64, Float64]:
+    """Take what stands at the first detection of each cluster."""
+    first = np.flatnonzero(lead == np.arange(len(lead)))
+    alone = np.bincount(lead, minlength=len(lead))[first] == 1
+    x1, y1, x2, y2 = corners[:, first]
+    bbox = np.where(alone[:, None], pool.bbox[first], np.stack([x1, y1, x2 - x1, y2 - y1], axis=1))
+    return first, bbox, scores[first]
+
+
+def _scores(pool: Pool, lead: Int64, confidence: str) -> Float64:
+    """float64 [D], the score of each cluster at the row of its first detection."""
+    count, labels = len(lead), pool.labels
+    whole = pool.member_weights.sum(axis=0)[labels]
+    strengths = pool.strengths
+    if confidence == "max":
+        # The first of a cluster is its best; the heaviest member of a class has weight 1.
+        return strengths
+    summed = np.bincount(lead, strengths, count)
+    weights = np.bincount(lead, pool.weights, count)
+    if confidence == "avg":
+        sizes = np.bincount(lead, minlength=count)
+        members = (pool.member_weights > 0).sum(axis=0)[labels]
+        scores = summed / np.maximum(sizes, 1) * np.minimum(members, sizes) / whole
+        return np.asarray(np.minimum(scores, 1.0))
+    num_members = len(pool.member_weights)
+    pairs = np.unique(lead * num_members + pool.members)
+    cluster, member = np.divmod(pairs, num_members)
+    present = np.bincount(cluster, pool.member_weights[member, labels[cluster]], count)
+    if confidence == "absent_model_aware_avg":
+        scores = summed / np.maximum(weights + (whole - present), _TINY)
+    else:
+        scores = summed / np.maximum(weights, _TINY) * (present / whole)
+    return np.asarray(np.minimum(scores, 1.0))
+
+
 FUSIONS: dict[str, Callable[[Pool, Options], tuple[Int64, Float64, Float64]]] = {
     "wbf": wbf,
-    "nmw": nmw,
     "nms": nms,
     "soft_nms": soft_nms,
-    "soft_nms_linear": soft_nms_linear,
 }

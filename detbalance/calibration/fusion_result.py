@@ -7,20 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from detbalance.calibration.fusion import Options, fuse
-from detbalance.calibration.member_weights import Setting
-from detbalance.calibration.score_calibration import ScoreCalibration
-from detbalance.calibration.verdicts import figure
+from detbalance.calibration.fusion_members import (
+    ScoreCalibration,
+    Setting,
+)
+from detbalance.calibration.threshold_result import figure
 from detbalance.data import Predictions
+from detbalance.data.arrays import Float64
 
-Float64 = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    pass
+
+
 Way: TypeAlias = Literal["as they are", "equal", "chosen"]
+
+
 _SEEN = 0.0005  # a difference in the third decimal
+
+
 HARM = 0.01  # AP50 that a group may lose against the best member before it is said
 
 

@@ -26,8 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.data import Predictions
-
-Float64 = npt.NDArray[np.float64]
+from detbalance.data.arrays import Float64
 
 
 def norcal(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from detbalance.calibration.cross_fitting import (
     HeldOut,
@@ -20,25 +19,34 @@ from detbalance.calibration.cross_fitting import (
     stack,
     standard_error,
 )
-from detbalance.calibration.objectives import Objective
-from detbalance.calibration.preparation import prepare
 from detbalance.calibration.rescoring import rescore
-from detbalance.calibration.score_counts import count_scores
-from detbalance.calibration.threshold_curves import SHARED, fit, make_curves
-from detbalance.calibration.threshold_notes import listed
-from detbalance.calibration.threshold_result import Figures, Judged, Settings, class_figures, judge
-from detbalance.calibration.verdicts import verdict
+from detbalance.calibration.threshold_curves import (
+    SHARED,
+    Objective,
+    count_scores,
+    fit,
+    make_curves,
+)
+from detbalance.calibration.threshold_fit import listed, prepare
+from detbalance.calibration.threshold_result import (
+    Figures,
+    Judged,
+    Settings,
+    class_figures,
+    judge,
+    verdict,
+)
+from detbalance.data.arrays import Int64
 from detbalance.data.messages import counted
-from detbalance.evaluation.detection_cap import cap_notes
+from detbalance.evaluation.build import TrainingSide
 from detbalance.evaluation.matching import match
 from detbalance.evaluation.rules import RulesChoice
-from detbalance.evaluation.training_counts import TrainingSide
+from detbalance.evaluation.sanity_checks import cap_notes
 
 if TYPE_CHECKING:
     from detbalance.data import Annotations, Predictions
     from detbalance.data.frequency import Frequency, Groups
 
-Int64 = npt.NDArray[np.int64]
 STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 

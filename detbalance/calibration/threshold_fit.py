@@ -1,38 +1,186 @@
-"""Thresholds from a calibration file, judged on images that they were not fitted on."""
+"""What fitting thresholds or choosing a strength gave, with the held-out figures beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from detbalance.calibration.cross_fitting import choose, held_out, run_trials, shown, standard_error
-from detbalance.calibration.objectives import Objective
-from detbalance.calibration.preparation import prepare
-from detbalance.calibration.score_counts import count_scores
-from detbalance.calibration.threshold_curves import SHARED, fit, lower_end, make_curves
-from detbalance.calibration.threshold_notes import calibration_notes
+from detbalance.calibration.cross_fitting import (
+    choose,
+    held_out,
+    image_folds,
+    run_trials,
+    shown,
+    standard_error,
+)
+from detbalance.calibration.threshold_curves import (
+    SHARED,
+    Curves,
+    Objective,
+    check_confidence,
+    count_scores,
+    fit,
+    lower_end,
+    make_curves,
+    parse_objective,
+)
 from detbalance.calibration.threshold_result import (
     ClassThreshold,
     Figures,
     FloorStatus,
+    Settings,
     ThresholdFit,
     class_figures,
     judge,
+    verdict,
 )
 from detbalance.calibration.thresholds import Thresholds
-from detbalance.calibration.verdicts import verdict
-from detbalance.evaluation.detection_cap import cap_notes
+from detbalance.data.arrays import Float64, Int64
+from detbalance.data.categories import shorten
+from detbalance.data.messages import counted
+from detbalance.evaluation.build import TrainingSide, training_side
+from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.rules import RulesChoice
-from detbalance.evaluation.training_counts import TrainingSide
+from detbalance.evaluation.sanity_checks import cap_notes, odd_scores
 
 if TYPE_CHECKING:
     from detbalance.data import Annotations, Predictions
     from detbalance.data.frequency import Frequency, Groups
 
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """A calibration file, ready to be fitted on."""
+
+    objective: Objective
+    matches: Matches
+    folds: Int64
+    training: TrainingSide
+    settings: Settings
+
+    @property
+    def group_of_class(self) -> list[str | None]:
+        """[K + 1], the group of each label."""
+        return [None, *(group for group, _, _ in self.training.counts)]
+
+
+def prepare(
+    annotations: Annotations,
+    predictions: Predictions,
+    objective: Objective | str,
+    frequency: Frequency | None,
+    groups: Groups | None,
+    *,
+    rules: RulesChoice,
+    iou: float,
+    confidence: float,
+    num_folds: int,
+    seed: int,
+    predictions_file: str | None,
+) -> Calibration:
+    """Check what a user chooses, match, and cut the images into folds."""
+    goal = parse_objective(objective) if isinstance(objective, str) else objective
+    check_confidence(confidence)
+    matches = match(annotations, predictions, rules=rules)
+    matches.at(iou)
+    training = training_side(annotations, matches.rules.name, frequency, groups)
+    return Calibration(
+        objective=goal,
+        matches=matches,
+        folds=image_folds(annotations, num_folds, seed),
+        training=training,
+        settings=Settings(
+            annotations=str(annotations.source),
+            predictions=predictions_file,
+            frequency_source=training.source,
+            group_rule=training.rule,
+            rules=matches.rules.name,
+            iou=iou,
+            confidence=confidence if goal.is_floor else None,
+            folds=num_folds,
+            seed=seed,
+        ),
+    )
+
+
+_NAMED = 5
+_COUNTED = {"recall": "boxes", "precision": "detections"}
+_LOW_SCORE = 0.01  # detectors that keep detections below are not cut by their own floor
+
+
+def calibration_notes(
+    curves: Curves,
+    rows: Sequence[ClassThreshold],
+    annotations: Annotations,
+    predictions: Predictions,
+    *,
+    confidence: float,
+) -> tuple[str, ...]:
+    """Name the classes that thresholds could not be fitted for, or whose floor is not kept."""
+    notes = []
+    if odd := odd_scores(predictions):
+        notes.append(f"{odd}. The thresholds hold for scores of this kind only.")
+    label = {name: i for i, name in enumerate(annotations.categories.names, start=1)}
+    if absent := [row.name for row in rows if not row.boxes]:
+        notes.append(
+            f"{counted(len(absent), 'class')} without boxes in {annotations.source} get the shared"
+            f" threshold: {listed(absent)}."
+        )
+    never = [row.name for row in rows if row.boxes and not curves.weights[label[row.name]]]
+    if never:
+        notes.append(
+            f"{counted(len(never), 'class')} with boxes and no right detection at any score get"
+            f" the shared threshold: {listed(never)}."
+        )
+    if curves.objective.is_floor:
+        best = {row.name: float(curves.own[label[row.name]].max()) for row in rows}
+        notes += _floor_notes(curves, rows, best, confidence)
+        lowest = float(predictions.scores.min())
+        short = any(row.boxes and best[row.name] < curves.objective.amount for row in rows)
+        if curves.objective.kind == "recall" and short and lowest >= _LOW_SCORE:
+            notes.append(
+                f"The lowest score in the predictions is {lowest:.3f}: detections below it may "
+                "have been cut off. Predict with a lower score threshold for more recall."
+            )
+    return tuple(notes)
+
+
+def _floor_notes(
+    curves: Curves, rows: Sequence[ClassThreshold], best: dict[str, float], confidence: float
+) -> list[str]:
+    goal, notes = curves.objective, []
+    beyond = {row.name: row.boxes for row in rows if row.boxes and 0 < best[row.name] < goal.amount}
+    if beyond:
+        figures = [f"{name} {best[name]:.2f} ({counted(n, 'box')})" for name, n in beyond.items()]
+        notes.append(
+            f"{goal} is out of reach for {counted(len(beyond), 'class')} at every threshold; the"
+            f" best that there is: {listed(figures)}."
+        )
+    unsure = [row.name for row in rows if row.floor == "unsure"]
+    if unsure:
+        verb = "keeps" if len(unsure) == 1 else "keep"
+        notes.append(
+            f"{counted(len(unsure), 'class')} {verb} {goal} here, but by too few"
+            f" {_COUNTED[goal.kind]} for {confidence:.0%} confidence: {listed(unsure)}."
+        )
+    missed = [row.name for row in rows if row.floor == "missed" and row.name not in beyond]
+    if missed:
+        verb = "misses" if len(missed) == 1 else "miss"
+        notes.append(
+            f"{counted(len(missed), 'class')} {verb} {goal} at the threshold chosen, though"
+            f" another would keep it here: {listed(missed)}."
+        )
+    return notes
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join names, the first five of them and how many more there are."""
+    return shorten(names, _NAMED)
+
+
 PerClass: TypeAlias = Literal["auto", "always", "never"]
 # From the shared threshold to every class's own: the plainer of two that do as well is chosen.
 SHRINKAGES = (SHARED, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.0)

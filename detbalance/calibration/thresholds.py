@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from detbalance.data import Categories, Predictions
+from detbalance.data.arrays import Float64
 from detbalance.data.categories import shorten
-
-Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

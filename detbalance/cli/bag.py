@@ -1,4 +1,4 @@
-"""`detbalance bag`: train the members of an ensemble, ordinary runs or the snapshots of one."""
+"""`detbalance bag`: train the members of an ensemble, each an ordinary run."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 import detbalance
 from detbalance.calibration.bagging import balanced_bags
 from detbalance.calibration.cross_fitting import image_folds
-from detbalance.cli.evaluate import chosen_device
 from detbalance.cli.outputs import BAG, refuse_configured
 from detbalance.cli.quickstart import finished
-from detbalance.cli.train import evaluate_run
 from detbalance.data import load_annotations
 from detbalance.data.files import replace_file
 from detbalance.data.messages import counted
@@ -24,19 +20,10 @@ from detbalance.losses import LOSSES
 from detbalance.reporting.terminal import Console
 from detbalance.training.checkpoint import (
     LAST,
-    load_checkpoint,
-    model_from_checkpoint,
-    remove_run,
-    snapshot_name,
 )
 from detbalance.training.config import Config, load_config
-from detbalance.training.push import positive_share
-from detbalance.training.setup import load_data
 
 logger = logging.getLogger(__name__)
-
-# Name of the run whose snapshots are members.
-_RUN = "run"
 
 
 def bag_command(
@@ -57,18 +44,15 @@ def bag_command(
 ) -> None:
     """Write a configuration for each run, train those that are not there, say what is next."""
     _check(by, members, losses, target, only)
-    one_run = by == "snapshots"
     frozen = _frozen(backbone)
-    cycles = [f"train.cycles={members}"] if one_run else []
-    base = load_config(config, [*overrides, *frozen, *cycles], data_root=data_root)
+    base = load_config(config, [*overrides, *frozen], data_root=data_root)
     refuse_configured(output, BAG, base.to_dict())
     output.mkdir(parents=True, exist_ok=True)
-    _check_kind(output, one_run, overwrite)
     number = len(losses) if by == "losses" else members
-    changes = [cycles] if one_run else _changes(base, by, number, losses, target, seed, output)
+    changes = _changes(base, by, number, losses, target, seed, output)
     files = []
     for i, own in enumerate(changes):
-        place = output / (_RUN if one_run else f"member-{i}")
+        place = output / f"member-{i}"
         made = load_config(
             config,
             [*overrides, *frozen, *own, f"seed={seed + i}", f"output={place}"],
@@ -81,8 +65,6 @@ def bag_command(
         _say(console, "Train each with:")
         for file in chosen:
             _say(console, f"  detbalance train --config {file}")
-        if one_run:
-            _say(console, "This command without --prepare-only then predicts with its snapshots.")
         return
     dead = [file for file in chosen if not _trained(file, overwrite)]
     if dead:
@@ -91,8 +73,6 @@ def bag_command(
             f" ({', '.join(map(str, dead))}). All are expected to. See what they said above; the"
             " same command goes on with them alone."
         )
-    if one_run:
-        _predict(load_config(files[0]), output, members)
     done = [m for m in range(number) if not only or m in only]
     folders = " ".join(str(output / f"member-{m}") for m in range(number))
     _say(console, f"Members trained: {', '.join(map(str, done))}. Make one of them with:")
@@ -129,16 +109,6 @@ def _changes(
         logger.info("member %d: %d of %d images", member, len(rows), truth.num_images)
         changes.append([f"data.train={file}"])
     return changes
-
-
-def _check_kind(output: Path, one_run: bool, overwrite: bool) -> None:
-    """Refuse, or remove to overwrite them, runs of which members are made in the other way."""
-    others = output.glob("member-*.yaml" if one_run else f"{_RUN}.yaml")
-    for file in sorted(others):
-        if not overwrite:
-            raise _another_ensemble(file)
-        remove_run(file.with_suffix(""))
-        file.unlink()
 
 
 def _written(file: Path, config: Config, overwrite: bool) -> Path:
@@ -191,41 +161,6 @@ def _run(*words: str) -> int:
             raise
 
 
-def _predict(config: Config, output: Path, members: int) -> None:
-    """Give each snapshot of a run a member's folder, with what a run leaves of its evaluation."""
-    snapshots = [config.output / snapshot_name(member) for member in range(members)]
-    places = [output / f"member-{member}" for member in range(members)]
-    missing = [pair for pair in zip(snapshots, places, strict=True) if not _is_predicted(*pair)]
-    if not missing:
-        return
-    lost = [snapshot for snapshot, _ in missing if not snapshot.exists()]
-    if lost:
-        raise ValueError(
-            f"{lost[0]}: is not there, nor are its member's predictions ({len(lost)} such"
-            " snapshots). Those of a finished run are expected. Put them back, or train again with"
-            " --overwrite."
-        )
-    data, device = load_data(config), chosen_device(None)
-    for snapshot, place in missing:
-        logger.info("%s: predicting with %s", place, snapshot)
-        state = load_checkpoint(snapshot)
-        # As in training, so that the last snapshot's results are the run's to the bit.
-        model = model_from_checkpoint(state, str(snapshot)).to(memory_format=torch.channels_last)
-        place.mkdir(exist_ok=True)
-        own = config.model_copy(update={"output": place})
-        evaluate_run(own, model.to(device), data, positive_share(state["push"]["run"]))
-
-
-def _is_predicted(snapshot: Path, place: Path) -> bool:
-    """Whether a member's results are there, and of this snapshot, not of one that it replaced."""
-    results = [place / "predictions.json", place / "report.json"]
-    if not all(file.exists() for file in results):
-        return False
-    # The results of a snapshot that was removed to save space stay good.
-    made = snapshot.stat().st_mtime_ns if snapshot.exists() else 0
-    return all(file.stat().st_mtime_ns >= made for file in results)
-
-
 def _frozen(backbone: Path | None) -> list[str]:
     """Overrides that let members share the backbone of a trained detector, which stays as it is."""
     if backbone is None:
@@ -256,16 +191,6 @@ def _check(
         raise ValueError(
             f"--by, --target: {target} boxes are enough for a bag, and members differ by {by}."
             " --by bags is expected with it. Correct one of them."
-        )
-    if by == "snapshots" and only:
-        raise ValueError(
-            f"--member: is {only[0]}, and snapshots are of one run, which makes all members. It is"
-            " expected with members that are runs of their own. Leave it out."
-        )
-    if by == "snapshots" and members < 2:
-        raise ValueError(
-            f"--members: is {members}. At least 2 snapshots are expected of a run. Raise it, or use"
-            " detbalance train."
         )
     number = len(losses) if by == "losses" else members
     wrong = [member for member in only if member >= number]

@@ -11,10 +11,9 @@ from detbalance.cli.report import check_images, pictures, write_html
 from detbalance.data.messages import printable
 from detbalance.evaluation import Comparison, Gate, compare, parse_gate, with_bootstrap
 from detbalance.evaluation.compare import check_room
-from detbalance.evaluation.comparison_verdict import digits_for
+from detbalance.evaluation.comparison import digits_for
 from detbalance.evaluation.rules import RulesChoice
-from detbalance.reporting.comparison_console import print_comparison
-from detbalance.reporting.comparison_files import write_comparison
+from detbalance.reporting.comparison import print_comparison, write_comparison
 from detbalance.reporting.terminal import Console
 
 # Exit status of a build that a condition ends; 2 is for wrong input.

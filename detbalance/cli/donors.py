@@ -15,8 +15,7 @@ from detbalance.augmentation.packing import Packed, pack_donors
 from detbalance.data import Annotations, load_annotations
 from detbalance.data.frequency import class_frequency, frequency_groups
 from detbalance.data.messages import counted
-from detbalance.reporting.cells import GROUP_STYLES, name_cell, numbers_table
-from detbalance.reporting.console import print_content
+from detbalance.reporting.console import GROUP_STYLES, name_cell, numbers_table, print_content
 from detbalance.reporting.terminal import Console
 
 _LISTED = 60

@@ -26,8 +26,8 @@ from detbalance.cli.outputs import BAG, OUTPUT_FILE, Command, overwrite
     "--method",
     default="wbf",
     show_default=True,
-    type=click.Choice(["wbf", "nmw", "nms", "soft_nms", "soft_nms_linear"]),
-    help="Weighted boxes fusion, non-maximum weighted, NMS, soft-NMS.",
+    type=click.Choice(["wbf", "nms", "soft_nms"]),
+    help="Weighted boxes fusion, NMS, soft-NMS.",
 )
 @click.option(
     "--iou",
@@ -126,11 +126,9 @@ def fuse(**options: object) -> None:
     "--by",
     default="bags",
     show_default=True,
-    type=click.Choice(["bags", "seeds", "folds", "losses", "snapshots"]),
+    type=click.Choice(["bags", "seeds", "folds", "losses"]),
     help="What members differ in, beside their seed: balanced bags of the training images, nothing"
-    " else, the fold of images that each leaves out, the classification loss. Or snapshots of one"
-    " run, whose learning rate goes down once for each: all members together take the iterations,"
-    " and the time, of one ordinary run.",
+    " else, the fold of images that each leaves out, the classification loss.",
 )
 @click.option("--members", default=3, show_default=True, type=Whole(1, 1000))
 @click.option("--losses", multiple=True, metavar="NAME", help="One for each member. Repeatable.")

@@ -24,7 +24,7 @@ from detbalance.training.checkpoint import (
     load_checkpoint,
     model_from_checkpoint,
 )
-from detbalance.training.push import by_label, positive_share
+from detbalance.training.gradient_ratio import by_label, positive_share
 from detbalance.training.setup import labels_in, loader_workers
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from detbalance.calibration import Options, choose_fusion, fuse
 from detbalance.calibration.fusion import Confidence, check_weights, keep_best
-from detbalance.calibration.member_weights import settings_to_try
+from detbalance.calibration.fusion_members import settings_to_try
 from detbalance.cli.evaluating import check_same_classes, load_probabilities, results_file, waiting
 from detbalance.cli.thresholds import training_frequency
 from detbalance.data import Predictions, load_annotations, save_predictions

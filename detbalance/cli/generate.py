@@ -17,10 +17,9 @@ from rich.text import Text
 from detbalance.data import load_annotations
 from detbalance.data.messages import counted
 from detbalance.generation import ClassResult, Result, Settings, Stopped, generate
-from detbalance.reporting.cells import name_cell
-from detbalance.reporting.console import print_content
+from detbalance.reporting.console import name_cell, print_content
 from detbalance.reporting.terminal import Console
-from detbalance.training.interrupt import stop_request
+from detbalance.training.run import stop_request
 
 logger = logging.getLogger(__name__)
 

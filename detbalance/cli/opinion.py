@@ -17,13 +17,11 @@ from detbalance.cli.region_data import Detector, RegionData, region_data, told_p
 from detbalance.data import Annotations, Categories
 from detbalance.data.files import replace_file
 from detbalance.data.frequency import class_frequency, frequency_groups
-from detbalance.repair.advice import advised
-from detbalance.repair.estimators import Weighing, fit_opinion
-from detbalance.repair.lifting import LiftFigures, fit_lifts
-from detbalance.repair.named_estimators import is_one_class, make_classifier, make_one_class
-from detbalance.repair.one_class import OneClassOpinion
-from detbalance.repair.opinion_file import Opinion, load_opinion, save_opinion
-from detbalance.repair.selection import Limits
+from detbalance.repair.collecting import Limits
+from detbalance.repair.estimators import is_one_class, make_classifier, make_one_class
+from detbalance.repair.novelty import LiftFigures, OneClassOpinion, fit_lifts
+from detbalance.repair.second_classifier import Weighing, advised, fit_opinion
+from detbalance.repair.second_classifier_file import Opinion, load_opinion, save_opinion
 from detbalance.reporting.terminal import Console
 from detbalance.training.setup import loader_workers
 

@@ -27,8 +27,8 @@ REPORT, COMPARISON = (
     [f"{name}.{suffix}" for suffix in ("json", "csv", "md", "html")]
     for name in ("report", "comparison")
 )
-_STATE = ("best.pt", "last.pt", "snapshot-*.pt", "metrics.jsonl", "tensorboard/*")
-BAG = Output("run.yaml", "run/*", "member-*")
+_STATE = ("best.pt", "last.pt", "metrics.jsonl", "tensorboard/*")
+BAG = Output("member-*")
 RUN = Output(*_STATE, *REPORT, "predictions.json", lock="")
 
 

@@ -11,8 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from detbalance.data import Annotations, load_annotations
 from detbalance.planning import Finding, duplicate_findings, make_plan
-from detbalance.reporting.plan_console import print_plan
-from detbalance.reporting.plan_files import write_plan
+from detbalance.reporting.plan import print_plan, write_plan
 from detbalance.reporting.terminal import Console
 
 

@@ -18,9 +18,8 @@ from detbalance.cli.outputs import OUTPUT_FILE, refuse_configured
 from detbalance.data.frequency import frequency_groups
 from detbalance.data.messages import counted
 from detbalance.detection.dataset import Draw
-from detbalance.reporting.cells import GROUP_STYLES, name_cell, numbers_table
-from detbalance.reporting.console import print_content
-from detbalance.reporting.contact_sheet import CROWD, OWN, PASTED, Cell, save_sheet
+from detbalance.reporting.console import GROUP_STYLES, name_cell, numbers_table, print_content
+from detbalance.reporting.pictures import CROWD, OWN, PASTED, Cell, save_sheet
 from detbalance.reporting.terminal import Console
 from detbalance.sampling import RepeatFactorSampler
 from detbalance.training.config import load_config

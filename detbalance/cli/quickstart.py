@@ -12,7 +12,7 @@ from detbalance.data import load_annotations, load_predictions
 from detbalance.data.digits import make_digits
 from detbalance.data.frequency import class_frequency, frequency_groups
 from detbalance.evaluation import Report, load_report
-from detbalance.reporting.figures import draw_predictions
+from detbalance.reporting.pictures import draw_predictions
 from detbalance.reporting.terminal import Console
 from detbalance.training.checkpoint import CONFIG_FILE
 from detbalance.training.config import Config, load_config

@@ -16,12 +16,10 @@ from detbalance.cli.refit_effect import show_effect
 from detbalance.cli.region_data import Detector, taken_features, told_progress
 from detbalance.data import Categories
 from detbalance.data.files import replace_file
+from detbalance.repair.collecting import Limits
 from detbalance.repair.fitting import FitSettings
-from detbalance.repair.methods import fits_of
-from detbalance.repair.refit import Refit, refit
-from detbalance.repair.samples import read_samples
-from detbalance.repair.selection import Limits
-from detbalance.repair.task import Task
+from detbalance.repair.refit import Refit, Task, fits_of, refit
+from detbalance.repair.region_features import read_samples
 from detbalance.reporting.terminal import Console
 from detbalance.training.checkpoint import model_from_checkpoint, save_checkpoint
 from detbalance.training.setup import loader_workers

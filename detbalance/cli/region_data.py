@@ -24,15 +24,19 @@ from detbalance.data.frequency import class_frequency
 from detbalance.data.images import usable_images
 from detbalance.detection.dataset import DetectionDataset, worker_deaths
 from detbalance.repair.classifier import Classifier, classifier_of
-from detbalance.repair.collecting import collect_features, rare_repeats
-from detbalance.repair.feature_file import STATE, RegionFeatures, read_state
-from detbalance.repair.samples import Samples, read_samples
-from detbalance.repair.selection import Limits
+from detbalance.repair.collecting import Limits, collect_features, rare_repeats
+from detbalance.repair.region_features import (
+    STATE,
+    RegionFeatures,
+    Samples,
+    read_samples,
+    read_state,
+)
 from detbalance.reporting.terminal import Console
 from detbalance.sampling import repeat_factors
 from detbalance.training.checkpoint import load_checkpoint, model_from_checkpoint
 from detbalance.training.config import parse_config
-from detbalance.training.interrupt import stop_request
+from detbalance.training.run import stop_request
 from detbalance.training.setup import labels_in, loader_workers
 
 logger = logging.getLogger(__name__)

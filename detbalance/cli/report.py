@@ -18,13 +18,11 @@ from detbalance.data.messages import counted
 from detbalance.evaluation import Comparison, Evaluation, Report, compare, with_bootstrap
 from detbalance.evaluation.bootstrap import drawn_bytes
 from detbalance.evaluation.rules import RulesChoice
-from detbalance.reporting.comparison_console import print_comparison
-from detbalance.reporting.comparison_files import write_comparison
+from detbalance.reporting.comparison import print_comparison, write_comparison
 from detbalance.reporting.console import print_report
-from detbalance.reporting.files import write_report
 from detbalance.reporting.gallery import Gallery
-from detbalance.reporting.suspects_file import load_suspects
-from detbalance.reporting.suspects_section import SuspectSection, suspect_section
+from detbalance.reporting.label_issues import SuspectSection, load_suspects, suspect_section
+from detbalance.reporting.report_files import write_report
 from detbalance.reporting.terminal import Console
 
 logger = logging.getLogger(__name__)

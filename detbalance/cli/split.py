@@ -19,7 +19,7 @@ from detbalance.data import (
     write_split,
 )
 from detbalance.data.messages import counted
-from detbalance.reporting.cells import name_cell
+from detbalance.reporting.console import name_cell
 from detbalance.reporting.terminal import Console
 
 _LISTED = 60

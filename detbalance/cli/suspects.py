@@ -14,14 +14,14 @@ from detbalance.data import Annotations
 from detbalance.data.files import replace_file
 from detbalance.data.images import read_image
 from detbalance.data.messages import counted
-from detbalance.repair.selection import Limits
-from detbalance.repair.strangers import Strangers, strangers
-from detbalance.repair.suspects import Suspects, suspects
-from detbalance.reporting.contact_sheet import OWN, PASTED, Cell, save_sheet
-from detbalance.reporting.files import csv_lines
-from detbalance.reporting.suspects_file import FORMAT
+from detbalance.repair.collecting import Limits
+from detbalance.repair.label_issues import Suspects, suspects
+from detbalance.repair.novelty import Strangers, strangers
+from detbalance.reporting.gallery import part_around
+from detbalance.reporting.label_issues import FORMAT
+from detbalance.reporting.pictures import OWN, PASTED, Cell, save_sheet
+from detbalance.reporting.report_files import csv_lines
 from detbalance.reporting.terminal import Console
-from detbalance.reporting.thumbnails import part_around
 
 NAME = "suspects"
 _PRINTED = 15

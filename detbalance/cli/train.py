@@ -20,17 +20,18 @@ from torch import nn
 
 from detbalance.cli.outputs import RUN, refuse_configured
 from detbalance.data import save_predictions
+from detbalance.data.arrays import Float64
 from detbalance.data.frequency import frequency_groups
 from detbalance.detection.predict import predict
 from detbalance.evaluation import Report, build_report, evaluate, load_report
 from detbalance.reporting.console import print_report
-from detbalance.reporting.files import write_report
+from detbalance.reporting.report_files import write_report
 from detbalance.reporting.terminal import Console
 from detbalance.training.checkpoint import LAST
 from detbalance.training.config import Config, load_config
-from detbalance.training.interrupt import Interrupted
+from detbalance.training.gradient_ratio import by_label
 from detbalance.training.loop import Step, train
-from detbalance.training.push import Float64, by_label
+from detbalance.training.run import Interrupted
 from detbalance.training.setup import Data, loader_workers
 
 logger = logging.getLogger(__name__)

@@ -16,6 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
+Float64 = npt.NDArray[np.float64]
 _CHUNK = 20_000  # strings gathered at a time
 
 

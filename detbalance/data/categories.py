@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Int64 = npt.NDArray[np.int64]
+from detbalance.data.arrays import Int64
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.annotations import Annotations
+from detbalance.data.arrays import Float32, Int64
 from detbalance.data.files import points_outside
 from detbalance.data.messages import needs
 
-Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
-Float32 = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
 HASH_BITS = 1024

@@ -11,11 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.annotations import Annotations
-from detbalance.data.arrays import ReadOnlyArrays
+from detbalance.data.arrays import Int64, ReadOnlyArrays
 from detbalance.data.categories import Categories
 from detbalance.data.messages import counted
-
-Int64 = npt.NDArray[np.int64]
 
 LVIS_LIMITS = (10, 100)
 THIRDS = (1 / 3, 2 / 3)

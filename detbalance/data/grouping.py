@@ -7,14 +7,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from detbalance.data.annotations import Annotations
+from detbalance.data.arrays import Int64
 from detbalance.data.duplicates import COPY
 from detbalance.data.files import open_file, parse_json
 from detbalance.data.tolerant import whole_id
-
-Int64 = npt.NDArray[np.int64]
 
 
 class _Images(msgspec.Struct, gc=False):

@@ -14,7 +14,8 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
-Float64 = npt.NDArray[np.float64]
+from detbalance.data.arrays import Float64
+
 # What makes the results arrays; plain numbers give plain numbers.
 _Numbers: TypeAlias = "npt.NDArray[Any] | Sequence[float]"
 

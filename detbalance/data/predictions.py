@@ -11,14 +11,10 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from detbalance.data.annotations import Annotations
-from detbalance.data.arrays import ReadOnlyArrays
+from detbalance.data.arrays import Float64, Int64, ReadOnlyArrays
 from detbalance.data.files import replace_file
-
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.annotations import Annotations
+from detbalance.data.arrays import Int64
 from detbalance.data.categories import find
 from detbalance.data.faults import show
 from detbalance.data.files import FileText, is_json_lines, open_text, parse_json
@@ -294,7 +295,6 @@ def _file_names(annotations: Annotations) -> dict[object, int | None]:
     return rows
 
 
-Int64 = npt.NDArray[np.int64]
 _OTHER_ANNOTATIONS = (
     "Expected results of these annotations. Name the annotation file that the predictions were made"
     " on."

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from detbalance.data.annotations import Annotations
+from detbalance.data.arrays import Bool, Int64
 from detbalance.data.categories import shorten
 from detbalance.data.duplicates import COPY, sources_of_copies
 from detbalance.data.frequency import crowd_only
 from detbalance.data.grouping import image_groups
-from detbalance.data.split_choice import Bool, Holdings, Int64, choose_groups
+from detbalance.data.split_choice import Holdings, choose_groups
 
 
 def deal_images(labels: Int64, image_index: Int64, num_images: int, folds: int, seed: int) -> Int64:

@@ -9,13 +9,9 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from detbalance.data.annotations import Annotations
-
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
-Bool = npt.NDArray[np.bool_]
+from detbalance.data.arrays import Bool, Float64, Int64
 
 # Of one per column of a class: the size of the parts is wished for more than any single share.
 _WEIGHT_OF_SIZE = 10.0

@@ -13,13 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.annotations import Annotations
-from detbalance.data.arrays import PackedBytes, offsets_of
+from detbalance.data.arrays import Float64, Int64, PackedBytes, offsets_of
 from detbalance.data.boxes import clip_boxes
 from detbalance.data.categories import Categories, find, shorten
 from detbalance.data.messages import counted
 from detbalance.data.predictions import Predictions
 
-Int64 = npt.NDArray[np.int64]
 ClassNames = Sequence[str] | Mapping[int, str]
 
 
@@ -225,7 +224,6 @@ def _categories(used: Int64, class_names: ClassNames | None, first_label: int | 
     return Categories(tuple(names), tuple(names.values()))
 
 
-Float64 = npt.NDArray[np.float64]
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
 
 

@@ -17,12 +17,14 @@ from detbalance.detection.adapter import (
     adapt,
 )
 from detbalance.detection.crowd import CrowdApart, CrowdAwareProposals
-from detbalance.detection.fcos import BalancedFCOSHead
-from detbalance.detection.last_layer import fit_convolution, fit_linear
-from detbalance.detection.normalizer import Normalizer
-from detbalance.detection.one_stage import BalancedClassificationHead
+from detbalance.detection.extra_inputs import Normalizer
+from detbalance.detection.head_layers import fit_convolution, fit_linear
+from detbalance.detection.one_stage import (
+    BalancedClassificationHead,
+    BalancedFCOSHead,
+    BalancedRetinaNetHead,
+)
 from detbalance.detection.rcnn import BalancedRoIHeads
-from detbalance.detection.retinanet import BalancedRetinaNetHead
 from detbalance.losses import LOSSES, ClassificationLoss
 
 D = TypeVar("D", bound=nn.Module)

@@ -15,15 +15,15 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
 from detbalance.detection.backbones import MOBILENET, TORCHVISION_BACKBONES, Pyramid, build_body
-from detbalance.detection.head_layers import box_head, fcos_head, proposal_head, retinanet_head
-from detbalance.detection.heads import set_classification_loss
-from detbalance.detection.plan import (
+from detbalance.detection.defaults import (
     Plan,
     check_arguments,
     usual,
     usual_anchor_ratios,
     usual_anchor_sizes,
 )
+from detbalance.detection.head_layers import box_head, fcos_head, proposal_head, retinanet_head
+from detbalance.detection.heads import set_classification_loss
 from detbalance.detection.weights import load_default, load_file, load_offline
 
 

@@ -6,6 +6,7 @@ Letters: N images in the batch, A anchors of an image, D outputs per anchor, K c
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +14,8 @@ from torch import Tensor, nn
 
 from detbalance.detection.adapter import Mixin, full_precision, not_scripted
 from detbalance.detection.crowd import Target, ignored_in_crowd
-from detbalance.detection.holder import LossHolder
-from detbalance.detection.normalizer import Normalizer, over_ranks
-from detbalance.detection.wanted import paired_iou, wanted
-from detbalance.losses.compiling import outside_graphs
+from detbalance.detection.extra_inputs import LossHolder, Normalizer, over_ranks, paired_iou, wanted
+from detbalance.losses.statistics import outside_graphs
 
 IGNORED = -2
 """Torchvision's mark in `matched_idxs` for anchors that are neither object nor background; -1 is
@@ -154,3 +153,64 @@ def anchor_labels(target: Target, matched: Tensor) -> Tensor:
     found = matched >= 0
     labels[found] = target["labels"][matched[found]]
     return labels
+
+
+class BalancedRetinaNetHead(BalancedOneStageHead):
+    """Both heads of a RetinaNet together."""
+
+    regression_head: Any
+
+    def box_losses(
+        self, target: Target, head_outputs: dict[str, Tensor], anchors: Tensor, matched: Tensor
+    ) -> dict[str, Tensor]:
+        """Compute the box loss of one image; see `BalancedOneStageHead`."""
+        loss = self.regression_head.compute_loss([target], head_outputs, [anchors], [matched])
+        return {"bbox_regression": loss}
+
+    def decoded(self, offsets: Tensor, anchors: Tensor) -> Tensor:
+        """Turn predicted offsets into boxes; see `BalancedOneStageHead`."""
+        return self.regression_head.box_coder.decode_single(offsets, anchors)  # type: ignore[no-any-return]
+
+
+SILENT = -100.0
+"""A logit at which torchvision's focal loss of background is 0 to the last bit."""
+
+
+class BalancedFCOSHead(BalancedOneStageHead):
+    """The heads for classes, boxes and centerness together."""
+
+    box_coder: Any
+
+    def stock_losses(
+        self,
+        targets: list[Target],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """Compute torchvision's own losses, which know no locations to ignore, without those."""
+        if any(len(target["crowd"]) for target in targets):
+            ignored = (torch.stack(matched_idxs) == IGNORED).unsqueeze(2)
+            logits = head_outputs["cls_logits"].masked_fill(ignored, SILENT)
+            head_outputs = {**head_outputs, "cls_logits": logits}
+        return super().stock_losses(targets, head_outputs, anchors, matched_idxs)
+
+    def box_losses(
+        self, target: Target, head_outputs: dict[str, Tensor], anchors: Tensor, matched: Tensor
+    ) -> dict[str, Tensor]:
+        """Compute the box and centerness losses of one image; see `BalancedOneStageHead`."""
+        # Torchvision's function does all three losses. One column of constant logits makes the one
+        # for the classes, which is not wanted, cheap.
+        labels = torch.zeros_like(target["labels"])
+        logits = torch.zeros_like(head_outputs["bbox_ctrness"])
+        losses = super().stock_losses(
+            [{"boxes": target["boxes"], "labels": labels}],
+            {**head_outputs, "cls_logits": logits},
+            [anchors],
+            [matched],
+        )
+        return {name: loss for name, loss in losses.items() if name != "classification"}
+
+    def decoded(self, offsets: Tensor, anchors: Tensor) -> Tensor:
+        """Turn predicted distances into boxes; see `BalancedOneStageHead`."""
+        return self.box_coder.decode(offsets, anchors)  # type: ignore[no-any-return]

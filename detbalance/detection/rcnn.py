@@ -19,9 +19,14 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from detbalance.detection.adapter import full_precision, not_scripted
 from detbalance.detection.crowd import CROWD_LABEL, Target, covered
-from detbalance.detection.holder import LossHolder
-from detbalance.detection.normalizer import Normalizer, over_ranks
-from detbalance.detection.wanted import image_index, paired_iou, wanted
+from detbalance.detection.extra_inputs import (
+    LossHolder,
+    Normalizer,
+    image_index,
+    over_ranks,
+    paired_iou,
+    wanted,
+)
 
 IGNORED = -1
 """Torchvision's label of regions that are never sampled."""

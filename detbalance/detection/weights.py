@@ -14,8 +14,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from detbalance.data.messages import needs
 from detbalance.detection.backbones import MOBILENET, resnet_name
-from detbalance.detection.plan import OFFLINE_BACKBONE
-from detbalance.losses.contract import other_loss, saved_name
+from detbalance.detection.defaults import OFFLINE_BACKBONE
+from detbalance.losses.loss import other_loss, saved_name
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@
 a paired bootstrap which differences are real. No torch is needed.
 """
 
+from detbalance.evaluation.accumulate import Grid, compute_grid
 from detbalance.evaluation.backends import Backend
 from detbalance.evaluation.build import build_report
 from detbalance.evaluation.compare import compare
@@ -16,10 +17,15 @@ from detbalance.evaluation.comparison import (
 )
 from detbalance.evaluation.evaluate import Evaluation, evaluate, with_bootstrap
 from detbalance.evaluation.gates import Gate, parse_gate
-from detbalance.evaluation.grid import Grid, compute_grid
 from detbalance.evaluation.matching import Matches, match
-from detbalance.evaluation.report import Report, ReportSettings, check_comparable, load_report
-from detbalance.evaluation.rows import ClassRow, GroupRow
+from detbalance.evaluation.report import (
+    ClassRow,
+    GroupRow,
+    Report,
+    ReportSettings,
+    check_comparable,
+    load_report,
+)
 from detbalance.evaluation.rules import Rules
 from detbalance.evaluation.settings import EvaluationSettings
 

@@ -5,15 +5,15 @@ Letters: T IoU thresholds, R recall levels, K categories, D detections, P of the
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.data.arrays import take_slices
-from detbalance.evaluation.matching import Matches
+from detbalance.data.arrays import Bool, Float64, Int64, offsets_of, take_slices
+from detbalance.evaluation.matching import Matches, match
+from detbalance.evaluation.overlaps import Overlaps
 
-Bool = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 # The evaluators' grid, as pycocotools writes it.
 RECALL_LEVELS: Float64 = np.linspace(0.0, 1.0, 101)
 _TINY = np.spacing(1)
@@ -104,3 +104,30 @@ def precision_recall(
     total = int(matches.num_positive[label])
     reached = found / total if total else np.full(len(found), np.nan)
     return reached, found / np.arange(1, len(rows) + 1), matches.predictions.scores[rows]
+
+
+def fixed_ap(
+    matches: Matches, *, per_class: int = 10_000, pairs: Overlaps | None = None
+) -> Float64:
+    """Average precision with at most so many detections of a class in the whole set.
+
+    Source: Dave et al., Evaluating Large-Vocabulary Object Detectors: The Devil is in the Details,
+    2021, arXiv:2102.01066, section 4. Differs: where the results file itself was cut per image,
+    which ours cannot know, so is this figure.
+    """
+    rules = dataclasses.replace(matches.rules, max_detections=None)
+    annotations, predictions = matches.annotations, matches.predictions
+    every = (
+        matches
+        if matches.within_cap.all()
+        else match(annotations, predictions, rules=rules, pairs=pairs)
+    )
+    sizes = np.diff(every.offsets)
+    place = np.arange(len(every.order)) - np.repeat(every.offsets[:-1], sizes)
+    rows = every.order[place < per_class]
+    return mean_precision(
+        every.is_true_positive[rows],
+        every.is_false_positive[rows],
+        offsets_of(np.minimum(sizes, per_class)),
+        every.num_positive,
+    )

@@ -1,4 +1,4 @@
-"""Compare two detectors on the same images, one run or several a side."""
+"""Many classes are many chances to be wrong: p-values that allow for all of them together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from detbalance.data.arrays import Float64
 from detbalance.data.messages import counted
+from detbalance.evaluation.accumulate import check_memory
 from detbalance.evaluation.bootstrap import (
     RELIABLE_BOXES,
     RELIABLE_IMAGES,
@@ -22,10 +24,9 @@ from detbalance.evaluation.comparison import (
     ComparisonSettings,
     Difference,
     GroupDifferences,
+    verdict,
 )
-from detbalance.evaluation.comparison_verdict import verdict
 from detbalance.evaluation.differences import (
-    Float64,
     Sides,
     class_sides,
     difference_interval,
@@ -33,13 +34,42 @@ from detbalance.evaluation.differences import (
     p_values,
 )
 from detbalance.evaluation.evaluate import Evaluation, with_bootstrap
-from detbalance.evaluation.memory import check_memory
-from detbalance.evaluation.multiple_testing import adjust_classes, adjust_groups
-from detbalance.evaluation.report import Report
-from detbalance.evaluation.rows import GROUP_NAMES, SPREAD
+from detbalance.evaluation.report import GROUP_NAMES, SPREAD, Report
 
 if TYPE_CHECKING:
     from detbalance.data.frequency import Frequency, Groups
+
+
+def adjust_classes(p: Float64) -> Float64:
+    """Adjust the p-values of classes, of which some may differ and most may not.
+
+    Source: Benjamini and Hochberg, Controlling the false discovery rate, JRSS B 57, 1995.
+    """
+    return _adjusted(p, step_up=True)
+
+
+def adjust_groups(p: Float64) -> Float64:
+    """Adjust the p-values of a few groups, each of which makes a claim of its own.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
+    Statistics 6, 1979.
+    """
+    return _adjusted(p, step_up=False)
+
+
+def _adjusted(p: Float64, *, step_up: bool) -> Float64:
+    result = np.full(len(p), np.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    number = len(order)
+    if step_up:
+        raised = p[order] * number / np.arange(1, number + 1)
+        values = np.minimum.accumulate(raised[::-1])[::-1]
+    else:
+        values = np.maximum.accumulate(p[order] * np.arange(number, 0, -1))
+    result[order] = np.minimum(values, 1.0)
+    return result
+
 
 _NAMED = 5
 # What rows and settings take over from the report.

@@ -15,16 +15,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from detbalance.data.arrays import Float64
 from detbalance.evaluation.bootstrap import BootstrapFigures
-from detbalance.evaluation.bootstrap_intervals import FORMS, Spread, interval, student_quantile
 from detbalance.evaluation.bootstrap_variance import (
+    FORMS,
+    Spread,
     class_spread,
     defined_mean,
     group_means,
     group_spread,
+    interval,
+    student_quantile,
 )
 
-Float64 = npt.NDArray[np.float64]
 # Between these p-values are found; above the larger one there is no difference.
 _LEAST_P, _LARGEST_P = 1e-9, 0.999
 

@@ -11,23 +11,23 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from detbalance.data.arrays import Float64, Int64
 from detbalance.data.frequency import class_counts
 from detbalance.data.intervals import wilson_interval
 from detbalance.data.messages import counted
-from detbalance.evaluation.backends import Backend
-from detbalance.evaluation.bootstrap import BootstrapFigures, bootstrap
-from detbalance.evaluation.confusion import Confusion, confusion
-from detbalance.evaluation.errors import ErrorCounts, error_kinds
-from detbalance.evaluation.fixed_ap import fixed_ap
-from detbalance.evaluation.grid import compute_grid
-from detbalance.evaluation.grid_figures import (
+from detbalance.evaluation.accumulate import (
     class_figures,
+    compute_grid,
     curves_at_half,
     of_all_classes,
     summarize,
 )
+from detbalance.evaluation.average_precision import fixed_ap
+from detbalance.evaluation.backends import Backend
+from detbalance.evaluation.bootstrap import BootstrapFigures, bootstrap
+from detbalance.evaluation.bootstrap_variance import more_boxes, recall_design_effect
+from detbalance.evaluation.errors import Confusion, ErrorCounts, confusion, error_kinds
 from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.operating_points import (
     at_score,
@@ -37,17 +37,14 @@ from detbalance.evaluation.operating_points import (
     recall_at_precision,
 )
 from detbalance.evaluation.overlaps import overlaps
-from detbalance.evaluation.rows import SPREAD
+from detbalance.evaluation.report import SPREAD
 from detbalance.evaluation.rules import AREA_RANGES, RulesChoice, choose_rules
 from detbalance.evaluation.sanity_checks import cautions
 from detbalance.evaluation.settings import EvaluationSettings, check_settings
-from detbalance.evaluation.uncertainty import more_boxes, recall_design_effect
 
 if TYPE_CHECKING:
     from detbalance.data import Annotations, Predictions
 
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 RECALL_IOU_THRESHOLD = 0.5
 # Overlap from which a detection is near a box at all, for the kinds of errors.

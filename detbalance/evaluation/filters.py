@@ -5,18 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from detbalance.data.arrays import Bool, Float64, Int64
 from detbalance.data.messages import counted
 from detbalance.evaluation.rules import Rules
 
 if TYPE_CHECKING:
     from detbalance.data import Annotations, Predictions
     from detbalance.data.arrays import PackedLabels
-
-Bool = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 
 def image_ranks(annotations: Annotations) -> Int64:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
 from detbalance.evaluation.comparison import Comparison, Difference
-from detbalance.evaluation.rows import GROUP_NAMES, SPREAD
+from detbalance.evaluation.report import GROUP_NAMES, SPREAD
 
 Part: TypeAlias = Literal["baseline", "ours", "difference", "low", "high"]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.data.arrays import offsets_of, take_slices
+from detbalance.data.arrays import Bool, Int64, offsets_of, take_slices
 from detbalance.evaluation.filters import (
     check_predictions,
     checked_classes,
@@ -30,9 +30,7 @@ from detbalance.evaluation.rules import AREA_RANGES, Rules, RulesChoice, choose_
 if TYPE_CHECKING:
     from detbalance.data import Annotations, Predictions
 
-Bool = npt.NDArray[np.bool_]
 Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

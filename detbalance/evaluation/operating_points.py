@@ -12,11 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from detbalance.data.arrays import Float64, Int64
 from detbalance.evaluation.filters import images_checked, reaches_floor
 from detbalance.evaluation.matching import Matches
-
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from detbalance.data.arrays import Float64, Int64
 from detbalance.evaluation.rules import Rules, RulesChoice, choose_rules
 
 if TYPE_CHECKING:
     from detbalance.data import Annotations, Predictions
 
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
 # Pairs looked at together: small enough to stay in the cache of a core.
 _CHUNK = 1 << 17
 

@@ -1,72 +1,11 @@
-"""The per-class report: figures beside training counts, and its file format.
-
-`report.json`, schema "detbalance.report/2". A later version 2 file may have more keys, never fewer.
-Undefined numbers are null.
-
-    schema    "detbalance.report/2"
-    classes   list, rarest first: by train_boxes, then train_images, where the training file is
-              known, otherwise by group, then val_boxes. Each entry:
-        name, category_id            as in the annotation file
-        group                        "rare", "common", "frequent"; null without frequencies
-        train_images, train_boxes    images with the class, and boxes of it, in the training file
-                                     (crowd regions excluded); null without a training file
-        val_boxes                    boxes to find in the evaluated file (crowd regions excluded)
-        val_images                   images of the evaluated file with such boxes
-        AP, AP50, AP75, AR           over IoU .50:.95, at .50, at .75, recall over .50:.95; all
-                                     scores; the largest number of detections per image
-        APs APm APl, ARs ARm ARl     AP and AR of boxes of a size; see settings.area_ranges
-        AR1, AR10                    AR with so many detections per image and class
-        fixed_AP                     AP with the detections cut per class over the whole file
-                                     instead of per image (arXiv:2102.01066)
-        score_threshold                  smallest score that recall and precision of the class count
-        recall, precision            at IoU .50, of detections at or above score_threshold
-        recall75, precision75        the same at IoU .75
-        true_positives, false_positives   the counts behind recall and precision
-        f_score                      F-beta of recall and precision; settings.beta
-        recall_at_precision, score_at_precision   highest recall at IoU .50 with a precision of at
-                                     least settings.min_precision, and the score threshold of it
-        recall_at_fppi, score_at_fppi   the same with at most settings.max_fppi false positives of
-                                     the class per image
-        best_f, best_f_score         highest F-beta at IoU .50, and the score threshold of it
-        intervals                    object, [low, high] of figures at settings.confidence: recall
-                                     and precision by Wilson from the number of boxes; where
-                                     settings.num_bootstrap is not 0, AP, AP50, AR, recall and
-                                     precision from as many draws of the images
-        design_effect                how many times the variance of recall is as large as if each
-                                     box were in an image of its own
-        more_boxes                   boxes that val lacks to know recall to +-.05
-        errors                       object by kind (classification, localisation, both, duplicate,
-                                     background, missed): count, shown (from score_threshold on),
-                                     cost (AP50 that the class would gain without them)
-        positive_share               positive over all gradient at the class's outputs in training;
-                                     null unless the report is of a run with a sigmoid loss
-    groups    object with "rare", "common", "frequent", "all"; each entry:
-        num_categories               classes of the group
-        num_evaluated                those of them with boxes to find
-        train_boxes, val_boxes       sums; images are not summed, they hold several classes
-        AP, ...                      means over the classes where the figure is defined, of all
-                                     figures above but the scores; intervals of the means; errors
-                                     summed, their cost a mean
-    summary   the 12 COCO numbers: AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl; by LVIS's
-              rules AR300 in place of AR100
-    details   object or null; by class name: curves (precision and scores at IoU .50 over recall
-              0, .01, ... 1), histograms (20 bins of scores: right, wrong); confusion (list of
-              true, found, count, as the errors of these kinds: "classification"; "background",
-              true null; "missed", found null; what is right is in true_positives of the classes)
-    settings  annotations, predictions (files; null: from memory), backend, iou_thresholds,
-              recall_iou_threshold, score_threshold, max_detections, area_ranges,
-              frequency_source (file that the groups come from, or null), group_rule (words or
-              null), rules ("coco", "lvis"), confidence, num_bootstrap, seed, beta, min_precision,
-              max_fppi, thresholds (file of the classes' own floors, or null; then score_threshold
-              is null)
-    notes     list of sentences about what a reader could not see from the figures
-"""
+"""What the pictures of a report are drawn from: curves, score histograms, confused classes."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +13,148 @@ import msgspec
 
 from detbalance.data.files import open_file, parse_json
 from detbalance.data.json_nan import nan_to_null, null_to_nan
-from detbalance.evaluation.details import Details
-from detbalance.evaluation.rows import GROUP_NAMES, ClassRow, GroupRow
 from detbalance.evaluation.settings import EvaluationSettings
+
+# Bins of the score histograms, over scores 0 to 1.
+NUM_BINS = 20
+# Cells of the confusion matrix that a report keeps.
+MAX_CELLS = 300
+
+
+@dataclass(frozen=True)
+class PRCurve:
+    """Precision of one class at IoU .50 over recall 0, .01, ... 1."""
+
+    precision: list[float]
+    scores: list[float]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Scores of one class at IoU .50 in 20 equal bins from 0 to 1."""
+
+    right: list[int]
+    wrong: list[int]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the confusion matrix, at IoU .50 and the score threshold."""
+
+    true: str | None
+    found: str | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Details:
+    """What a report's pictures are drawn from; classes by name."""
+
+    curves: dict[str, PRCurve]
+    histograms: dict[str, Histogram]
+    confusion: list[Cell]
+
+
+NAN = math.nan
+GROUP_NAMES = ("rare", "common", "frequent")
+# Figures that rows of classes and of groups share; a group's are means over its classes.
+FIGURES = (
+    "AP",
+    "AP50",
+    "AP75",
+    "APs",
+    "APm",
+    "APl",
+    "fixed_AP",
+    "AR",
+    "AR1",
+    "AR10",
+    "ARs",
+    "ARm",
+    "ARl",
+    "recall",
+    "precision",
+    "recall75",
+    "precision75",
+    "f_score",
+    "recall_at_precision",
+    "recall_at_fppi",
+    "best_f",
+)
+# Figures that have intervals: all of them where images were drawn, the last two in any case.
+SPREAD = ("AP", "AP50", "AR", "recall", "precision")
+ERROR_KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
+
+
+@dataclass(frozen=True)
+class ErrorKind:
+    """One kind of error of one class."""
+
+    count: int
+    shown: int
+    cost: float = NAN
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures that classes and groups share, as the report's file format describes them."""
+
+    AP: float
+    AP50: float
+    AR: float
+    recall: float
+    precision: float
+    AP75: float = NAN
+    APs: float = NAN
+    APm: float = NAN
+    APl: float = NAN
+    fixed_AP: float = NAN
+    AR1: float = NAN
+    AR10: float = NAN
+    ARs: float = NAN
+    ARm: float = NAN
+    ARl: float = NAN
+    recall75: float = NAN
+    precision75: float = NAN
+    f_score: float = NAN
+    recall_at_precision: float = NAN
+    recall_at_fppi: float = NAN
+    best_f: float = NAN
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    errors: dict[str, ErrorKind] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRow(Figures):
+    """One class of the report; the fields are those of the file format."""
+
+    name: str
+    category_id: int
+    group: str | None
+    train_images: int | None
+    train_boxes: int | None
+    val_boxes: int
+    val_images: int = 0
+    true_positives: int
+    false_positives: int
+    score_threshold: float = NAN
+    score_at_precision: float = NAN
+    score_at_fppi: float = NAN
+    best_f_score: float = NAN
+    positive_share: float = NAN
+    design_effect: float = NAN
+    more_boxes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupRow(Figures):
+    """One group of classes; figures are means over the classes where they are defined."""
+
+    num_categories: int
+    num_evaluated: int
+    train_boxes: int | None
+    val_boxes: int
+
 
 SCHEMA = "detbalance.report/2"
 

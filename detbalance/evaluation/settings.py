@@ -6,12 +6,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from detbalance.data.arrays import Float64
 from detbalance.evaluation.backends import BackendName
 from detbalance.evaluation.rules import RulesName
-
-Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class PretrainedFeatures(nn.Module):
         super().__init__()
         import timm
 
-        from detbalance.detection.plan import OFFLINE_BACKBONE
+        from detbalance.detection.defaults import OFFLINE_BACKBONE
         from detbalance.detection.weights import offline_state
 
         with own_randomness(0):

@@ -4,9 +4,7 @@ Each loss is an `nn.Module` built from the boxes per class of the training set. 
 PyTorch detector; `detbalance.detection` puts it into torchvision's.
 """
 
-from detbalance.losses.balanced_sigmoid import BalancedSigmoidLoss
-from detbalance.losses.contract import ClassificationLoss
-from detbalance.losses.counts import ClassCounts
+from detbalance.losses.class_counts import ClassCounts, class_weights
 from detbalance.losses.equalization import EqualizationLoss, EqualizationLossV2
 from detbalance.losses.equalized_focal import EqualizedFocalLoss, EqualizedQualityFocalLoss
 from detbalance.losses.federated import FederatedLoss
@@ -14,11 +12,10 @@ from detbalance.losses.group_softmax import GroupSoftmaxLoss
 from detbalance.losses.kernel import sigmoid_loss_sum
 from detbalance.losses.ldam import LDAMLoss
 from detbalance.losses.logit_adjustment import BalancedSoftmaxLoss, LogitAdjustedLoss
-from detbalance.losses.priors import adjust_logits
+from detbalance.losses.loss import ClassificationLoss
 from detbalance.losses.seesaw import SeesawLoss
-from detbalance.losses.sigmoid import SigmoidFocalLoss
-from detbalance.losses.softmax import SoftmaxCrossEntropyLoss
-from detbalance.losses.weights import class_weights
+from detbalance.losses.sigmoid import BalancedSigmoidLoss, SigmoidFocalLoss
+from detbalance.losses.softmax import SoftmaxCrossEntropyLoss, adjust_logits
 
 __all__ = [
     "LOSSES",

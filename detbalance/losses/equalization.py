@@ -9,11 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from detbalance.losses.contract import wide
-from detbalance.losses.counts import CountsLike
+from detbalance.losses.class_counts import ClassWeights, CountsLike
+from detbalance.losses.loss import wide
 from detbalance.losses.sigmoid import SigmoidLoss
 from detbalance.losses.statistics import GradientSums
-from detbalance.losses.weights import ClassWeights
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from detbalance.losses.counts import CountsLike
+from detbalance.losses.class_counts import ClassWeights, CountsLike
 from detbalance.losses.sigmoid import SigmoidLoss, shares
 from detbalance.losses.statistics import GradientSums
-from detbalance.losses.weights import ClassWeights
 
 
 class EqualizedFocalLoss(SigmoidLoss):

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detbalance.losses.compiling import outside_graphs
-from detbalance.losses.counts import CountsLike
+from detbalance.losses.class_counts import ClassWeights, CountsLike
 from detbalance.losses.sigmoid import SigmoidLoss
-from detbalance.losses.weights import ClassWeights
+from detbalance.losses.statistics import outside_graphs
 
 
 class FederatedLoss(SigmoidLoss):

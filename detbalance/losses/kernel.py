@@ -9,16 +9,14 @@ Letters: A rows, K columns of logits, G groups of rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from detbalance.losses import pytorch_kernel
-from detbalance.losses.compiling import outside_graphs
-
-Factor = float | Tensor
+from detbalance.losses.pytorch_kernel import Factor, Terms
+from detbalance.losses.statistics import outside_graphs
 
 
 class SigmoidSums(NamedTuple):
@@ -27,33 +25,6 @@ class SigmoidSums(NamedTuple):
     loss: Tensor
     positive: Tensor
     negative: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Terms:
-    """The constants of a call; see `sigmoid_loss_sum`."""
-
-    positive_weight: Factor
-    negative_weight: Factor
-    gamma: Factor
-    normalizer: Factor
-    row_weights: Tensor | None
-    groups: Tensor | None
-    shift: Tensor | None
-    quality: Tensor | None
-
-    def rows(self, rows: slice) -> Terms:
-        """The part of the constants that belongs to some rows."""
-
-        def cut(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value[rows]
-
-        return replace(
-            self,
-            row_weights=cut(self.row_weights),
-            groups=cut(self.groups),
-            quality=cut(self.quality),
-        )
 
 
 @outside_graphs

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detbalance.losses.contract import wide
-from detbalance.losses.counts import CountsLike, Float64
+from detbalance.data.arrays import Float64
+from detbalance.losses.class_counts import ClassWeights, CountsLike, class_weights
+from detbalance.losses.loss import wide
 from detbalance.losses.softmax import SoftmaxLoss
-from detbalance.losses.weights import ClassWeights, class_weights
 
 
 class LDAMLoss(SoftmaxLoss):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from detbalance.losses.counts import CountsLike
-from detbalance.losses.priors import adjusted_offsets, balanced_offsets, checked_tau
-from detbalance.losses.softmax import SoftmaxLoss
-from detbalance.losses.weights import ClassWeights
+from detbalance.losses.class_counts import ClassWeights, CountsLike
+from detbalance.losses.softmax import SoftmaxLoss, adjusted_offsets, balanced_offsets, checked_tau
 
 
 class BalancedSoftmaxLoss(SoftmaxLoss):

@@ -6,7 +6,7 @@ were a negative; the one positive entry of each foreground row is then put right
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,7 @@ from torch import Tensor
 
 from detbalance.losses.statistics import precise
 
-if TYPE_CHECKING:
-    from detbalance.losses.kernel import Factor, Terms
+Factor = float | Tensor
 
 # Elements per chunk and CPU core: few enough for its cache, enough that calls cost little.
 CPU_CHUNK = 1 << 18
@@ -26,6 +25,33 @@ CHUNKS = 64
 LOG2_E = 1.4426950408889634
 # Above this softplus(y) is y to the last bit of float64; exp(40) is far from overflow in float32.
 SOFTPLUS_THRESHOLD = 40.0
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """The constants of a call; see `sigmoid_loss_sum`."""
+
+    positive_weight: Factor
+    negative_weight: Factor
+    gamma: Factor
+    normalizer: Factor
+    row_weights: Tensor | None
+    groups: Tensor | None
+    shift: Tensor | None
+    quality: Tensor | None
+
+    def rows(self, rows: slice) -> Terms:
+        """The part of the constants that belongs to some rows."""
+
+        def cut(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[rows]
+
+        return replace(
+            self,
+            row_weights=cut(self.row_weights),
+            groups=cut(self.groups),
+            quality=cut(self.quality),
+        )
 
 
 def run(

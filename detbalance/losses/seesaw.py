@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detbalance.losses.contract import wide
-from detbalance.losses.counts import CountsLike
+from detbalance.losses.class_counts import ClassWeights, CountsLike
+from detbalance.losses.loss import wide
 from detbalance.losses.softmax import SoftmaxLoss
 from detbalance.losses.statistics import sum_over_ranks
-from detbalance.losses.weights import ClassWeights
 
 
 class SeesawLoss(SoftmaxLoss):

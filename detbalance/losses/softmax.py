@@ -1,17 +1,109 @@
-"""Losses in which the classes and background compete, for heads with a background column."""
+"""How logits change with the class frequencies, where background keeps its share.
+
+A classifier that has learned from data with the frequencies p(c) gives logits of
+p(x | c) p(c). To have it answer for other frequencies q(c), each logit is lowered by
+log(p(c) / q(c)); added in training instead, the same numbers make the plain logits those of q.
+
+Rows of a detector also have the label background, and how often is decided by the head's sampler,
+not by the classes. q is therefore chosen to leave the share of background alone and to change the
+frequencies among the foreground only: with pi(c) = p(c | foreground) and a wanted q(c | foreground)
+proportional to pi(c) / a(c)::
+
+    offset(c) = log(p(c) / q(c)) = log a(c) + log sum_k pi(k) / a(k),    offset(background) = 0
+
+The second term is the same for all classes, so without a background column it changes nothing and
+log a(c) alone is what the papers add.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detbalance.losses.contract import ClassificationLoss, wide
-from detbalance.losses.counts import CountsLike
-from detbalance.losses.priors import adjusted_offsets, checked_tau
-from detbalance.losses.weights import ClassWeights
+from detbalance.data.arrays import Float64
+from detbalance.losses.class_counts import ClassCounts, ClassWeights, CountsLike
+from detbalance.losses.loss import ClassificationLoss, wide
+
+
+def balanced_offsets(class_counts: Float64) -> Float64:
+    """Give the offsets that make all classes with boxes equally frequent."""
+    frequency = _frequency(class_counts)
+    one_box = 1.0 / max(class_counts[1:].sum(), 1.0)
+    return _offsets(frequency, np.where(frequency > 0, frequency, one_box))
+
+
+def adjusted_offsets(class_counts: Float64, tau: float) -> Float64:
+    """Give the offsets that divide the frequencies by their power tau."""
+    frequency = _frequency(class_counts)
+    return _offsets(frequency, frequency**tau + 1e-12)
+
+
+def adjust_logits(logits: Tensor, class_counts: CountsLike, *, tau: float = 1.0) -> Tensor:
+    """Correct the logits of a plainly trained softmax classifier for the class frequencies.
+
+    Frequent classes go down and rare ones up, so that over all rows background stays as frequent.
+    This is the one for softmax heads with a background column, whose scores are held against one
+    threshold; `calibration.adjusted_logits` gives the same order of classes in a row, but takes
+    objects to be more frequent than they were. For sigmoid scores there is
+    `detbalance.calibration.rescore`.
+
+    Args:
+        logits: float [A, K + 1], background in column 0, of a model that was trained with plain
+            cross-entropy.
+        class_counts: [K + 1] training boxes per class, or what holds them.
+        tau: >= 0; 0 changes nothing, 1 is the full correction.
+
+    Returns:
+        float [A, K + 1]; float64 for float64 logits, else float32.
+
+    Raises:
+        ValueError: if the shapes do not fit or tau is negative.
+
+    Example:
+        >>> adjust_logits(torch.zeros(1, 3), [0, 90, 10]).softmax(1).round(decimals=2)
+        tensor([[0.1500, 0.0800, 0.7600]])
+
+    Source: Menon et al., Long-tail learning via logit adjustment, 2021, arXiv:2007.07314, eq. 9.
+    Differs: there is no background there; see the head of this file.
+    """
+    checked_tau(tau, "adjust_logits()", "tau")
+    counts = ClassCounts.of(class_counts).instance_counts
+    if logits.ndim != 2 or logits.shape[1] != len(counts):
+        raise ValueError(
+            f"adjust_logits(): logits have the shape {tuple(logits.shape)}. Expected [rows, "
+            f"{len(counts)}] for {len(counts)} classes with background. Pass the logits of a"
+            " softmax head."
+        )
+    offsets = torch.from_numpy(adjusted_offsets(counts, tau))
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return logits - offsets.to(device=logits.device, dtype=logits.dtype)
+
+
+def checked_tau(tau: float, where: str, name: str) -> float:
+    """Check a strength of logit adjustment."""
+    if not (math.isfinite(tau) and tau >= 0):
+        raise ValueError(
+            f"{where}: {name} is {tau}. Expected a finite number >= 0. 0 changes nothing, 1 is the"
+            " full correction."
+        )
+    return tau
+
+
+def _frequency(class_counts: Float64) -> Float64:
+    boxes = class_counts[1:]
+    frequency: Float64 = boxes / max(boxes.sum(), np.finfo(np.float64).tiny)
+    return frequency
+
+
+def _offsets(frequency: Float64, divisor: Float64) -> Float64:
+    if not frequency.any():
+        return np.zeros(len(frequency) + 1)
+    return np.concatenate([[0.0], np.log(divisor) + math.log((frequency / divisor).sum())])
 
 
 class SoftmaxLoss(ClassificationLoss):

@@ -21,7 +21,7 @@ except ImportError:
     triton = None
 
 if TYPE_CHECKING:
-    from detbalance.losses.kernel import Factor, Terms
+    from detbalance.losses.pytorch_kernel import Factor, Terms
 
 AVAILABLE = triton is not None
 """Whether Triton is installed."""
@@ -38,7 +38,7 @@ _logger = logging.getLogger(__name__)
 @functools.cache
 def works(device: torch.device) -> bool:
     """Tell whether the kernel runs on a device; the first call compiles it once to see."""
-    from detbalance.losses.kernel import Terms
+    from detbalance.losses.pytorch_kernel import Terms
 
     if not AVAILABLE:
         return False

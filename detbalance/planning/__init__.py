@@ -3,8 +3,8 @@
 Needs NumPy only, trains nothing, opens no image unless `duplicate_findings` is called.
 """
 
-from detbalance.planning.build import make_plan
 from detbalance.planning.findings import duplicate_findings
+from detbalance.planning.make_plan import make_plan
 from detbalance.planning.plan import (
     ClassPlan,
     FileSummary,

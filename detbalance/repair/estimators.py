@@ -1,234 +1,265 @@
-"""A classifier of scikit-learn as a second opinion on a detector's regions.
-
-Letters: n regions, F features, K classes.
-"""
+"""Classifiers and one-class models by their own names, with options that suit region features."""
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from detbalance.repair.folds import image_folds
-from detbalance.repair.named_estimators import make_classifier
-from detbalance.repair.object_scores import Float64, Int64, Items, class_precision, share_shown
-from detbalance.repair.pooling import best_power, pooled, sharpened
-from detbalance.repair.samples import CHUNK, Samples
-from detbalance.repair.selection import level_of
+from detbalance.data.messages import needs
 
-logger = logging.getLogger(__name__)
+CLASSIFIERS: dict[str, dict[str, Any]] = {
+    # Imbalanced-learn's own default of this one is to change, which it warns of.
+    "BalancedRandomForestClassifier": {
+        "n_estimators": 200,
+        "sampling_strategy": "all",
+        "replacement": True,
+        "bootstrap": False,
+    },
+    "BalancedBaggingClassifier": {"n_estimators": 30},
+    "RandomForestClassifier": {"n_estimators": 200, "class_weight": "balanced_subsample"},
+    "ExtraTreesClassifier": {"n_estimators": 200, "class_weight": "balanced_subsample"},
+    # Of trees of one split, their own default, most are worse than chance where there are ten
+    # classes, and boosting gives up.
+    "RUSBoostClassifier": {"n_estimators": 60, "max_depth": 8},
+    "AdaBoostClassifier": {"n_estimators": 60, "max_depth": 8},
+    "HistGradientBoostingClassifier": {"class_weight": "balanced", "max_iter": 40},
+    "LogisticRegression": {"C": 0.01, "class_weight": "balanced", "max_iter": 200},
+}
+"""What is set where the options do not say else. The constructors' own values hold for the rest."""
 
-WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
-"""Weights of the opinion that are tried; 0 is the detector alone."""
+ONE_CLASS: dict[str, dict[str, Any]] = {
+    "Mahalanobis": {},
+    "OneClassSVM": {"nu": 0.1},
+    "IsolationForest": {"n_estimators": 100},
+    "LocalOutlierFactor": {"n_neighbors": 10, "novelty": True},
+}
+"""The same of the one-class models; a further one is any detector of PyOD by its name."""
 
-MOST_HIDDEN = 0.05
-"""Share of a class's boxes, on average over classes, that an opinion may push below the floor."""
+_BOOSTED = ("RUSBoostClassifier", "AdaBoostClassifier")
+"""Whose trees an option of ours says the depth of, as an estimator is no plain value."""
 
-MIN_BOXES = 3
-"""Boxes of a class from which on something is learned of it."""
-
-MOST_OBJECTS = 50_000
-"""Regions with an object that a classifier or a space is fitted to."""
-
-
-@dataclass(frozen=True)
-class ClassOpinion:
-    """A classifier's probabilities, pooled with the detector's scores."""
-
-    method: str
-    estimator: Any
-    weight: float
-    num_classes: int
-    shared: bool
-    power: float = 1.0
-
-    def __call__(self, features: Tensor, scores: Tensor) -> Tensor:
-        """Give advice, see `detbalance.repair.advice.Advice`."""
-        if not self.weight:
-            return scores
-        said = probabilities(self.estimator, features.cpu().numpy(), self.num_classes)
-        said = sharpened(said, self.power)
-        new = pooled(scores.double().cpu().numpy(), said, self.weight, self.shared)
-        return torch.from_numpy(new).to(scores)
-
-
-@dataclass(frozen=True)
-class Weighing:
-    """How the weight of an opinion was chosen."""
-
-    weight: float
-    power: float
-    precision: dict[float, Float64]
-    shown: dict[float, float]
-    few: list[int]
+_MODULES = (
+    "imblearn.ensemble",
+    "sklearn.ensemble",
+    "sklearn.linear_model",
+    "sklearn.discriminant_analysis",
+    "sklearn.naive_bayes",
+    "sklearn.neighbors",
+    "sklearn.neural_network",
+    "sklearn.svm",
+    "sklearn.tree",
+)
 
 
-def fit_opinion(
-    samples: Samples,
-    rows: Int64,
-    scores: NDArray[np.float32],
-    method: str,
-    options: Mapping[str, Any] | None = None,
-    *,
-    shared: bool,
-    floor: float = 0.3,
-    folds: int = 3,
-    max_background: int = 10_000,
-    min_boxes: int = MIN_BOXES,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[ClassOpinion, Weighing]:
-    """Fit a classifier to regions, and choose how much it counts beside the detector.
-
-    The weight is chosen by cross-fitting: each region is judged by a classifier that has not seen
-    its image, and the weight with the highest mean average precision over classes is taken, each
-    class counting the same (see `class_precision`). That is what a report shows of detections; a
-    log loss would reward well-placed probabilities, which thresholds and calibration bring about
-    later. Of equal weights the smallest is taken: 0, the detector alone, where nothing helps.
-
-    An opinion that is never sure draws all scores down, which no ranking shows: a weight that hides
-    more than `MOST_HIDDEN` of the boxes, each class counting the same, is not taken.
-
-    Before, the opinion is made as sure as serves it best on the same held-out regions, see
-    `best_power`.
-
-    The detector itself has seen all of these images, and so its part of the mean is on the high
-    side: weights chosen here are rather too small than too large.
-
-    Args:
-        samples: of the training data.
-        rows: int64 [n], row of each region's object in the annotations, -1 for none.
-        scores: float32 [n, K + 1], of the detector.
-        method: see `make_classifier`.
-        options: of its constructor.
-        shared: see `ClassOpinion`.
-        floor: score from which a detection is shown, 0..1.
-        folds: of images; >= 2.
-        max_background: background regions that it is fitted to, at most; >= 1.
-        min_boxes: classes with fewer boxes are not taught; >= 1.
-        seed: of all draws.
-        progress: called with the fits done and the number of all.
-
-    Raises:
-        ValueError: if there is no such method, or nothing that it can learn.
-    """
-    num_classes = scores.shape[1]
-    few = few_boxes(samples, rows, num_classes, min_boxes)
-    options = dict(options or {})
-
-    def fit(inside: Int64) -> Any:
-        estimator = make_classifier(method, options, seed)
-        chosen = fitted_rows(samples, inside, few, max_background, seed)
-        return fit_to(estimator, samples, chosen, method)
-
-    fold = image_folds(samples, folds, seed)
-    said = out_of_fold(samples, fold, fit, num_classes, folds, progress)
-    power = best_power(said, samples.labels)
-    said = sharpened(said, power)
-    items = Items.of(samples, rows)
-    own = scores.astype(np.float64)
-    precision, shown = {}, {}
-    for weight in WEIGHTS:
-        together = pooled(own, said, weight, shared)
-        precision[weight] = class_precision(together, items)
-        shown[weight] = share_shown(together, items, floor)
-    # A thousandth is noise, and no reason to hear anybody.
-    means = {weight: round(float(np.nanmean(found)), 3) for weight, found in precision.items()}
-    allowed = [weight for weight in WEIGHTS if shown[weight] >= shown[0.0] - MOST_HIDDEN]
-    weight = max(allowed, key=lambda w: (means[w], -w))
-    estimator = fit(np.arange(len(samples))) if weight else None
-    if progress is not None:
-        progress(folds + 1, folds + 1)
-    opinion = ClassOpinion(method, estimator, weight, num_classes, shared, power)
-    return opinion, Weighing(weight, power, precision, shown, few)
+def classifier_names() -> list[str]:
+    """The classifiers with `predict_proba` of the installed libraries."""
+    return sorted(_classifiers())
 
 
-def out_of_fold(
-    samples: Samples,
-    fold: Int64,
-    fit: Callable[[Int64], Any],
-    num_classes: int,
-    folds: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> Float64:
-    """Ask about every region a classifier that has not seen its image."""
-    said = np.full((len(samples), num_classes), np.nan)
-    for number in range(folds):
-        estimator = fit(np.flatnonzero(fold != number))
-        outside = np.flatnonzero(fold == number)
-        for start in range(0, len(outside), CHUNK):
-            chunk = outside[start : start + CHUNK]
-            said[chunk] = probabilities(estimator, samples.features[chunk], num_classes)
-        if progress is not None:
-            progress(number + 1, folds + 1)
-    return said
+def is_one_class(name: str) -> bool:
+    """Whether a name is that of a one-class model, one of PyOD's included."""
+    return name in ONE_CLASS or (name not in _classifiers() and _pyod(name) is not None)
 
 
-def probabilities(estimator: Any, features: NDArray[Any], num_classes: int) -> Float64:
-    """What a classifier says of regions."""
-    features = np.asarray(features, np.float32)
-    said = np.full((len(features), num_classes), np.nan)
-    good = np.flatnonzero(np.isfinite(features).all(axis=1))
-    if len(good):
-        said[np.ix_(good, estimator.classes_)] = estimator.predict_proba(features[good])
-    return said
-
-
-def few_boxes(samples: Samples, rows: Int64, num_classes: int, least: int) -> list[int]:
-    """Labels of the classes with fewer than `least` annotated boxes among the regions."""
-    real = (samples.labels > 0) & (rows >= 0)
-    _, first = np.unique(rows[real], return_index=True)
-    boxes = np.bincount(samples.labels[real][first], minlength=num_classes)
-    return [label for label in range(1, num_classes) if boxes[label] < least]
-
-
-def fitted_rows(
-    samples: Samples, inside: Int64, few: list[int], max_background: int, seed: int
-) -> Int64:
-    """The regions that something is fitted to: objects of taught classes, some background."""
-    labels = samples.labels[inside]
-    generator = np.random.default_rng(seed)
-    background = generator.permutation(inside[labels == 0])[:max_background]
-    objects = thinned(samples, inside[(labels > 0) & ~np.isin(labels, few)], generator)
-    return np.sort(np.concatenate([objects, background]))
-
-
-def thinned(samples: Samples, rows: Int64, generator: np.random.Generator) -> Int64:
-    """Some of the rows where there are more than `MOST_OBJECTS`: fewer of the largest classes."""
-    counts = np.bincount(samples.labels[rows])
-    most = level_of(counts, MOST_OBJECTS)
-    if most == np.inf:
-        return rows
-    chance = np.minimum(1.0, most / np.maximum(counts, 1))[samples.labels[rows]]
-    return rows[generator.random(len(rows)) < chance]
-
-
-def fit_to(estimator: Any, samples: Samples, rows: Int64, method: str) -> Any:
-    """Fit a classifier to some of the regions, without those whose features are not finite."""
-    features = np.asarray(samples.features[rows], np.float32)
-    good = np.isfinite(features).all(axis=1)
-    labels = samples.labels[rows][good]
-    if len(np.unique(labels)) < 2:
+def make_classifier(name: str, options: Mapping[str, Any], seed: int = 0) -> Any:
+    """Build a classifier that sees standardised features."""
+    known = _classifiers()
+    if name not in known:
+        near = get_close_matches(name, [*known, *ONE_CLASS], n=1)
+        hint = f' Did you mean "{near[0]}"?' if near else ""
         raise ValueError(
-            f"{method}: there are regions of {len(np.unique(labels))} classes to learn from,"
-            " background included. At least two are expected. Take the features out of images with"
-            " more annotated boxes."
+            f'--method: "{name}" is no classifier with predict_proba and no one-class model. Known:'
+            f" {', '.join([*ONE_CLASS, *sorted(known)])}; and PyOD's detectors where pyod is"
+            f" installed. Choose one.{hint}"
         )
-    with warnings.catch_warnings():
-        # Too few steps show in the held-out figures, and so in the weight.
-        warnings.filterwarnings("ignore", module="sklearn|imblearn")
-        warnings.filterwarnings("ignore", message=".*(converge|CONVERGENCE).*")
-        try:
-            return estimator.fit(features[good], labels)
-        except ValueError as error:
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), _built(known[name], CLASSIFIERS, name, options, seed))
+
+
+def make_one_class(name: str, options: Mapping[str, Any], samples: int, seed: int = 0) -> Any:
+    """Build a one-class model, not fitted."""
+    if name in ONE_CLASS:
+        from sklearn.covariance import LedoitWolf
+        from sklearn.ensemble import IsolationForest
+        from sklearn.neighbors import LocalOutlierFactor
+        from sklearn.svm import OneClassSVM
+
+        kinds = {
+            "Mahalanobis": LedoitWolf,
+            "OneClassSVM": OneClassSVM,
+            "IsolationForest": IsolationForest,
+            "LocalOutlierFactor": LocalOutlierFactor,
+        }
+        model = _built(kinds[name], ONE_CLASS, name, options, seed)
+    else:
+        kind = _pyod(name)
+        if kind is None:
             raise ValueError(
-                f"{method}: cannot be fitted ({' '.join(str(error).split())[:200]}). Options that"
-                " suit the data are expected. Change --param or --method."
-            ) from error
+                f'--method: "{name}" is no one-class model. Known: {", ".join(ONE_CLASS)}; and'
+                " PyOD's detectors, for example ECOD, where pyod is installed. Choose one."
+            )
+        model = _built(kind, ONE_CLASS, name, options, seed)
+    neighbours = getattr(model, "n_neighbors", None)
+    if isinstance(neighbours, int) and neighbours >= samples:
+        model.set_params(n_neighbors=max(1, samples - 1))
+    return model
+
+
+def _built(
+    kind: Any, defaults: Mapping[str, Any], name: str, options: Mapping[str, Any], seed: int
+) -> Any:
+    takes = set(inspect.signature(kind).parameters)
+    if name in _BOOSTED:
+        takes |= {"max_depth"}
+    unknown = sorted(set(options) - takes)
+    if unknown:
+        near = get_close_matches(unknown[0], takes, n=1)
+        hint = f' Did you mean "{near[0]}"?' if near else ""
+        raise ValueError(
+            f'--param: {name} has no option "{unknown[0]}". Known: {", ".join(sorted(takes))}.'
+            f" Correct it.{hint}"
+        )
+    given = {**defaults.get(name, {}), **options}
+    if name in _BOOSTED:
+        from sklearn.tree import DecisionTreeClassifier
+
+        given.setdefault("estimator", DecisionTreeClassifier(max_depth=given.pop("max_depth")))
+    if "random_state" in takes:
+        given.setdefault("random_state", seed)
+    try:
+        return kind(**given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"--param: {name} cannot be built with {dict(options)} ({error}). Options of its"
+            " constructor are expected. Correct them."
+        ) from error
+
+
+def _classifiers() -> dict[str, Any]:
+    try:
+        modules = [importlib.import_module(name) for name in _MODULES]
+    except ImportError as error:
+        raise needs(
+            "a second opinion on regions", "scikit-learn and imbalanced-learn", "refit"
+        ) from error
+    found: dict[str, Any] = {}
+    for module in modules:
+        for name in module.__all__:
+            kind = getattr(module, name)
+            if name.endswith(("Classifier", "NB", "Regression", "Analysis", "SVC")) and hasattr(
+                kind, "predict_proba"
+            ):
+                found.setdefault(name, kind)
+    # These are made of other estimators, which a name and plain values cannot say.
+    return {n: k for n, k in found.items() if n not in ("StackingClassifier", "VotingClassifier")}
+
+
+def _pyod(name: str) -> Any:
+    """A detector of PyOD, None where there is none of that name or no PyOD."""
+    try:
+        module = importlib.import_module(f"pyod.models.{name.lower()}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "pyod":
+            return None
+        raise needs(f"PyOD's {name}", str(error.name), "pyod") from error
+    return getattr(module, name, None)
+
+
+class DamagedModel(ValueError):
+    """A model of a file is none that a fit makes; in words."""
+
+
+def check_parts(model: Any, columns: int) -> None:
+    """Refuse trees that point at what is not there, and build search trees anew."""
+    for part in _parts(model):
+        kind = type(part).__name__
+        if kind == "Tree":
+            if not 0 < part.node_count <= part.capacity:
+                raise DamagedModel(f"a tree has {part.node_count} nodes of {part.capacity}")
+            nodes = part.__getstate__()["nodes"]
+            inner = nodes["left_child"] != -1
+            _check_nodes(nodes, "left_child", "right_child", "feature", inner, part.n_features)
+            if part.n_features > columns:
+                raise DamagedModel(f"a tree looks at {part.n_features} of {columns} columns")
+        elif kind == "TreePredictor":
+            nodes = part.nodes
+            inner = nodes["is_leaf"] == 0
+            _check_nodes(nodes, "left", "right", "feature_idx", inner, columns)
+            if (inner & (nodes["is_categorical"] != 0)).any():
+                raise DamagedModel("a tree asks for categories, of which there are none")
+        elif hasattr(part, "tree_") and part.tree_.n_features != part.n_features_in_:
+            raise DamagedModel(f"a tree looks at {part.tree_.n_features} columns")
+        elif hasattr(part, "_n_support"):
+            _check_vectors(part)
+        elif type(getattr(part, "_tree", None)).__name__ in ("KDTree", "BallTree"):
+            part._tree = type(part._tree)(
+                np.asarray(part._fit_X),
+                leaf_size=part.leaf_size,
+                metric=part.effective_metric_,
+                **(part.effective_metric_params_ or {}),
+            )
+
+
+def _check_nodes(
+    nodes: NDArray[Any], left: str, right: str, feature: str, inner: NDArray[Any], columns: int
+) -> None:
+    """Children come after their node, and so the way down ends."""
+    rows = np.flatnonzero(inner)
+    for name, least, end in ((left, rows + 1, len(nodes)), (right, rows + 1, len(nodes)),
+                             (feature, 0, columns)):  # fmt: skip
+        values = nodes[name][rows].astype(np.int64)
+        if not len(nodes) or (values < least).any() or (values >= end).any():
+            raise DamagedModel(f"{name} of a tree points at what is not there")
+
+
+def _check_vectors(machine: Any) -> None:
+    """A support vector machine's arrays have the sizes that each says of the others."""
+    classes = max(2, len(getattr(machine, "classes_", ())))
+    count, pairs = len(machine.support_vectors_), classes * (classes - 1) // 2
+    shapes = {
+        "support_": (count,),
+        "support_vectors_": (count, machine.n_features_in_),
+        "_n_support": (classes,),
+        "_dual_coef_": (classes - 1, count),
+        "_intercept_": (pairs,),
+    }
+    wrong = [name for name, shape in shapes.items() if getattr(machine, name).shape != shape]
+    wrong += [
+        name for name in ("_probA", "_probB") if len(getattr(machine, name)) not in (0, pairs)
+    ]
+    if (np.abs(machine._n_support) > count).any() or machine.kernel == "precomputed":
+        wrong.append("_n_support")
+    if hasattr(machine, "classes_") and machine._n_support.sum() != count:
+        wrong.append("_n_support")
+    if wrong or machine._sparse:
+        raise DamagedModel(
+            f"{(*wrong, '_sparse')[0]} of a support vector machine has another shape"
+        )
+
+
+def _parts(model: Any) -> Iterator[Any]:
+    """A model and all that it holds, each once."""
+    left, seen = [model], {id(model)}
+    while left:
+        part = left.pop()
+        yield part
+        if isinstance(part, np.ndarray):
+            held = list(part.flat) if part.dtype == object else []
+        elif isinstance(part, dict):
+            held = list(part.values())
+        elif isinstance(part, (list, tuple)):
+            held = list(part)
+        else:
+            held = list(getattr(part, "__dict__", {}).values())
+        for one in held:
+            if id(one) not in seen:
+                seen.add(id(one))
+                left.append(one)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detbalance.data.split import deal_images
-from detbalance.repair.samples import Samples
+from detbalance.repair.region_features import Samples
 
 
 def image_folds(samples: Samples, folds: int, seed: int = 0) -> NDArray[np.int64]:

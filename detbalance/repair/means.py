@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detbalance.repair.object_scores import Float64
-from detbalance.repair.samples import Samples
+from detbalance.data.arrays import Float64
+from detbalance.repair.region_features import Samples
 
 
 def mean_directions(samples: Samples, class_of: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:

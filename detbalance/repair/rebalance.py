@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detbalance.data.messages import needs
-from detbalance.repair.columns import FrozenLogits
-from detbalance.repair.samples import Samples
+from detbalance.repair.region_features import FrozenLogits, Samples
 
 logger = logging.getLogger(__name__)
 

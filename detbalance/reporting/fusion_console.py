@@ -11,16 +11,16 @@ from rich.text import Text
 from detbalance.calibration.fusion_result import FusedClass, FusionChoice, Way
 from detbalance.calibration.threshold_result import GROUP_NAMES
 from detbalance.data.messages import printable
-from detbalance.reporting.cells import (
+from detbalance.reporting.console import (
     GROUP_STYLES,
     KEPT_OF_MANY,
     count,
+    facts_table,
     figure,
     name_cell,
     numbers_table,
     said,
 )
-from detbalance.reporting.console import facts_table
 
 _MOST_CLASSES = 60
 _CHOSEN = "bold green"

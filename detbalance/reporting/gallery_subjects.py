@@ -10,17 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from detbalance.data.arrays import Bool, Float64, Int64
 from detbalance.evaluation import Evaluation
 from detbalance.evaluation.errors import detection_kinds
 from detbalance.evaluation.filters import places_in_group, reaches_floor
 from detbalance.evaluation.overlaps import overlaps
 from detbalance.reporting.sentences import short
-
-Bool = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 # Pictures of one class before the next class has its turn, and of one image before other images.
 _PER_TURN = 3

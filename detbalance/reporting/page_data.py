@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from detbalance.evaluation.comparison_verdict import digits_for
-from detbalance.evaluation.details import MAX_CELLS
-from detbalance.evaluation.rows import ERROR_KINDS, FIGURES
+from detbalance.evaluation.comparison import digits_for
+from detbalance.evaluation.report import ERROR_KINDS, FIGURES, MAX_CELLS
 
 if TYPE_CHECKING:
     from detbalance.evaluation import ClassRow, Comparison, Report

@@ -11,7 +11,7 @@ import numpy as np
 
 from detbalance.data.messages import needs
 from detbalance.planning import Plan, Setting
-from detbalance.reporting.figures import save_figure
+from detbalance.reporting.pictures import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

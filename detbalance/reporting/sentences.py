@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from detbalance.data.messages import counted
-from detbalance.evaluation.rows import SPREAD
+from detbalance.evaluation.report import SPREAD
 
 if TYPE_CHECKING:
     from detbalance.evaluation import (

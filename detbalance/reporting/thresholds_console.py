@@ -20,10 +20,15 @@ except ImportError as error:
 
 from detbalance.calibration import ClassThreshold, StrengthChoice, ThresholdFit, parse_objective
 from detbalance.calibration.rescoring_strength import RescoredClass
-from detbalance.calibration.threshold_result import GROUP_NAMES, Figures, Judged, Settings
-from detbalance.calibration.verdicts import figure
-from detbalance.reporting.cells import GROUP_STYLES, name_cell, numbers_table, said
-from detbalance.reporting.console import facts_table, print_content
+from detbalance.calibration.threshold_result import GROUP_NAMES, Figures, Judged, Settings, figure
+from detbalance.reporting.console import (
+    GROUP_STYLES,
+    facts_table,
+    name_cell,
+    numbers_table,
+    print_content,
+    said,
+)
 
 _CHOSEN = "bold green"
 _FLOOR_STYLES = {"kept": "green", "unsure": "yellow", "missed": "red", None: "dim"}

@@ -9,27 +9,31 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from detbalance.data.arrays import Float64
 from detbalance.data.messages import needs
 from detbalance.sampling.balance import (
+    background_factors,
     class_aware_factors,
+    dataset_factors,
     oversampling_factors,
     undersampling_factors,
 )
-from detbalance.sampling.balanced_exposure import balanced_exposure_factors
-from detbalance.sampling.exposure import class_exposure, exposure_ratio
-from detbalance.sampling.factors import (
+from detbalance.sampling.balanced_exposure import (
+    balanced_exposure_factors,
+    class_exposure,
+    exposure_ratio,
+)
+from detbalance.sampling.labels import ImageLabels
+from detbalance.sampling.repeat_factors import (
     exponential_factors,
     instance_aware_factors,
     repeat_factors,
     threshold_for_target_length,
 )
-from detbalance.sampling.labels import Float64, ImageLabels
-from detbalance.sampling.shares import background_factors, dataset_factors
 
 if TYPE_CHECKING:
     from detbalance.sampling.batches import BalancedBatchSampler, aspect_ratio_groups
-    from detbalance.sampling.class_aware import ClassAwareSampler
-    from detbalance.sampling.samplers import RepeatFactorSampler
+    from detbalance.sampling.samplers import ClassAwareSampler, RepeatFactorSampler
 
 __all__ = [
     "FACTORS",
@@ -66,7 +70,7 @@ FACTORS: dict[str, Callable[..., Float64]] = {
 # What needs torch, and the file that it is in.
 _SAMPLERS = {
     "BalancedBatchSampler": "batches",
-    "ClassAwareSampler": "class_aware",
+    "ClassAwareSampler": "samplers",
     "RepeatFactorSampler": "samplers",
     "aspect_ratio_groups": "batches",
 }

@@ -1,4 +1,4 @@
-"""How often each image should be drawn so that an epoch shows the boxes of all classes alike.
+"""What training really sees by some factors: every box of a drawn image, not only the rare one.
 
 Letters: M images, K classes.
 """
@@ -8,11 +8,194 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.sampling.descent import Exposure, descend
-from detbalance.sampling.labels import Float64, ImageLabels, LabelsLike
-from detbalance.sampling.order import factors_of
-from detbalance.sampling.shares import background_share
-from detbalance.sampling.thresholds import check_positive
+from detbalance.data.arrays import Float64
+from detbalance.sampling.balance import background_share
+from detbalance.sampling.labels import ImageLabels, LabelsLike
+from detbalance.sampling.repeat_factors import check_positive
+from detbalance.sampling.streams import factors_of
+
+
+def class_exposure(
+    data: LabelsLike = None, factors: npt.ArrayLike | None = None, **arrays: npt.ArrayLike
+) -> Float64:
+    """Count the boxes of each class that an epoch shows, in expectation.
+
+    Drawing an image for the sake of its rare box shows its frequent boxes once more too; this
+    count has them all.
+
+    Args:
+        data: annotations, `ImageLabels`, or a list with the labels of each image.
+        factors: [M], expected draws of each image; None for one draw of each.
+        **arrays: instead of data: image_index, labels, num_images, is_crowd as of `ImageLabels`.
+
+    Returns:
+        float64 [K + 1], expected boxes per epoch, NaN for classes without a box in the data;
+        index 0 holds the draws of images without boxes.
+
+    Raises:
+        ValueError: if there is not one factor per image, or the labels are not as described.
+        TypeError: if labels are not integers.
+
+    Example:
+        >>> class_exposure([[1, 1, 2], [1], []], [3.0, 1.0, 0.5])
+        array([0.5, 7. , 3. ])
+    """
+    held = ImageLabels.of("class_exposure", data, arrays)
+    drawn = np.ones(len(held)) if factors is None else np.asarray(factors, dtype=np.float64)
+    if drawn.shape != (len(held),):
+        raise ValueError(
+            f"class_exposure(): factors have the shape {drawn.shape} for {len(held)} images. "
+            "Expected one factor per image. Build them from the same data."
+        )
+    shown = np.bincount(
+        held.labels, weights=drawn[held.image_index], minlength=held.num_classes
+    ).astype(np.float64)
+    shown[held.instance_counts == 0] = np.nan
+    shown[0] = drawn[~held.shows_boxes].sum()
+    return shown
+
+
+def exposure_ratio(exposure: npt.ArrayLike) -> float:
+    """Divide the boxes of the most shown class by those of the least shown one.
+
+    Args:
+        exposure: [K + 1] from `class_exposure`; index 0 and classes that are not in the data (NaN)
+            are left out. A class that is in the data but never drawn makes the ratio infinite.
+
+    Returns:
+        1 or more; NaN without classes.
+
+    Example:
+        >>> exposure_ratio([7.0, 10.0, 2.5])
+        4.0
+    """
+    classes = np.asarray(exposure, dtype=np.float64)[1:]
+    classes = classes[~np.isnan(classes)]
+    if not len(classes):
+        return float("nan")
+    if not classes.min() > 0:
+        return float("inf")
+    return float(classes.max() / classes.min())
+
+
+_POWERS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+# The share of M_1 / M_-1 in what is minimised. Where the cap holds one class down, max / min says
+# nothing about the classes between the two ends; this part does. It may cost about 1% of max / min.
+_BETWEEN = 0.05
+# Updates per stage: as many pairs as this are visited, within the limits, so that large sets take
+# seconds. At the scale of LVIS 15 come within about 1% of what 200 give, 30 within 0.3%.
+_VISITS = 12e6
+_ROUNDS = (15, 200)
+# A stage ends when so many updates have brought less than this, in the logarithm of the ratio.
+_PATIENCE, _GAIN = 10, 1e-6
+# No update may change the ratio of two factors by more than exp(30).
+_REACH = 30.0
+
+
+class Exposure:
+    """The boxes of each class that some factors show, relative to a target, and the way back."""
+
+    def __init__(
+        self,
+        images: npt.NDArray[np.int64],
+        classes: npt.NDArray[np.int64],
+        shown: Float64,
+        num_classes: int,
+    ) -> None:
+        self._images, self._classes, self._shown = images, classes, shown
+        self._num_classes = num_classes
+        self._starts = np.flatnonzero(np.diff(images, prepend=-1))
+        self.num_images, self.num_pairs = len(self._starts), len(images)
+
+    def of(self, factors: Float64) -> Float64:
+        """u, float64 [C], of factors [M]."""
+        by_pair = self._shown * factors[self._images]
+        return np.bincount(self._classes, by_pair, self._num_classes).astype(np.float64)
+
+    def back(self, by_class: Float64) -> Float64:
+        """For each image the sum over its boxes of a value by class: float64 [M]."""
+        by_pair = self._shown * by_class[self._classes]
+        sums: Float64 = np.add.reduceat(by_pair, self._starts)
+        return sums
+
+
+def descend(exposure: Exposure, total: float, *, floor: float, cap: float) -> Float64:
+    """Bring the classes as close to their targets as the limits allow."""
+    rounds = int(np.clip(_VISITS / exposure.num_pairs, *_ROUNDS))
+    factors = np.full(exposure.num_images, total / exposure.num_images)
+    levels, step = exposure.of(factors), 1.0
+    for power in _POWERS:
+        spreads = [_spread(levels, power)]
+        while len(spreads) <= rounds:
+            slope = exposure.back(_slope(levels, power))
+            step = min(step, _REACH / max(float(np.ptp(slope)), 1e-300))
+            while True:
+                moved = project(factors * np.exp(-step * slope), total, floor, cap)
+                reached = exposure.of(moved)
+                spread = _spread(reached, power)
+                if spread <= spreads[-1] or step < 1e-12:
+                    break
+                step /= 2
+            if spread > spreads[-1]:
+                break
+            factors, levels = moved, reached
+            spreads.append(spread)
+            step *= 1.5
+            if len(spreads) > _PATIENCE and spreads[-1 - _PATIENCE] - spread < _GAIN:
+                break
+        step = max(step, 1e-3)
+    return factors
+
+
+def project(weights: Float64, total: float, floor: float, cap: float) -> Float64:
+    """Scale weights so that they sum to a total when cut off at a floor and a cap."""
+    low, high = floor / weights.max(), cap / weights.min()
+    scale = total / weights.sum()
+    # The sum is a rising line in s between the points where a factor meets a limit: Newton's
+    # method arrives exactly once it is on the right piece; the bracket leads it there.
+    for _ in range(100):
+        factors: Float64 = np.clip(scale * weights, floor, cap)
+        excess = float(factors.sum()) - total
+        if abs(excess) <= 1e-12 * total:
+            break
+        low, high = (low, scale) if excess > 0 else (scale, high)
+        rise = float(weights[(factors > floor) & (factors < cap)].sum())
+        scale = scale - excess / rise if rise > 0 else 0.0
+        if not low < scale < high:
+            scale = float(np.sqrt(low * high))
+    return factors
+
+
+def _spread(levels: Float64, power: float) -> float:
+    """Logarithm of M_p / M_-p, and the share of that of M_1 / M_-1."""
+    logs = np.log(levels)
+    ends = _log_mean(logs, power) - _log_mean(logs, -power)
+    between = _log_mean(logs, 1.0) - _log_mean(logs, -1.0)
+    return ends + _BETWEEN * between
+
+
+def _slope(levels: Float64, power: float) -> Float64:
+    """Derivative of `_spread` by each level."""
+    logs = np.log(levels)
+    slope: Float64 = (
+        _soft(power * logs) - _soft(-power * logs) + _BETWEEN * (_soft(logs) - _soft(-logs))
+    ) / levels
+    return slope
+
+
+def _log_mean(logs: Float64, power: float) -> float:
+    """Logarithm of the power mean."""
+    scaled = power * logs
+    top = float(scaled.max())
+    return (top + float(np.log(np.exp(scaled - top).mean()))) / power
+
+
+def _soft(scaled: Float64) -> Float64:
+    """Shares of the exponentials, which sum to 1."""
+    powers = np.exp(scaled - scaled.max())
+    shares: Float64 = powers / powers.sum()
+    return shares
+
 
 # Updates multiply, so 0 would be for ever: floor 0 stands for this share of the mean factor.
 _LEAST = 1e-4

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detbalance.data.arrays import Int64
 from detbalance.sampling.streams import (
     BATCHING,
     EpochStream,
-    Int64,
     StreamSampler,
     checked_integer,
     generator_of,

@@ -1,20 +1,4 @@
-"""What a run saves, and how it is read again.
-
-A checkpoint is a dict written by `torch.save` that `torch.load(weights_only=True)` reads:
-
-    format        "detbalance.checkpoint/1"
-    iteration     optimizer steps done
-    model, ema    state dicts (ema null when off)
-    optimizer, scaler, sampler, rng
-    tally         losses since the last log record, of each process
-    evaluated     the iteration of the last evaluation
-    best          the best value of the chosen metric so far
-    push          gradient per class so far, `PushTotals.state_dict()`
-    exposure      boxes per class shown and pasted so far, `ExposureTotals.state_dict()`
-    config        the resolved configuration
-    categories    `Categories.to_dict()`
-    frequency     image_counts, instance_counts, num_images and source of the training file
-"""
+"""Whether what a checkpoint holds is of the keys, kinds and shapes that its reader goes by."""
 
 from __future__ import annotations
 
@@ -26,26 +10,69 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn, strided
 
 from detbalance.data import Categories
 from detbalance.data.files import replace_file
 from detbalance.data.frequency import Frequency
 from detbalance.training.config import Config, parse_config
 from detbalance.training.metrics import METRICS_FILE
-from detbalance.training.saved_values import is_plain, misfit
 from detbalance.training.setup import build_model
+
+
+def misfit(found: Any, wanted: Any, name: str) -> str | None:
+    """Say what is wrong with a saved value."""
+    parts: list[tuple[Any, Any, str]] = []
+    if isinstance(wanted, Mapping):
+        if not isinstance(found, Mapping):
+            return _unlike(found, "a mapping", name)
+        for key, value in wanted.items():
+            inner = f"{name}.{key}" if name else str(key)
+            if key not in found:
+                return f"{inner} is missing"
+            parts.append((found[key], value, inner))
+    elif isinstance(wanted, list):
+        if not isinstance(found, (list, tuple)) or len(found) != len(wanted):
+            return _unlike(found, f"a list of {len(wanted)}", name)
+        parts = [(f, w, f"{name}.{i}") for i, (f, w) in enumerate(zip(found, wanted, strict=True))]
+    elif isinstance(wanted, Tensor):
+        if not is_plain(found) or (found.dtype, found.shape) != (wanted.dtype, wanted.shape):
+            return _unlike(found, _kind(wanted), name)
+    else:
+        kinds = wanted if isinstance(wanted, tuple) else (wanted,)
+        kinds = tuple(kind if isinstance(kind, type) else type(kind) for kind in kinds)
+        if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
+            return _unlike(found, " or ".join(kind.__name__ for kind in kinds), name)
+    return next((fault for part in parts if (fault := misfit(*part))), None)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a tensor that holds its numbers one by one, on the processor."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )
+
+
+def _unlike(found: Any, wanted: str, name: str) -> str:
+    return f"{name} is {_kind(found)}, not {wanted}"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {list(value.shape)}".removeprefix("torch.")
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}"
+    return type(value).__name__
+
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "detbalance.checkpoint/1"
 CONFIG_FILE = "config.yaml"
 LAST, BEST = "last.pt", "best.pt"
-
-
-def snapshot_name(cycle: int) -> str:
-    """The file name of the checkpoint at the end of a cycle, counted from 0."""
-    return f"snapshot-{cycle}.pt"
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -162,7 +189,7 @@ def load_detector(path: str | Path) -> nn.Module:
     """Load a trained detector as a plain torchvision model, on the CPU, in eval mode.
 
     Args:
-        path: a checkpoint of a run (best.pt, last.pt or a snapshot). It carries all that is needed.
+        path: a checkpoint of a run (best.pt or last.pt). It carries all that is needed.
 
     Returns:
         The model. It takes a list of float images [3, H, W] in 0..1 and returns a list of dicts
@@ -198,11 +225,10 @@ def check_folder(
     """Refuse a folder that a run must not be written to; nothing is changed."""
     if resume and (folder / LAST).exists():
         return _same_run(folder / LAST, config)
-    others = [BEST, *(path.name for path in _snapshots(folder))]
-    trained = [name for name in others if (folder / name).exists()]
+    trained = (folder / BEST).exists()
     if resume and trained:
         raise ValueError(
-            f"{folder}: has no {LAST} to resume from, but {trained[0]}. A run's last checkpoint is"
+            f"{folder}: has no {LAST} to resume from, but {BEST}. A run's last checkpoint is"
             " expected. Put it back, or pass --overwrite to replace the run."
         )
     if resume:
@@ -269,11 +295,4 @@ def remove_run(folder: Path) -> None:
     names = [LAST, BEST, CONFIG_FILE, METRICS_FILE, "predictions.json", "report.json", "report.csv"]
     for name in names:
         (folder / name).unlink(missing_ok=True)
-    for path in _snapshots(folder):
-        path.unlink()
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-
-
-def _snapshots(folder: Path) -> list[Path]:
-    found = sorted(folder.glob("snapshot-*.pt"))
-    return [path for path in found if path.stem.removeprefix("snapshot-").isdecimal()]

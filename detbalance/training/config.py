@@ -27,11 +27,8 @@ from detbalance.augmentation import (
 )
 from detbalance.detection.models import build_detector
 from detbalance.losses import LOSSES
-from detbalance.training.config_errors import first_fault
-from detbalance.training.sampling import NoSampling, SamplingSection
-from detbalance.training.schedule import check_cycles
-from detbalance.training.sections import Section, section_of
-from detbalance.training.yaml_text import read_yaml
+from detbalance.training.config_errors import first_fault, read_yaml
+from detbalance.training.sections import NoSampling, SamplingSection, Section, section_of
 
 _MOST_BYTES = 2**20  # of a configuration: values by name for a thousand classes are a tenth of it
 MOST_IN_BATCH, MOST_WORKERS = 2**16, 2**10  # more is a slip, and shows as silence for minutes
@@ -132,9 +129,6 @@ class TrainSection(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    cycles: Annotated[int, Field(gt=0)] = 1
-    """For "cosine": how many times the rate goes from its full value to 0, in equal parts of the
-    run. Each of several leaves a checkpoint, snapshot-0.pt and so on, for `detbalance bag`."""
     warmup: Annotated[int, Field(ge=0)] = 100
     steps: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.67, 0.89)
     """For "step": the fractions of the run after which the rate drops to a tenth."""
@@ -283,7 +277,6 @@ def parse_config(raw: Mapping[str, Any], where: str) -> Config:
         fault = " ".join(first_fault(error, Config, raw).split())
         raise ValueError(f"{where}: {fault}") from error
     _check_pair(config, where)
-    check_cycles(config.train, where)
     return config
 
 

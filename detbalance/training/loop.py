@@ -14,16 +14,15 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from detbalance.data.arrays import Float64
 from detbalance.data.files import lock_folder
 from detbalance.detection.dataset import worker_deaths
-from detbalance.sampling.exposure import class_exposure
-from detbalance.training.checkpoint import BEST, LAST, check_folder, prepare_folder, snapshot_name
+from detbalance.sampling.balanced_exposure import class_exposure
+from detbalance.training.checkpoint import BEST, LAST, check_folder, prepare_folder
 from detbalance.training.config import Config
-from detbalance.training.interrupt import Interrupted, StopRequest, stop_request
+from detbalance.training.gradient_ratio import settings_push
 from detbalance.training.metrics import MANY_CLASSES, MetricsLog, Tally
-from detbalance.training.push import Float64, settings_push
-from detbalance.training.run import Run, start_accelerator
-from detbalance.training.schedule import cycle_ends
+from detbalance.training.run import Interrupted, Run, StopRequest, start_accelerator, stop_request
 from detbalance.training.setup import Data, load_data, loader_workers
 
 logger = logging.getLogger(__name__)
@@ -119,8 +118,6 @@ class _Loop:
             logger.info("%s: all %d iterations are done", self.config.output, options.iterations)
         if log is not None and self.run.iteration == 0:
             self._log_settings(log)
-        # The state at the end of a single cycle is last.pt.
-        ends = cycle_ends(options.iterations, options.cycles) if options.cycles > 1 else ()
         tally = self.run.tally
         workers = loader_workers(options.workers)
         batches = iter(self.run.stream.loader(self.data.train_dataset, workers))
@@ -144,9 +141,6 @@ class _Loop:
                         # Processes must agree, which costs a message: asked for only now and then.
                         stopping = any(gather_object([stop.is_set()]))
                     self._evaluate_if_due(log, stop)
-                    if self.run.iteration in ends:
-                        # Before last.pt: a run killed in between comes here again.
-                        self.run.save(snapshot_name(ends.index(self.run.iteration)))
                     if last or stopping or self.run.iteration % options.checkpoint_every == 0:
                         self.run.save(LAST)
                     if stopping and not last:

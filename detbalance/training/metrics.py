@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from detbalance.augmentation.paste import OUTCOMES
+from detbalance.data import Categories
 from detbalance.data.files import naming, replace_file
+from detbalance.data.messages import rounded
+from detbalance.losses.statistics import sum_over_ranks
+from detbalance.sampling.balanced_exposure import exposure_ratio
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -111,3 +116,138 @@ class Tally:
         self._sums = {name: torch.tensor(float(value)) for name, value in state["sums"].items()}
         self._batches, self._images = state["batches"], state["images"]
         self.seconds = state["seconds"]
+
+
+_PLACED = OUTCOMES.index("placed")
+_SHOWN, _PASTED, _PASTES = 0, 1, 2  # rows of the counts; one for each outcome follows
+_ENOUGH = 20  # pastes asked for before it is said that none can be placed
+_NAMED = 20  # classes in the summary
+
+
+class ExposureTotals:
+    """Boxes shown, boxes pasted and outcomes of pastes, by class, over all processes of a run."""
+
+    def __init__(self, num_classes: int, epoch_length: int) -> None:
+        self._epoch_length = epoch_length
+        self._new = torch.zeros(_PASTES + len(OUTCOMES), num_classes, dtype=torch.int64)
+        self._run, self._recent = torch.zeros_like(self._new), torch.zeros_like(self._new)
+        # Since a paste was placed: outcomes, and last how many images were drawn.
+        self._drought = torch.zeros(len(OUTCOMES) + 1, dtype=torch.int64)
+        self._drawn = 0
+
+    def add(self, targets: Sequence[Mapping[str, Tensor]]) -> None:
+        """Count the targets of a batch of this process, as the data set gives them."""
+        for target in targets:
+            shown = target["labels"] > 0
+            self._count(_SHOWN, target["labels"][shown])
+            self._count(_PASTED, target["labels"][shown & target["pasted"]])
+            for code in range(len(OUTCOMES)) if len(target.get("pastes", ())) else ():
+                labels, outcomes = target["pastes"].unbind(dim=1)
+                self._count(_PASTES + code, labels[outcomes == code])
+        self._drawn += len(targets)
+
+    def _count(self, row: int, labels: Tensor) -> None:
+        self._new[row] += torch.bincount(labels.cpu(), minlength=self._new.shape[1])
+
+    def collect(self, device: torch.device) -> None:
+        """Take in what was added since the last call; all processes must call it."""
+        flat = torch.cat([self._new.flatten(), torch.tensor([self._drawn])])
+        total = sum_over_ranks(flat.to(device)).cpu()
+        counts = total[:-1].view_as(self._new)
+        self._run += counts
+        self._recent += counts
+        outcomes = counts[_PASTES:].sum(dim=1)
+        if outcomes[_PLACED]:
+            self._drought.zero_()
+        else:
+            self._drought += torch.cat([outcomes, total[-1:]])
+        self._new.zero_()
+        self._drawn = 0
+
+    def problem(self) -> str | None:
+        """Say why no paste was placed in an epoch's worth of draws; None if that is not so."""
+        *outcomes, drawn = self._drought.tolist()
+        asked = sum(outcomes)
+        if drawn < self._epoch_length or asked < _ENOUGH:
+            return None
+        return (
+            f"none of {asked} pastes asked for in the last {drawn} images was placed"
+            f" ({_reasons(outcomes)}). At least one in an epoch of {self._epoch_length} images is"
+            " expected. Change what they fail by in augmentation.paste (scale, tries, classes,"
+            " min_size), or turn it off with --set augmentation.paste=null."
+        )
+
+    def record(self, categories: Categories, *, shown: bool) -> dict[str, dict[str, int]]:
+        """Give what was counted since the last record, for the log."""
+        values: dict[str, dict[str, int]] = {}
+        if self._recent[_PASTED].any():
+            pasted = self._recent[_PASTED].tolist()
+            values["pasted"] = {categories.name(c): n for c, n in enumerate(pasted) if n}
+        outcomes = self._recent[_PASTES:].sum(dim=1).tolist()
+        if sum(outcomes) > outcomes[_PLACED]:
+            values["paste_refused"] = {
+                name: n for name, n in zip(OUTCOMES, outcomes, strict=True) if n
+            }
+            values["paste_refused"].pop(OUTCOMES[_PLACED], None)
+        self._recent[_PASTED:].zero_()
+        if shown:
+            numbers = self._recent[_SHOWN].tolist()
+            values["shown"] = dict(zip(categories.names, numbers[1:], strict=True))
+            self._recent[_SHOWN].zero_()
+        return values
+
+    def summary(self, categories: Categories) -> list[str]:
+        """Say of each class how many pastes were asked for and what became of them."""
+        pastes = self._run[_PASTES:].T.tolist()
+        asked = [c for c, outcomes in enumerate(pastes) if sum(outcomes)]
+        asked.sort(key=lambda c: pastes[c][_PLACED] - sum(pastes[c]))
+        lines = [_told(categories.name(c), pastes[c]) for c in sorted(asked[:_NAMED])]
+        if rest := asked[_NAMED:]:
+            together = [sum(column) for column in zip(*(pastes[c] for c in rest), strict=True)]
+            lines.append(_told(f"{len(rest)} further classes", together))
+        return lines
+
+    def balance(self, categories: Categories, expected: Any) -> str | None:
+        """Compare the boxes that were shown with those that the sampler shows."""
+        held = torch.as_tensor(expected, dtype=torch.float64).isfinite()
+        held[0] = False
+        shown = self._run[_SHOWN].double().masked_fill(~held, torch.nan)
+        if not self._run[_SHOWN][held].any():
+            return None
+        classes = torch.nonzero(held).flatten()
+        most, least = (int(classes[pick(shown[classes])]) for pick in (torch.argmax, torch.argmin))
+        return (
+            f"boxes shown: {categories.name(most)} {int(shown[most])}, {categories.name(least)}"
+            f" {int(shown[least])}; most to least {rounded(exposure_ratio(shown.numpy()))} to 1, by"
+            f" the sampler alone {rounded(exposure_ratio(expected))} to 1"
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Give the counts; `collect` before."""
+        return {
+            "run": self._run.clone(),
+            "recent": self._recent.clone(),
+            "drought": self._drought.clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from saved counts."""
+        self._run.copy_(state["run"])
+        self._recent.copy_(state["recent"])
+        self._drought.copy_(state["drought"])
+
+
+def _told(name: str, outcomes: Sequence[int]) -> str:
+    asked, placed = sum(outcomes), outcomes[_PLACED]
+    why = f" ({_reasons(outcomes)})" if asked > placed else ""
+    return f"{name}: {asked} pastes asked for, {placed} placed, {asked - placed} refused{why}"
+
+
+def _reasons(outcomes: Sequence[int]) -> str:
+    """The reasons of refusal, the most frequent first."""
+    named = [
+        (number, name.replace("_", " "))
+        for name, number in zip(OUTCOMES, outcomes, strict=True)
+        if number and name != OUTCOMES[_PLACED]
+    ]
+    return ", ".join(f"{name} {number}" for number, name in sorted(named, key=lambda n: -n[0]))

@@ -1,8 +1,12 @@
-"""The state of a run: everything that a checkpoint holds."""
+"""Stopping a run between two iterations, so that what was done can be saved."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +17,106 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
 
+from detbalance.detection.dataset import DetectionDataset, Draw, collate, worker_init
 from detbalance.sampling import RepeatFactorSampler
+from detbalance.sampling.streams import StreamSampler
 from detbalance.training.checkpoint import damaged, load_weights, refuse_misfit, save_checkpoint
 from detbalance.training.config import Config
-from detbalance.training.exposure import ExposureTotals
-from detbalance.training.metrics import Tally
-from detbalance.training.push import PushTotals
-from detbalance.training.schedule import build_schedule
-from detbalance.training.setup import Data, build_model, build_optimizer, classification_loss
-from detbalance.training.stream import BatchStream
+from detbalance.training.gradient_ratio import PushTotals
+from detbalance.training.metrics import ExposureTotals, Tally
+from detbalance.training.setup import (
+    Data,
+    build_model,
+    build_optimizer,
+    build_schedule,
+    classification_loss,
+)
+
+
+class Interrupted(Exception):
+    """The user stopped the run; what was done is saved."""
+
+
+class StopRequest(threading.Event):
+    """Whether the user asked to stop; and whether that is to be at once, by a KeyboardInterrupt."""
+
+    _at_once = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Stop what takes long and leaves nothing to save; a request from before is one, too."""
+        self._at_once = True
+        try:
+            if self.is_set():
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._at_once = False
+
+    def ask(self, number: int, frame: object) -> None:
+        """Ask to stop, as the handler of a signal. Who asks a second time does not want to wait."""
+        again = self.is_set()
+        self.set()
+        if again or self._at_once:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Turn the first Ctrl-C or SIGTERM into a request that the loop honours between iterations."""
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, stop.ask) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class BatchStream:
+    """Batches of draws without end, running over the borders of epochs."""
+
+    def __init__(self, sampler: StreamSampler, batch_size: int) -> None:
+        assert sampler.infinite
+        self._sampler = sampler
+        self._batch_size = batch_size
+        self._start = sampler.state_dict()
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        sampler = self._sampler
+        sampler.load_state_dict(self._start)
+        start = self._start["epoch"] * sampler.epoch_length + self._start["position"]
+        draws = map(Draw, sampler, count(start + sampler.rank, sampler.world_size))
+        while True:
+            yield list(islice(draws, self._batch_size))
+
+    def state_dict(self, batches: int) -> dict[str, Any]:
+        """The sampler's state after the first `batches` batches of the iterator."""
+        return self._sampler.state_dict(batches * self._batch_size)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a state was taken, also on another number of processes."""
+        self._sampler.load_state_dict(state)
+        self._start = state
+
+    def loader(self, dataset: DetectionDataset, workers: int) -> DataLoader[Any]:
+        """A loader of these batches, from where the stream stands."""
+        return DataLoader(
+            dataset,
+            batch_sampler=self,
+            num_workers=workers,
+            collate_fn=collate,
+            worker_init_fn=worker_init,
+            # Its own generator: a loader without one draws from torch's global state.
+            generator=torch.Generator().manual_seed(0),
+            pin_memory=torch.cuda.is_available(),
+        )
 
 
 def start_accelerator(mixed_precision: str, accumulation: int) -> Accelerator:

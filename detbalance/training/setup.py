@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,17 +31,17 @@ from detbalance.data.categories import shorten
 from detbalance.data.frequency import Frequency, class_frequency
 from detbalance.data.images import usable_images
 from detbalance.detection.dataset import DetectionDataset
+from detbalance.detection.defaults import BUILT_IN
 from detbalance.detection.heads import set_classification_loss
 from detbalance.detection.models import build_detector
-from detbalance.detection.plan import BUILT_IN
 from detbalance.detection.weights import load_file
 from detbalance.losses import LOSSES, ClassificationLoss
-from detbalance.sampling.exposure import class_exposure
+from detbalance.sampling.balanced_exposure import class_exposure
 from detbalance.training.config import Config, TrainSection
-from detbalance.training.sampling import image_factors
+from detbalance.training.sections import image_factors
 
 if TYPE_CHECKING:
-    from detbalance.losses.counts import CountsLike
+    from detbalance.losses.class_counts import CountsLike
 
 logger = logging.getLogger(__name__)
 
@@ -247,3 +248,22 @@ def build_optimizer(options: TrainSection, model: nn.Module) -> torch.optim.Opti
             parameters, lr=options.learning_rate, momentum=options.momentum, fused=True
         )
     return torch.optim.AdamW(parameters, lr=options.learning_rate, fused=True)
+
+
+def build_schedule(
+    options: TrainSection, optimizer: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """A linear warm-up, then the configured schedule, as a function of the iteration alone."""
+
+    def factor(iteration: int) -> float:
+        if iteration < options.warmup:
+            return (iteration + 1) / options.warmup
+        done = iteration / options.iterations
+        if options.schedule == "step":
+            return float(0.1 ** sum(done >= step for step in options.steps))
+        if options.schedule == "cosine":
+            left = max(1, options.iterations - options.warmup)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (iteration - options.warmup) / left)))
+        return 1.0
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -1,9 +1,8 @@
-"""Balanced bags, and the members of an ensemble as ordinary runs or snapshots of one."""
+"""Balanced bags, and the members of an ensemble as ordinary runs."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import time
 
@@ -19,10 +18,8 @@ from detbalance.calibration.bagging import bag_shares, balanced_bags
 from detbalance.cli import bag as bag_module
 from detbalance.cli import main
 from detbalance.data import load_annotations
-from detbalance.evaluation import load_report
 from detbalance.training.checkpoint import load_checkpoint
 from detbalance.training.config import load_config
-from detbalance.training.loop import train
 
 
 def notes_of(tmp_path, images):
@@ -222,146 +219,16 @@ def test_options_that_contradict_each_other_are_refused(bag):
         (("--by", "losses", "--losses", "vocal"), '"vocal" is unknown. Known:'),
         (("--by", "folds", "--members", "2"), "Expected 3 or more"),
         (("--by", "seeds", "--target", "3"), "--target: 3 boxes are enough for a bag"),
-        (("--by", "snapshots", "--target", "3"), "and members differ by snapshots"),
-        (("--by", "snapshots", "--losses", "focal"), "belong together"),
-        (("--by", "snapshots", "--member", "1"), "--member: is 1, and snapshots are of one run"),
-        (("--by", "snapshots", "--members", "1"), "--members: is 1. At least 2 snapshots"),
-        (("--by", "snapshots", "--set", "train.schedule=step"), 'train.schedule is "step"'),
-        (("--by", "snapshots"), "which leaves 0 of the 2 iterations for a cycle"),
     ):
         status, said, _ = bag(*extra)
         assert status == 2
         assert words in said.replace("\n", " ")
 
 
-SNAPSHOTS = ("--by", "snapshots", "--members", "2", "--set", "train.warmup=0")
-
-
 def written(folder):
     """When each of the files that members are made of was written."""
     files = [folder / "run" / "last.pt", *sorted(folder.glob("member-*/*.json"))]
     return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in files}
-
-
-def test_snapshots_of_one_run_are_members_and_fuse_takes_them(bag):
-    status, said, folder = bag(*SNAPSHOTS)
-    assert status == 0, said
-    config = load_config(folder / "run.yaml")
-    assert (config.train.cycles, config.train.iterations, config.seed) == (2, 2, 0)
-    assert config.output == folder / "run"
-    first, last, own = (
-        json.loads((folder / name / "predictions.json").read_text())
-        for name in ("member-0", "member-1", "run")
-    )
-    assert len(own) > 0
-    # The last snapshot is what the run ends with, and is judged like it.
-    assert last == own
-    assert first != last
-    reports = [load_report(folder / name / "report.json") for name in ("member-1", "run")]
-    assert reports[0].summary == reports[1].summary
-    assert [row.positive_share for row in reports[0].classes] == [
-        row.positive_share for row in reports[1].classes
-    ]
-    command = said[said.index("detbalance fuse") :].splitlines()[0].split()[1:]
-    with pytest.raises(SystemExit) as ended:
-        main(command)
-    assert ended.value.code == 0
-    assert (folder / "fused.json").exists()
-
-
-def test_only_missing_predictions_of_snapshots_are_made_again(bag):
-    _, _, folder = bag(*SNAPSHOTS)
-    before = written(folder)
-    assert len(before) == 5
-    assert bag(*SNAPSHOTS)[0] == 0
-    assert written(folder) == before
-    (folder / "member-1" / "predictions.json").unlink()
-    (folder / "run" / "snapshot-0.pt").unlink()  # its member's predictions are there
-    assert bag(*SNAPSHOTS)[0] == 0
-    now = written(folder)
-    changed = {name for name in before if now[name] != before[name]}
-    assert changed == {"member-1/predictions.json", "member-1/report.json"}
-    (folder / "member-0" / "report.json").unlink()
-    status, said, _ = bag(*SNAPSHOTS)
-    assert status == 2
-    assert "snapshot-0.pt: is not there, nor are its member's predictions (1 such" in said
-    # A new run makes new ones.
-    assert bag(*SNAPSHOTS, "--overwrite")[0] == 0
-    after = written(folder)
-    assert all(after[name] > time for name, time in now.items())
-    assert len(after) == 5
-
-
-def test_snapshots_of_a_run_that_dies_are_those_of_the_whole_run(bag, monkeypatch, tmp_path):
-    longer = (*SNAPSHOTS, "--set", "train.iterations=4")
-    _, _, folder = bag(*longer)
-    shutil.copytree(folder, tmp_path / "whole")
-    monkeypatch.undo()
-    calls = []
-
-    def dying(*words):
-        calls.append(words)
-        if len(calls) > 1:
-            return in_this_process(*words)
-        config = load_config(words[words.index("--config") + 1])
-
-        def die(step):
-            if step.iteration == 3:
-                raise KeyError("killed")
-
-        with pytest.raises(KeyError):
-            train(config, overwrite=True, on_step=die)
-        return -9
-
-    monkeypatch.setattr(bag_module, "_run", dying)
-    assert bag(*longer, "--overwrite")[0] == 0
-    assert ["--resume" in words for words in calls] == [False, True]
-    for member in range(2):
-        ours, theirs = (
-            [found["score"] for found in json.loads(file.read_text())]
-            for file in (
-                root / f"member-{member}" / "predictions.json"
-                for root in (folder, tmp_path / "whole")
-            )
-        )
-        assert ours == pytest.approx(theirs, abs=1e-3)
-
-
-def test_run_of_snapshots_can_be_trained_elsewhere(bag):
-    status, said, folder = bag(*SNAPSHOTS, "--prepare-only")
-    assert status == 0
-    assert not (folder / "run").exists()
-    command = said[said.index("detbalance train") :].splitlines()[0].split()[1:]
-    with pytest.raises(SystemExit) as ended:
-        main(command)
-    assert ended.value.code == 0
-    kept = (folder / "run" / "last.pt").stat().st_mtime_ns
-    assert bag(*SNAPSHOTS)[0] == 0
-    assert (folder / "run" / "last.pt").stat().st_mtime_ns == kept
-    assert (folder / "member-1" / "report.json").exists()
-
-
-def test_runs_and_snapshots_do_not_mix_in_a_folder(bag):
-    seeds = ("--members", "1", "--by", "seeds")
-    _, _, folder = bag(*seeds)
-    status, said, _ = bag(*SNAPSHOTS)
-    assert status == 2
-    assert "member-0.yaml: is of another ensemble than the one asked for now" in said
-    assert not (folder / "run.yaml").exists()
-    assert bag(*SNAPSHOTS, "--overwrite")[0] == 0
-    assert not (folder / "member-0.yaml").exists()
-    assert not (folder / "member-0" / "last.pt").exists()
-    status, said, _ = bag(*seeds)
-    assert status == 2
-    assert "run.yaml: is of another ensemble than the one asked for now" in said
-    assert bag(*seeds, "--overwrite")[0] == 0
-    assert not (folder / "run.yaml").exists()
-    assert not (folder / "run" / "snapshot-0.pt").exists()
-
-
-def test_images_that_a_run_left_out_are_left_out_for_its_snapshots(bag, tmp_path):
-    (tmp_path / "data" / "images" / "3.png").unlink()
-    assert bag(*SNAPSHOTS, "--set", "data.skip_missing=true")[0] == 0
 
 
 def test_members_of_versions_without_a_field_are_the_same_members(bag):

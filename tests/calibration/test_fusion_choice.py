@@ -20,10 +20,8 @@ from detbalance.calibration import (
     held_out,
 )
 from detbalance.calibration.cross_fitting import image_folds
-from detbalance.calibration.fusion_choice import settings_to_try
-from detbalance.calibration.held_out import Fitted, cross_fit, first_best
-from detbalance.calibration.member_weights import weights_by_skill
-from detbalance.calibration.score_calibration import comparable
+from detbalance.calibration.fusion_choice import Fitted, cross_fit, first_best, settings_to_try
+from detbalance.calibration.fusion_members import comparable, weights_by_skill
 from detbalance.data import Annotations, Predictions
 from detbalance.data.frequency import class_frequency
 from detbalance.evaluation.average_precision import average_precision

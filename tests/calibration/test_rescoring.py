@@ -19,9 +19,8 @@ from detbalance.calibration import rescoring_strength as strength
 from detbalance.calibration.cross_fitting import image_folds
 from detbalance.data import Annotations, Predictions
 from detbalance.data.frequency import Frequency, class_frequency
-from detbalance.evaluation.average_precision import average_precision, recall
+from detbalance.evaluation.average_precision import average_precision, fixed_ap, recall
 from detbalance.evaluation.filters import within_cap
-from detbalance.evaluation.fixed_ap import fixed_ap
 from detbalance.evaluation.matching import match
 from detbalance.evaluation.operating_points import recall_at_precision
 from detbalance.evaluation.rules import Rules

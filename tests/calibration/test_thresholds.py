@@ -34,8 +34,13 @@ from detbalance.calibration.cross_fitting import (
     shown,
     standard_error,
 )
-from detbalance.calibration.score_counts import count_scores
-from detbalance.calibration.threshold_curves import SHARED, fit, lower_end, make_curves
+from detbalance.calibration.threshold_curves import (
+    SHARED,
+    count_scores,
+    fit,
+    lower_end,
+    make_curves,
+)
 from detbalance.calibration.threshold_result import judge
 from detbalance.data import Annotations, Categories, Predictions
 from detbalance.data.frequency import class_frequency

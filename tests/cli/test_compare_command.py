@@ -19,8 +19,7 @@ from scenes import load, make_scene, training_file
 from detbalance.cli import main
 from detbalance.data import load_predictions
 from detbalance.evaluation import compare, evaluate
-from detbalance.reporting.comparison_console import print_comparison
-from detbalance.reporting.comparison_files import comparison_markdown
+from detbalance.reporting.comparison import comparison_markdown, print_comparison
 
 rich_console = pytest.importorskip("rich.console")
 

@@ -11,7 +11,7 @@ from squares import make_data, write_config
 
 from detbalance.cli import cli
 from detbalance.data.images import read_image
-from detbalance.reporting.contact_sheet import OWN, PASTED, Cell, save_sheet
+from detbalance.reporting.pictures import OWN, PASTED, Cell, save_sheet
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,8 @@ def test_it_shows_the_first_draws_of_the_training(config, tmp_path):
     """The same draws, augmented alike, that the training's own loader gives."""
     from detbalance.sampling import RepeatFactorSampler
     from detbalance.training.config import load_config
+    from detbalance.training.run import BatchStream
     from detbalance.training.setup import load_data
-    from detbalance.training.stream import BatchStream
 
     settings = load_config(config)
     data = load_data(settings)

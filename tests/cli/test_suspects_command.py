@@ -12,7 +12,7 @@ from squares import make_data, write_config
 from untrained import untrained_checkpoint
 
 from detbalance.cli import main
-from detbalance.reporting.suspects_file import load_suspects
+from detbalance.reporting.label_issues import load_suspects
 from detbalance.training.checkpoint import load_checkpoint, save_checkpoint
 
 

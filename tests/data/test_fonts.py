@@ -7,7 +7,7 @@ import pytest
 
 from detbalance.data import fonts
 from detbalance.generation.output_folder import write_contact_sheet
-from detbalance.reporting.contact_sheet import Cell, save_sheet
+from detbalance.reporting.pictures import Cell, save_sheet
 
 pytest.importorskip("PIL")
 cv2 = pytest.importorskip("cv2")
@@ -113,7 +113,7 @@ def test_sheets_show_the_letters(installed, tmp_path):
 
 def test_figures_show_the_letters(installed, tmp_path, caplog):
     figure_module = pytest.importorskip("matplotlib.figure")
-    from detbalance.reporting.figures import save_figure
+    from detbalance.reporting.pictures import save_figure
 
     def picture(name: str) -> bytes:
         figure = figure_module.Figure(figsize=(3, 2))

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from detbalance.data import load_annotations, save_predictions
 from detbalance.data.tensor_inputs import from_arrays, from_tensors
 from detbalance.evaluation import evaluate
+from detbalance.evaluation.accumulate import compute_grid
 from detbalance.evaluation.average_precision import RECALL_LEVELS
-from detbalance.evaluation.grid import compute_grid
 from detbalance.evaluation.matching import match
 from detbalance.evaluation.rules import IOU_THRESHOLDS
 

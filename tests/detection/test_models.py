@@ -14,9 +14,9 @@ from torchvision.models import detection as tv
 from torchvision.ops import FrozenBatchNorm2d
 
 from detbalance.detection import weights as weights_module
+from detbalance.detection.backbones import TimmBody
 from detbalance.detection.heads import set_classification_loss
 from detbalance.detection.models import build_detector
-from detbalance.detection.timm_backbones import TimmBody
 from detbalance.detection.weights import detector_weights_name
 from detbalance.losses import LOSSES
 
@@ -262,7 +262,7 @@ def test_missing_offline_package_is_named(monkeypatch):
 
 
 def test_missing_timm_is_named(monkeypatch):
-    monkeypatch.delitem(sys.modules, "detbalance.detection.timm_backbones")
+    monkeypatch.delitem(sys.modules, "detbalance.detection.backbones")
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ImportError, match=r"needs timm.*pip install .*\[train\]"):
         build_detector(4, backbone="resnet18")

@@ -18,12 +18,16 @@ from simulation import simulated as simulator
 from detbalance.data import Annotations, Predictions
 from detbalance.data.intervals import wilson_interval
 from detbalance.evaluation.average_precision import average_precision, recall
-from detbalance.evaluation.bootstrap import BootstrapFigures, bootstrap
-from detbalance.evaluation.bootstrap_intervals import Spread, interval, student_quantile
-from detbalance.evaluation.bootstrap_variance import group_means
+from detbalance.evaluation.bootstrap import (
+    FIGURES,
+    BootstrapFigures,
+    bootstrap,
+    draw_images,
+    weighted_figures,
+)
+from detbalance.evaluation.bootstrap_variance import Spread, group_means, interval, student_quantile
 from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.operating_points import at_score
-from detbalance.evaluation.resampling import FIGURES, draw_images, weighted_figures
 
 
 def matched(truth: dict, found: list) -> Matches:
@@ -131,7 +135,7 @@ def test_runs_share_the_draws_and_a_seed_repeats_them(monkeypatch: pytest.Monkey
     other = bootstrap([second], num_bootstrap=30, seed=8)
     # Neither the threads nor how many draws are held at a time make a difference.
     monkeypatch.setattr("detbalance.evaluation.bootstrap._BLOCK_BYTES", 100)
-    monkeypatch.setattr("detbalance.evaluation.resampling._WORKING_SIZE", 50)
+    monkeypatch.setattr("detbalance.evaluation.bootstrap._WORKING_SIZE", 50)
     in_parts = bootstrap([second], num_bootstrap=30, seed=7)
     for name in FIGURES:
         np.testing.assert_array_equal(both.values[name][1], alone.values[name][0])

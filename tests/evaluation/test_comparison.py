@@ -15,8 +15,9 @@ from simulation import benchmark, simulated
 from detbalance.data import Predictions
 from detbalance.data.intervals import wilson_interval
 from detbalance.evaluation import Evaluation, compare, evaluate, with_bootstrap
-from detbalance.evaluation.bootstrap import BootstrapFigures, bootstrap
-from detbalance.evaluation.bootstrap_intervals import Spread
+from detbalance.evaluation.bootstrap import FIGURES, BootstrapFigures, bootstrap
+from detbalance.evaluation.bootstrap_variance import Spread
+from detbalance.evaluation.compare import adjust_classes, adjust_groups
 from detbalance.evaluation.differences import (
     Sides,
     class_sides,
@@ -25,9 +26,7 @@ from detbalance.evaluation.differences import (
     p_values,
 )
 from detbalance.evaluation.matching import Matches, match
-from detbalance.evaluation.multiple_testing import adjust_classes, adjust_groups
-from detbalance.evaluation.resampling import FIGURES
-from detbalance.evaluation.rows import SPREAD
+from detbalance.evaluation.report import SPREAD
 
 LEVEL = 0.05
 

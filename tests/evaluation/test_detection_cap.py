@@ -14,8 +14,8 @@ from detbalance.data import Annotations, Predictions
 from detbalance.data.frequency import class_frequency
 from detbalance.evaluation import Matches, build_report, compare, evaluate, match
 from detbalance.evaluation.average_precision import average_precision, recall
-from detbalance.evaluation.detection_cap import cap_notes
 from detbalance.evaluation.rules import Rules
+from detbalance.evaluation.sanity_checks import cap_notes
 
 
 def side_by_side(

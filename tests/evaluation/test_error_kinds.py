@@ -12,14 +12,12 @@ from hypothesis import strategies as st
 from matching_twin import iou as overlap
 from scenes import load, make_scene
 
-from detbalance.evaluation.average_precision import average_precision
-from detbalance.evaluation.confusion import confusion
-from detbalance.evaluation.errors import error_kinds
-from detbalance.evaluation.fixed_ap import fixed_ap
+from detbalance.evaluation.average_precision import average_precision, fixed_ap
+from detbalance.evaluation.errors import confusion, error_kinds
 from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.operating_points import at_score
 from detbalance.evaluation.overlaps import Overlaps, overlaps
-from detbalance.evaluation.rows import ERROR_KINDS
+from detbalance.evaluation.report import ERROR_KINDS
 from detbalance.evaluation.rules import LVIS, Rules
 
 SEEDS = st.integers(0, 10_000)

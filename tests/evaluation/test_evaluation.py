@@ -23,10 +23,10 @@ from scenes import Found, Truth, load, make_scene
 from detbalance.data import Annotations, Predictions, load_annotations, load_predictions
 from detbalance.data.intervals import wilson_interval
 from detbalance.evaluation import Evaluation, build_report, compute_grid, evaluate, with_bootstrap
+from detbalance.evaluation.average_precision import fixed_ap
 from detbalance.evaluation.bootstrap import bootstrap
-from detbalance.evaluation.confusion import confusion
-from detbalance.evaluation.errors import error_kinds
-from detbalance.evaluation.fixed_ap import fixed_ap
+from detbalance.evaluation.bootstrap_variance import more_boxes, recall_design_effect
+from detbalance.evaluation.errors import confusion, error_kinds
 from detbalance.evaluation.operating_points import (
     at_score,
     best_f,
@@ -35,10 +35,9 @@ from detbalance.evaluation.operating_points import (
     recall_at_precision,
 )
 from detbalance.evaluation.overlaps import overlaps
-from detbalance.evaluation.rows import FIGURES, GROUP_NAMES, SPREAD
+from detbalance.evaluation.report import FIGURES, GROUP_NAMES, SPREAD
 from detbalance.evaluation.rules import COCO, LVIS
 from detbalance.evaluation.sanity_checks import cautions
-from detbalance.evaluation.uncertainty import more_boxes, recall_design_effect
 
 BACKENDS = [
     name

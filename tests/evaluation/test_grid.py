@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from scenes import load, make_scene
 
 from detbalance.data import Annotations, Predictions
-from detbalance.evaluation.grid import Grid, compute_grid
+from detbalance.evaluation.accumulate import Grid, compute_grid
 from detbalance.evaluation.rules import COCO, Rules
 
 BACKENDS = [

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detbalance.data import Annotations, Predictions, load_annotations, load_predictions
+from detbalance.evaluation.accumulate import Grid, compute_grid
 from detbalance.evaluation.average_precision import interpolated_precision, recall
-from detbalance.evaluation.grid import Grid, compute_grid
 from detbalance.evaluation.matching import match
 from detbalance.evaluation.rules import LVIS, Rules
 

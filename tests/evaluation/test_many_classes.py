@@ -15,16 +15,15 @@ from detbalance.calibration import fit_thresholds
 from detbalance.cli import main
 from detbalance.evaluation import (
     Evaluation,
+    accumulate,
     build_report,
     compare,
     compute_grid,
     evaluate,
-    memory,
     with_bootstrap,
 )
-from detbalance.evaluation.details import MAX_CELLS
-from detbalance.evaluation.rows import FIGURES, SPREAD
-from detbalance.reporting.markdown import markdown_report
+from detbalance.evaluation.report import FIGURES, MAX_CELLS, SPREAD
+from detbalance.reporting.report_files import markdown_report
 
 FEW = 40  # ids below this are those of a scene
 
@@ -95,7 +94,7 @@ def test_what_does_not_fit_into_memory_is_said_before_it_is_tried(
     truth, found = make_scene(0)
     annotations, predictions = load(tmp_path, with_more(truth, 60), found)
     fits = evaluate(annotations, predictions)
-    monkeypatch.setattr(memory, "memory", lambda: 8e4)
+    monkeypatch.setattr(accumulate, "memory", lambda: 8e4)
     refused = r"val\.json: the grid of precision and recall of 4 classes would take about .* GB of"
     with pytest.raises(ValueError, match=refused):
         evaluate(annotations, predictions)
@@ -103,7 +102,7 @@ def test_what_does_not_fit_into_memory_is_said_before_it_is_tried(
         with_bootstrap(fits, 50)
     with pytest.raises(ValueError, match=r"compare\(\): 50 draws of 60 classes"):
         compare([fits], [fits], num_bootstrap=50)
-    monkeypatch.setattr(memory, "memory", lambda: 1e2)
+    monkeypatch.setattr(accumulate, "memory", lambda: 1e2)
     with pytest.raises(ValueError, match=r"counts of 60 classes at \d+ thresholds"):
         fit_thresholds(annotations, predictions, num_folds=3)
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scenes import load, make_scene
 
 from detbalance.data import Annotations, Predictions
+from detbalance.evaluation.accumulate import numpy_grid
 from detbalance.evaluation.backends import build_evaluator
-from detbalance.evaluation.numpy_grid import numpy_grid
 from detbalance.evaluation.rules import COCO
 
 NAMES = ("precision", "recall", "scores")

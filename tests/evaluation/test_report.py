@@ -20,8 +20,8 @@ from detbalance.evaluation import (
     load_report,
     with_bootstrap,
 )
-from detbalance.evaluation.rows import ERROR_KINDS, FIGURES, SPREAD
-from detbalance.reporting.files import write_report
+from detbalance.evaluation.report import ERROR_KINDS, FIGURES, SPREAD
+from detbalance.reporting.report_files import write_report
 
 # Fields of a class row that are the evaluation's, beside the figures that groups have too.
 OF_A_CLASS = (

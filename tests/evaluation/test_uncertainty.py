@@ -13,9 +13,9 @@ from scenes import load, make_scene
 
 from detbalance.data.intervals import boxes_for_half_width, wilson_half_width
 from detbalance.evaluation.bootstrap import bootstrap
+from detbalance.evaluation.bootstrap_variance import more_boxes, recall_design_effect
 from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.operating_points import at_score
-from detbalance.evaluation.uncertainty import more_boxes, recall_design_effect
 
 
 def matched(truth: dict, found: list) -> Matches:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detbalance.losses.compiling import outside_graphs
+from detbalance.losses.statistics import outside_graphs
 
 
 @outside_graphs

@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_kernel import EVERYTHING, LABELS, QUALITY
 
-from detbalance.losses import kernel, pytorch_kernel, sigmoid_loss_sum, triton_kernel
+from detbalance.losses import pytorch_kernel, sigmoid_loss_sum, triton_kernel
 
 HERE = Path(__file__).parents[1] / "support"
 needs_triton = pytest.mark.skipif(not triton_kernel.AVAILABLE, reason="needs Triton")
@@ -157,7 +157,7 @@ def test_triton_equals_the_pytorch_form_on_a_gpu(dtype, rows, columns, case):
     assert triton_kernel.works(torch.device("cuda", torch.cuda.current_device()))
     names = ("row_weights", "groups", "shift", "quality")
     numbers = dict.fromkeys(("positive_weight", "negative_weight", "normalizer"), 1.0)
-    terms = kernel.Terms(**{**numbers, "gamma": 0.0, **dict.fromkeys(names), **on_gpu})
+    terms = pytorch_kernel.Terms(**{**numbers, "gamma": 0.0, **dict.fromkeys(names), **on_gpu})
     ours = triton_kernel.run(logits.cuda(), labels.cuda(), terms, True)
     expected = pytorch_kernel.run(logits.cuda(), labels.cuda(), terms, True)
     for value, other in zip(ours, expected, strict=True):

@@ -16,9 +16,16 @@ from plans import coco, load, long_tail
 
 from detbalance.planning import Plan, load_plan, make_plan
 from detbalance.planning.classes import boxes_beside, companions
-from detbalance.planning.doubts import near_pairs
-from detbalance.planning.recommendation import CHOICES, ENOUGH_BOXES, WORTH, recommend
-from detbalance.planning.settings import FITTED, LARGEST_REPEAT, LVIS_DEFAULT
+from detbalance.planning.findings import near_pairs
+from detbalance.planning.recommendation import (
+    CHOICES,
+    ENOUGH_BOXES,
+    FITTED,
+    LARGEST_REPEAT,
+    LVIS_DEFAULT,
+    WORTH,
+    recommend,
+)
 from detbalance.sampling import FACTORS, ImageLabels, class_exposure, exposure_ratio
 
 SETS = ("bccd", "chess", "deeppcb_lt", "gtsdb_crops")
@@ -194,7 +201,7 @@ def test_figures_are_those_of_the_factors_that_the_config_lines_give(tail):
 
 
 def test_variety_is_the_number_of_images_where_some_are_drawn_alike_and_others_never(tail):
-    from detbalance.planning.settings import _setting
+    from detbalance.planning.recommendation import _setting
 
     train, _ = tail
     held = ImageLabels(train)

@@ -10,25 +10,31 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import average_precision_score
 
 from detbalance.detection.models import build_detector
-from detbalance.repair import estimators
-from detbalance.repair.advice import advised
+from detbalance.repair import second_classifier as estimators
+from detbalance.repair.blend_scores import (
+    Items,
+    average_precision,
+    best_power,
+    class_precision,
+    pooled,
+    sharpened,
+)
 from detbalance.repair.classifier import classifier_of
 from detbalance.repair.estimators import (
-    ClassOpinion,
-    few_boxes,
-    fit_opinion,
-    out_of_fold,
-    probabilities,
-)
-from detbalance.repair.folds import image_folds
-from detbalance.repair.named_estimators import (
     classifier_names,
     is_one_class,
     make_classifier,
     make_one_class,
 )
-from detbalance.repair.object_scores import Items, average_precision, class_precision
-from detbalance.repair.pooling import best_power, pooled, sharpened
+from detbalance.repair.folds import image_folds
+from detbalance.repair.second_classifier import (
+    ClassOpinion,
+    advised,
+    few_boxes,
+    fit_opinion,
+    out_of_fold,
+    probabilities,
+)
 
 ISSUE = [
     "BalancedBaggingClassifier",

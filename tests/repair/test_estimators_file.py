@@ -15,10 +15,10 @@ from region_samples import made_samples
 from sklearn.base import BaseEstimator
 
 from detbalance.data import Categories
-from detbalance.repair.estimators import ClassOpinion
-from detbalance.repair.lifting import fit_lifts
-from detbalance.repair.named_estimators import ONE_CLASS, make_classifier
-from detbalance.repair.opinion_file import FORMAT, load_opinion, save_opinion
+from detbalance.repair.estimators import ONE_CLASS, make_classifier
+from detbalance.repair.novelty import fit_lifts
+from detbalance.repair.second_classifier import ClassOpinion
+from detbalance.repair.second_classifier_file import FORMAT, load_opinion, save_opinion
 
 CATEGORIES = Categories(ids=(1, 2), names=("cat", "owl"))
 SAMPLES = made_samples((60, 20, 12), width=6, shift=5.0)

@@ -13,13 +13,21 @@ from scipy.stats import binom
 from sklearn.base import BaseEstimator
 
 from detbalance.detection.models import build_detector
-from detbalance.repair import lifting
-from detbalance.repair.advice import advised
-from detbalance.repair.class_space import fit_quietly, places_in, space_of, typicality
+from detbalance.repair import novelty as lifting
 from detbalance.repair.classifier import classifier_of
-from detbalance.repair.lifting import fit_lifts, lowest_threshold
-from detbalance.repair.named_estimators import ONE_CLASS, is_one_class, make_one_class
-from detbalance.repair.one_class import ClassLift, OneClassOpinion, lifted
+from detbalance.repair.estimators import ONE_CLASS, is_one_class, make_one_class
+from detbalance.repair.novelty import (
+    ClassLift,
+    OneClassOpinion,
+    fit_lifts,
+    fit_quietly,
+    lifted,
+    lowest_threshold,
+    places_in,
+    space_of,
+    typicality,
+)
+from detbalance.repair.second_classifier import advised
 
 
 def rows_of(samples):

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from region_samples import made_samples
 
-from detbalance.repair.columns import linear
 from detbalance.repair.rebalance import gaussian_regions, rebalance, sampler_names
+from detbalance.repair.region_features import linear
 
 SMOTE = pytest.importorskip("imblearn.over_sampling").SMOTE
 

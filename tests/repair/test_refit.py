@@ -18,15 +18,18 @@ from detbalance.detection.heads import set_classification_loss
 from detbalance.losses import LOSSES
 from detbalance.repair import refit as refitting
 from detbalance.repair.classifier import classifier_of
-from detbalance.repair.columns import FrozenLogits, LazyColumn, linear
-from detbalance.repair.fitting import Change, FitSettings, class_weights, fit_change, mean_loss
+from detbalance.repair.fitting import (
+    Change,
+    FitSettings,
+    Objective,
+    class_weights,
+    fit_change,
+    mean_loss,
+)
 from detbalance.repair.folds import image_folds
 from detbalance.repair.means import mean_directions
-from detbalance.repair.methods import METHODS, fits_of, tau_scale
-from detbalance.repair.objective import Objective
-from detbalance.repair.refit import refit
-from detbalance.repair.samples import CHUNK
-from detbalance.repair.task import Task
+from detbalance.repair.refit import METHODS, Task, fits_of, refit, tau_scale
+from detbalance.repair.region_features import CHUNK, FrozenLogits, LazyColumn, linear
 
 QUICK = FitSettings(iterations=60, batch_size=128, learning_rate=3.0)
 

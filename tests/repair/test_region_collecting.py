@@ -18,11 +18,20 @@ from detbalance.data import load_annotations
 from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.models import build_detector
 from detbalance.repair.classifier import classifier_of
-from detbalance.repair.collecting import collect_features, rare_repeats
-from detbalance.repair.columns import linear
-from detbalance.repair.feature_file import REGION, FeatureWriter, RegionFeatures
-from detbalance.repair.samples import read_samples
-from detbalance.repair.selection import Limits, choose_regions, kept_share
+from detbalance.repair.collecting import (
+    Limits,
+    choose_regions,
+    collect_features,
+    kept_share,
+    rare_repeats,
+)
+from detbalance.repair.region_features import (
+    REGION,
+    FeatureWriter,
+    RegionFeatures,
+    linear,
+    read_samples,
+)
 
 LIMITS = Limits(boxes_per_class=1000, hard=5, random=6)
 

@@ -20,8 +20,8 @@ from torchvision.ops import box_iou
 
 from detbalance.detection.heads import set_classification_loss
 from detbalance.losses import LOSSES
-from detbalance.repair.advice import advised
 from detbalance.repair.classifier import classifier_of, output_classes
+from detbalance.repair.second_classifier import advised
 
 SIGMOID = ("focal", "equalization_v2")
 CASES = [(name, None) for name in BUILDERS]

@@ -11,8 +11,7 @@ from detectors import BUILDERS
 
 from detbalance.detection.heads import set_classification_loss
 from detbalance.repair.classifier import classifier_of
-from detbalance.repair.feature_file import REGION, FeatureWriter, RegionFeatures
-from detbalance.repair.samples import read_samples
+from detbalance.repair.region_features import REGION, FeatureWriter, RegionFeatures, read_samples
 
 
 def stopped_pass(folder, count=10, width=4):

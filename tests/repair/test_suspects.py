@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from region_samples import made_samples
 
-from detbalance.repair import suspects as module
+from detbalance.repair import label_issues as module
 from detbalance.repair.folds import image_folds
-from detbalance.repair.strangers import strangers
-from detbalance.repair.suspects import JUDGES, suspects
+from detbalance.repair.label_issues import JUDGES, suspects
+from detbalance.repair.novelty import strangers
 
 
 def rows_of(samples):

@@ -21,9 +21,15 @@ from scenes import load, make_report, make_scene
 from detbalance.data import Annotations
 from detbalance.evaluation import Evaluation, evaluate
 from detbalance.reporting import gallery as gallery_module
-from detbalance.reporting.gallery import Box, Gallery, Picture, build_gallery
+from detbalance.reporting.gallery import (
+    Box,
+    Gallery,
+    Picture,
+    Thumbnail,
+    build_gallery,
+    cut_thumbnail,
+)
 from detbalance.reporting.gallery_subjects import Errors
-from detbalance.reporting.thumbnails import Thumbnail, cut_thumbnail
 
 cv2 = pytest.importorskip("cv2")
 

@@ -19,10 +19,9 @@ from pages import HOSTILE, made_comparison, made_report, with_names
 from scenes import make_report
 
 from detbalance.evaluation import Report
-from detbalance.evaluation.details import Cell
-from detbalance.evaluation.rows import ERROR_KINDS
+from detbalance.evaluation.report import ERROR_KINDS, Cell
+from detbalance.reporting.page import decimals, page_summary, signed
 from detbalance.reporting.page_data import ALPHABET, number, pack, page_data
-from detbalance.reporting.page_summary import decimals, page_summary, signed
 
 pytest.importorskip("jinja2")
 vl_convert = pytest.importorskip("vl_convert")

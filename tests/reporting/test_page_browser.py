@@ -18,10 +18,9 @@ import pytest
 from pages import HOSTILE, made_comparison, made_report, with_names
 from suspect_files import painted, suspect, written
 
+from detbalance.reporting.label_issues import load_suspects, suspect_section
+from detbalance.reporting.page import decimals, signed
 from detbalance.reporting.page_data import pack
-from detbalance.reporting.page_summary import decimals, signed
-from detbalance.reporting.suspects_file import load_suspects
-from detbalance.reporting.suspects_section import suspect_section
 
 pytest.importorskip("jinja2")
 pytest.importorskip("vl_convert")

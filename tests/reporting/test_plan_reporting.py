@@ -18,10 +18,10 @@ import pytest
 from plans import coco, load, long_tail
 
 from detbalance.planning import ClassPlan, Plan, make_plan
-from detbalance.reporting.plan_files import write_plan
+from detbalance.reporting.plan import write_plan
 
 rich_console = pytest.importorskip("rich.console")
-console_module = pytest.importorskip("detbalance.reporting.plan_console")
+console_module = pytest.importorskip("detbalance.reporting.plan")
 
 # Neither rich's markup nor matplotlib's formulas may be read out of a name.
 LONG_NAME = r"no overtaking (trucks) [red] $\none$ on roads with more than two lanes"
@@ -309,6 +309,6 @@ def test_missing_libraries_are_named_with_their_extra(plan, tmp_path, monkeypatc
     with pytest.raises(ImportError, match=r"needs matplotlib.*\[plan\]"):
         figure_module.draw_plan(plan, tmp_path / "x.png")
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    monkeypatch.delitem(sys.modules, "detbalance.reporting.plan_console")
+    monkeypatch.delitem(sys.modules, "detbalance.reporting.plan")
     with pytest.raises(ImportError, match=r"needs rich.*\[plan\]"):
-        importlib.import_module("detbalance.reporting.plan_console")
+        importlib.import_module("detbalance.reporting.plan")

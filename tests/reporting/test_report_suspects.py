@@ -14,9 +14,8 @@ from scenes import load, make_scene
 from suspect_files import COLORS, painted, suspect, written
 
 from detbalance.cli import main
-from detbalance.reporting.markdown import markdown_report
-from detbalance.reporting.suspects_file import load_suspects
-from detbalance.reporting.suspects_section import SuspectSection, suspect_section
+from detbalance.reporting.label_issues import SuspectSection, load_suspects, suspect_section
+from detbalance.reporting.report_files import markdown_report
 
 cv2 = pytest.importorskip("cv2")
 

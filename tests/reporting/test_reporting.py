@@ -18,10 +18,8 @@ from scenes import load, make_report, make_scene
 
 from detbalance.data import Annotations, Predictions
 from detbalance.evaluation import ClassRow, GroupRow, Report, build_report, evaluate
-from detbalance.evaluation.details import Cell
-from detbalance.evaluation.rows import ERROR_KINDS
-from detbalance.reporting.files import COLUMNS, write_report
-from detbalance.reporting.markdown import markdown_report
+from detbalance.evaluation.report import ERROR_KINDS, Cell
+from detbalance.reporting.report_files import COLUMNS, markdown_report, write_report
 
 rich_console = pytest.importorskip("rich.console")
 console_module = pytest.importorskip("detbalance.reporting.console")
@@ -398,7 +396,7 @@ def test_many_classes_are_folded_in_markdown(tmp_path: Path) -> None:
 
 # Pictures
 
-figures = pytest.importorskip("detbalance.reporting.figures")
+figures = pytest.importorskip("detbalance.reporting.pictures")
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from detbalance.reporting.console import print_content
-from detbalance.reporting.files import csv_lines
+from detbalance.reporting.report_files import csv_lines
 from detbalance.reporting.terminal import Console
 
 CLI = Path(__file__).resolve().parents[2] / "detbalance" / "cli"

@@ -15,7 +15,7 @@ from pages import made_report
 from scenes import frequency_of, scene_runs
 
 from detbalance.evaluation import Comparison, Difference, GroupDifferences, compare, parse_gate
-from detbalance.evaluation.comparison_verdict import decimals, digits_for, signed, verdict
+from detbalance.evaluation.comparison import decimals, digits_for, signed, verdict
 
 NAN = math.nan
 
@@ -330,10 +330,9 @@ def test_the_interval_of_a_real_difference_does_not_touch_0_anywhere(comparison)
     pytest.importorskip("rich")
     from rich.console import Console
 
-    from detbalance.reporting.comparison_console import print_comparison
-    from detbalance.reporting.comparison_files import comparison_markdown
+    from detbalance.reporting.comparison import comparison_markdown, print_comparison
+    from detbalance.reporting.page import page_summary
     from detbalance.reporting.page_data import page_data
-    from detbalance.reporting.page_summary import page_summary
 
     name = next(row.name for row in comparison.classes if row.val_boxes)
     close = Difference(0.5, 0.48, -0.0164, -0.0326, -0.0004, 0.0496, 0.0496)

@@ -19,8 +19,7 @@ from detbalance.sampling import (
     exposure_ratio,
     instance_aware_factors,
 )
-from detbalance.sampling.balanced_exposure import balanced_exposure_factors
-from detbalance.sampling.descent import project
+from detbalance.sampling.balanced_exposure import balanced_exposure_factors, project
 
 SETS = ("bccd", "chess", "deeppcb_lt", "gtsdb_crops")
 BENCHMARK = Path(__file__).parents[2] / "tools" / "benchmarks" / "exposure.py"

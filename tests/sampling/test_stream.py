@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detbalance.sampling import RepeatFactorSampler
-from detbalance.training.stream import BatchStream
+from detbalance.training.run import BatchStream
 
 FACTORS = [1.0, 2.5, 1.0, 0.5, 3.0, 1.0]
 

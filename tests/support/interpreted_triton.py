@@ -12,7 +12,7 @@ from focal import as_tensors, kernel_problems, kernel_twin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detbalance.losses import kernel, pytorch_kernel, triton_kernel
+from detbalance.losses import pytorch_kernel, triton_kernel
 
 assert os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -20,7 +20,7 @@ assert os.environ.get("TRITON_INTERPRET") == "1"
 def terms(**options):
     names = ("row_weights", "groups", "shift", "quality")
     numbers = dict.fromkeys(("positive_weight", "negative_weight", "normalizer"), 1.0)
-    return kernel.Terms(**{**numbers, "gamma": 0.0, **dict.fromkeys(names), **options})
+    return pytorch_kernel.Terms(**{**numbers, "gamma": 0.0, **dict.fromkeys(names), **options})
 
 
 def assert_same(logits, labels, options, with_gradient=True):

@@ -19,8 +19,17 @@ from detbalance.evaluation import (
     Report,
     ReportSettings,
 )
-from detbalance.evaluation.details import Cell, Details, Histogram, PRCurve
-from detbalance.evaluation.rows import ERROR_KINDS, FIGURES, GROUP_NAMES, SPREAD, ErrorKind
+from detbalance.evaluation.report import (
+    ERROR_KINDS,
+    FIGURES,
+    GROUP_NAMES,
+    SPREAD,
+    Cell,
+    Details,
+    ErrorKind,
+    Histogram,
+    PRCurve,
+)
 
 HOSTILE = (
     "<script>window.hacked=1</script>",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from detbalance.repair.samples import Samples
+from detbalance.repair.region_features import Samples
 
 
 def made_samples(counts, *, width=8, outputs=None, slots=1, spread=1.0, seed=0, shift=2.0):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from detbalance.reporting.suspects_file import FORMAT
+from detbalance.reporting.label_issues import FORMAT
 
 COLORS = {1: (220, 30, 30), 2: (30, 200, 30), 3: (30, 60, 220), 4: (230, 200, 20)}
 

@@ -11,11 +11,10 @@ from squares import write_config
 
 from detbalance.detection.models import build_detector
 from detbalance.training import load_detector
-from detbalance.training.checkpoint import load_checkpoint, save_checkpoint
+from detbalance.training.checkpoint import load_checkpoint, misfit, save_checkpoint
 from detbalance.training.config import load_config
 from detbalance.training.loop import train
 from detbalance.training.run import Run, start_accelerator
-from detbalance.training.saved_values import misfit
 from detbalance.training.setup import load_data
 
 OVERRIDES = ["train.iterations=3", "train.ema_decay=0.9", "train.log_every=2"]

@@ -22,13 +22,13 @@ from detbalance.detection.heads import detector_classes
 from detbalance.detection.models import build_detector
 from detbalance.losses import LOSSES
 from detbalance.training.config import PRETRAINED_RATE, load_config
+from detbalance.training.config_errors import read_yaml
 from detbalance.training.setup import (
     build_model,
     build_optimizer,
     classification_loss,
     loader_workers,
 )
-from detbalance.training.yaml_text import read_yaml
 
 DETECTORS = typing.get_args(typing.get_type_hints(build_detector)["detector"])
 CONFIGS = sorted(Path(__file__).resolve().parents[2].glob("configs/**/*.yaml"))

@@ -22,9 +22,14 @@ from detbalance.losses.statistics import PushGauge
 from detbalance.sampling import RepeatFactorSampler, repeat_factors
 from detbalance.training.checkpoint import load_checkpoint
 from detbalance.training.config import load_config
+from detbalance.training.gradient_ratio import (
+    PushTotals,
+    SettingsPush,
+    positive_share,
+    settings_push,
+)
 from detbalance.training.loop import train
 from detbalance.training.metrics import MetricsLog, read_metrics
-from detbalance.training.push import PushTotals, SettingsPush, positive_share, settings_push
 
 CPU = torch.device("cpu")
 NAMES = Categories(ids=(1, 2), names=("red", "green"))

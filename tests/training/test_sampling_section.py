@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from detbalance.sampling import FACTORS, ImageLabels, background_factors, repeat_factors
-from detbalance.training.sampling import SamplingSection, image_factors
+from detbalance.training.sections import SamplingSection, image_factors
 
 SECTION = TypeAdapter(SamplingSection)
 LABELS = [[1], [1], [1, 1, 2], [1], [], [2, 3], [1], []]

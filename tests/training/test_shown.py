@@ -14,9 +14,8 @@ from detbalance.augmentation.paste import OUTCOMES
 from detbalance.data import Categories
 from detbalance.training.checkpoint import load_checkpoint
 from detbalance.training.config import load_config
-from detbalance.training.exposure import ExposureTotals
 from detbalance.training.loop import TrainingStopped, train
-from detbalance.training.metrics import read_metrics
+from detbalance.training.metrics import ExposureTotals, read_metrics
 
 CPU = torch.device("cpu")
 NAMES = Categories(ids=(1, 2, 3), names=("a", "b", "c"))

@@ -24,9 +24,9 @@ from detbalance.data.files import lock_folder
 from detbalance.training import load_detector
 from detbalance.training.checkpoint import load_checkpoint
 from detbalance.training.config import load_config
-from detbalance.training.interrupt import Interrupted
 from detbalance.training.loop import TrainingStopped, train
 from detbalance.training.metrics import read_metrics
+from detbalance.training.run import Interrupted
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -75,8 +75,8 @@ def hotcoco(annotations: str, results: str, lvis: bool) -> Steps:
 def detbalance(annotations: str, results: str, lvis: bool) -> Steps:
     """The grid, and the matching pass that all else is counted from."""
     from detbalance.data import load_annotations, load_predictions
+    from detbalance.evaluation.accumulate import compute_grid
     from detbalance.evaluation.average_precision import average_precision, recall
-    from detbalance.evaluation.grid import compute_grid
     from detbalance.evaluation.matching import match
 
     def load() -> Any:

@@ -7,8 +7,8 @@ import numpy as np
 from scipy.special import expit, ndtr
 
 from detbalance.data import Annotations, Categories, PackedBytes, Predictions
+from detbalance.evaluation.bootstrap import weighted_figures
 from detbalance.evaluation.matching import Matches
-from detbalance.evaluation.resampling import weighted_figures
 from detbalance.evaluation.rules import COCO
 
 # Of the detections that a user would see.

@@ -21,7 +21,8 @@ from _simulated import (
     truth,
 )
 
-from detbalance.evaluation.bootstrap import bootstrap
+from detbalance.evaluation.bootstrap import FIGURES, bootstrap
+from detbalance.evaluation.compare import adjust_classes
 from detbalance.evaluation.differences import (
     Sides,
     class_sides,
@@ -29,8 +30,6 @@ from detbalance.evaluation.differences import (
     group_sides,
     p_values,
 )
-from detbalance.evaluation.multiple_testing import adjust_classes
-from detbalance.evaluation.resampling import FIGURES
 
 GROUP_SIZE = 10  # classes of a group, and of a family of tests
 LEVEL = 0.05

@@ -11,8 +11,7 @@ import time
 import numpy as np
 from _simulated import DETECTORS, SAMPLES, SCORE_THRESHOLD, Detector, Sample, simulate, truth
 
-from detbalance.evaluation.bootstrap import BootstrapFigures, bootstrap
-from detbalance.evaluation.resampling import FIGURES
+from detbalance.evaluation.bootstrap import FIGURES, BootstrapFigures, bootstrap
 
 GROUP_SIZE = 10  # classes of a group
 
