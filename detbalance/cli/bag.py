@@ -7,27 +7,64 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
 
 import detbalance
 from detbalance.calibration.bagging import balanced_bags
 from detbalance.calibration.cross_fitting import image_folds
+from detbalance.cli.options import CONFIG, DATA_ROOT, FILE, OVERRIDES, SEED, Whole, command
 from detbalance.cli.outputs import BAG, refuse_configured
-from detbalance.cli.quickstart import finished
 from detbalance.data import load_annotations
 from detbalance.data.files import replace_file
 from detbalance.data.messages import counted
-from detbalance.losses import LOSSES
 from detbalance.reporting.terminal import Console
-from detbalance.training.checkpoint import (
-    LAST,
-)
-from detbalance.training.config import Config, load_config
+
+if TYPE_CHECKING:
+    from detbalance.training.config import Config
+
 
 logger = logging.getLogger(__name__)
 
 
+@command("bag", "detbalance bag --config configs/bccd.yaml --output bags --members 3")
+@CONFIG
+@OVERRIDES
+@DATA_ROOT
+@click.option("--output", required=True, type=BAG, help="Folder of the members.")
+@click.option(
+    "--by",
+    default="bags",
+    type=click.Choice(["bags", "seeds", "folds", "losses"]),
+    help="What members differ in, beside their seed: balanced bags of the training images, nothing"
+    " else, the fold of images that each leaves out, the classification loss.",
+)
+@click.option("--members", default=3, type=Whole(1, 1000))
+@click.option("--losses", multiple=True, metavar="NAME", help="One for each member. Repeatable.")
+@click.option(
+    "--target",
+    type=Whole(1),
+    help="Boxes of a class that are enough for a bag. Default: the geometric mean of the smallest"
+    " and the largest class.",
+)
+@click.option(
+    "--backbone",
+    type=FILE,
+    help="Checkpoint of a detector of the same architecture: members start from it, and share its"
+    " backbone, which is not trained.",
+)
+@click.option(
+    "--member",
+    "only",
+    multiple=True,
+    type=Whole(0),
+    help="Train this member alone, for example on another machine. Repeatable.",
+)
+@click.option("--prepare-only", is_flag=True, help="Write the configurations, and train nothing.")
+@SEED
+@click.option("--overwrite", is_flag=True, help="Replace members that the folder holds.")
 def bag_command(
-    *,
     config: Path,
     overrides: tuple[str, ...],
     data_root: Path | None,
@@ -42,7 +79,9 @@ def bag_command(
     seed: int,
     overwrite: bool,
 ) -> None:
-    """Write a configuration for each run, train those that are not there, say what is next."""
+    """Train several detectors to be fused; members that are finished are not trained again."""
+    from detbalance.training.config import load_config
+
     _check(by, members, losses, target, only)
     frozen = _frozen(backbone)
     base = load_config(config, [*overrides, *frozen], data_root=data_root)
@@ -129,6 +168,10 @@ def _another_ensemble(file: Path) -> ValueError:
 
 def _trained(file: Path, overwrite: bool) -> bool:
     """Train a member in a process of its own; if it dies, once more from its last checkpoint."""
+    from detbalance.cli.runs import finished
+    from detbalance.training.checkpoint import LAST
+    from detbalance.training.config import load_config
+
     config = load_config(file)
     if finished(config) and not overwrite:
         logger.info("%s: is there already", config.output)
@@ -176,6 +219,8 @@ def _frozen(backbone: Path | None) -> list[str]:
 def _check(
     by: str, members: int, losses: Sequence[str], target: int | None, only: Sequence[int]
 ) -> None:
+    from detbalance.losses import LOSSES
+
     if (by == "losses") != bool(losses):
         raise ValueError(
             "--by, --losses: belong together. --by losses with at least one --losses NAME is"

@@ -6,93 +6,79 @@ from pathlib import Path
 
 import click
 
-from detbalance.cli.evaluating import Ground, check_output, drawing_seconds, results_file, waiting
-from detbalance.cli.report import check_images, pictures, write_html
+from detbalance.cli.evaluating import (
+    Ground,
+    check_images,
+    compared,
+    results_file,
+    show_comparison,
+)
+from detbalance.cli.options import EVALUATION, FILE, Evaluated, Whole, command
 from detbalance.data.messages import printable
-from detbalance.evaluation import Comparison, Gate, compare, parse_gate, with_bootstrap
-from detbalance.evaluation.compare import check_room
+from detbalance.evaluation import Comparison, Gate, parse_gate
 from detbalance.evaluation.comparison import digits_for
-from detbalance.evaluation.rules import RulesChoice
-from detbalance.reporting.comparison import print_comparison, write_comparison
-from detbalance.reporting.terminal import Console
 
 # Exit status of a build that a condition ends; 2 is for wrong input.
 GATE_STATUS = 1
 
 
+@command("compare", "detbalance compare plain balanced --annotations val.json --train train.json")
+@click.argument("files", nargs=-1, type=FILE, metavar="[BASELINE.JSON OURS.JSON]")
+@click.option(
+    "--baseline",
+    type=FILE,
+    multiple=True,
+    help="COCO results file of a run of the baseline. Repeatable: one for each seed.",
+)
+@click.option("--ours", type=FILE, multiple=True, help="The same of the other detector.")
+@click.option("--annotations", required=True, type=FILE, help="COCO file with the ground truth.")
+@click.option(
+    "--figure",
+    default="AP",
+    type=click.Choice(["AP", "AP50", "AR", "recall", "precision"]),
+    help="What the verdict is of.",
+)
+@click.option(
+    "--fail-if",
+    multiple=True,
+    metavar="CONDITION",
+    help='End with status 1 where it holds, for example "rare.recall < -0.01" (the difference),'
+    ' "all.AP.low < -0.02" (an end of its interval), "copper.AP50.ours < 0.3". Repeatable.',
+)
+@EVALUATION
+@click.option(
+    "--num-bootstrap",
+    default=1000,
+    type=Whole(2, 100_000),
+    help="Draws of images that intervals and p-values come from.",
+)
 def compare_command(
-    *,
     files: tuple[Path, ...],
     baseline: tuple[Path, ...],
     ours: tuple[Path, ...],
     annotations: Path,
-    train_file: Path | None,
-    output: Path | None,
-    images: Path | None,
     figure: str,
     fail_if: tuple[str, ...],
-    score_threshold: float,
-    thresholds: Path | None,
-    rules: RulesChoice,
-    bootstrap: int,
-    confidence: float,
-    seed: int,
-    rare: int | None,
-    common: int | None,
-    drop_invalid: bool,
-    overwrite: bool,
+    given: Evaluated,
+    num_bootstrap: int,
 ) -> int:
-    """Read, evaluate every run, compare, print, write, and judge the conditions."""
+    """Read, evaluate every run, compare, print, write, and judge the conditions.
+
+    A run's folder stands for its predictions.json.
+    """
     sides = _sides(files, baseline, ours)
     gates = [parse_gate(text) for text in fail_if]
-    check_images(images, output)
-    check_output(output, overwrite, "comparison")
-    ground = Ground.read(
-        annotations,
-        train_file=train_file,
-        score_threshold=score_threshold,
-        thresholds=thresholds,
-        rare=rare,
-        common=common,
-        drop_invalid=drop_invalid,
-    )
+    check_images(given.images, given.output)
+    ground = Ground.read(annotations, given)
     for gate in gates:
         gate.check(ground.truth.categories.names, str(annotations))
-    runs = [
-        [ground.evaluate(results_file(f), rules=rules, confidence=confidence) for f in side]
-        for side in sides
-    ]
-    every = [run for side in runs for run in side]
-    check_room(len(every), bootstrap, ground.truth.categories.num_classes)
-    seconds = sum(drawing_seconds(run.matches, bootstrap) for run in every)
-    what = f"drawing the images {bootstrap:,} times for {len(every)} runs"
-    with waiting(what, seconds):
-        before, after = (
-            [with_bootstrap(run, bootstrap, seed=seed) for run in side] for side in runs
-        )
-        comparison = compare(
-            before,
-            after,
-            train_frequency=ground.frequency,
-            groups=ground.groups,
-            figure=figure,
-            num_bootstrap=bootstrap,
-            seed=seed,
-        )
-    console = Console()
-    print_comparison(comparison, console=console)
-    if output is not None:
-        written: list[Path] = [*write_comparison(comparison, output)]
-        report, other = ground.report(after[0]), ground.report(before[0])
-        page = write_html(
-            report,
-            output / "comparison.html",
-            baseline=other,
-            comparison=comparison,
-            gallery=None if images is None else pictures(after[0], report, images),
-        )
-        written += [] if page is None else [page]
-        console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
+    before, after = ([ground.evaluate(results_file(file)) for file in side] for side in sides)
+    comparison, before, after = compared(
+        ground, before, after, figure=figure, num_bootstrap=num_bootstrap
+    )
+    show_comparison(
+        ground, comparison, before[0], after[0], given.output, given.images, as_json=given.as_json
+    )
     return _judge(gates, comparison)
 
 

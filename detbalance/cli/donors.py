@@ -4,27 +4,75 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import click
 import numpy as np
 from rich.console import Group
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from detbalance.augmentation.packing import Packed, pack_donors
+from detbalance.cli.evaluating import check_folder
+from detbalance.cli.options import DROP_INVALID, FILE, SEED, Real, Whole, command
+from detbalance.cli.outputs import OUTPUT_FILE, overwrite
+from detbalance.cli.progress import progress
 from detbalance.data import Annotations, load_annotations
 from detbalance.data.frequency import class_frequency, frequency_groups
 from detbalance.data.messages import counted
 from detbalance.reporting.console import GROUP_STYLES, name_cell, numbers_table, print_content
-from detbalance.reporting.terminal import Console
+
+if TYPE_CHECKING:
+    from detbalance.augmentation.packing import Packed
+
 
 _LISTED = 60
 _NAMED = 10
 _logger = logging.getLogger(__name__)
 
 
+@command("donors", "detbalance donors --annotations train.json --images train --output donors.bin")
+@click.option("--annotations", required=True, type=FILE, help="COCO file of the training images.")
+@click.option("--images", required=True, type=FILE, help="Folder of its images.")
+@click.option(
+    "--output",
+    required=True,
+    type=OUTPUT_FILE,
+    help="File to write, for example donors.safetensors.",
+)
+@click.option(
+    "--classes",
+    multiple=True,
+    metavar="NAME",
+    help="Class to cut out, repeatable. Default: the rare and the common ones.",
+)
+@click.option(
+    "--margin",
+    default=0.2,
+    type=Real(0, 1),
+    help="Context on each side as a part of the box; paste must be given the same.",
+)
+@click.option(
+    "--min-size",
+    default=8.0,
+    type=Real(0),
+    help="Least square root of width x height, in pixels.",
+)
+@click.option(
+    "--max-overlap",
+    default=0.3,
+    type=Real(0, 1),
+    help="Part of a box, or of the other, that it may share with another one.",
+)
+@click.option(
+    "--max-per-class",
+    default=2000,
+    type=Whole(1),
+    help="Boxes of a class; drawn at random where there are more.",
+)
+@SEED
+@DROP_INVALID
+@overwrite("Replace the file.")
 def donors_command(
-    *,
     annotations: Path,
     images: Path,
     output: Path,
@@ -36,20 +84,13 @@ def donors_command(
     seed: int,
     drop_invalid: bool,
 ) -> None:
-    """Choose the boxes, cut them out, write the file, and print what it holds."""
-    if not images.is_dir():
-        raise ValueError(
-            f"--images: {images} is no folder. The folder that file names start from is expected."
-            " Correct the path."
-        )
+    """Cut out the objects that may be pasted, once, so that training opens no image for them."""
+    from detbalance.augmentation.packing import pack_donors
+
+    check_folder("--images", images)
     train = load_annotations(annotations, segmentations=True, drop_invalid=drop_invalid)
     output.parent.mkdir(parents=True, exist_ok=True)
-    columns = (TextColumn("cutting out donors"), BarColumn(), MofNCompleteColumn())
-    on_stderr = Console(stderr=True)
-    with Progress(
-        *columns, TimeRemainingColumn(), console=on_stderr, disable=not on_stderr.is_terminal
-    ) as bar:
-        task = bar.add_task("images", total=None)
+    with progress("cutting out donors") as tell:
         packed = pack_donors(
             train,
             images,
@@ -60,7 +101,7 @@ def donors_command(
             max_overlap=max_overlap,
             max_per_class=max_per_class,
             seed=seed,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=tell,
         )
     _name_problems(packed)
     line = (

@@ -1,86 +1,107 @@
-"""What `report` and `compare` have in common: files read, detections evaluated, images drawn."""
+"""The work below `report`, `compare` and all that end in them: plain functions, no commands."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
 import numpy.typing as npt
-from rich.text import Text
 
 from detbalance.calibration import load_thresholds
+from detbalance.cli.progress import QUICK, rounded, waiting
 from detbalance.data import Annotations, Predictions, load_annotations, load_predictions
 from detbalance.data.frequency import Frequency, Groups, class_frequency, frequency_groups
-from detbalance.evaluation import Evaluation, Matches, Report, build_report, evaluate
+from detbalance.evaluation import (
+    Comparison,
+    Evaluation,
+    Matches,
+    Report,
+    build_report,
+    compare,
+    evaluate,
+    with_bootstrap,
+)
+from detbalance.evaluation.bootstrap import drawn_bytes
+from detbalance.evaluation.compare import check_room
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.evaluation.sanity_checks import odd_scores
+from detbalance.reporting.comparison import print_comparison, write_comparison
+from detbalance.reporting.console import print_report
+from detbalance.reporting.label_issues import SuspectSection
+from detbalance.reporting.report_files import json_text, write_report
 from detbalance.reporting.terminal import Console
+
+if TYPE_CHECKING:
+    from detbalance.cli.options import Evaluated
+    from detbalance.reporting.gallery import Gallery
 
 logger = logging.getLogger(__name__)
 
-# Seconds that draws may take without being asked for, and from which on their wait is shown.
-QUICK = 1.0
+DRAWS = 1000
+_SMALL = 1e9  # bytes that draws may take without being asked for
 
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """The files that detections are held against."""
+    """What detections are held against, and how."""
 
     truth: Annotations
-    frequency: Frequency | None
-    groups: Groups | None
-    score_threshold: float | npt.NDArray[np.float64]
-    thresholds: Path | None
+    frequency: Frequency | None = None
+    groups: Groups | None = None
+    score_threshold: float | npt.NDArray[np.float64] = 0.3
+    thresholds: Path | None = None
+    rules: RulesChoice = "auto"
+    confidence: float = 0.95
+    seed: int = 0
 
     @classmethod
-    def read(
-        cls,
-        annotations: Path,
-        *,
-        train_file: Path | None,
-        score_threshold: float,
-        thresholds: Path | None,
-        rare: int | None,
-        common: int | None,
-        drop_invalid: bool,
-    ) -> Ground:
+    def read(cls, annotations: Path, given: Evaluated) -> Ground:
         """Read the files."""
-        limits = _limits(rare, common, train_file)
-        truth = load_annotations(annotations, drop_invalid=drop_invalid)
-        fitted = None if thresholds is None else load_thresholds(thresholds)
-        floor = score_threshold if fitted is None else fitted.by_label(truth.categories)
+        limits = group_limits(given.rare, given.common)
+        if limits is not None and given.train_file is None:
+            raise ValueError(
+                "--rare, --common: are limits of training images, and --train is missing. A"
+                " training file is expected. Add --train train.json."
+            )
+        truth = load_annotations(annotations, drop_invalid=given.drop_invalid)
+        fitted = None if given.thresholds is None else load_thresholds(given.thresholds)
         frequency = groups = None
-        if train_file is not None:
-            frequency = class_frequency(load_annotations(train_file, drop_invalid=drop_invalid))
+        if given.train_file is not None:
+            train = load_annotations(given.train_file, drop_invalid=given.drop_invalid)
+            frequency = class_frequency(train)
             groups = frequency_groups(frequency, limits=limits)
-        return cls(truth, frequency, groups, floor, thresholds)
+        return cls(
+            truth,
+            frequency,
+            groups,
+            given.score_threshold if fitted is None else fitted.by_label(truth.categories),
+            given.thresholds,
+            given.rules,
+            given.confidence,
+            given.seed,
+        )
 
     def evaluate(
-        self,
-        results: Path,
-        *,
-        rules: RulesChoice,
-        confidence: float,
-        beta: float = 1.0,
-        min_precision: float = 0.9,
-        max_fppi: float = 0.1,
+        self, found: Path | Predictions, *, predictions_file: Path | None = None, **settings: Any
     ) -> Evaluation:
-        """Evaluate a results file."""
+        """Evaluate detections, those of a results file or others."""
+        if isinstance(found, Path):
+            predictions_file = found
+            found = load_predictions(found, self.truth)
         return evaluate(
             self.truth,
-            load_predictions(results, self.truth),
+            found,
             score_threshold=self.score_threshold,
-            rules=rules,
-            beta=beta,
-            min_precision=min_precision,
-            max_fppi=max_fppi,
-            confidence=confidence,
-            predictions_file=str(results),
+            rules=self.rules,
+            confidence=self.confidence,
+            predictions_file=None if predictions_file is None else str(predictions_file),
             thresholds_file=None if self.thresholds is None else str(self.thresholds),
+            **settings,
         )
 
     def report(self, evaluation: Evaluation) -> Report:
@@ -90,28 +111,51 @@ class Ground:
         )
 
 
-def results_file(given: Path) -> Path:
-    """The results file; of a run's folder the one that it holds."""
-    return given / "predictions.json" if given.is_dir() else given
+def compared(
+    ground: Ground,
+    before: Sequence[Evaluation],
+    after: Sequence[Evaluation],
+    *,
+    figure: str = "AP",
+    num_bootstrap: int = DRAWS,
+) -> tuple[Comparison, list[Evaluation], list[Evaluation]]:
+    """Compare two detectors, one run or several a side; the runs come back with their draws."""
+    every = [*before, *after]
+    check_room(len(every), num_bootstrap, ground.truth.categories.num_classes)
+    undrawn = [run for run in every if run.settings.num_bootstrap != num_bootstrap]
+    seconds = sum(drawing_seconds(run.matches, num_bootstrap) for run in undrawn)
+    with waiting(f"drawing the images {num_bootstrap:,} times for {len(every)} runs", seconds):
+        every = [
+            with_bootstrap(run, num_bootstrap, seed=ground.seed) if run in undrawn else run
+            for run in every
+        ]
+        before, after = every[: len(before)], every[len(before) :]
+        comparison = compare(
+            before,
+            after,
+            train_frequency=ground.frequency,
+            groups=ground.groups,
+            figure=figure,
+            num_bootstrap=num_bootstrap,
+            seed=ground.seed,
+        )
+    return comparison, before, after
 
 
-def _limits(
-    rare: int | None, common: int | None, train_file: Path | None
-) -> tuple[int, int] | None:
-    """The limits of the groups; None for the usual rule."""
-    if rare is None and common is None:
-        return None
-    if rare is None or common is None:
-        raise ValueError(
-            "--rare, --common: only one of them is given. Both limits are expected. Give both, for"
-            " example --rare 10 --common 100."
+def with_draws(result: Evaluation, draws: int | None, seed: int) -> tuple[Evaluation, str]:
+    """Add the intervals of AP and AR, or say how to get them."""
+    seconds = drawing_seconds(result.matches, DRAWS if draws is None else draws)
+    needed = drawn_bytes(1, DRAWS, len(result.val_boxes))
+    if draws is None and (seconds > QUICK or needed > _SMALL):
+        room = f" and {needed / 1e9:.1f} GB of memory" if needed > _SMALL else ""
+        return result, (
+            f"AP and AR have no intervals: those take about {rounded(seconds)}{room}. Pass"
+            f" --num-bootstrap {DRAWS} for them."
         )
-    if train_file is None:
-        raise ValueError(
-            "--rare, --common: are limits of training images, and --train is missing. A training"
-            " file is expected. Add --train train.json."
-        )
-    return rare, common
+    if draws == 0:
+        return result, ""
+    with waiting(f"drawing the images {draws or DRAWS:,} times", seconds):
+        return with_bootstrap(result, draws or DRAWS, seed=seed), ""
 
 
 def drawing_seconds(matches: Matches, draws: int) -> float:
@@ -120,24 +164,96 @@ def drawing_seconds(matches: Matches, draws: int) -> float:
     return draws * (4e-9 * len(matches.order) + 2e-8 * right)
 
 
-def rounded(seconds: float) -> str:
-    """A time in words."""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
-
-
-@contextmanager
-def waiting(what: str, seconds: float) -> Iterator[None]:
-    """Show on a terminal that something takes its time; say so in a line elsewhere."""
-    console = Console(stderr=True)
-    text = f"{what}: about {rounded(seconds)}"
-    if seconds <= QUICK:
-        yield
-    elif console.is_terminal:
-        with console.status(Text(text)):
-            yield
+def show(
+    report: Report,
+    output: Path | None,
+    *,
+    baseline: Report | None = None,
+    comparison: Comparison | None = None,
+    gallery: Gallery | None = None,
+    suspects: SuspectSection | None = None,
+    as_json: bool = False,
+) -> None:
+    """Print a report, and write it where a folder is given."""
+    console = Console()
+    if as_json:
+        click.echo(json_text(report.to_dict()))
     else:
-        logger.info("%s", text)
-        yield
+        print_report(report, console=console)
+        if comparison is not None:
+            console.print()
+            print_comparison(comparison, console=console)
+    if output is not None:
+        written: list[Path] = [*write_report(report, output, suspects=suspects)]
+        if comparison is not None:
+            written += write_comparison(comparison, output)
+        written += write_html(
+            report,
+            output / "report.html",
+            baseline=baseline,
+            comparison=comparison,
+            gallery=gallery,
+            suspects=suspects,
+        )
+        if not as_json:
+            console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
+
+
+def show_comparison(
+    ground: Ground,
+    comparison: Comparison,
+    before: Evaluation,
+    after: Evaluation,
+    output: Path | None,
+    images: Path | None = None,
+    *,
+    as_json: bool = False,
+) -> None:
+    """Print a comparison, and write it where a folder is given, with the page of its first runs."""
+    console = Console()
+    if as_json:
+        click.echo(json_text(comparison.to_dict()))
+    else:
+        print_comparison(comparison, console=console)
+    if output is not None:
+        written: list[Path] = [*write_comparison(comparison, output)]
+        report = ground.report(after)
+        written += write_html(
+            report,
+            output / "comparison.html",
+            baseline=ground.report(before),
+            comparison=comparison,
+            gallery=None if images is None else pictures(after, report, images),
+        )
+        if not as_json:
+            console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
+
+
+def pictures(evaluation: Evaluation, report: Report, images: Path) -> Gallery | None:
+    """Thumbnails of what is missed and of what is wrong; None where their library lacks."""
+    from detbalance.reporting.gallery import build_gallery
+
+    try:
+        return build_gallery(evaluation, images, rarest_first=[row.name for row in report.classes])
+    except ImportError as error:
+        logger.warning("There are no pictures: %s", error)
+        return None
+
+
+def write_html(report: Report, path: Path, **parts: Any) -> list[Path]:
+    """Write the page; a report without it is better than none where its libraries lack."""
+    try:
+        from detbalance.reporting.page import write_page
+
+        return [write_page(report, path, **parts)]
+    except ImportError as error:
+        logger.warning("%s is not written: %s", path, error)
+        return []
+
+
+def results_file(given: Path) -> Path:
+    """The results file; of a run's folder the one that it holds."""
+    return given / "predictions.json" if given.is_dir() else given
 
 
 def load_probabilities(file: Path, truth: Annotations) -> Predictions:
@@ -148,12 +264,47 @@ def load_probabilities(file: Path, truth: Annotations) -> Predictions:
     return predictions
 
 
-def check_output(output: Path | None, overwrite: bool, name: str = "report") -> None:
-    """Refuse a folder that holds such results already, before any work is done."""
-    if output is not None and not overwrite and (output / f"{name}.json").exists():
+def training_frequency(
+    train_file: Path | None, annotations: Path, drop_invalid: bool
+) -> Frequency | None:
+    """Count the training file; what a detector learned from cannot calibrate it."""
+    if train_file is None:
+        return None
+    if train_file.resolve() == annotations.resolve():
         raise ValueError(
-            f"{output}: already holds a {name}. A new or empty folder is expected. Pass --overwrite"
-            " to replace it."
+            f"--annotations: {annotations} is the training file too. Scores on images that the"
+            " detector learned from are too high; other images are expected. Calibrate on the"
+            " validation file."
+        )
+    return class_frequency(load_annotations(train_file, drop_invalid=drop_invalid))
+
+
+def group_limits(rare: int | None, common: int | None) -> tuple[int, int] | None:
+    """The limits of the groups; None for the usual rule."""
+    if (rare is None) != (common is None):
+        raise ValueError(
+            "--rare, --common: only one of them is given. Both limits are expected. Give both, for"
+            " example --rare 10 --common 100."
+        )
+    return None if rare is None or common is None else (rare, common)
+
+
+def check_images(images: Path | None, output: Path | None) -> None:
+    """Refuse pictures without a page to show them on, and a folder that is none."""
+    if images is not None and output is None:
+        raise ValueError(
+            "--images: the pictures go into an HTML file, and --output is missing. A folder to"
+            " write into is expected. Add --output FOLDER."
+        )
+    check_folder("--images", images)
+
+
+def check_folder(option: str, folder: Path | None) -> None:
+    """Refuse what is no folder of images."""
+    if folder is not None and not folder.is_dir():
+        raise ValueError(
+            f"{option}: {folder} is no folder. The folder that file names start from is expected."
+            " Correct the path."
         )
 
 

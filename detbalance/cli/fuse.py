@@ -6,13 +6,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 
 from detbalance.calibration import Options, choose_fusion, fuse
 from detbalance.calibration.fusion import Confidence, check_weights, keep_best
 from detbalance.calibration.fusion_members import settings_to_try
-from detbalance.cli.evaluating import check_same_classes, load_probabilities, results_file, waiting
-from detbalance.cli.thresholds import training_frequency
+from detbalance.cli.evaluating import (
+    check_same_classes,
+    load_probabilities,
+    results_file,
+    training_frequency,
+)
+from detbalance.cli.options import DROP_INVALID, FILE, RULES, SEED, Real, Whole, command
+from detbalance.cli.outputs import OUTPUT_FILE, overwrite
+from detbalance.cli.progress import waiting
 from detbalance.data import Predictions, load_annotations, save_predictions
 from detbalance.data.messages import counted
 from detbalance.evaluation.rules import RulesChoice, choose_rules
@@ -23,8 +31,92 @@ from detbalance.reporting.terminal import Console
 _SECONDS = 3e-6  # about what one detection takes, for each fold and each setting tried
 
 
+@command("fuse", "detbalance fuse a.json b.json --annotations val.json --output fused.json")
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="RESULTS.JSON...")
+@click.option("--annotations", required=True, type=FILE, help="COCO file that lists the images.")
+@click.option("--output", required=True, type=OUTPUT_FILE, help="COCO results file to write.")
+@click.option(
+    "--method",
+    default="wbf",
+    type=click.Choice(["wbf", "nms", "soft_nms"]),
+    help="Weighted boxes fusion, NMS, soft-NMS.",
+)
+@click.option(
+    "--iou",
+    "iou_thresholds",
+    multiple=True,
+    default=(0.55,),
+    type=Real(0, 1, max_open=True),
+    help="Boxes of a class that overlap more are one object. Repeatable with --calibrate-on: the"
+    " best is chosen, the first unless another is clearly better.",
+)
+@click.option(
+    "--fused-score",
+    "confidence",
+    default="box_and_model_avg",
+    type=click.Choice(["box_and_model_avg", "avg", "max", "absent_model_aware_avg"]),
+    help="How wbf makes one score of several.",
+)
+@click.option(
+    "--sigma",
+    default=0.5,
+    type=Real(0, min_open=True),
+    help="Of soft_nms: the larger, the less scores are lowered.",
+)
+@click.option(
+    "--weight",
+    "weights",
+    multiple=True,
+    type=Real(max=1e9),
+    help="Weight of a results file, once for each, in their order. Default: equal, or chosen by"
+    " --calibrate-on.",
+)
+@click.option(
+    "--calibrate-on",
+    type=FILE,
+    help="COCO file, not training data, to make scores comparable and to choose weights on. That of"
+    " --annotations will do: then each part of it is fused by what the others say.",
+)
+@click.option(
+    "--calibration-predictions",
+    multiple=True,
+    type=FILE,
+    help="Results on --calibrate-on, once for each results file, in their order.",
+)
+@click.option(
+    "--train",
+    "train_file",
+    type=FILE,
+    help="COCO file of the training data, to say what fusion does to rare and frequent classes.",
+)
+@click.option(
+    "--score-threshold",
+    default=0.0,
+    type=Real(0, 1),
+    help="Leave out detections with a lower score before they are fused.",
+)
+@click.option(
+    "--min-fused-score",
+    default=0.0,
+    type=Real(0, 1),
+    help="Leave out fused detections with a lower score.",
+)
+@click.option(
+    "--max-detections",
+    type=Whole(1),
+    help="Detections of an image that stay. Default: 100, by LVIS's rules 300.",
+)
+@RULES
+@click.option(
+    "--folds",
+    default=5,
+    type=Whole(3),
+    help="Parts of the calibration images; each is judged by what the others say.",
+)
+@SEED
+@DROP_INVALID
+@overwrite("Replace the output file.")
 def fuse_command(
-    *,
     files: tuple[Path, ...],
     annotations: Path,
     output: Path,

@@ -4,28 +4,87 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import click
 from rich.box import HORIZONTALS
 from rich.console import Group
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from detbalance.cli.evaluating import check_folder
+from detbalance.cli.options import DROP_INVALID, FILE, SEED, Whole, command
+from detbalance.cli.outputs import Output
+from detbalance.cli.progress import progress
 from detbalance.data import load_annotations
 from detbalance.data.messages import counted
-from detbalance.generation import ClassResult, Result, Settings, Stopped, generate
 from detbalance.reporting.console import name_cell, print_content
-from detbalance.reporting.terminal import Console
-from detbalance.training.run import stop_request
+
+if TYPE_CHECKING:
+    from detbalance.generation import ClassResult, Result
+
 
 logger = logging.getLogger(__name__)
 
 
+@command("generate", "detbalance generate --annotations train.json --images train --output donors")
+@click.option("--annotations", required=True, type=FILE, help="COCO file of the training images.")
+@click.option("--images", required=True, type=FILE, help="Folder of its images.")
+@click.option(
+    "--output",
+    required=True,
+    type=Output("*", lock="beside"),
+    help="Folder for the crops and donors.json.",
+)
+@click.option(
+    "--classes",
+    multiple=True,
+    metavar="NAME",
+    help="Class to generate, repeatable. Default: the rare and the common ones.",
+)
+@click.option(
+    "--size",
+    default="32",
+    type=click.Choice(["32", "48", "64"]),
+    help="Side of what the generator draws, in pixels.",
+)
+@click.option(
+    "--iterations",
+    default=3000,
+    type=Whole(1),
+    help="Steps of training.",
+)
+@click.option(
+    "--per-class",
+    default=50,
+    type=Whole(1),
+    help="Crops to keep of each class.",
+)
+@click.option(
+    "--min-donors",
+    default=20,
+    type=Whole(3),
+    help="Leave out classes with fewer real objects: they would be learned by heart.",
+)
+@click.option(
+    "--with-frequent/--rare-only",
+    default=None,
+    help="Whether to show the other classes in training, so that rare ones share what objects look"
+    " like. Default: where a class has fewer than 200 donors.",
+)
+@click.option(
+    "--symmetry",
+    default="none",
+    type=click.Choice(["none", "mirror", "square"]),
+    help="What is as good as the real objects: mirrored ones, or all turned by 90 degrees as well.",
+)
+@SEED
+@click.option("--device", help="For example cuda, cuda:1, cpu. Default: a GPU where there is one.")
+@DROP_INVALID
+@click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
+@click.option("--overwrite", is_flag=True, help="Replace generated donors that the folder holds.")
 def generate_command(
-    *,
     annotations: Path,
     images: Path,
     output: Path,
@@ -42,12 +101,12 @@ def generate_command(
     resume: bool,
     overwrite: bool,
 ) -> None:
-    """Read, learn, draw, check, write, and say what came of it."""
-    if not images.is_dir():
-        raise ValueError(
-            f"--images: {images} is no folder. The folder that file names start from is expected."
-            " Correct the path."
-        )
+    """Learn to draw the objects of rare classes, and keep what passes as real and new."""
+    from detbalance.cli.runs import chosen_device
+    from detbalance.generation import Settings, Stopped, generate
+    from detbalance.training.run import stop_request
+
+    check_folder("--images", images)
     settings = Settings(
         classes=classes or None,
         size=int(size),
@@ -59,63 +118,22 @@ def generate_command(
         seed=seed,
     )
     train = load_annotations(annotations, drop_invalid=drop_invalid)
-    with stop_request() as stop, _stages() as tell:
+    with stop_request() as stop, progress("learning") as tell:
         try:
             result = generate(
                 train,
                 images,
                 output,
                 settings,
-                device=_device(device),
+                device=str(chosen_device(device)),
                 overwrite=overwrite,
                 resume=resume,
-                progress=tell,
+                progress=lambda stage, done, total: tell(done, total, stage=stage),
                 should_stop=stop.is_set,
             )
         except Stopped as error:
             raise KeyboardInterrupt(str(error)) from error
     _show(result)
-
-
-def _device(name: str | None) -> str:
-    import torch
-
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise ValueError(
-            f"--device: {name} cannot be used ({reason}). A device of this machine is expected,"
-            " such as cuda or cpu. Choose another one, or leave --device out."
-        ) from error
-    return name
-
-
-@contextmanager
-def _stages() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each stage on a terminal; elsewhere a line now and then."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    tasks = {}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-
-        def tell(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done)
-            every = max(1, total // 5)
-            if not console.is_terminal and done and done % every == 0:
-                logger.info("%s %d/%d", stage, done, total)
-
-        yield tell
 
 
 def _show(result: Result) -> None:

@@ -46,6 +46,18 @@ def overwrite(help: str) -> Callable[[Any], Any]:
 class Command(click.Command):
     """A command that looks at all of its paths before it starts, and holds what it writes to."""
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options by what they are about: files, how it runs, and what is asked for."""
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in _SECTIONS}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, click.Option):
+                sections[_section_of(param)].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Refuse outputs that are inputs or are there already, lock them, run."""
         outputs, inputs = _paths(ctx)
@@ -64,6 +76,21 @@ class Command(click.Command):
                 ):  # a write does not say what it wrote to
                     error.filename = str(outputs[0][2])
                 raise
+
+
+_SECTIONS = ("Files", "Options", "Running")
+_ABOUT_FILES = ("drop_invalid", "overwrite", "resume")
+_ABOUT_RUNNING = (
+    *("device", "batch_size", "workers", "autocast", "seed"),
+    *("as_json", "quiet", "verbose"),
+)
+
+
+def _section_of(param: click.Parameter) -> str:
+    if isinstance(param.type, click.Path) or param.name in _ABOUT_FILES:
+        return "Files"
+    about_running = param.name in _ABOUT_RUNNING or "--help" in param.opts
+    return "Running" if about_running else "Options"
 
 
 def _paths(ctx: click.Context) -> tuple[list[tuple[str, Output, Path]], list[tuple[str, Path]]]:

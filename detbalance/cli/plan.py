@@ -7,16 +7,48 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import click
 
-from detbalance.data import Annotations, load_annotations
-from detbalance.planning import Finding, duplicate_findings, make_plan
+from detbalance.cli.evaluating import check_folder, group_limits
+from detbalance.cli.options import COMMON, FILE, JSON, RARE, Real, Whole, command
+from detbalance.cli.outputs import Output, overwrite
+from detbalance.cli.progress import progress
+from detbalance.data import load_annotations
+from detbalance.planning import duplicate_findings, make_plan
 from detbalance.reporting.plan import print_plan, write_plan
+from detbalance.reporting.report_files import json_text
 from detbalance.reporting.terminal import Console
 
 
+@command("plan", "detbalance plan train.json --val val.json")
+@click.argument("train_file", metavar="TRAIN.JSON", type=FILE)
+@click.option("--val", "val_file", type=FILE, help="COCO file of the validation data.")
+@click.option(
+    "--images", type=FILE, help="Folder of the training images, to find images that occur twice."
+)
+@click.option(
+    "--val-images", type=FILE, help="Folder of the validation images, to find those in training."
+)
+@click.option(
+    "--output",
+    type=Output("plan.json", "plan.csv", "plan.png", "plan.svg", holds="a plan"),
+    help="Folder for plan.json, plan.csv, plan.png and plan.svg. Default: print only.",
+)
+@click.option(
+    "--target-length",
+    type=Whole(1),
+    help="Images per epoch to compare settings at. Default: chosen from the data.",
+)
+@click.option(
+    "--images-per-second",
+    type=Real(0, min_open=True),
+    help="Speed of your training, to show how long an epoch takes.",
+)
+@RARE
+@COMMON
+@JSON
+@overwrite("Replace a plan that the folder holds.")
 def plan_command(
-    *,
     train_file: Path,
     val_file: Path | None,
     images: Path | None,
@@ -26,18 +58,22 @@ def plan_command(
     images_per_second: float | None,
     rare: int | None,
     common: int | None,
-    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Read, plan, print, and write the plan with its figure where a folder is given."""
-    limits = _limits(rare, common)
+    limits = group_limits(rare, common)
     _check_folders(val_file, images, val_images)
-    _check_output(output, overwrite)
+    if output is not None:  # a missing library is said before any work
+        from detbalance.reporting.plan_figure import draw_plan, import_figure
+
+        import_figure()
     with _in_the_plan_instead():
         train = load_annotations(train_file, drop_invalid=True)
         val = None if val_file is None else load_annotations(val_file, drop_invalid=True)
     duplicates = None
     if images is not None:
-        duplicates = _duplicates(train, images, val, val_images)
+        with progress("comparing images") as tell:
+            duplicates = duplicate_findings(train, images, val, val_images, progress=tell)
     plan = make_plan(
         train,
         val=val,
@@ -47,28 +83,21 @@ def plan_command(
         duplicates=duplicates,
     )
     console = Console()
-    print_plan(plan, console=console, has_csv=output is not None)
-    if output is None:
+    if as_json:
+        click.echo(json_text(plan.to_dict()))
+    else:
+        print_plan(plan, console=console, has_csv=output is not None)
+    if output is None and not as_json:
         console.print(
             "\nNothing is written. --output DIR keeps plan.json, plan.csv with every class,"
             " plan.png and plan.svg.",
             style="dim",
         )
-        return
-    from detbalance.reporting.plan_figure import draw_plan
-
-    written = [*write_plan(plan, output)]
-    written += [draw_plan(plan, output / f"plan.{kind}") for kind in ("png", "svg")]
-    console.print(f"\nWritten: {', '.join(map(str, written))}", soft_wrap=True)
-
-
-def _limits(rare: int | None, common: int | None) -> tuple[int, int] | None:
-    if (rare is None) != (common is None):
-        raise ValueError(
-            "--rare, --common: only one of them is given. Both limits are expected. Give both, for"
-            " example --rare 10 --common 100."
-        )
-    return None if rare is None or common is None else (rare, common)
+    if output is not None:
+        written = [*write_plan(plan, output)]
+        written += [draw_plan(plan, output / f"plan.{kind}") for kind in ("png", "svg")]
+        if not as_json:
+            console.print(f"\nWritten: {', '.join(map(str, written))}", soft_wrap=True)
 
 
 def _check_folders(val: Path | None, images: Path | None, val_images: Path | None) -> None:
@@ -83,26 +112,8 @@ def _check_folders(val: Path | None, images: Path | None, val_images: Path | Non
             f"--images: is {images}, and --val-images is missing. Both folders are expected to"
             " compare the images. Add --val-images, the same folder if they share one."
         )
-    for option, folder in (("--images", images), ("--val-images", val_images)):
-        if folder is not None and not folder.is_dir():
-            raise ValueError(
-                f"{option}: {folder} is no folder. The folder that file names start from is"
-                " expected. Correct the path."
-            )
-
-
-def _check_output(output: Path | None, overwrite: bool) -> None:
-    """Refuse a folder that holds a plan, and a missing library, before any work is done."""
-    if output is None:
-        return
-    if not overwrite and (output / "plan.json").exists():
-        raise ValueError(
-            f"{output}: already holds a plan. A new or empty folder is expected. Pass --overwrite"
-            " to replace it."
-        )
-    from detbalance.reporting.plan_figure import import_figure
-
-    import_figure()
+    check_folder("--images", images)
+    check_folder("--val-images", val_images)
 
 
 @contextmanager
@@ -115,19 +126,3 @@ def _in_the_plan_instead() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-def _duplicates(
-    train: Annotations, images: Path, val: Annotations | None, val_images: Path | None
-) -> list[Finding]:
-    columns = (TextColumn("comparing images"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("images", total=None)
-        return duplicate_findings(
-            train,
-            images,
-            val,
-            val_images,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )

@@ -4,33 +4,52 @@ from __future__ import annotations
 
 from itertools import count, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import click
 import numpy as np
 import numpy.typing as npt
 from rich.console import Group
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor
 
-from detbalance.augmentation.paste import OUTCOMES
-from detbalance.cli.outputs import OUTPUT_FILE, refuse_configured
+from detbalance.cli.options import CONFIG, DATA_ROOT, OVERRIDES, Whole, command
+from detbalance.cli.outputs import OUTPUT_FILE, overwrite, refuse_configured
+from detbalance.cli.progress import progress
 from detbalance.data.frequency import frequency_groups
 from detbalance.data.messages import counted
-from detbalance.detection.dataset import Draw
 from detbalance.reporting.console import GROUP_STYLES, name_cell, numbers_table, print_content
-from detbalance.reporting.pictures import CROWD, OWN, PASTED, Cell, save_sheet
-from detbalance.reporting.terminal import Console
-from detbalance.sampling import RepeatFactorSampler
-from detbalance.training.config import load_config
-from detbalance.training.setup import Data, load_data
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from detbalance.reporting.pictures import Cell
+    from detbalance.training.setup import Data
+
 
 _MANY = 8  # own boxes, from which on only rare and pasted ones are named
 _TITLE = "blue: own boxes and those of mixed images; orange: pasted; grey: crowd regions, ignored"
 
 
+@command("preview", "detbalance preview --config configs/bccd.yaml --images 12")
+@CONFIG
+@OVERRIDES
+@DATA_ROOT
+@click.option(
+    "--output",
+    default=Path("runs/preview.png"),
+    type=OUTPUT_FILE,
+    help="PNG file to write.",
+)
+@click.option("--images", default=24, type=Whole(1, 500), help="Images to draw.")
+@click.option(
+    "--draws",
+    default=200,
+    type=Whole(1, 1_000_000),
+    help="Images to make for the counts; the first of them are drawn.",
+)
+@overwrite("Replace the file.")
 def preview_command(
-    *,
     config: Path,
     overrides: tuple[str, ...],
     data_root: Path | None,
@@ -39,6 +58,12 @@ def preview_command(
     draws: int,
 ) -> None:
     """Make the first draws of the configured training, draw some, count all."""
+    from detbalance.detection.dataset import Draw
+    from detbalance.reporting.pictures import save_sheet
+    from detbalance.sampling import RepeatFactorSampler
+    from detbalance.training.config import load_config
+    from detbalance.training.setup import load_data
+
     settings = load_config(config, overrides, data_root=data_root)
     refuse_configured(output, OUTPUT_FILE, settings.to_dict())
     data = load_data(settings)
@@ -47,10 +72,9 @@ def preview_command(
     pastes: list[npt.NDArray[np.int64]] = []
     cells: list[Cell] = []
     draws = max(draws, images)
-    on_stderr = Console(stderr=True)
-    columns = (TextColumn("making images"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=on_stderr, disable=not on_stderr.is_terminal) as bar:
-        for draw in bar.track(islice(map(Draw, sampler, count()), draws), total=draws):
+    with progress("making images") as tell:
+        for done, draw in enumerate(islice(map(Draw, sampler, count()), draws), start=1):
+            tell(done, draws)
             image, target = data.train_dataset[draw]
             labels.append(target["labels"][target["labels"] > 0].numpy())
             if "pastes" in target:
@@ -69,6 +93,8 @@ def preview_command(
 
 
 def _cell(data: Data, index: int, image: Tensor, target: dict[str, Tensor]) -> Cell:
+    from detbalance.reporting.pictures import CROWD, OWN, PASTED, Cell
+
     categories, groups = data.train.categories, frequency_groups(data.frequency)
     labels, pasted = target["labels"].tolist(), target["pasted"].tolist()
     crowded = len(labels) - sum(pasted) > _MANY
@@ -93,6 +119,8 @@ def _counts_table(
     data: Data, labels: npt.NDArray[np.int64], pastes: list[npt.NDArray[np.int64]]
 ) -> Table:
     """Boxes of each class in the file and as shown, and what became of its donors."""
+    from detbalance.augmentation.paste import OUTCOMES
+
     categories, frequency = data.train.categories, data.frequency
     groups = frequency_groups(frequency)
     shown = np.bincount(labels, minlength=categories.num_classes)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detbalance.cli.compare import compare_command
-from detbalance.cli.train import run_training
+import click
+
+from detbalance.cli.evaluating import Ground, compared, show_comparison
+from detbalance.cli.options import FILE, SEED, command
+from detbalance.cli.outputs import Output
 from detbalance.data import load_annotations, load_predictions
 from detbalance.data.digits import make_digits
 from detbalance.data.frequency import class_frequency, frequency_groups
 from detbalance.evaluation import Report, load_report
-from detbalance.reporting.pictures import draw_predictions
 from detbalance.reporting.terminal import Console
-from detbalance.training.checkpoint import CONFIG_FILE
-from detbalance.training.config import Config, load_config
-from detbalance.training.metrics import METRICS_FILE, read_metrics
+
+if TYPE_CHECKING:
+    from detbalance.training.config import Config
+
 
 logger = logging.getLogger(__name__)
 
@@ -24,16 +28,47 @@ logger = logging.getLogger(__name__)
 PLAIN = ("sampling={method: none}", "augmentation.paste=null")
 
 
-def digits_command(*, output: Path, seed: int, overwrite: bool) -> None:
+@command("digits", "detbalance digits --output digits")
+@click.option(
+    "--output",
+    default=Path("runs/quickstart/data"),
+    type=Output("*", lock="beside"),
+    help="Folder for the data set.",
+)
+@SEED
+@click.option("--overwrite", is_flag=True, help="Replace digits of other settings.")
+def digits_command(output: Path, seed: int, overwrite: bool) -> None:
     """Make the data set, or say that it is there."""
     paths = make_digits(output, seed=seed, overwrite=overwrite)
     logger.info("%s and %s are ready", paths.train, paths.val)
 
 
+@command("quickstart", "detbalance quickstart --set train.iterations=100")
+@click.option(
+    "--output",
+    default=Path("runs/quickstart"),
+    type=Output("data*", "plain*", "balanced*", "comparison*", "predictions.png"),
+    help="Folder for the data set and both runs.",
+)
+@click.option(
+    "--config",
+    default=Path("configs/digits.yaml"),
+    type=FILE,
+    help="The balanced configuration.",
+)
+@SEED
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field of both runs."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the data and the runs that are there.")
 def quickstart_command(
-    *, output: Path, config: Path, seed: int, overrides: tuple[str, ...], overwrite: bool
+    output: Path, config: Path, seed: int, overrides: tuple[str, ...], overwrite: bool
 ) -> None:
     """Make the data, train twice with equal iterations, print and draw both results."""
+    from detbalance.cli.runs import finished
+    from detbalance.reporting.pictures import draw_predictions
+    from detbalance.training.config import load_config
+
     started = time.perf_counter()
     paths = make_digits(output / "data", seed=seed, overwrite=overwrite)
     common = [f"seed={seed}", f"data.root={output / 'data'}", *overrides]
@@ -49,34 +84,28 @@ def quickstart_command(
         )
     for run in runs.values():
         finished_or_trained(run, overwrite=overwrite)
-    compare_command(
-        files=(output / "plain", output / "balanced"),
-        baseline=(),
-        ours=(),
-        annotations=paths.val,
-        train_file=paths.train,
-        output=output / "comparison",
-        images=paths.val_images_dir,
-        figure="AP",
-        fail_if=(),
+    truth = load_annotations(paths.val)
+    frequency = class_frequency(load_annotations(paths.train))
+    groups = frequency_groups(frequency)
+    ground = Ground(
+        truth,
+        frequency,
+        groups,
         score_threshold=runs["plain"].evaluation.score_threshold,
-        thresholds=None,
         rules="coco",
-        bootstrap=1000,
-        confidence=0.95,
         seed=seed,
-        rare=None,
-        common=None,
-        drop_invalid=False,
-        overwrite=True,
+    )
+    found = {name: output / name / "predictions.json" for name in runs}
+    before, after = ([ground.evaluate(file)] for file in found.values())
+    comparison, before, after = compared(ground, before, after)
+    show_comparison(
+        ground, comparison, before[0], after[0], output / "comparison", paths.val_images_dir
     )
     console = Console()
-    truth = load_annotations(paths.val)
-    groups = frequency_groups(class_frequency(load_annotations(paths.train)))
     picture = draw_predictions(
         truth,
         paths.val_images_dir,
-        {name: load_predictions(output / name / "predictions.json", truth) for name in runs},
+        {name: load_predictions(file, truth) for name, file in found.items()},
         output / "predictions.png",
         highlight={c for c in range(1, truth.categories.num_classes) if groups.group(c) == "rare"},
     )
@@ -87,23 +116,12 @@ def quickstart_command(
 
 def finished_or_trained(config: Config, *, overwrite: bool) -> Report:
     """The report of a run of this very configuration: of the finished one, or trained on."""
+    from detbalance.cli.runs import finished, is_of, train_run
+
     if finished(config) and not overwrite:
         logger.info("%s is there already; --overwrite trains again", config.output)
         return load_report(config.output / "report.json")
-    resume = _is_of(config) and not overwrite
-    report = run_training(config, resume=resume, overwrite=overwrite)
+    resume = is_of(config) and not overwrite
+    report = train_run(config, resume=resume, overwrite=overwrite)
     assert report is not None
     return report
-
-
-def finished(config: Config) -> bool:
-    """Whether the run of this very configuration is there, to its last iteration."""
-    metrics = read_metrics(config.output) if (config.output / METRICS_FILE).exists() else []
-    done = any("val" in r and r["iteration"] == config.train.iterations for r in metrics)
-    return done and _is_of(config)
-
-
-def _is_of(config: Config) -> bool:
-    """Whether the folder's run is of this very configuration."""
-    saved = config.output / CONFIG_FILE
-    return saved.is_file() and config.is_written_in(saved.read_bytes())

@@ -6,31 +6,132 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import click
 from rich.table import Table
-from torch import nn
 
-from detbalance.cli.refit_effect import show_effect
-from detbalance.cli.region_data import Detector, taken_features, told_progress
+from detbalance.cli.options import (
+    BATCH_SIZE,
+    BEFORE,
+    CHECKPOINT,
+    COMPARED,
+    DEVICE,
+    DROP_INVALID,
+    FILE,
+    SEED,
+    STORED,
+    TRAINED_ON,
+    WORKERS,
+    Real,
+    Whole,
+    command,
+)
+from detbalance.cli.outputs import Output, overwrite
+from detbalance.cli.progress import progress
 from detbalance.data import Categories
 from detbalance.data.files import replace_file
-from detbalance.repair.collecting import Limits
-from detbalance.repair.fitting import FitSettings
-from detbalance.repair.refit import Refit, Task, fits_of, refit
-from detbalance.repair.region_features import read_samples
 from detbalance.reporting.terminal import Console
-from detbalance.training.checkpoint import model_from_checkpoint, save_checkpoint
-from detbalance.training.setup import loader_workers
 
-CHECKPOINT, REPORT = "refit.pt", "refit.json"
+if TYPE_CHECKING:
+    from torch import nn
+
+    from detbalance.repair.refit import Refit
+
+
+SAVED, ABOUT = "refit.pt", "refit.json"
 
 _ALLOW_FOR_FREQUENCY = ("balanced_softmax", "logit_adjustment", "balanced_sigmoid")
 
 
+@command(
+    "refit",
+    "detbalance refit --checkpoint best.pt --annotations train.json --images train --output refit",
+)
+@CHECKPOINT
+@TRAINED_ON
+@click.option("--images", required=True, type=FILE, help="Folder of its images.")
+@click.option(
+    "--method",
+    default="crt",
+    metavar="NAME",
+    help="crt, lws, tau, fasa, or any sampler of imbalanced-learn: SMOTE, BorderlineSMOTE,"
+    " ADASYN, RandomOverSampler, RandomUnderSampler, NearMiss, SMOTEENN ...",
+)
+@click.option(
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Option of the method, for example k_neighbors=3 or balance=0.5. Repeatable.",
+)
+@click.option(
+    "--output",
+    required=True,
+    type=Output("refit.pt", "refit.json", *COMPARED, holds="a refit"),
+    help="Folder for refit.pt and refit.json.",
+)
+@click.option(
+    "--features",
+    type=STORED,
+    help="Folder of the region features, made if it is not there: several methods can share it."
+    " Default: features/ in the output.",
+)
+@click.option("--val", type=FILE, help="COCO file to compare before and after on.")
+@click.option("--val-images", type=FILE, help="Folder of its images.")
+@BEFORE
+@click.option(
+    "--boxes-per-class",
+    default=2000,
+    type=Whole(1),
+    help="Boxes of a class whose regions are kept, drawn at random where there are more.",
+)
+@click.option(
+    "--negatives",
+    default=64,
+    type=Whole(2),
+    help="Background regions of an image that are kept: half of them those with the highest"
+    " scores, half drawn from the rest.",
+)
+@click.option(
+    "--max-boxes",
+    default=100_000,
+    type=Whole(1),
+    help="Boxes of all classes together whose regions are kept; where there are more, fewer of the"
+    " largest classes are.",
+)
+@click.option(
+    "--max-negatives",
+    default=400_000,
+    type=Whole(1),
+    help="Background regions of all images together that are kept; where there would be more, fewer"
+    " of each image are.",
+)
+@click.option(
+    "--repeats",
+    default=3,
+    type=Whole(0),
+    help="At most so many further looks at an image of rare classes, augmented.",
+)
+@click.option(
+    "--iterations",
+    default=400,
+    type=Whole(1),
+    help="Steps of each fit.",
+)
+@BATCH_SIZE
+@WORKERS
+@DEVICE
+@click.option(
+    "--max-loss",
+    default=0.02,
+    type=Real(0, 1),
+    help="A group that loses more AP50 or recall on --val is named at the end.",
+)
+@SEED
+@DROP_INVALID
+@overwrite("Replace the refit that the folder holds.")
 def refit_command(
-    *,
     checkpoint: Path,
     annotations: Path,
     images: Path,
@@ -55,6 +156,13 @@ def refit_command(
     drop_invalid: bool,
 ) -> None:
     """Take the features out once, refit the classifier to them, write a checkpoint, show it."""
+    from detbalance.cli.region_data import Detector, parse_params, show_effect, taken_features
+    from detbalance.repair.collecting import Limits
+    from detbalance.repair.fitting import FitSettings
+    from detbalance.repair.refit import Task, fits_of, refit
+    from detbalance.repair.region_features import read_samples
+    from detbalance.training.checkpoint import model_from_checkpoint
+
     options = parse_params(params)
     fits_of(method)  # an unknown method, or a missing library, before any work
     detector = Detector.read(checkpoint, device)
@@ -76,12 +184,12 @@ def refit_command(
         most_repeats=repeats,
         seed=seed,
         batch_size=batch_size,
-        workers=loader_workers(workers),
+        workers=workers,
     )
     minutes_of_features = _minutes_since(started)
     model, classifier = detector.model, detector.classifier
     started = time.perf_counter()
-    with told_progress("refitting", "fits") as tell:
+    with progress("refitting", "fits") as tell:
         found = refit(
             Task(
                 classifier,
@@ -121,7 +229,7 @@ def refit_command(
             output,
             train_file=annotations,
             batch_size=batch_size,
-            workers=loader_workers(workers),
+            workers=workers,
             max_loss=max_loss,
             drop_invalid=drop_invalid,
         )
@@ -129,36 +237,6 @@ def refit_command(
 
 def _minutes_since(started: float) -> float:
     return round((time.perf_counter() - started) / 60, 2)
-
-
-def parse_params(params: tuple[str, ...]) -> dict[str, Any]:
-    """Read NAME=VALUE options; values are JSON, or else text."""
-    options: dict[str, Any] = {}
-    for param in params:
-        name, equals, text = param.partition("=")
-        if not (name and equals):
-            raise ValueError(
-                f'--param: "{param}" is not NAME=VALUE. For example k_neighbors=3 is expected.'
-                " Correct it."
-            )
-        try:
-            options[name] = json.loads(text, parse_constant=str)
-        except (ValueError, RecursionError):
-            options[name] = text
-        if not _is_bounded(options[name]):
-            raise ValueError(
-                f'--param: "{param[:80]}" has a number that is not finite, or far beyond what'
-                " options are. A smaller one is expected. Correct it."
-            )
-    return options
-
-
-def _is_bounded(value: Any) -> bool:
-    if isinstance(value, (list, dict)):
-        return all(map(_is_bounded, value.values() if isinstance(value, dict) else value))
-    if isinstance(value, str):
-        return value.lower().lstrip("+-") not in ("nan", "inf", "infinity")
-    return value is None or abs(value) < 2**63
 
 
 def save_refit(
@@ -169,6 +247,10 @@ def save_refit(
     asked: Mapping[str, Any],
 ) -> Path:
     """Write the checkpoint and what it came from; returns the checkpoint's path."""
+    import torch
+
+    from detbalance.training.checkpoint import save_checkpoint
+
     about = {
         **asked,
         "chosen": found.chosen,
@@ -182,10 +264,10 @@ def save_refit(
         for name, value in model.state_dict().items()
     }
     new = {name: state[name] for name in kept if name in state}
-    save_checkpoint(folder / CHECKPOINT, {**new, "model": weights, "ema": None, "refit": about})
-    with replace_file(folder / REPORT) as file:
+    save_checkpoint(folder / SAVED, {**new, "model": weights, "ema": None, "refit": about})
+    with replace_file(folder / ABOUT) as file:
         file.write(json.dumps(about, indent=1).encode())
-    return folder / CHECKPOINT
+    return folder / SAVED
 
 
 def _caution(loss: str, method: str, options: Mapping[str, Any]) -> None:

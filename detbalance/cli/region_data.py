@@ -1,11 +1,11 @@
-"""What refit, opinion and suspects share: a detector, annotations, features of its regions."""
+"""What refit, reclassify and label-issues share: a detector and features of its regions."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,24 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from detbalance.augmentation import StandardAugmentation
-from detbalance.cli.evaluate import chosen_device
-from detbalance.data import Annotations, Categories, load_annotations, load_predictions
+from detbalance.cli.evaluating import Ground, compared, show_comparison
+from detbalance.cli.progress import progress
+from detbalance.cli.runs import chosen_device, detect
+from detbalance.data import (
+    Annotations,
+    Categories,
+    load_annotations,
+    load_predictions,
+    save_predictions,
+)
 from detbalance.data.files import lock_folder
-from detbalance.data.frequency import class_frequency
+from detbalance.data.frequency import class_frequency, frequency_groups
 from detbalance.data.images import usable_images
 from detbalance.detection.dataset import DetectionDataset, worker_deaths
+from detbalance.evaluation import Evaluation
 from detbalance.repair.classifier import Classifier, classifier_of
 from detbalance.repair.collecting import Limits, collect_features, rare_repeats
 from detbalance.repair.region_features import (
@@ -38,8 +46,6 @@ from detbalance.training.checkpoint import load_checkpoint, model_from_checkpoin
 from detbalance.training.config import parse_config
 from detbalance.training.run import stop_request
 from detbalance.training.setup import labels_in, loader_workers
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +154,7 @@ def region_data(
             most_repeats=repeats,
             seed=seed,
             batch_size=batch_size,
-            workers=loader_workers(workers),
+            workers=workers,
         )
     samples = read_samples(stored, detector.classifier)
     for what, most, all_ in (
@@ -206,7 +212,7 @@ def taken_features(
     most_repeats: int,
     seed: int,
     batch_size: int,
-    workers: int,
+    workers: int | None,
 ) -> RegionFeatures:
     """Take the features of all regions out, or go on where that was stopped."""
     standard = parse_config(detector.state["config"], str(detector.path)).augmentation.standard
@@ -219,7 +225,7 @@ def taken_features(
     }
     # Features that are all there are read by as many as like.
     held = nullcontext() if _finished(folder) else lock_folder(folder)
-    telling = told_progress("taking features out", "images")
+    telling = progress("taking features out")
     with held, worker_deaths(), telling as tell, stop_request() as stop:
         stored = collect_features(
             detector.classifier,
@@ -230,7 +236,7 @@ def taken_features(
             repeats=again,
             seed=seed,
             batch_size=batch_size,
-            workers=workers,
+            workers=loader_workers(workers),
             source=source,
             progress=tell,
             stop=stop.is_set,
@@ -274,26 +280,84 @@ def in_order(truth: Annotations, categories: Categories, checkpoint: Path) -> An
     return replace(truth, labels=ours[truth.labels], categories=categories)
 
 
-@contextmanager
-def told_progress(title: str, unit: str) -> Iterator[Any]:
-    """A bar on a terminal; a line now and then elsewhere."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+def show_effect(
+    before: nn.Module | Path,
+    after: nn.Module,
+    truth: Annotations,
+    images: Path,
+    output: Path,
+    *,
+    train_file: Path,
+    batch_size: int,
+    workers: int | None,
+    max_loss: float,
+    drop_invalid: bool,
+    changed: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    name: str = "refit",
+) -> None:
+    """Predict with both, compare, and say plainly which groups lost more than is allowed."""
+    labels = labels_in(truth, after.categories, "the checkpoint")  # type: ignore[arg-type]
+    frequency = class_frequency(load_annotations(train_file, drop_invalid=drop_invalid))
+    ground = Ground(truth, frequency, frequency_groups(frequency), rules="coco")
+
+    def asked(model: nn.Module, file: str) -> Evaluation:
+        found = detect(model, truth, images, labels, batch_size=batch_size, workers=workers)
+        save_predictions(output / file, found, truth)
+        return ground.evaluate(found, predictions_file=output / file)
+
+    was = (
+        ground.evaluate(before)
+        if isinstance(before, Path)
+        else asked(before, "predictions_before.json")
     )
-    said = -1
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
+    with changed():
+        now = asked(after, "predictions.json")
+    comparison, old, new = compared(ground, [was], [now], figure="AP50", num_bootstrap=500)
+    show_comparison(ground, comparison, old[0], new[0], output / "comparison")
+    lost = [
+        f"{group} {figure} {one.baseline:.2f} -> {one.ours:.2f}"
+        for group in ("rare", "common", "frequent")
+        for figure in ("AP50", "recall")
+        if (one := comparison.groups[group].figures[figure]).baseline - one.ours > max_loss
+    ]
+    out = Console()
+    if lost:
+        out.print(
+            f"This {name} harms: {'; '.join(lost)} (limit {max_loss:g}, --max-loss). The detector"
+            " before it may be the better one.",
+            style="bold yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+    else:
+        out.print(f"No group lost more than {max_loss:g} in AP50 or recall.", highlight=False)
 
-        def tell(done: int, total: int) -> None:
-            nonlocal said
-            bar.update(task, completed=done, total=total)
-            tenth = 10 * done // max(1, total)
-            if not console.is_terminal and tenth != said:
-                said = tenth
-                logger.info("%s: %d of %d %s", title, done, total, unit)
 
-        yield tell
+def parse_params(params: tuple[str, ...]) -> dict[str, Any]:
+    """Read NAME=VALUE options; values are JSON, or else text."""
+    options: dict[str, Any] = {}
+    for param in params:
+        name, equals, text = param.partition("=")
+        if not (name and equals):
+            raise ValueError(
+                f'--param: "{param}" is not NAME=VALUE. For example k_neighbors=3 is expected.'
+                " Correct it."
+            )
+        try:
+            options[name] = json.loads(text, parse_constant=str)
+        except (ValueError, RecursionError):
+            options[name] = text
+        if not _is_bounded(options[name]):
+            raise ValueError(
+                f'--param: "{param[:80]}" has a number that is not finite, or far beyond what'
+                " options are. A smaller one is expected. Correct it."
+            )
+    return options
+
+
+def _is_bounded(value: Any) -> bool:
+    if isinstance(value, (list, dict)):
+        return all(map(_is_bounded, value.values() if isinstance(value, dict) else value))
+    if isinstance(value, str):
+        return value.lower().lstrip("+-") not in ("nan", "inf", "infinity")
+    return value is None or abs(value) < 2**63

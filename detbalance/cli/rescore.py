@@ -4,61 +4,81 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
+
 from detbalance.calibration import choose_strength, parse_objective, rescore
-from detbalance.cli.evaluating import check_same_classes, load_probabilities
-from detbalance.cli.thresholds import training_frequency
+from detbalance.cli.evaluating import check_same_classes, load_probabilities, training_frequency
+from detbalance.cli.options import CALIBRATION, FILE, Calibrated, command
+from detbalance.cli.outputs import OUTPUT_FILE
 from detbalance.data import load_annotations, save_predictions
 from detbalance.data.messages import counted
-from detbalance.evaluation.rules import RulesChoice
 from detbalance.reporting.terminal import Console
 from detbalance.reporting.thresholds_console import print_strength
 
 
+@command(
+    "rescore",
+    "detbalance rescore --annotations val.json --predictions found.json --train train.json",
+)
+@CALIBRATION
+@click.option(
+    "--train",
+    "train_file",
+    required=True,
+    type=FILE,
+    help="COCO file of the training data: scores are rebalanced by its counts.",
+)
+@click.option(
+    "--output",
+    type=OUTPUT_FILE,
+    help="COCO results file for the new scores. Default: print only.",
+)
+@click.option(
+    "--apply-to", type=FILE, help="COCO results file to rescore, instead of --predictions."
+)
+@click.option(
+    "--apply-annotations",
+    type=FILE,
+    help="COCO file with the images of --apply-to, instead of --annotations.",
+)
 def rescore_command(
-    *,
-    annotations: Path,
-    predictions: Path,
+    given: Calibrated,
     train_file: Path,
-    objective: str,
+    output: Path | None,
     apply_to: Path | None,
     apply_annotations: Path | None,
-    output: Path | None,
-    rules: RulesChoice,
-    iou: float,
-    confidence: float,
-    folds: int,
-    seed: int,
-    drop_invalid: bool,
 ) -> None:
-    """Choose a strength on the calibration file, print it, and rescore where a file is given."""
-    goal = parse_objective(objective)
+    """Choose a strength, as far as it helps on held-out images; rescore where a file is given."""
+    goal = parse_objective(given.objective)
     if output is None and (apply_to is not None or apply_annotations is not None):
         raise ValueError(
             "--apply-to, --apply-annotations: --output is missing. A file for the new scores is"
             " expected. Add --output rescored.json."
         )
-    truth = load_annotations(annotations, drop_invalid=drop_invalid)
+    truth = load_annotations(given.annotations, drop_invalid=given.drop_invalid)
     target = truth
     if apply_annotations is not None:
-        target = load_annotations(apply_annotations, drop_invalid=drop_invalid, needs_boxes=False)
+        target = load_annotations(
+            apply_annotations, drop_invalid=given.drop_invalid, needs_boxes=False
+        )
         check_same_classes(target, truth)
-    calibration = load_probabilities(predictions, truth)
+    calibration = load_probabilities(given.predictions, truth)
     # Read before the work: a wrong file shall not be noticed after it.
-    applied = apply_to or predictions
+    applied = apply_to or given.predictions
     detections = load_probabilities(applied, target) if output is not None else None
-    frequency = training_frequency(train_file, annotations, drop_invalid)
+    frequency = training_frequency(train_file, given.annotations, given.drop_invalid)
     assert frequency is not None
     choice = choose_strength(
         truth,
         calibration,
         frequency,
         goal,
-        rules=rules,
-        iou=iou,
-        confidence=confidence,
-        num_folds=folds,
-        seed=seed,
-        predictions_file=str(predictions),
+        rules=given.rules,
+        iou=given.iou,
+        confidence=given.confidence,
+        num_folds=given.folds,
+        seed=given.seed,
+        predictions_file=str(given.predictions),
     )
     console = Console()
     print_strength(choice, console=console)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import click
 
+from detbalance.cli.commands import EVERY
 from detbalance.data.messages import needs, printable
 
 
@@ -35,25 +36,6 @@ class _StderrHandler(logging.Handler):
 
 
 _said: set[str] = set()  # notes on data files, in this run
-# Which extra brings the libraries of a command.
-_EXTRA = {
-    "train": "train",
-    "evaluate": "train",
-    "report": "report",
-    "compare": "report",
-    "plan": "plan",
-    "split": "report",
-    "thresholds": "report",
-    "rescore": "report",
-    "donors": "train",
-    "generate": "generate",
-    "preview": "train",
-    "refit": "refit",
-    "bag": "train",
-    "fuse": "report",
-    "opinion": "refit",
-    "suspects": "refit",
-}
 
 
 def run(cli: click.Group, arguments: Sequence[str] | None = None) -> None:
@@ -79,8 +61,7 @@ def run(cli: click.Group, arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("detbalance"):
             raise
-        extra = _EXTRA.get(command, "quickstart")
-        _fail(str(needs(command, error.name, extra)))
+        _fail(str(needs(command, error.name, EVERY.get(command, ("", "quickstart"))[1])))
     except ImportError as error:
         if "pip install" not in str(error):  # the line that our own modules write
             raise

@@ -6,10 +6,13 @@ import re
 import warnings
 from pathlib import Path
 
+import click
 from rich.box import HORIZONTALS
 from rich.table import Table
 from rich.text import Text
 
+from detbalance.cli.options import DROP_INVALID, FILE, SEED, Real, command
+from detbalance.cli.outputs import Output
 from detbalance.data import (
     ClassShare,
     Split,
@@ -26,8 +29,34 @@ _LISTED = 60
 _WIDE = 200  # a pipe has no width, and a class name shall not be cut for it
 
 
+@command("split", "detbalance split all.json --output parts --val-share 0.2")
+@click.argument("annotations", type=FILE)
+@click.option(
+    "--output",
+    required=True,
+    type=Output("train.json", "val.json"),
+    help="Folder for train.json and val.json.",
+)
+@click.option(
+    "--val-share",
+    default=0.2,
+    type=Real(0, 1, min_open=True, max_open=True),
+    help="Share of the images and boxes for validation.",
+)
+@click.option(
+    "--group-key",
+    metavar="KEY",
+    help="Key of the image entries (a.b: nested) whose value images of one source share.",
+)
+@click.option(
+    "--group-regex",
+    metavar="REGEX",
+    help="The same, as a regular expression on file names; its first group names the source.",
+)
+@SEED
+@DROP_INVALID
+@click.option("--overwrite", is_flag=True, help="Replace files that the folder holds.")
 def split_command(
-    *,
     annotations: Path,
     output: Path,
     val_share: float,

@@ -4,45 +4,48 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
+
 from detbalance.calibration import fit_thresholds, parse_objective, save_thresholds
 from detbalance.calibration.threshold_fit import PerClass
+from detbalance.cli.evaluating import training_frequency
+from detbalance.cli.options import CALIBRATION, FILE, Calibrated, command
+from detbalance.cli.outputs import OUTPUT_FILE
 from detbalance.data import load_annotations, load_predictions
-from detbalance.data.frequency import Frequency, class_frequency
-from detbalance.evaluation.rules import RulesChoice
 from detbalance.reporting.terminal import Console
 from detbalance.reporting.thresholds_console import print_thresholds
 
 
+@command("thresholds", "detbalance thresholds --annotations val.json --predictions found.json")
+@CALIBRATION
+@click.option(
+    "--train", "train_file", type=FILE, help="COCO file of the training data, to show groups by."
+)
+@click.option("--output", type=OUTPUT_FILE, help="File for the thresholds. Default: print only.")
+@click.option(
+    "--per-class",
+    default="auto",
+    type=click.Choice(["auto", "always", "never"]),
+    help="Thresholds that differ: auto has them only where they help on held-out images.",
+)
 def thresholds_command(
-    *,
-    annotations: Path,
-    predictions: Path,
-    objective: str,
-    train_file: Path | None,
-    output: Path | None,
-    per_class: PerClass,
-    rules: RulesChoice,
-    iou: float,
-    confidence: float,
-    folds: int,
-    seed: int,
-    drop_invalid: bool,
+    given: Calibrated, train_file: Path | None, output: Path | None, per_class: PerClass
 ) -> None:
     """Read, fit, print, and write the thresholds where a file is given."""
-    goal = parse_objective(objective)
-    truth = load_annotations(annotations, drop_invalid=drop_invalid)
+    goal = parse_objective(given.objective)
+    truth = load_annotations(given.annotations, drop_invalid=given.drop_invalid)
     fitted = fit_thresholds(
         truth,
-        load_predictions(predictions, truth),
+        load_predictions(given.predictions, truth),
         goal,
-        frequency=training_frequency(train_file, annotations, drop_invalid),
+        frequency=training_frequency(train_file, given.annotations, given.drop_invalid),
         per_class=per_class,
-        rules=rules,
-        iou=iou,
-        confidence=confidence,
-        num_folds=folds,
-        seed=seed,
-        predictions_file=str(predictions),
+        rules=given.rules,
+        iou=given.iou,
+        confidence=given.confidence,
+        num_folds=given.folds,
+        seed=given.seed,
+        predictions_file=str(given.predictions),
     )
     if output is not None:
         save_thresholds(output, fitted)
@@ -50,18 +53,3 @@ def thresholds_command(
     print_thresholds(fitted, console=console)
     if output is not None:
         console.print(f"Written: {output}", soft_wrap=True)
-
-
-def training_frequency(
-    train_file: Path | None, annotations: Path, drop_invalid: bool
-) -> Frequency | None:
-    """Count the training file; what a detector learned from cannot calibrate it."""
-    if train_file is None:
-        return None
-    if train_file.resolve() == annotations.resolve():
-        raise ValueError(
-            f"--annotations: {annotations} is the training file too. Scores on images that the"
-            " detector learned from are too high; other images are expected. Calibrate on the"
-            " validation file."
-        )
-    return class_frequency(load_annotations(train_file, drop_invalid=drop_invalid))

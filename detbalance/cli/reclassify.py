@@ -1,4 +1,4 @@
-"""`detbalance opinion`: a classifier or one-class models beside a detector's own scores."""
+"""`detbalance reclassify`: a classifier or one-class models beside a detector's own scores."""
 
 from __future__ import annotations
 
@@ -6,30 +6,126 @@ import json
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
 from rich.table import Table
 
-from detbalance.cli.refit import parse_params
-from detbalance.cli.refit_effect import show_effect
-from detbalance.cli.region_data import Detector, RegionData, region_data, told_progress
+from detbalance.cli.options import (
+    BATCH_SIZE,
+    BEFORE,
+    CHECKPOINT,
+    COMPARED,
+    DEVICE,
+    DROP_INVALID,
+    FEATURES,
+    FILE,
+    SEED,
+    SHOWN_FROM,
+    TRAINED_ON,
+    WORKERS,
+    Real,
+    Whole,
+    command,
+)
+from detbalance.cli.outputs import Output, overwrite
+from detbalance.cli.progress import progress
 from detbalance.data import Annotations, Categories
 from detbalance.data.files import replace_file
 from detbalance.data.frequency import class_frequency, frequency_groups
-from detbalance.repair.collecting import Limits
-from detbalance.repair.estimators import is_one_class, make_classifier, make_one_class
-from detbalance.repair.novelty import LiftFigures, OneClassOpinion, fit_lifts
-from detbalance.repair.second_classifier import Weighing, advised, fit_opinion
-from detbalance.repair.second_classifier_file import Opinion, load_opinion, save_opinion
 from detbalance.reporting.terminal import Console
-from detbalance.training.setup import loader_workers
 
-FILE, REPORT = "opinion.skops", "opinion.json"
+if TYPE_CHECKING:
+    from detbalance.cli.region_data import Detector, RegionData
+    from detbalance.repair.novelty import LiftFigures, OneClassOpinion
+    from detbalance.repair.second_classifier import Weighing
+    from detbalance.repair.second_classifier_file import Opinion
 
 
-def opinion_command(
-    *,
+SAVED, ABOUT = "second_classifier.skops", "second_classifier.json"
+
+
+@command(
+    "reclassify",
+    "detbalance reclassify --checkpoint best.pt --annotations train.json --images train"
+    " --output second",
+)
+@CHECKPOINT
+@TRAINED_ON
+@click.option("--images", type=FILE, help="Folder of its images.")
+@click.option(
+    "--method",
+    default="LogisticRegression",
+    metavar="NAME",
+    help="A classifier of scikit-learn or imbalanced-learn (BalancedBaggingClassifier,"
+    " EasyEnsembleClassifier, RUSBoostClassifier, BalancedRandomForestClassifier,"
+    " HistGradientBoostingClassifier ...), or one-class models of rare classes"
+    " (measured: they bring back few rare boxes): Mahalanobis, OneClassSVM, IsolationForest,"
+    " LocalOutlierFactor.",
+)
+@click.option(
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Option of the method, for example n_estimators=50. Repeatable.",
+)
+@click.option(
+    "--output",
+    required=True,
+    type=Output("second_classifier.*", *COMPARED, holds="a second classifier"),
+    help="Folder for second_classifier.skops and more.",
+)
+@FEATURES
+@click.option(
+    "--classifier",
+    "saved",
+    type=FILE,
+    help="second_classifier.skops of an earlier call, to predict with; none is fitted.",
+)
+@click.option(
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="NAME",
+    help="Class whose missed objects one-class models bring back. Repeatable. Default: rare ones.",
+)
+@click.option(
+    "--max-fppi",
+    default=0.02,
+    type=Real(0),
+    help="False positives per image that one-class models may bring to a class.",
+)
+@SHOWN_FROM
+@click.option("--predict", type=FILE, help="COCO file to compare before and after on.")
+@click.option("--predict-images", type=FILE, help="Folder of its images.")
+@BEFORE
+@click.option(
+    "--candidates",
+    default=300,
+    type=Whole(1),
+    help="Regions of an image that are classified again, those with the highest scores.",
+)
+@click.option(
+    "--max-background",
+    default=10_000,
+    type=Whole(1),
+    help="Background regions that are learned from.",
+)
+@BATCH_SIZE
+@WORKERS
+@DEVICE
+@click.option(
+    "--max-loss",
+    default=0.02,
+    type=Real(0, 1),
+    help="A group that loses more AP50 or recall on --predict is named at the end.",
+)
+@SEED
+@DROP_INVALID
+@overwrite("Replace what the folder holds.")
+def reclassify_command(
     checkpoint: Path,
     annotations: Path,
     images: Path | None,
@@ -37,10 +133,10 @@ def opinion_command(
     params: tuple[str, ...],
     output: Path,
     features: Path | None,
-    opinion: Path | None,
+    saved: Path | None,
     classes: tuple[str, ...],
     max_fppi: float,
-    floor: float,
+    score_threshold: float,
     predict: Path | None,
     predict_images: Path | None,
     before: Path | None,
@@ -52,31 +148,30 @@ def opinion_command(
     max_loss: float,
     seed: int,
     drop_invalid: bool,
-    overwrite: bool,
 ) -> None:
-    """Fit an opinion or read one, save it, and let the detector hear it."""
+    """Fit a second classifier or read one, save it, and let the detector be told by it."""
+    from detbalance.cli.region_data import Detector, parse_params, region_data, show_effect
+    from detbalance.repair.collecting import Limits
+    from detbalance.repair.second_classifier import advised
+    from detbalance.repair.second_classifier_file import load_opinion, save_opinion
+
     options = parse_params(params)
-    if opinion is None:
+    if saved is None:
         _check_method(method, options, seed)
-    if (output / FILE).exists() and not overwrite:
+    if saved is None and images is None:
         raise ValueError(
-            f"{output}: already holds an opinion. An empty or new folder is expected. Pass"
-            " --overwrite to replace it, or another --output."
+            "--images: is missing. The folder of the training images is expected, unless"
+            " --classifier names a saved one. Add it."
         )
-    if opinion is None and images is None:
+    if saved is not None and predict is None:
         raise ValueError(
-            "--images: is missing. The folder of the training images is expected, unless --opinion"
-            " names a saved one. Add it."
-        )
-    if opinion is not None and predict is None:
-        raise ValueError(
-            "--opinion: there is nothing to do with it. --predict and --predict-images are"
+            "--classifier: there is nothing to do with it. --predict and --predict-images are"
             " expected. Add them."
         )
     detector = Detector.read(checkpoint, device)
     shown = detector.judged_on(predict, predict_images, before, "--predict", drop_invalid)
     output.mkdir(parents=True, exist_ok=True)
-    if opinion is None:
+    if saved is None:
         assert images is not None
         truth = detector.annotations(annotations, images, drop_invalid)
         data = region_data(
@@ -92,7 +187,7 @@ def opinion_command(
         )
         lifted = _labels(truth, classes)
         found, about = _fit(
-            detector, data, method, options, lifted, max_fppi, floor, max_background, seed
+            detector, data, method, options, lifted, max_fppi, score_threshold, max_background, seed
         )
         about |= {
             "options": options,
@@ -101,18 +196,18 @@ def opinion_command(
             "chosen_on": "held-out images of the annotations above, by cross-fitting",
         }
         save_opinion(
-            output / FILE,
+            output / SAVED,
             found,
             weights=detector.weights,
             categories=detector.categories,
             width=data.samples.features.shape[1],
         )
-        with replace_file(output / REPORT) as file:
+        with replace_file(output / ABOUT) as file:
             file.write(json.dumps(about, indent=1).encode())
-        line = f"Opinion: {output / FILE}"
+        line = f"Second classifier: {output / SAVED}"
         Console().print(line, soft_wrap=True, highlight=False, markup=False)
     else:
-        found = load_opinion(opinion, weights=detector.weights, categories=detector.categories)
+        found = load_opinion(saved, weights=detector.weights, categories=detector.categories)
     if shown is not None and predict_images is not None:
         show_effect(
             before or detector.model,
@@ -122,16 +217,18 @@ def opinion_command(
             output,
             train_file=annotations,
             batch_size=batch_size,
-            workers=loader_workers(workers),
+            workers=workers,
             max_loss=max_loss,
             drop_invalid=drop_invalid,
             changed=partial(advised, detector.classifier, found, candidates=candidates),
-            name="opinion",
+            name="second classifier",
         )
 
 
 def _check_method(method: str, options: dict[str, Any], seed: int) -> None:
     """An unknown method or option, or a missing library, is told before any work."""
+    from detbalance.repair.estimators import is_one_class, make_classifier, make_one_class
+
     if is_one_class(method):
         make_one_class(method, options, 10, seed)
     else:
@@ -158,11 +255,15 @@ def _fit(
     seed: int,
 ) -> tuple[Opinion, dict[str, Any]]:
     """The opinion, and what to write of it."""
+    from detbalance.repair.estimators import is_one_class
+    from detbalance.repair.novelty import fit_lifts
+    from detbalance.repair.second_classifier import fit_opinion
+
     started = time.perf_counter()
     given = (data.samples, data.rows, data.scores)
     shared = not detector.classifier.sigmoid
     names = detector.categories
-    with told_progress("fitting", "fits") as tell:
+    with progress("fitting", "fits") as tell:
         if is_one_class(method):
             lifts, figures = fit_lifts(
                 *given,

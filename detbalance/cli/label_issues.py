@@ -1,41 +1,90 @@
-"""`detbalance suspects`: annotated boxes whose labels look wrong, images with strange objects."""
+"""`detbalance label-issues`: annotated boxes whose labels look wrong, images of unknown objects."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
 from rich.table import Table
 
-from detbalance.cli.region_data import Detector, region_data, told_progress
+from detbalance.cli.options import (
+    BATCH_SIZE,
+    CHECKPOINT,
+    DEVICE,
+    DROP_INVALID,
+    FEATURES,
+    FILE,
+    SEED,
+    SHOWN_FROM,
+    TRAINED_ON,
+    WORKERS,
+    Whole,
+    command,
+)
+from detbalance.cli.outputs import Output, overwrite
+from detbalance.cli.progress import progress
 from detbalance.data import Annotations
 from detbalance.data.files import replace_file
 from detbalance.data.images import read_image
 from detbalance.data.messages import counted
-from detbalance.repair.collecting import Limits
-from detbalance.repair.label_issues import Suspects, suspects
-from detbalance.repair.novelty import Strangers, strangers
-from detbalance.reporting.gallery import part_around
 from detbalance.reporting.label_issues import FORMAT
-from detbalance.reporting.pictures import OWN, PASTED, Cell, save_sheet
 from detbalance.reporting.report_files import csv_lines
 from detbalance.reporting.terminal import Console
 
-NAME = "suspects"
+if TYPE_CHECKING:
+    from detbalance.repair.label_issues import Suspects
+    from detbalance.repair.novelty import Strangers
+
+
+NAME = "label_issues"
 _PRINTED = 15
 
 
-def suspects_command(
-    *,
+@command(
+    "label-issues",
+    "detbalance label-issues --checkpoint best.pt --annotations train.json --images train"
+    " --output issues",
+)
+@CHECKPOINT
+@TRAINED_ON
+@click.option("--images", required=True, type=FILE, help="Folder of its images.")
+@click.option(
+    "--output",
+    required=True,
+    type=Output("label_issues.*", holds="label issues"),
+    help="Folder for label_issues.json, label_issues.csv and a sheet.",
+)
+@FEATURES
+@click.option(
+    "--judge",
+    default="combined",
+    type=click.Choice(["combined", "classifier", "detector"]),
+    help="A classifier that has not seen the image, the detector, or the mean of both.",
+)
+@SHOWN_FROM
+@click.option(
+    "--sheet",
+    default=48,
+    type=Whole(0),
+    help="Boxes on the sheet of pictures; 0 for none.",
+)
+@BATCH_SIZE
+@WORKERS
+@DEVICE
+@SEED
+@DROP_INVALID
+@overwrite("Replace what the folder holds.")
+def label_issues_command(
     checkpoint: Path,
     annotations: Path,
     images: Path,
     output: Path,
     features: Path | None,
     judge: str,
-    floor: float,
+    score_threshold: float,
     sheet: int,
     batch_size: int,
     workers: int | None,
@@ -44,6 +93,11 @@ def suspects_command(
     drop_invalid: bool,
 ) -> None:
     """Judge every label by what other images taught, write lists and a sheet to look at."""
+    from detbalance.cli.region_data import Detector, region_data
+    from detbalance.repair.collecting import Limits
+    from detbalance.repair.label_issues import suspects
+    from detbalance.repair.novelty import strangers
+
     detector = Detector.read(checkpoint, device)
     truth = detector.annotations(annotations, images, drop_invalid)
     output.mkdir(parents=True, exist_ok=True)
@@ -60,7 +114,7 @@ def suspects_command(
         batch_size=batch_size,
         workers=workers,
     )
-    with told_progress("judging", "fits") as tell:
+    with progress("judging", "fits") as tell:
         found = suspects(data.samples, data.rows, data.scores, judge, seed=seed, progress=tell)
     plain = np.flatnonzero(data.plain)
     strange = strangers(
@@ -68,7 +122,7 @@ def suspects_command(
         data.rows[plain],
         data.scores[plain],
         data.boxes[plain],
-        floor=floor,
+        floor=score_threshold,
         seed=seed,
     )
     records = _records(found, truth)
@@ -82,8 +136,8 @@ def suspects_command(
         "boxes_judged": len(records),
         "boxes_not_judged": int((~truth.is_crowd).sum()) - len(records),
         "classes_with_too_few_boxes": [truth.categories.name(label) for label in found.few],
-        "suspects": records,
-        "score_threshold": floor,
+        "label_issues": records,
+        "score_threshold": score_threshold,
         "strange_images": _strange_records(strange, truth),
     }
     with replace_file(output / f"{NAME}.json") as file:
@@ -96,7 +150,7 @@ def suspects_command(
     _print(about, [str(path) for path in written])
     Console().print(
         f"To see them by class, rarest first: detbalance report GT.JSON PREDICTIONS.JSON --output"
-        f" REPORT --suspects {output}",
+        f" REPORT --label-issues {output}",
         soft_wrap=True,
         highlight=False,
         markup=False,
@@ -149,6 +203,9 @@ def _table(records: list[dict[str, Any]]) -> str:
 
 def _draw(found: Suspects, truth: Annotations, images: Path, path: Path, count: int) -> Path:
     """The most suspicious boxes with what is around them."""
+    from detbalance.reporting.gallery import part_around
+    from detbalance.reporting.pictures import OWN, PASTED, Cell, save_sheet
+
     cells = []
     for row, label, likely in zip(
         found.rows[:count], found.labels[:count], found.likely[:count], strict=True
@@ -172,7 +229,7 @@ def _print(about: dict[str, Any], written: list[str]) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("annotation", "image", "class", "looks like", "suspicion"):
         table.add_column(name, justify="right" if name == "suspicion" else "left")
-    for one in about["suspects"][:_PRINTED]:
+    for one in about["label_issues"][:_PRINTED]:
         table.add_row(
             str(one["annotation_id"]),
             one["file_name"],

@@ -1,0 +1,5 @@
+"""`python -m detbalance`."""
+
+from detbalance.cli import main
+
+main()
