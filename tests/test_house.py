@@ -43,7 +43,7 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "base
 def room_of(file: Path) -> str:
     """The room of a file; "" for the package's own `__init__`."""
     first = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return "" if first == "__init__" else first
+    return {"__init__": "", "__main__": "cli"}.get(first, first)
 
 
 def modules(*rooms: str) -> list[str]:

@@ -402,15 +402,15 @@ def write_opinion(folder: Path) -> Path:
     from sklearn.linear_model import LogisticRegression
 
     from detbalance.data import Categories
-    from detbalance.repair.second_classifier import ClassOpinion
-    from detbalance.repair.second_classifier_file import save_opinion
+    from detbalance.repair.second_classifier import SecondClassifier
+    from detbalance.repair.second_classifier_file import save_second_classifier
 
     generator = np.random.default_rng(0)
     fitted = LogisticRegression().fit(generator.normal(size=(30, 6)), np.arange(30) % 3)
     path = folder / "opinion.skops"
     categories = Categories(ids=(1, 2), names=("bolt", "crack"))
-    opinion = ClassOpinion("LogisticRegression", fitted, 0.3, 3, False)
-    save_opinion(path, opinion, weights="abc", categories=categories, width=6)
+    opinion = SecondClassifier("LogisticRegression", fitted, 0.3, 3, False)
+    save_second_classifier(path, opinion, weights="abc", categories=categories, width=6)
     return path
 
 
@@ -483,10 +483,10 @@ def read_opinion(path: Path) -> None:
     import torch
 
     from detbalance.data import Categories
-    from detbalance.repair.second_classifier_file import load_opinion
+    from detbalance.repair.second_classifier_file import load_second_classifier
 
     categories = Categories(ids=(1, 2), names=("bolt", "crack"))
-    opinion = load_opinion(path, weights="abc", categories=categories)
+    opinion = load_second_classifier(path, weights="abc", categories=categories)
     opinion(torch.zeros(2, 6), torch.full((2, 3), 0.2))
 
 

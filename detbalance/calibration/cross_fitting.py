@@ -116,18 +116,20 @@ def held_out(trials: Trials, setting: int | Int64) -> HeldOut:
 
 
 def choose(trials: Trials, objective: Objective, *, first: int = 0) -> tuple[int, Int64]:
-    """Choose the setting with the highest mean worth on held-out images."""
+    """Choose the setting with the highest mean utility on held-out images."""
     num_settings, num_folds = trials.thresholds.shape[:2]
     folds = np.arange(num_folds)
     settings = range(first, num_settings)
     singles = [held_out(trials, a) for a in settings]
-    whole = _first_best([mean_worth(objective, s.right, s.wrong, s.boxes) for s in singles])
+    whole = _first_best([mean_utility(objective, s.right, s.wrong, s.boxes) for s in singles])
     each = np.empty(num_folds, dtype=np.int64)
     for k in range(num_folds):
         others = folds[folds != k]
         right, wrong = trials.right[:, k, others].sum(axis=1), trials.wrong[:, k, others].sum(1)
         boxes = trials.boxes[others].sum(axis=0)
-        each[k] = _first_best([mean_worth(objective, right[a], wrong[a], boxes) for a in settings])
+        each[k] = _first_best(
+            [mean_utility(objective, right[a], wrong[a], boxes) for a in settings]
+        )
     return first + whole, first + each
 
 
@@ -165,19 +167,19 @@ def standard_error(
             np.bincount(labels, weights=drawn[images], minlength=num_classes)
             for images, labels in cells
         )
-        differences[b] = mean_worth(objective, right, wrong, boxes)
-        differences[b] -= mean_worth(objective, right_before, wrong_before, boxes)
+        differences[b] = mean_utility(objective, right, wrong, boxes)
+        differences[b] -= mean_utility(objective, right_before, wrong_before, boxes)
     return float(np.std(differences[~np.isnan(differences)]))
 
 
-def mean_worth(
+def mean_utility(
     objective: Objective,
     right: Int64 | Float64,
     wrong: Int64 | Float64,
     boxes: Int64 | Float64,
 ) -> float:
-    """Mean of `Objective.worth` over the classes with boxes to find."""
-    return mean_of_defined(objective.worth(right, wrong, boxes))
+    """Mean of `Objective.utility` over the classes with boxes to find."""
+    return mean_of_defined(objective.utility(right, wrong, boxes))
 
 
 def _first_best(values: Sequence[float]) -> int:

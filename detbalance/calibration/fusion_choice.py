@@ -38,7 +38,7 @@ from detbalance.data.arrays import Bool, Float64, Int64
 from detbalance.data.messages import counted
 from detbalance.evaluation.accumulate import mean_of_defined
 from detbalance.evaluation.bootstrap import bootstrap, weighted_figures
-from detbalance.evaluation.build import TrainingSide, training_side
+from detbalance.evaluation.build import TrainingCounts, training_counts
 from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.rules import Rules, RulesChoice, choose_rules
 
@@ -115,7 +115,7 @@ def cross_fit(
             for m, member in enumerate(members)
         ]
         others = (folds != k).astype(np.int32)[None]
-        worth = []
+        utility = []
         for a, setting in enumerate(tried):
             weights = [fitted.weights(k, j, setting) for j in range(num_folds)]
             fused = fuse(
@@ -128,8 +128,8 @@ def cross_fit(
             parts[a].append(_take(fused, folds[fused.image_index] == k))
             matches = match(annotations, fused, rules=rules)
             ap = weighted_figures(matches, others, score_threshold=0.0)["AP50"][0]
-            worth.append(mean_of_defined(ap))
-        each[k] = first_best(worth)
+            utility.append(mean_of_defined(ap))
+        each[k] = first_best(utility)
     return parts, each
 
 
@@ -244,7 +244,7 @@ def choose_fusion(
         used = "as they are"
     best_member = first_best(mean[: len(members)])
     over_best, over_best_error = difference(at[used], best_member)
-    training = training_side(annotations, wanted.name, frequency, groups)
+    training = training_counts(annotations, wanted.name, frequency, groups)
     figures = [
         WayFigures(name, mean[i], _group_means(ap[i], training))
         for i, name in enumerate([*names, *fused])
@@ -304,7 +304,7 @@ def _drawn(runs: Sequence[Matches], seed: int) -> tuple[Float64, Float64]:
     return drawn.estimates["AP50"], means
 
 
-def _group_means(ap: Float64, training: TrainingSide) -> dict[str, float]:
+def _group_means(ap: Float64, training: TrainingCounts) -> dict[str, float]:
     of_class = [group for group, _, _ in training.counts]
     means = {}
     for name in GROUP_NAMES:
@@ -316,7 +316,7 @@ def _group_means(ap: Float64, training: TrainingSide) -> dict[str, float]:
 
 def _rows(
     annotations: Annotations,
-    training: TrainingSide,
+    training: TrainingCounts,
     alone: Sequence[Matches],
     ap: Float64,
     equal: int,

@@ -135,7 +135,7 @@ def with_setting(options: Options, setting: Setting) -> Options:
 def fusion_verdict(
     ways: dict[Way, WayFigures], error: float, *, used: Way, best: Setting | None
 ) -> str:
-    """Say what calibrated scores and chosen weights are worth, and what is used."""
+    """Say what calibrated scores and chosen weights are utility, and what is used."""
     own, equal, chosen = (ways[way].mean for way in ("as they are", "equal", "chosen"))
     text = (
         f"On held-out images mean AP50 is {figure(equal)} with equal weights and calibrated "

@@ -13,7 +13,7 @@ from detbalance.calibration.cross_fitting import (
     Shown,
     choose,
     held_out,
-    mean_worth,
+    mean_utility,
     run_trials,
     shown,
     stack,
@@ -38,7 +38,7 @@ from detbalance.calibration.threshold_result import (
 )
 from detbalance.data.arrays import Int64
 from detbalance.data.messages import counted
-from detbalance.evaluation.build import TrainingSide
+from detbalance.evaluation.build import TrainingCounts
 from detbalance.evaluation.matching import match
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.evaluation.sanity_checks import cap_notes
@@ -65,15 +65,15 @@ class RescoredClass:
 
 @dataclass(frozen=True)
 class StrengthChoice:
-    """A strength of rebalancing and what it is worth.
+    """A strength of rebalancing and what it is utility.
 
     Attributes:
         gamma: to use; 0 where rebalancing does not help.
-        best_gamma: the one with the highest held-out worth, whether or not the gain is clear.
+        best_gamma: the one with the highest held-out utility, whether or not the gain is clear.
         objective: what it was chosen for, as text.
         threshold: the shared score threshold that goes with `gamma`.
-        worth: held-out worth of each strength, by strength.
-        gain: held-out worth with the choice less that without rebalancing.
+        utility: held-out utility of each strength, by strength.
+        gain: held-out utility with the choice less that without rebalancing.
         standard_error: of the gain.
         class_counts: int64 [K + 1], training images by label, to give to `rescore`.
         classes: rarest first.
@@ -87,7 +87,7 @@ class StrengthChoice:
     best_gamma: float
     objective: str
     threshold: float
-    worth: dict[float, float]
+    utility: dict[float, float]
     gain: float
     standard_error: float
     class_counts: Int64
@@ -182,7 +182,7 @@ def choose_strength(
     singles = [held_out(every, a) for a in range(len(strengths))]
     results = {"before": singles[0], "after": held_out(every, each)}
     table = {name: judge(result, goal, data.group_of_class) for name, result in results.items()}
-    gain = table["after"].worth - table["before"].worth
+    gain = table["after"].utility - table["before"].utility
     error = standard_error(
         matches, masks[0], _by_fold(masks, each, fold_of_detection), goal, seed=seed
     )
@@ -200,8 +200,8 @@ def choose_strength(
         best_gamma=strengths[best],
         objective=str(goal),
         threshold=threshold,
-        worth={
-            gamma: mean_worth(goal, one.right, one.wrong, one.boxes)
+        utility={
+            gamma: mean_utility(goal, one.right, one.wrong, one.boxes)
             for gamma, one in zip(strengths, singles, strict=True)
         },
         gain=gain,
@@ -235,7 +235,7 @@ def _by_fold(masks: Sequence[Shown], each: Int64, fold_of_detection: Int64) -> S
 
 def _rows(
     annotations: Annotations,
-    training: TrainingSide,
+    training: TrainingCounts,
     images: Int64,
     gamma: float,
     results: dict[str, HeldOut],

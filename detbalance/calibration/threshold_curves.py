@@ -60,13 +60,13 @@ class Objective:
         """Whether a figure is to be kept rather than made as high as possible."""
         return self.kind != "f"
 
-    def worth(self, right: Counted, wrong: Counted, boxes: Counted) -> Float64:
+    def utility(self, right: Counted, wrong: Counted, boxes: Counted) -> Float64:
         """How good counts of right and wrong detections are, class by class.
 
         F-beta itself; for a floor, the figure that it is paid with (precision for recall, recall
         for precision) times how likely the floor is kept: Phi((x - floor n) / sqrt(n floor
         (1 - floor))) for x successes of n, the score test that Wilson's interval inverts. A class
-        far below its floor is worth nothing; one far above earns nothing by that.
+        far below its floor is utility nothing; one far above earns nothing by that.
 
         Args:
             right: [..., K + 1], detections that found a box.
@@ -88,16 +88,16 @@ class Objective:
             where=spread > 0,
         )
         paid = precision if self.kind == "recall" else recall
-        worth = _normal_cdf(distance) * np.nan_to_num(paid)
-        return np.where(np.isnan(recall), np.nan, worth)
+        utility = _normal_cdf(distance) * np.nan_to_num(paid)
+        return np.where(np.isnan(recall), np.nan, utility)
 
     def kept(self, right: Counted, wrong: Counted, boxes: Counted) -> tuple[Counted, Counted]:
         """The figure that has a floor, as successes and trials.
 
         Args:
-            right: as in `worth`.
-            wrong: as in `worth`.
-            boxes: as in `worth`.
+            right: as in `utility`.
+            wrong: as in `utility`.
+            boxes: as in `utility`.
 
         Returns:
             Right detections, and boxes (recall) or all detections (precision), of one shape.
@@ -251,7 +251,7 @@ def make_curves(
     weights = np.where(right.any(axis=1), boxes, 0).astype(np.float64)
     present = (boxes > 0)[:, None]
     if not objective.is_floor:
-        own = np.nan_to_num(objective.worth(right, wrong, boxes[:, None]))
+        own = np.nan_to_num(objective.utility(right, wrong, boxes[:, None]))
         mean = own.sum(axis=0) / max(present.sum(), 1)
         return Curves(objective, own, mean, own, mean, weights)
     found, trials = objective.kept(right, wrong, boxes[:, None])
@@ -260,13 +260,13 @@ def make_curves(
     num_counted = np.maximum(counted.sum(axis=0), 1)
     mean = own.sum(axis=0) / num_counted
     spread = np.divide(1.0, trials, out=np.zeros(found.shape), where=counted).sum(axis=0)
-    worth = np.divide(num_counted**2, spread, out=np.zeros(len(mean)), where=spread > 0)
+    utility = np.divide(num_counted**2, spread, out=np.zeros(len(mean)), where=spread > 0)
     return Curves(
         objective,
         own,
         mean,
         np.where(counted, lower_end(found, trials, confidence), 0.0),
-        np.nan_to_num(lower_end(mean * worth, worth, confidence)),
+        np.nan_to_num(lower_end(mean * utility, utility, confidence)),
         weights,
     )
 

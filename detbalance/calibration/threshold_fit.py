@@ -41,7 +41,7 @@ from detbalance.calibration.thresholds import Thresholds
 from detbalance.data.arrays import Float64, Int64
 from detbalance.data.categories import shorten
 from detbalance.data.messages import counted
-from detbalance.evaluation.build import TrainingSide, training_side
+from detbalance.evaluation.build import TrainingCounts, training_counts
 from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.evaluation.sanity_checks import cap_notes, odd_scores
@@ -58,7 +58,7 @@ class Calibration:
     objective: Objective
     matches: Matches
     folds: Int64
-    training: TrainingSide
+    training: TrainingCounts
     settings: Settings
 
     @property
@@ -86,7 +86,7 @@ def prepare(
     check_confidence(confidence)
     matches = match(annotations, predictions, rules=rules)
     matches.at(iou)
-    training = training_side(annotations, matches.rules.name, frequency, groups)
+    training = training_counts(annotations, matches.rules.name, frequency, groups)
     return Calibration(
         objective=goal,
         matches=matches,
@@ -211,7 +211,7 @@ def fit_thresholds(
 
     How much they are shrunk is chosen by cross-fitting, and the whole procedure with that choice is
     judged on folds that had no part in it, beside the shared threshold and beside every class's
-    own. With `per_class` "auto" the thresholds differ only if they raise the mean worth on those
+    own. With `per_class` "auto" the thresholds differ only if they raise the mean utility on those
     folds by more than one standard error; otherwise all classes get the shared one.
 
     Args:
@@ -268,7 +268,7 @@ def fit_thresholds(
         shown(matches, folds, results[name].thresholds, iou=iou) for name in ("shared", "shrunk")
     )
     error = standard_error(matches, before, after, goal, seed=seed)
-    gain = table["shrunk"].worth - table["shared"].worth
+    gain = table["shrunk"].utility - table["shared"].utility
     helps = best > 0 and gain > error
     differs = per_class == "always" or (per_class == "auto" and helps)
 
@@ -337,7 +337,7 @@ def _statuses(
 
 def _rows(
     annotations: Annotations,
-    training: TrainingSide,
+    training: TrainingCounts,
     boxes: Int64,
     chosen: Float64,
     own: Float64,

@@ -46,7 +46,7 @@ class Figures:
 class Judged:
     """What a way of choosing thresholds gives on images that had no part in it."""
 
-    worth: float
+    utility: float
     kept: int | None
     num_classes: int
     means: dict[str, Figures]
@@ -98,7 +98,7 @@ class ClassThreshold:
 
 @dataclass(frozen=True)
 class ThresholdFit:
-    """Thresholds of all classes and what they are worth.
+    """Thresholds of all classes and what they are utility.
 
     Attributes:
         thresholds: to apply.
@@ -106,7 +106,7 @@ class ThresholdFit:
         shared: the one threshold that is best for the mean class.
         is_per_class: whether the thresholds differ, or all are the shared one.
         shrink_boxes: n_0 of the shrinkage that cross-fitting chose, infinite for the shared one.
-        gain: held-out worth of the shrunk thresholds less that of the shared one.
+        gain: held-out utility of the shrunk thresholds less that of the shared one.
         standard_error: of the gain.
         classes: rarest first.
         held_out: by way of choosing: "shared", "own" (not shrunk), "shrunk".
@@ -143,7 +143,7 @@ def judge(result: HeldOut, objective: Objective, groups: Sequence[str | None]) -
         holds = (trials > 0) & (found >= objective.amount * trials - 1e-9)
         kept = int(holds[present].sum())
     return Judged(
-        worth=mean_of_defined(objective.worth(result.right, result.wrong, result.boxes)[1:]),
+        utility=mean_of_defined(objective.utility(result.right, result.wrong, result.boxes)[1:]),
         kept=kept,
         num_classes=len(present),
         means={
@@ -180,7 +180,7 @@ def verdict(
 ) -> str:
     """Say whether a change helps on held-out images, and what is done about it."""
     fitted, plain = what
-    gain = after.worth - before.worth
+    gain = after.utility - before.utility
     how = f"{gain:+.3f}, standard error {error:.3f}"
     if objective.is_floor:
         paid = _PAID[objective.kind]
@@ -194,7 +194,7 @@ def verdict(
     else:
         name = str(objective).upper()
         outcome = (
-            f"mean {name} is {figure(after.worth)} with {fitted}, {figure(before.worth)} with "
+            f"mean {name} is {figure(after.utility)} with {fitted}, {figure(before.utility)} with "
             f"{plain} ({how})"
         )
     opening = "On held-out images" if helps else f"No clear gain on held-out images by {fitted}:"

@@ -32,7 +32,7 @@ from detbalance.evaluation.rules import RulesChoice
 from detbalance.evaluation.sanity_checks import odd_scores
 from detbalance.reporting.comparison import print_comparison, write_comparison
 from detbalance.reporting.console import print_report
-from detbalance.reporting.label_issues import SuspectSection
+from detbalance.reporting.label_issues import LabelIssuesSection
 from detbalance.reporting.report_files import json_text, write_report
 from detbalance.reporting.terminal import Console
 
@@ -171,7 +171,7 @@ def show(
     baseline: Report | None = None,
     comparison: Comparison | None = None,
     gallery: Gallery | None = None,
-    suspects: SuspectSection | None = None,
+    label_issues: LabelIssuesSection | None = None,
     as_json: bool = False,
 ) -> None:
     """Print a report, and write it where a folder is given."""
@@ -184,7 +184,7 @@ def show(
             console.print()
             print_comparison(comparison, console=console)
     if output is not None:
-        written: list[Path] = [*write_report(report, output, suspects=suspects)]
+        written: list[Path] = [*write_report(report, output, label_issues=label_issues)]
         if comparison is not None:
             written += write_comparison(comparison, output)
         written += write_html(
@@ -193,7 +193,7 @@ def show(
             baseline=baseline,
             comparison=comparison,
             gallery=gallery,
-            suspects=suspects,
+            label_issues=label_issues,
         )
         if not as_json:
             console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)

@@ -35,8 +35,8 @@ from detbalance.reporting.report_files import csv_lines
 from detbalance.reporting.terminal import Console
 
 if TYPE_CHECKING:
-    from detbalance.repair.label_issues import Suspects
-    from detbalance.repair.novelty import Strangers
+    from detbalance.repair.label_issues import LabelIssues
+    from detbalance.repair.novelty import NovelImages
 
 
 NAME = "label_issues"
@@ -94,9 +94,9 @@ def label_issues_command(
 ) -> None:
     """Judge every label by what other images taught, write lists and a sheet to look at."""
     from detbalance.cli.region_data import Detector, region_data
-    from detbalance.repair.collecting import Limits
-    from detbalance.repair.label_issues import suspects
-    from detbalance.repair.novelty import strangers
+    from detbalance.repair.collecting import RegionQuota
+    from detbalance.repair.label_issues import find_label_issues
+    from detbalance.repair.novelty import novel_images
 
     detector = Detector.read(checkpoint, device)
     truth = detector.annotations(annotations, images, drop_invalid)
@@ -108,16 +108,18 @@ def label_issues_command(
         images,
         features or output / "features",
         # Every box is to be judged, and background serves only to know it.
-        limits=Limits(every, hard=16, random=8, boxes=every),
+        limits=RegionQuota(every, hard=16, random=8, boxes=every),
         repeats=0,
         seed=seed,
         batch_size=batch_size,
         workers=workers,
     )
     with progress("judging", "fits") as tell:
-        found = suspects(data.samples, data.rows, data.scores, judge, seed=seed, progress=tell)
+        found = find_label_issues(
+            data.samples, data.rows, data.scores, judge, seed=seed, progress=tell
+        )
     plain = np.flatnonzero(data.plain)
-    strange = strangers(
+    novel = novel_images(
         data.samples.take(plain),
         data.rows[plain],
         data.scores[plain],
@@ -138,7 +140,7 @@ def label_issues_command(
         "classes_with_too_few_boxes": [truth.categories.name(label) for label in found.few],
         "label_issues": records,
         "score_threshold": score_threshold,
-        "strange_images": _strange_records(strange, truth),
+        "novel_images": _novel_records(novel, truth),
     }
     with replace_file(output / f"{NAME}.json") as file:
         file.write(json.dumps(about, indent=1).encode())
@@ -157,7 +159,7 @@ def label_issues_command(
     )
 
 
-def _records(found: Suspects, truth: Annotations) -> list[dict[str, Any]]:
+def _records(found: LabelIssues, truth: Annotations) -> list[dict[str, Any]]:
     seen: dict[int, int] = {}
     records = []
     for place, (row, label, likely, suspicion) in enumerate(
@@ -181,17 +183,17 @@ def _records(found: Suspects, truth: Annotations) -> list[dict[str, Any]]:
     return records
 
 
-def _strange_records(found: Strangers, truth: Annotations) -> list[dict[str, Any]]:
+def _novel_records(found: NovelImages, truth: Annotations) -> list[dict[str, Any]]:
     return [
         {
             "image_id": int(truth.image_ids[image]),
             "file_name": truth.file_name(int(image)),
-            "strangeness": round(float(strangeness), 3),
+            "ood_score": round(float(ood_score), 3),
             "box": [round(float(value), 1) for value in box],
             "annotation_id": int(truth.annotation_ids[row]) if row >= 0 else None,
         }
-        for image, strangeness, box, row in zip(
-            found.images, found.strangeness, found.boxes, found.rows, strict=True
+        for image, ood_score, box, row in zip(
+            found.images, found.ood_score, found.boxes, found.rows, strict=True
         )
     ]
 
@@ -201,7 +203,7 @@ def _table(records: list[dict[str, Any]]) -> str:
     return csv_lines([names, *([record[name] for name in names] for record in records)])
 
 
-def _draw(found: Suspects, truth: Annotations, images: Path, path: Path, count: int) -> Path:
+def _draw(found: LabelIssues, truth: Annotations, images: Path, path: Path, count: int) -> Path:
     """The most suspicious boxes with what is around them."""
     from detbalance.reporting.gallery import part_around
     from detbalance.reporting.pictures import OWN, PASTED, Cell, save_sheet
@@ -240,8 +242,8 @@ def _print(about: dict[str, Any], written: list[str]) -> None:
     console.print(table, highlight=False, markup=False)
     console.print(
         f"{counted(about['boxes_judged'], 'box')} judged, {about['boxes_not_judged']} not;"
-        " strangest image:"
-        f" {about['strange_images'][0]['file_name'] if about['strange_images'] else '-'}",
+        " image of an unknown object:"
+        f" {about['novel_images'][0]['file_name'] if about['novel_images'] else '-'}",
         highlight=False,
         markup=False,
     )

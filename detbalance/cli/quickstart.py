@@ -15,11 +15,10 @@ from detbalance.cli.outputs import Output
 from detbalance.data import load_annotations, load_predictions
 from detbalance.data.digits import make_digits
 from detbalance.data.frequency import class_frequency, frequency_groups
-from detbalance.evaluation import Report, load_report
 from detbalance.reporting.terminal import Console
 
 if TYPE_CHECKING:
-    from detbalance.training.config import Config
+    pass
 
 
 logger = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ def quickstart_command(
     output: Path, config: Path, seed: int, overrides: tuple[str, ...], overwrite: bool
 ) -> None:
     """Make the data, train twice with equal iterations, print and draw both results."""
-    from detbalance.cli.runs import finished
+    from detbalance.cli.runs import finished, is_of, train_run
     from detbalance.reporting.pictures import draw_predictions
     from detbalance.training.config import load_config
 
@@ -83,7 +82,10 @@ def quickstart_command(
             " expected. Pass --overwrite to replace it, or another --output."
         )
     for run in runs.values():
-        finished_or_trained(run, overwrite=overwrite)
+        if finished(run) and not overwrite:
+            logger.info("%s is there already; --overwrite trains again", run.output)
+        else:
+            train_run(run, resume=is_of(run) and not overwrite, overwrite=overwrite)
     truth = load_annotations(paths.val)
     frequency = class_frequency(load_annotations(paths.train))
     groups = frequency_groups(frequency)
@@ -112,16 +114,3 @@ def quickstart_command(
     console.print(f"Boxes of both models on val images: {picture}")
     console.print(f"Reports per class: {output / 'plain'}, {output / 'balanced'}")
     console.print(f"Whole time: {(time.perf_counter() - started) / 60:.1f} minutes")
-
-
-def finished_or_trained(config: Config, *, overwrite: bool) -> Report:
-    """The report of a run of this very configuration: of the finished one, or trained on."""
-    from detbalance.cli.runs import finished, is_of, train_run
-
-    if finished(config) and not overwrite:
-        logger.info("%s is there already; --overwrite trains again", config.output)
-        return load_report(config.output / "report.json")
-    resume = is_of(config) and not overwrite
-    report = train_run(config, resume=resume, overwrite=overwrite)
-    assert report is not None
-    return report

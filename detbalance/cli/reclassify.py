@@ -38,9 +38,9 @@ from detbalance.reporting.terminal import Console
 
 if TYPE_CHECKING:
     from detbalance.cli.region_data import Detector, RegionData
-    from detbalance.repair.novelty import LiftFigures, OneClassOpinion
+    from detbalance.repair.novelty import GateFigures, OneClassModels
     from detbalance.repair.second_classifier import Weighing
-    from detbalance.repair.second_classifier_file import Opinion
+    from detbalance.repair.second_classifier_file import Reclassifier
 
 
 SAVED, ABOUT = "second_classifier.skops", "second_classifier.json"
@@ -151,9 +151,12 @@ def reclassify_command(
 ) -> None:
     """Fit a second classifier or read one, save it, and let the detector be told by it."""
     from detbalance.cli.region_data import Detector, parse_params, region_data, show_effect
-    from detbalance.repair.collecting import Limits
+    from detbalance.repair.collecting import RegionQuota
     from detbalance.repair.second_classifier import advised
-    from detbalance.repair.second_classifier_file import load_opinion, save_opinion
+    from detbalance.repair.second_classifier_file import (
+        load_second_classifier,
+        save_second_classifier,
+    )
 
     options = parse_params(params)
     if saved is None:
@@ -179,15 +182,23 @@ def reclassify_command(
             truth,
             images,
             features or output / "features",
-            limits=Limits(),
+            limits=RegionQuota(),
             repeats=3,
             seed=seed,
             batch_size=batch_size,
             workers=workers,
         )
-        lifted = _labels(truth, classes)
+        recovered = _labels(truth, classes)
         found, about = _fit(
-            detector, data, method, options, lifted, max_fppi, score_threshold, max_background, seed
+            detector,
+            data,
+            method,
+            options,
+            recovered,
+            max_fppi,
+            score_threshold,
+            max_background,
+            seed,
         )
         about |= {
             "options": options,
@@ -195,7 +206,7 @@ def reclassify_command(
             "annotations": str(annotations),
             "chosen_on": "held-out images of the annotations above, by cross-fitting",
         }
-        save_opinion(
+        save_second_classifier(
             output / SAVED,
             found,
             weights=detector.weights,
@@ -207,7 +218,9 @@ def reclassify_command(
         line = f"Second classifier: {output / SAVED}"
         Console().print(line, soft_wrap=True, highlight=False, markup=False)
     else:
-        found = load_opinion(saved, weights=detector.weights, categories=detector.categories)
+        found = load_second_classifier(
+            saved, weights=detector.weights, categories=detector.categories
+        )
     if shown is not None and predict_images is not None:
         show_effect(
             before or detector.model,
@@ -253,11 +266,11 @@ def _fit(
     floor: float,
     max_background: int,
     seed: int,
-) -> tuple[Opinion, dict[str, Any]]:
-    """The opinion, and what to write of it."""
+) -> tuple[Reclassifier, dict[str, Any]]:
+    """The second_classifier, and what to write of it."""
     from detbalance.repair.estimators import is_one_class
-    from detbalance.repair.novelty import fit_lifts
-    from detbalance.repair.second_classifier import fit_opinion
+    from detbalance.repair.novelty import fit_gates
+    from detbalance.repair.second_classifier import fit_second_classifier
 
     started = time.perf_counter()
     given = (data.samples, data.rows, data.scores)
@@ -265,7 +278,7 @@ def _fit(
     names = detector.categories
     with progress("fitting", "fits") as tell:
         if is_one_class(method):
-            lifts, figures = fit_lifts(
+            gates, figures = fit_gates(
                 *given,
                 labels,
                 method,
@@ -277,10 +290,10 @@ def _fit(
                 seed=seed,
                 progress=tell,
             )
-            about = _about_lifts(lifts, figures, names, max_fppi)
-            found: Opinion = lifts
+            about = _about_gates(gates, figures, names, max_fppi)
+            found: Reclassifier = gates
         else:
-            found, weighing = fit_opinion(
+            found, weighing = fit_second_classifier(
                 *given,
                 method,
                 options,
@@ -327,8 +340,8 @@ def _about_weight(method: str, found: Weighing, categories: Categories) -> dict[
     }
 
 
-def _about_lifts(
-    found: OneClassOpinion, figures: list[LiftFigures], categories: Categories, max_fppi: float
+def _about_gates(
+    found: OneClassModels, figures: list[GateFigures], categories: Categories, max_fppi: float
 ) -> dict[str, Any]:
     console = Console()
     table = Table(box=None, pad_edge=False)
@@ -351,12 +364,12 @@ def _about_lifts(
             highlight=False,
             soft_wrap=True,
         )
-    if not found.lifts:
-        console.print("No class is lifted: the detector is left alone.")
+    if not found.gates:
+        console.print("No class is recovered: the detector is left alone.")
     return {
         "floor": found.floor,
         "max_false_per_image": max_fppi,
-        "lifted": [
+        "recovered": [
             {
                 "class": categories.name(one.label),
                 "boxes": one.boxes,

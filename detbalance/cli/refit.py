@@ -157,9 +157,9 @@ def refit_command(
 ) -> None:
     """Take the features out once, refit the classifier to them, write a checkpoint, show it."""
     from detbalance.cli.region_data import Detector, parse_params, show_effect, taken_features
-    from detbalance.repair.collecting import Limits
+    from detbalance.repair.collecting import RegionQuota
     from detbalance.repair.fitting import FitSettings
-    from detbalance.repair.refit import Task, fits_of, refit
+    from detbalance.repair.refit import RefitContext, fits_of, refit
     from detbalance.repair.region_features import read_samples
     from detbalance.training.checkpoint import model_from_checkpoint
 
@@ -174,7 +174,7 @@ def refit_command(
         truth,
         images,
         features or output / "features",
-        limits=Limits(
+        limits=RegionQuota(
             boxes_per_class,
             negatives // 2,
             negatives - negatives // 2,
@@ -191,7 +191,7 @@ def refit_command(
     started = time.perf_counter()
     with progress("refitting", "fits") as tell:
         found = refit(
-            Task(
+            RefitContext(
                 classifier,
                 read_samples(stored, classifier),
                 FitSettings(iterations=iterations, seed=seed),

@@ -32,7 +32,7 @@ from detbalance.data.images import usable_images
 from detbalance.detection.dataset import DetectionDataset, worker_deaths
 from detbalance.evaluation import Evaluation
 from detbalance.repair.classifier import Classifier, classifier_of
-from detbalance.repair.collecting import Limits, collect_features, rare_repeats
+from detbalance.repair.collecting import RegionQuota, collect_features, rare_repeats
 from detbalance.repair.region_features import (
     STATE,
     RegionFeatures,
@@ -122,7 +122,7 @@ def region_data(
     images: Path,
     folder: Path,
     *,
-    limits: Limits,
+    limits: RegionQuota,
     repeats: int,
     seed: int,
     batch_size: int,
@@ -208,7 +208,7 @@ def taken_features(
     images: Path,
     folder: Path,
     *,
-    limits: Limits,
+    limits: RegionQuota,
     most_repeats: int,
     seed: int,
     batch_size: int,

@@ -19,7 +19,7 @@ from detbalance.cli.evaluating import (
 from detbalance.cli.options import EVALUATION, FILE, Evaluated, Real, command
 from detbalance.data.messages import counted
 from detbalance.evaluation import Evaluation
-from detbalance.reporting.label_issues import load_suspects, suspect_section
+from detbalance.reporting.label_issues import label_issues_section, load_label_issues
 from detbalance.reporting.terminal import Console
 
 _MOST_DRAWS = 1_000_000
@@ -86,7 +86,7 @@ def report_command(
             "--label-issues: labels that look wrong are shown in files, and --output is missing. A"
             " folder to write into is expected. Add --output FOLDER."
         )
-    labels = None if label_issues is None else suspect_section(load_suspects(label_issues))
+    labels = None if label_issues is None else label_issues_section(load_label_issues(label_issues))
     ground = Ground.read(truth_file, given)
 
     def measured(results: Path) -> tuple[Evaluation, str]:
@@ -110,7 +110,7 @@ def report_command(
         baseline=other,
         comparison=comparison,
         gallery=gallery,
-        suspects=labels,
+        label_issues=labels,
         as_json=given.as_json,
     )
     if hint and not given.as_json:

@@ -207,11 +207,14 @@ def _check_strides(
         )
 
 
-try:
-    import timm
-    from timm.layers import freeze_batch_norm_2d  # type: ignore[attr-defined]
-except ImportError as error:
-    raise needs("this backbone", "timm", "train") from error
+def _timm() -> Any:
+    """The library, imported only for a backbone of its own."""
+    try:
+        import timm
+        import timm.layers
+    except ImportError as error:
+        raise needs("this backbone", "timm", "train") from error
+    return timm
 
 
 class TimmBody(nn.Module):
@@ -234,6 +237,7 @@ class TimmBody(nn.Module):
 def timm_body(name: str, strides: Sequence[int], pretrained: bool, frozen_norm: bool) -> Body:
     """Build a body from a timm model."""
     check_timm_name(name)
+    timm = _timm()
     try:
         features: Any = timm.create_model(name, pretrained=False, features_only=True)
         reductions = list(features.feature_info.reduction())
@@ -259,13 +263,14 @@ def timm_body(name: str, strides: Sequence[int], pretrained: bool, frozen_norm: 
     features = _create(name, pretrained, indices)
     channels = list(features.feature_info.channels())
     if frozen_norm:
-        features = freeze_batch_norm_2d(features)  # type: ignore[no-untyped-call]
+        features = timm.layers.freeze_batch_norm_2d(features)
     mean, std = (tuple(float(v) for v in settings[key]) for key in ("mean", "std"))
     return Body(TimmBody(features), channels, list(strides), mean, std)
 
 
 def check_timm_name(name: str) -> None:
     """Refuse a backbone that nobody knows."""
+    timm = _timm()
     if timm.is_model(name.split(".")[0]):
         return
     known = [*TORCHVISION_BACKBONES, TINY, *timm.list_models()]
@@ -279,7 +284,7 @@ def check_timm_name(name: str) -> None:
 
 def _create(name: str, pretrained: bool, indices: list[int]) -> Any:
     try:
-        return timm.create_model(
+        return _timm().create_model(
             name, pretrained=pretrained, features_only=True, out_indices=indices
         )
     # What a failed download raises depends on the hub client's version and cause.

@@ -32,7 +32,7 @@ def covered(boxes: Tensor, crowd: Tensor) -> Tensor:
     return inside > COVERED * (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
 
 
-class CrowdApart(Mixin):
+class SplitCrowdTargets(Mixin):
     """The transform of a one-stage detector, which takes crowd rows out of the targets."""
 
     def forward(

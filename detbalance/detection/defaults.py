@@ -21,7 +21,7 @@ TINY_ANCHOR_STRIDES = {"retinanet": 2.0, "fcos": 1.0, "fasterrcnn": 3.0}
 
 
 @dataclass(frozen=True)
-class Plan:
+class DetectorDefaults:
     """What is usual for a detector and backbone."""
 
     detector: Detector
@@ -45,7 +45,7 @@ class Plan:
         return self.backbone.endswith("_fpn_v2")
 
 
-def usual(detector: Detector, backbone: str) -> Plan:
+def usual(detector: Detector, backbone: str) -> DetectorDefaults:
     """Give what torchvision does, and what suits the tiny backbone."""
     one_stage, tiny = detector != "fasterrcnn", backbone == TINY
     second = backbone.endswith("_fpn_v2")
@@ -65,7 +65,7 @@ def usual(detector: Detector, backbone: str) -> Plan:
         # iterations, with it .85.
         head_norm = "group"
     convolutions = {(True, False): 4, (True, True): 1, (False, False): 4 if second else 0}
-    return Plan(
+    return DetectorDefaults(
         detector=detector,
         backbone=backbone,
         min_size=smallest,
@@ -81,7 +81,7 @@ def usual(detector: Detector, backbone: str) -> Plan:
     )
 
 
-def usual_anchor_sizes(plan: Plan, strides: Sequence[int]) -> list[list[float]]:
+def usual_anchor_sizes(plan: DetectorDefaults, strides: Sequence[int]) -> list[list[float]]:
     """Give the anchor sizes that are usual on each level of a pyramid."""
     if plan.detector == "fasterrcnn" and list(strides[:2]) == [32, 32]:
         # Torchvision's MobileNet Faster R-CNN has coarse maps only, so all sizes on each.
@@ -98,7 +98,7 @@ def usual_anchor_ratios(detector: Detector) -> tuple[float, ...]:
     return (1.0,) if detector == "fcos" else (0.5, 1.0, 2.0)
 
 
-def check_arguments(plan: Plan, **given: Any) -> None:
+def check_arguments(plan: DetectorDefaults, **given: Any) -> None:
     """Refuse arguments of `build_detector` that are wrong whatever the backbone turns out to be."""
     if plan.detector not in get_args(Detector):
         raise _wrong("detector", f'"{plan.detector}"', "retinanet, fcos or fasterrcnn")
@@ -146,7 +146,7 @@ def check_arguments(plan: Plan, **given: Any) -> None:
 
 
 def _check_weights(
-    plan: Plan, weights: str, frozen_norm: bool | None, trainable_layers: int | None
+    plan: DetectorDefaults, weights: str, frozen_norm: bool | None, trainable_layers: int | None
 ) -> None:
     if weights == "offline" and plan.backbone != OFFLINE_BACKBONE:
         raise ValueError(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from detbalance.losses import ClassificationLoss
 
 
-class LossHolder(Mixin):
+class LossStateGuard(Mixin):
     """A head that refuses the weights of a model with another loss, also where not strict."""
 
     class_layer: ClassVar[str]
@@ -47,20 +47,20 @@ IMAGE_LISTS = {"negative_labels": 1, "not_exhaustive_labels": -1}
 """Keys of a target that list classes for the whole image, and their mark in `image_labels`."""
 
 
-def wanted(
+def extra_inputs(
     loss: ClassificationLoss,
     targets: list[Target],
     labels: list[Tensor],
     quality: Callable[[], Tensor],
 ) -> dict[str, Tensor]:
-    """Gather the further arguments that a loss wants; what it does not want is not computed."""
+    """Gather the arguments that a loss takes beside logits and labels; no others are computed."""
     given = {}
-    if "quality" in loss.wants:
+    if "quality" in loss.extra_inputs:
         with torch.no_grad():
             given["quality"] = quality()
-    if "image_index" in loss.wants:
+    if "image_index" in loss.extra_inputs:
         given["image_index"] = image_index(labels)
-    if "image_labels" in loss.wants:
+    if "image_labels" in loss.extra_inputs:
         given["image_labels"] = image_labels(targets, loss.num_classes, labels[0].device)
     return given
 

@@ -18,14 +18,16 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops.misc import Conv2dNormActivation
 
 from detbalance.detection.adapter import full_precision
-from detbalance.detection.defaults import Norm, Plan
+from detbalance.detection.defaults import DetectorDefaults, Norm
 from detbalance.losses import ClassificationLoss
 
 HEAD_STD = 0.01
 """Torchvision's initial spread of the weights in RetinaNet's heads."""
 
 
-def retinanet_head(plan: Plan, num_classes: int, anchors: AnchorGenerator) -> RetinaNetHead:
+def retinanet_head(
+    plan: DetectorDefaults, num_classes: int, anchors: AnchorGenerator
+) -> RetinaNetHead:
     """Build both heads of a RetinaNet."""
     channels = plan.fpn_channels
     norm = _norm_layer(plan.head_norm, channels)
@@ -48,7 +50,7 @@ def retinanet_head(plan: Plan, num_classes: int, anchors: AnchorGenerator) -> Re
     return head
 
 
-def fcos_head(plan: Plan, num_classes: int, anchors: AnchorGenerator) -> FCOSHead:
+def fcos_head(plan: DetectorDefaults, num_classes: int, anchors: AnchorGenerator) -> FCOSHead:
     """Build the heads of an FCOS."""
     channels, convs = plan.fpn_channels, plan.head_convs
     per_place = anchors.num_anchors_per_location()[0]
@@ -62,13 +64,13 @@ def fcos_head(plan: Plan, num_classes: int, anchors: AnchorGenerator) -> FCOSHea
     return head
 
 
-def proposal_head(plan: Plan, anchors: AnchorGenerator) -> RPNHead:
+def proposal_head(plan: DetectorDefaults, anchors: AnchorGenerator) -> RPNHead:
     """Build the head of a region proposal network."""
     per_place = anchors.num_anchors_per_location()[0]
     return RPNHead(plan.fpn_channels, per_place, conv_depth=2 if plan.second_recipe else 1)
 
 
-def box_head(plan: Plan) -> TwoMLPHead | FastRCNNConvFCHead:
+def box_head(plan: DetectorDefaults) -> TwoMLPHead | FastRCNNConvFCHead:
     """Build the part of a second stage between the pooled features and the last layers."""
     channels = plan.fpn_channels
     if plan.head_convs == 0:

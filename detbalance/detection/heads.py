@@ -16,7 +16,7 @@ from detbalance.detection.adapter import (
     FullPrecisionProposalHead,
     adapt,
 )
-from detbalance.detection.crowd import CrowdApart, CrowdAwareProposals
+from detbalance.detection.crowd import CrowdAwareProposals, SplitCrowdTargets
 from detbalance.detection.extra_inputs import Normalizer
 from detbalance.detection.head_layers import fit_convolution, fit_linear
 from detbalance.detection.one_stage import (
@@ -149,7 +149,7 @@ def _set_one_stage(
     head.normalizer = normalizer
     classifier = adapt(model.head.classification_head, BalancedClassificationHead)
     classifier.detector_classes = classes
-    adapt(model.transform, CrowdApart)
+    adapt(model.transform, SplitCrowdTargets)
     adapt(model.anchor_generator, FullPrecisionAnchors)
     outputs = classes if loss is None else loss.num_outputs
     before = getattr(classifier, "classification_loss", None)

@@ -16,7 +16,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from detbalance.detection.backbones import MOBILENET, TORCHVISION_BACKBONES, Pyramid, build_body
 from detbalance.detection.defaults import (
-    Plan,
+    DetectorDefaults,
     check_arguments,
     usual,
     usual_anchor_ratios,
@@ -207,7 +207,7 @@ def build_detector(
     return set_classification_loss(model, None)
 
 
-def _completed(plan: Plan, **given: Any) -> Plan:
+def _completed(plan: DetectorDefaults, **given: Any) -> DetectorDefaults:
     """The plan with the arguments that were given in place of the usual ones."""
     chosen = {name: value for name, value in given.items() if value is not None}
     if "min_size" in chosen and "max_size" not in chosen:

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from detbalance.detection.adapter import Mixin, full_precision, not_scripted
 from detbalance.detection.crowd import Target, ignored_in_crowd
-from detbalance.detection.extra_inputs import LossHolder, Normalizer, over_ranks, paired_iou, wanted
+from detbalance.detection.extra_inputs import (
+    LossStateGuard,
+    Normalizer,
+    extra_inputs,
+    over_ranks,
+    paired_iou,
+)
 from detbalance.losses.statistics import outside_graphs
 
 IGNORED = -2
@@ -66,7 +72,7 @@ class BalancedOneStageHead(Mixin):
             labels = [
                 anchor_labels(t, matched) for t, matched in zip(targets, matched_idxs, strict=True)
             ]
-            further = wanted(
+            further = extra_inputs(
                 loss,
                 targets,
                 labels,
@@ -128,7 +134,7 @@ class BalancedOneStageHead(Mixin):
         return quality.flatten()
 
 
-class BalancedClassificationHead(LossHolder):
+class BalancedClassificationHead(LossStateGuard):
     """The classification head: width by the loss, K + 1 columns at inference."""
 
     class_layer = "cls_logits"

@@ -20,19 +20,19 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 from detbalance.detection.adapter import full_precision, not_scripted
 from detbalance.detection.crowd import CROWD_LABEL, Target, covered
 from detbalance.detection.extra_inputs import (
-    LossHolder,
+    LossStateGuard,
     Normalizer,
+    extra_inputs,
     image_index,
     over_ranks,
     paired_iou,
-    wanted,
 )
 
 IGNORED = -1
 """Torchvision's label of regions that are never sampled."""
 
 
-class BalancedRoIHeads(LossHolder):
+class BalancedRoIHeads(LossStateGuard):
     """The second stage of Faster, Mask and Keypoint R-CNN."""
 
     class_layer = "box_predictor.cls_score"
@@ -138,7 +138,7 @@ class BalancedRoIHeads(LossHolder):
         elif loss.activation == "sigmoid":
             counts = torch.stack([loss.counted_rows(label).clamp(min=1) for label in labels])
             normalizer = (counts * len(labels)).to(logits.dtype)[image_index(labels)]
-        further = wanted(loss, targets, labels, quality)
+        further = extra_inputs(loss, targets, labels, quality)
         return loss(logits, joined, normalizer=normalizer, **further)  # type: ignore[no-any-return]
 
     def _quality(

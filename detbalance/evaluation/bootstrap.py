@@ -23,9 +23,9 @@ from detbalance.evaluation.accumulate import check_memory
 from detbalance.evaluation.average_precision import RECALL_LEVELS
 from detbalance.evaluation.bootstrap_variance import (
     FORMS,
-    Spread,
-    class_spread,
-    group_spread,
+    BootstrapVariance,
+    class_variance,
+    group_variance,
     interval,
 )
 from detbalance.evaluation.matching import Matches
@@ -199,14 +199,14 @@ class BootstrapFigures:
         """Interval of the mean of each group, as `interval`."""
         size = int(np.max(group_of_class, initial=-1)) + 1
         single = self.spread(figure, run=run)
-        spread = group_spread(self.values[figure][run], single, group_of_class, size)
+        spread = group_variance(self.values[figure][run], single, group_of_class, size)
         return interval(spread, confidence=confidence, **FORMS[figure])
 
-    def spread(self, figure: str, *, run: int = 0) -> Spread:
+    def spread(self, figure: str, *, run: int = 0) -> BootstrapVariance:
         """What the draws say of a figure of each class, background in front."""
         estimate = self.estimates[figure][run]
         boxes, images = self.boxes[figure][run], self.images[figure][run]
-        return class_spread(self.values[figure][run], estimate, boxes, images)
+        return class_variance(self.values[figure][run], estimate, boxes, images)
 
 
 def bootstrap(

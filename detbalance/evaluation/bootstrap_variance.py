@@ -16,20 +16,20 @@ from detbalance.data.intervals import boxes_for_half_width, wilson_interval
 from detbalance.evaluation.matching import Matches
 
 
-def class_spread(
+def class_variance(
     values: Float32 | Float64, estimate: Float64, boxes: Float64, images: Float64
-) -> Spread:
-    """Spread of a figure of each class over the draws."""
+) -> BootstrapVariance:
+    """BootstrapVariance of a figure of each class over the draws."""
     mean, variance = moments(values)
     # One image says nothing of how images differ: at least half a degree of freedom is taken.
     degrees = np.maximum(images - 1, 0.5)
-    return Spread(estimate, mean, variance * (degrees + 1) / degrees, boxes, degrees)
+    return BootstrapVariance(estimate, mean, variance * (degrees + 1) / degrees, boxes, degrees)
 
 
-def group_spread(
-    values: Float32 | Float64, single: Spread, group_of_class: npt.ArrayLike, size: int
-) -> Spread:
-    """Spread of the mean of each group over the draws."""
+def group_variance(
+    values: Float32 | Float64, single: BootstrapVariance, group_of_class: npt.ArrayLike, size: int
+) -> BootstrapVariance:
+    """BootstrapVariance of the mean of each group over the draws."""
     groups = np.where(np.isnan(single.estimate), -1, np.asarray(group_of_class))
     mean, raw = moments(group_means(values, groups, size))
 
@@ -43,7 +43,7 @@ def group_spread(
     np.divide(total, uncorrected, out=factor, where=uncorrected > 0)
     np.divide(total**2, square, out=degrees, where=square > 0)
     number = summed(np.ones(len(groups)))
-    return Spread(
+    return BootstrapVariance(
         group_means(single.estimate, groups, size),
         mean,
         raw * factor,
@@ -96,7 +96,7 @@ FORMS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Spread:
+class BootstrapVariance:
     """What the draws say of some figures; arrays of one length."""
 
     estimate: Float64
@@ -107,7 +107,7 @@ class Spread:
 
 
 def interval(
-    spread: Spread, *, confidence: float = 0.95, counts_boxes: bool, envelope: bool
+    spread: BootstrapVariance, *, confidence: float = 0.95, counts_boxes: bool, envelope: bool
 ) -> tuple[Float64, Float64]:
     """Set Wilson's interval with the number of boxes that would vary as the draws do.
 

@@ -21,7 +21,7 @@ from detbalance.evaluation.report import (
     FIGURES,
     GROUP_NAMES,
     NUM_BINS,
-    SPREAD,
+    WITH_INTERVALS,
     ClassRow,
     Details,
     ErrorKind,
@@ -48,7 +48,7 @@ _Counts: TypeAlias = "tuple[str | None, int | None, int | None]"
 
 
 @dataclass(frozen=True)
-class TrainingSide:
+class TrainingCounts:
     """What training data says of the evaluated classes."""
 
     counts: list[_Counts]
@@ -57,12 +57,12 @@ class TrainingSide:
     notes: tuple[str, ...] = ()
 
 
-def training_side(
+def training_counts(
     annotations: Annotations,
     rules: RulesName,
     frequency: Frequency | None,
     groups: Groups | None,
-) -> TrainingSide:
+) -> TrainingCounts:
     """Take counts and groups from the training file, else from LVIS marks, else from nowhere."""
     categories = annotations.categories
     marks = categories.frequency
@@ -80,13 +80,13 @@ def training_side(
             )
         absent: _Counts = (None, 0, 0)
         counts = [known.get(name, absent) for name in categories.names]
-        return TrainingSide(counts, str(frequency.source), groups.rule, tuple(notes))
+        return TrainingCounts(counts, str(frequency.source), groups.rule, tuple(notes))
     if marks is not None:
         source = f"{annotations.source} (its LVIS frequency marks)"
         counts = [(_LVIS_GROUPS.get(mark), None, None) for mark in marks]
-        return TrainingSide(counts, source, _LVIS_RULE, tuple(notes))
+        return TrainingCounts(counts, source, _LVIS_RULE, tuple(notes))
     counts = [(None, None, None)] * categories.num_categories
-    return TrainingSide(counts, notes=(*notes, _NO_TRAIN_NOTE))
+    return TrainingCounts(counts, notes=(*notes, _NO_TRAIN_NOTE))
 
 
 def super_categories(annotations: Annotations, frequency: Frequency | None) -> set[str]:
@@ -174,7 +174,7 @@ def build_report(
             f"{annotations.source} has {counted(categories.num_categories, 'class')}. "
             "Expected one per class with background in front. Order them as the annotations do."
         )
-    training = training_side(annotations, evaluation.settings.rules, train_frequency, groups)
+    training = training_counts(annotations, evaluation.settings.rules, train_frequency, groups)
     rows = [
         ClassRow(
             name=categories.name(label),
@@ -267,7 +267,7 @@ def _group_intervals(
         return {}
     members = np.where(is_member, 0, -1)
     intervals = {}
-    for figure in SPREAD:
+    for figure in WITH_INTERVALS:
         low, high = evaluation.bootstrap.group_interval(
             figure, members, confidence=evaluation.settings.confidence
         )

@@ -34,7 +34,7 @@ from detbalance.evaluation.differences import (
     p_values,
 )
 from detbalance.evaluation.evaluate import Evaluation, with_bootstrap
-from detbalance.evaluation.report import GROUP_NAMES, SPREAD, Report
+from detbalance.evaluation.report import GROUP_NAMES, WITH_INTERVALS, Report
 
 if TYPE_CHECKING:
     from detbalance.data.frequency import Frequency, Groups
@@ -144,11 +144,11 @@ def compare(
         [_drawn(run, num_bootstrap, seed) for run in ours],
     )
     labels = {name: label for label, name in enumerate(annotations.categories.names, start=1)}
-    classes = {name: _of_classes(name, draws, settings.confidence) for name in SPREAD}
+    classes = {name: _of_classes(name, draws, settings.confidence) for name in WITH_INTERVALS}
     rows = tuple(
         ClassDifferences(
             **{field: getattr(row, field) for field in _CLASS_FIELDS},
-            figures={name: classes[name][labels[row.name]] for name in SPREAD},
+            figures={name: classes[name][labels[row.name]] for name in WITH_INTERVALS},
         )
         for row in report.classes
     )
@@ -156,11 +156,14 @@ def compare(
     for row in report.classes:
         if row.group is not None:
             group_of_class[labels[row.name]] = GROUP_NAMES.index(row.group)
-    means = {name: _of_groups(name, draws, group_of_class, settings.confidence) for name in SPREAD}
+    means = {
+        name: _of_groups(name, draws, group_of_class, settings.confidence)
+        for name in WITH_INTERVALS
+    }
     group_rows = {
         group: GroupDifferences(
             **{field: getattr(report.groups[group], field) for field in _GROUP_FIELDS},
-            figures={name: means[name][group] for name in SPREAD},
+            figures={name: means[name][group] for name in WITH_INTERVALS},
         )
         for group in (*GROUP_NAMES, "all")
     }
@@ -219,9 +222,9 @@ def _of_groups(
 
 
 def _check(baseline: Sequence[Evaluation], ours: Sequence[Evaluation], figure: str) -> None:
-    if figure not in SPREAD:
+    if figure not in WITH_INTERVALS:
         raise ValueError(
-            f'compare(): figure is "{figure}". Known: {", ".join(SPREAD)}. Choose one.'
+            f'compare(): figure is "{figure}". Known: {", ".join(WITH_INTERVALS)}. Choose one.'
         )
     for name, side in (("baseline", baseline), ("ours", ours)):
         if not side:

@@ -19,11 +19,11 @@ from detbalance.data.arrays import Float64
 from detbalance.evaluation.bootstrap import BootstrapFigures
 from detbalance.evaluation.bootstrap_variance import (
     FORMS,
-    Spread,
-    class_spread,
+    BootstrapVariance,
+    class_variance,
     defined_mean,
     group_means,
-    group_spread,
+    group_variance,
     interval,
     student_quantile,
 )
@@ -36,8 +36,8 @@ _LEAST_P, _LARGEST_P = 1e-9, 0.999
 class Sides:
     """A figure of two sides; arrays of length n, NaN where a side has no figure."""
 
-    baseline: Spread
-    ours: Spread
+    baseline: BootstrapVariance
+    ours: BootstrapVariance
     correlation: Float64
     run_variance: Float64
     run_degrees: Float64
@@ -53,7 +53,7 @@ def class_sides(
 ) -> Sides:
     """Put the draws of both sides beside each other, by class."""
     sides = [_Side.of(figure, runs) for runs in (baseline, ours)]
-    spreads = [class_spread(side.mean, side.estimate, side.boxes, side.images) for side in sides]
+    spreads = [class_variance(side.mean, side.estimate, side.boxes, side.images) for side in sides]
     return _joined([side.mean for side in sides], spreads, [side.estimates for side in sides])
 
 
@@ -73,9 +73,9 @@ def group_sides(
     means, spreads, estimates = [], [], []
     for side in sides:
         values = np.where(shared, np.nan, side.mean)
-        single = class_spread(values, side.estimate, side.boxes, side.images)
+        single = class_variance(values, side.estimate, side.boxes, side.images)
         means.append(group_means(values, groups, size))
-        spreads.append(group_spread(values, single, groups, size))
+        spreads.append(group_variance(values, single, groups, size))
         estimates.append(group_means(side.estimates, groups, size))
     return _joined(means, spreads, estimates)
 
@@ -151,7 +151,7 @@ class _Side:
 
 
 def _joined(
-    means: Sequence[Float64], spreads: Sequence[Spread], estimates: Sequence[Float64]
+    means: Sequence[Float64], spreads: Sequence[BootstrapVariance], estimates: Sequence[Float64]
 ) -> Sides:
     """Both sides from their draws [B, n], the spread of those, and each run's figures [R, n]."""
     correlation = _correlation(*means)
@@ -165,7 +165,7 @@ def _joined(
 
 
 def _between_runs(
-    spreads: Sequence[Spread], estimates: Sequence[Float64]
+    spreads: Sequence[BootstrapVariance], estimates: Sequence[Float64]
 ) -> tuple[Float64, Float64]:
     """Variance [n] of the difference between the runs of a side, and its degrees of freedom."""
     runs = [(~np.isnan(side)).sum(axis=0) for side in estimates]
@@ -192,6 +192,6 @@ def _correlation(baseline: Float64, ours: Float64) -> Float64:
     return np.clip(result, -1.0, 1.0)
 
 
-def _unbiased(spread: Spread) -> Spread:
+def _unbiased(spread: BootstrapVariance) -> BootstrapVariance:
     """The spread without the bias that the draws show: two sides have about the same."""
     return replace(spread, mean=spread.estimate)

@@ -37,7 +37,7 @@ from detbalance.evaluation.operating_points import (
     recall_at_precision,
 )
 from detbalance.evaluation.overlaps import overlaps
-from detbalance.evaluation.report import SPREAD
+from detbalance.evaluation.report import WITH_INTERVALS
 from detbalance.evaluation.rules import AREA_RANGES, RulesChoice, choose_rules
 from detbalance.evaluation.sanity_checks import cautions
 from detbalance.evaluation.settings import EvaluationSettings, check_settings
@@ -306,7 +306,9 @@ def with_bootstrap(evaluation: Evaluation, num_bootstrap: int, *, seed: int = 0)
     settings = replace(evaluation.settings, num_bootstrap=num_bootstrap, seed=seed)
     matches = _above_floors(evaluation.matches, evaluation.score_thresholds)
     drawn = bootstrap([matches], num_bootstrap=num_bootstrap, seed=seed, score_threshold=0.0)
-    ends = {figure: drawn.interval(figure, confidence=settings.confidence) for figure in SPREAD}
+    ends = {
+        figure: drawn.interval(figure, confidence=settings.confidence) for figure in WITH_INTERVALS
+    }
     return replace(evaluation, intervals=ends, settings=settings, bootstrap=drawn)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
 from detbalance.evaluation.comparison import Comparison, Difference
-from detbalance.evaluation.report import GROUP_NAMES, SPREAD
+from detbalance.evaluation.report import GROUP_NAMES, WITH_INTERVALS
 
 Part: TypeAlias = Literal["baseline", "ours", "difference", "low", "high"]
 
@@ -22,14 +22,14 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
 }
 _FORM = re.compile(
-    rf"(?P<who>.+)\.(?P<figure>{'|'.join(SPREAD)})(\.(?P<part>{'|'.join(PARTS)}))?"
+    rf"(?P<who>.+)\.(?P<figure>{'|'.join(WITH_INTERVALS)})(\.(?P<part>{'|'.join(PARTS)}))?"
     r"\s*(?P<sign><=|>=|<|>)\s*(?P<limit>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)",
     re.DOTALL,
 )
 _EXPECTED = (
     "GROUP_OR_CLASS.FIGURE < NUMBER is expected, with one of rare, common, frequent, all or the"
-    f" name of a class, one of {', '.join(SPREAD)}, and <, <=, > or >=; .low or .high behind the"
-    ' figure for the ends of the interval. Write for example "rare.recall < -0.01".'
+    f" name of a class, one of {', '.join(WITH_INTERVALS)}, and <, <=, > or >=; .low or .high"
+    ' behind the figure for the ends of the interval. Write for example "rare.recall < -0.01".'
 )
 
 

@@ -82,7 +82,7 @@ FIGURES = (
     "best_f",
 )
 # Figures that have intervals: all of them where images were drawn, the last two in any case.
-SPREAD = ("AP", "AP50", "AR", "recall", "precision")
+WITH_INTERVALS = ("AP", "AP50", "AR", "recall", "precision")
 ERROR_KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from detbalance.sampling.batches import BalancedBatchSampler
-from detbalance.sampling.streams import image_ids_of
+from detbalance.sampling.image_order import image_ids_of
 
 
 class ResumableLoader(DataLoader[Any]):

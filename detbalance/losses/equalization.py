@@ -106,7 +106,7 @@ class EqualizationLoss(SigmoidLoss):
         """
         self.check(logits, labels)
         kept = (~self.is_rare).double()
-        sums = self.summed(
+        sums = self.kernel_loss(
             logits,
             labels,
             normalizer,
@@ -244,10 +244,10 @@ class EqualizationLossV2(SigmoidLoss):
         """
         self.check(logits, labels)
         positive, negative = self._weights()
-        sums = self.summed(
+        sums = self.kernel_loss(
             logits, labels, normalizer, positive_weight=positive, negative_weight=negative
         )
-        if self.learns_from(logits):
+        if self.updates_statistics(logits):
             by_row = isinstance(normalizer, Tensor) and normalizer.ndim > 0
             self.gradients.add(
                 sums.positive[1:],

@@ -140,7 +140,7 @@ class EqualizedFocalLoss(SigmoidLoss):
     ) -> Tensor:
         gammas = self.gammas()
         positive, negative = (share * (gammas / self.gamma) for share in shares(self.alpha))
-        sums = self.summed(
+        sums = self.kernel_loss(
             logits,
             labels,
             normalizer,
@@ -149,7 +149,7 @@ class EqualizedFocalLoss(SigmoidLoss):
             gamma=gammas,
             quality=quality,
         )
-        if self.learns_from(logits):
+        if self.updates_statistics(logits):
             by_row = isinstance(normalizer, Tensor) and normalizer.ndim > 0
             self.gradients.add(
                 sums.positive,
@@ -194,7 +194,7 @@ class EqualizedQualityFocalLoss(EqualizedFocalLoss):
     Loss, 2020, arXiv:2006.04388, eq. 4. Differs: see `EqualizedFocalLoss`.
     """
 
-    wants: ClassVar[frozenset[str]] = frozenset({"quality"})
+    extra_inputs: ClassVar[frozenset[str]] = frozenset({"quality"})
 
     def __init__(
         self,

@@ -65,7 +65,7 @@ class FederatedLoss(SigmoidLoss):
     """
 
     normalized_by: ClassVar[Literal["foreground", "rows"]] = "rows"
-    wants: ClassVar[frozenset[str]] = frozenset({"image_index", "image_labels"})
+    extra_inputs: ClassVar[frozenset[str]] = frozenset({"image_index", "image_labels"})
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class FederatedLoss(SigmoidLoss):
             listed = self._lists(labels, image_index, image_labels)[:, 1:].to(logits.device)
             negative = torch.where(listed == 0, negative, listed > 0)
         groups = None if image_index is None else image_index.to(logits.device)
-        sums = self.summed(logits, labels, normalizer, negative_weight=negative, groups=groups)
+        sums = self.kernel_loss(logits, labels, normalizer, negative_weight=negative, groups=groups)
         return sums.loss
 
     @outside_graphs

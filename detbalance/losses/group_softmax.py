@@ -13,7 +13,7 @@ from torch import Tensor
 from detbalance.losses.class_counts import ClassWeights, CountsLike
 from detbalance.losses.loss import wide
 from detbalance.losses.softmax import SoftmaxLoss
-from detbalance.losses.statistics import by_rank, precise
+from detbalance.losses.statistics import accumulation_dtype, by_rank
 
 USUAL_LIMITS = (10.0, 100.0, 1000.0)
 
@@ -138,7 +138,7 @@ class GroupSoftmaxLoss(SoftmaxLoss):
         """
         self.check(logits, labels)
         logits = wide(logits)
-        targets, chosen, counts = self._assign(labels, shared=self.learns_from(logits))
+        targets, chosen, counts = self._assign(labels, shared=self.updates_statistics(logits))
         # Means instead of sums; `averaged` divides by the rows, which are those of the first bin.
         factors = (counts[0] / counts.clamp(min=1)).to(logits.dtype)
         used = chosen * factors[:, None]
@@ -173,7 +173,7 @@ class GroupSoftmaxLoss(SoftmaxLoss):
         place, group = self._places.to(labels.device)[rows], self.bins.to(labels.device)[rows]
         bins = torch.arange(1, len(self.widths), device=labels.device)[:, None]
         member, kept = group == bins, labels >= 0
-        counts = torch.cat([kept.sum()[None], member.sum(1)]).to(precise(labels.device))
+        counts = torch.cat([kept.sum()[None], member.sum(1)]).to(accumulation_dtype(labels.device))
         ranks, own = by_rank(counts) if shared else (counts[None], 0)
         total, free = ranks.sum(0), (ranks[:, :1] - ranks[:, 1:]).cumsum(0)
         # As many others as the members of all processes ask for; each process draws in proportion

@@ -43,7 +43,7 @@ class LDAMLoss(SoftmaxLoss):
 
     Attributes:
         margins: float64 [K + 1], index 0 is 0.
-        steps: int64, buffer; optimizer steps so far, counted where `learns_from` allows it.
+        steps: int64, buffer; optimizer steps so far, counted where `updates_statistics` allows it.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -129,7 +129,7 @@ class LDAMLoss(SoftmaxLoss):
             TypeError: if the labels are not int64.
         """
         value = super().forward(logits, labels, normalizer=normalizer)
-        if self.learns_from(logits):
+        if self.updates_statistics(logits):
             # Counted on the device: asking for the number would make every step wait.
             self.pending += 1
             full = self.pending >= self.accumulation

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from detbalance.losses.class_counts import ClassCounts, ClassWeights, CountsLike, label_weights
-from detbalance.losses.statistics import Precise
+from detbalance.losses.statistics import Float64Buffers
 
 
-class ClassificationLoss(Precise, ABC):
+class ClassificationLoss(Float64Buffers, ABC):
     """A loss that knows all that its head must know: outputs, scores, starting bias, value.
 
     Labels are 0 for background, 1..K for the classes and -1 for rows to ignore.
@@ -54,7 +54,7 @@ class ClassificationLoss(Precise, ABC):
     that are not ignored. A one-stage head always divides by those with an object."""
     last_layer: ClassVar[Literal["linear", "cosine"]] = "linear"
     """What makes the logits; "cosine" is the cosine of the angle between features and weights."""
-    wants: ClassVar[frozenset[str]] = frozenset()
+    extra_inputs: ClassVar[frozenset[str]] = frozenset()
     """Further keyword arguments of `forward` that a head must give: "quality", float [A] in 0..1,
     the IoU of each foreground row's predicted box with its object (0 elsewhere); "image_index",
     int64 [A], the image of each row; "image_labels", int8 [N, K + 1], what each image's lists say:
@@ -154,7 +154,7 @@ class ClassificationLoss(Precise, ABC):
             return np.ones(self.num_classes)
         return np.array(self.label_weights.numpy(), dtype=np.float64)
 
-    def learns_from(self, logits: Tensor) -> bool:
+    def updates_statistics(self, logits: Tensor) -> bool:
         """Tell whether a call may change running statistics.
 
         Args:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detbalance.losses.statistics import precise
+from detbalance.losses.statistics import accumulation_dtype
 
 Factor = float | Tensor
 
@@ -62,7 +62,7 @@ def run(
     columns = logits.shape[1]
     gradient = logits.new_empty(logits.shape, dtype=dtype) if with_gradient else None
     # Sums over hundreds of thousands of rows, in the precision that running statistics keep.
-    pushes = logits.new_zeros(2, columns, dtype=precise(logits.device))
+    pushes = logits.new_zeros(2, columns, dtype=accumulation_dtype(logits.device))
     step = rows_per_chunk(logits)
     sums = [logits.new_zeros((), dtype=dtype)]
     for start in range(0, logits.shape[0], step):

@@ -38,7 +38,7 @@ class SeesawLoss(SoftmaxLoss):
 
     Attributes:
         cumulative_counts: float64 [K + 1], buffer; rows of background and each class so far. It
-            grows where `learns_from` allows it, by the rows of all processes, and before the loss
+            grows where `updates_statistics` says so, by the rows of all processes, before the loss
             is computed: of accumulated calls the first does not know the rows of the others, after
             the last the counts are those of one large batch.
 
@@ -123,7 +123,7 @@ class SeesawLoss(SoftmaxLoss):
             TypeError: if the labels are not int64.
         """
         self.check(logits, labels)
-        if self.learns_from(logits):
+        if self.updates_statistics(logits):
             self._count(labels)
         logits = wide(logits)
         cost = F.cross_entropy(

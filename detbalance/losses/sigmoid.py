@@ -15,7 +15,7 @@ from detbalance.losses.class_counts import ClassWeights, CountsLike, PerClass
 from detbalance.losses.kernel import SigmoidSums, sigmoid_loss_sum
 from detbalance.losses.loss import ClassificationLoss, wide
 from detbalance.losses.pytorch_kernel import Factor
-from detbalance.losses.statistics import PushGauge
+from detbalance.losses.statistics import GradientGauge
 
 
 class SigmoidLoss(ClassificationLoss):
@@ -34,7 +34,7 @@ class SigmoidLoss(ClassificationLoss):
     ) -> None:
         super().__init__(class_counts, class_weights=class_weights, beta=beta)
         self.prior = prior
-        self.gauge = PushGauge(self.num_classes)
+        self.gauge = GradientGauge(self.num_classes)
         if not 0.0 < prior < 1.0:
             raise ValueError(
                 f"{type(self).__name__}: prior is {prior}. Expected a number in (0, 1). Usual is"
@@ -49,7 +49,7 @@ class SigmoidLoss(ClassificationLoss):
         """Turn logits into one independent probability per class."""
         return F.pad(torch.sigmoid(wide(logits)), [1, 0])
 
-    def summed(
+    def kernel_loss(
         self,
         logits: Tensor,
         labels: Tensor,
@@ -87,7 +87,7 @@ class SigmoidLoss(ClassificationLoss):
             shift=None if shift is None else self.constant(shift, logits),
             quality=None if quality is None else self.constant(quality, logits),
         )
-        if self.learns_from(logits):
+        if self.updates_statistics(logits):
             # Of a loss with an output for background the gauge shows the classes only.
             classes = self.num_classes - 1
             self.gauge.add(sums.positive[-classes:], sums.negative[-classes:])
@@ -187,7 +187,7 @@ class SigmoidFocalLoss(SigmoidLoss):
         """
         self.check(logits, labels)
         positive, negative = shares(self.alpha)
-        sums = self.summed(
+        sums = self.kernel_loss(
             logits,
             labels,
             normalizer,
@@ -290,7 +290,7 @@ class BalancedSigmoidLoss(SigmoidLoss):
             TypeError: if the labels are not int64.
         """
         self.check(logits, labels)
-        sums = self.summed(
+        sums = self.kernel_loss(
             logits, labels, normalizer, groups=(labels > 0).long(), shift=self._shift
         )
         return sums.loss

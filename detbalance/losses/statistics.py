@@ -34,12 +34,12 @@ def outside_graphs(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def precise(device: torch.device) -> torch.dtype:
+def accumulation_dtype(device: torch.device) -> torch.dtype:
     """Tell the type for sums over many rows: float64, or float32 where a device has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-class Precise(nn.Module):
+class Float64Buffers(nn.Module):
     """A module whose own buffers move with it but keep their type: `half()` must not round them."""
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -47,7 +47,7 @@ class Precise(nn.Module):
         # TorchScript reads them, does not know them, and sees the types of buffers without them.
         cls.__annotations__ = {}
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Precise:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Float64Buffers:
         kept = dict(self._buffers)
         for name, value in kept.items():
             # A device without float64 refuses it, so what is moved for a look is float32.
@@ -58,7 +58,7 @@ class Precise(nn.Module):
             moved = self._buffers[name]
             if value is not None and moved is not None:
                 wide = value.dtype in (torch.float32, torch.float64)
-                dtype = precise(moved.device) if wide else value.dtype
+                dtype = accumulation_dtype(moved.device) if wide else value.dtype
                 self._buffers[name] = value.to(device=moved.device, dtype=dtype)
         return self
 
@@ -81,7 +81,7 @@ def by_rank(values: Tensor) -> tuple[Tensor, int]:
     return torch.stack(parts), dist.get_rank()
 
 
-class GradientSums(Precise):
+class GradientSums(Float64Buffers):
     """Sums of positive and negative gradient per class over all optimizer steps so far."""
 
     positive: Tensor
@@ -133,7 +133,7 @@ class GradientSums(Precise):
         )
 
 
-class PushGauge:
+class GradientGauge:
     """Positive and negative gradient per class since it was last read; never saved."""
 
     def __init__(self, num_classes: int) -> None:

@@ -1,4 +1,4 @@
-"""Two opinions on the same regions made one.
+"""Two classifiers on the same regions made one.
 
 Letters: n regions, K classes.
 """
@@ -14,15 +14,16 @@ from detbalance.data.arrays import Float64, Int64
 from detbalance.repair.region_features import Samples
 
 POWERS = (1.0, 1.4, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
-"""Powers of what an opinion says that are tried; of equally good ones the first is taken. One that
-is too sure is left to the weight: on the digits powers below 1 only cost held-out precision."""
+"""Powers of what a second classifier says that are tried; of equally good ones the first is taken.
+One that is too sure is left to the weight: on the digits powers below 1 only cost held-out
+precision."""
 
 _SURE = 1e-6
 """A probability is never nearer to 0 or 1: a forest's 0 would silence a detector for ever."""
 
 
-def pooled(scores: Float64, said: Float64, weight: float, shared: bool) -> Float64:
-    """Pool scores and an opinion by a weighted mean of their logarithms.
+def blend_scores(scores: Float64, said: Float64, weight: float, shared: bool) -> Float64:
+    """Pool scores and a second classifier by a weighted mean of their logarithms.
 
     Source: logarithmic opinion pool, Genest and Zidek, Combining probability distributions, 1986,
     sec. 3. Differs: one pool for each class where a detector has an output for each.
@@ -33,7 +34,7 @@ def pooled(scores: Float64, said: Float64, weight: float, shared: bool) -> Float
     own = scores.clip(_SURE, 1.0 - _SURE)
     other = np.where(heard, said, own)
     if shared:
-        # An opinion on some of the classes says nothing on how likely the others are.
+        # A second classifier on some of the classes says nothing on how likely the others are.
         known = np.where(heard, own, 0.0).sum(axis=1, keepdims=True)
         total = np.where(heard, said, 0.0).sum(axis=1, keepdims=True)
         other = np.where(heard, other * known / np.maximum(total, _SURE), own)
@@ -49,7 +50,7 @@ def pooled(scores: Float64, said: Float64, weight: float, shared: bool) -> Float
     return new
 
 
-def sharpened(said: Float64, power: float) -> Float64:
+def temperature_scaled(said: Float64, power: float) -> Float64:
     """Raise probabilities to a power, and bring their sum back to what it was."""
     if power == 1.0:
         return said
@@ -63,7 +64,7 @@ def sharpened(said: Float64, power: float) -> Float64:
 
 
 def best_power(said: Float64, labels: Int64) -> float:
-    """How sure an opinion should be: the power by which it has the lowest log loss.
+    """How sure a second classifier should be: the power by which it has the lowest log loss.
 
     Source: temperature scaling, Guo et al., 2017, arXiv:1706.04599, sec. 4.2. Differs: of
     probabilities, not logits; classes count alike; never less sure.
@@ -76,7 +77,7 @@ def best_power(said: Float64, labels: Int64) -> float:
     here = np.arange(len(labels))
     counts = np.bincount(labels)[labels]
     losses = {
-        power: (-np.log(sharpened(said, power)[here, labels].clip(_SURE)) / counts).sum()
+        power: (-np.log(temperature_scaled(said, power)[here, labels].clip(_SURE)) / counts).sum()
         for power in POWERS
     }
     return min(POWERS, key=lambda power: losses[power])

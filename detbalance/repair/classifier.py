@@ -157,8 +157,8 @@ class TwoStageClassifier(Classifier):
         matched, labels = heads.assign_targets_to_proposals(
             proposals, boxes, [target["labels"] for target in targets]
         )
-        pooled = heads.box_roi_pool(maps, proposals, batch.image_sizes)
-        features = heads.box_head(pooled)
+        blend_scores = heads.box_roi_pool(maps, proposals, batch.image_sizes)
+        features = heads.box_head(blend_scores)
         logits = heads.box_predictor(features)[0]
         counts = [len(p) for p in proposals]
         found = []

@@ -31,7 +31,7 @@ from detbalance.repair.region_features import REGION, FeatureWriter, RegionFeatu
 
 
 @dataclass(frozen=True)
-class Limits:
+class RegionQuota:
     """How many regions are kept."""
 
     boxes_per_class: int = 2000
@@ -61,13 +61,13 @@ class Limits:
         return hard, each - hard, min(1.0, self.background / looks)
 
 
-def kept_share(box_counts: Int64, limits: Limits) -> Float64:
+def kept_share(box_counts: Int64, limits: RegionQuota) -> Float64:
     """Tell which share of the boxes of each class is kept."""
-    most = min(float(limits.boxes_per_class), level_of(box_counts, limits.boxes))
+    most = min(float(limits.boxes_per_class), cap_per_class(box_counts, limits.boxes))
     return np.minimum(1.0, most / np.maximum(box_counts, 1))
 
 
-def level_of(counts: Int64, total: int) -> float:
+def cap_per_class(counts: Int64, total: int) -> float:
     """How many of each class at most, so that there are `total` together."""
     if counts.sum() <= total:
         return float("inf")
@@ -119,7 +119,7 @@ def collect_features(
     dataset: DetectionDataset,
     folder: Path,
     *,
-    limits: Limits | None = None,
+    limits: RegionQuota | None = None,
     augmentation: Augmentation | None = None,
     repeats: Int64 | None = None,
     seed: int = 0,
@@ -155,7 +155,7 @@ def collect_features(
         ValueError: if the folder holds other features or is full, an image cannot be read, or no
             feature at all is finite.
     """
-    limits = limits or Limits()
+    limits = limits or RegionQuota()
     limits.check()
     weight, _ = classifier.weights()
     notes = dataset.annotations

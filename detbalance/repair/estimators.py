@@ -39,7 +39,7 @@ ONE_CLASS: dict[str, dict[str, Any]] = {
     "IsolationForest": {"n_estimators": 100},
     "LocalOutlierFactor": {"n_neighbors": 10, "novelty": True},
 }
-"""The same of the one-class models; a further one is any detector of PyOD by its name."""
+"""The same of the one-class models."""
 
 _BOOSTED = ("RUSBoostClassifier", "AdaBoostClassifier")
 """Whose trees an option of ours says the depth of, as an estimator is no plain value."""
@@ -63,8 +63,8 @@ def classifier_names() -> list[str]:
 
 
 def is_one_class(name: str) -> bool:
-    """Whether a name is that of a one-class model, one of PyOD's included."""
-    return name in ONE_CLASS or (name not in _classifiers() and _pyod(name) is not None)
+    """Whether a name is that of a one-class model."""
+    return name in ONE_CLASS
 
 
 def make_classifier(name: str, options: Mapping[str, Any], seed: int = 0) -> Any:
@@ -75,8 +75,7 @@ def make_classifier(name: str, options: Mapping[str, Any], seed: int = 0) -> Any
         hint = f' Did you mean "{near[0]}"?' if near else ""
         raise ValueError(
             f'--method: "{name}" is no classifier with predict_proba and no one-class model. Known:'
-            f" {', '.join([*ONE_CLASS, *sorted(known)])}; and PyOD's detectors where pyod is"
-            f" installed. Choose one.{hint}"
+            f" {', '.join([*ONE_CLASS, *sorted(known)])}. Choose one.{hint}"
         )
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -86,27 +85,22 @@ def make_classifier(name: str, options: Mapping[str, Any], seed: int = 0) -> Any
 
 def make_one_class(name: str, options: Mapping[str, Any], samples: int, seed: int = 0) -> Any:
     """Build a one-class model, not fitted."""
-    if name in ONE_CLASS:
-        from sklearn.covariance import LedoitWolf
-        from sklearn.ensemble import IsolationForest
-        from sklearn.neighbors import LocalOutlierFactor
-        from sklearn.svm import OneClassSVM
+    if name not in ONE_CLASS:
+        raise ValueError(
+            f'--method: "{name}" is no one-class model. Known: {", ".join(ONE_CLASS)}. Choose one.'
+        )
+    from sklearn.covariance import LedoitWolf
+    from sklearn.ensemble import IsolationForest
+    from sklearn.neighbors import LocalOutlierFactor
+    from sklearn.svm import OneClassSVM
 
-        kinds = {
-            "Mahalanobis": LedoitWolf,
-            "OneClassSVM": OneClassSVM,
-            "IsolationForest": IsolationForest,
-            "LocalOutlierFactor": LocalOutlierFactor,
-        }
-        model = _built(kinds[name], ONE_CLASS, name, options, seed)
-    else:
-        kind = _pyod(name)
-        if kind is None:
-            raise ValueError(
-                f'--method: "{name}" is no one-class model. Known: {", ".join(ONE_CLASS)}; and'
-                " PyOD's detectors, for example ECOD, where pyod is installed. Choose one."
-            )
-        model = _built(kind, ONE_CLASS, name, options, seed)
+    kinds = {
+        "Mahalanobis": LedoitWolf,
+        "OneClassSVM": OneClassSVM,
+        "IsolationForest": IsolationForest,
+        "LocalOutlierFactor": LocalOutlierFactor,
+    }
+    model = _built(kinds[name], ONE_CLASS, name, options, seed)
     neighbours = getattr(model, "n_neighbors", None)
     if isinstance(neighbours, int) and neighbours >= samples:
         model.set_params(n_neighbors=max(1, samples - 1))
@@ -148,7 +142,7 @@ def _classifiers() -> dict[str, Any]:
         modules = [importlib.import_module(name) for name in _MODULES]
     except ImportError as error:
         raise needs(
-            "a second opinion on regions", "scikit-learn and imbalanced-learn", "refit"
+            "a second classifier on regions", "scikit-learn and imbalanced-learn", "refit"
         ) from error
     found: dict[str, Any] = {}
     for module in modules:
@@ -160,17 +154,6 @@ def _classifiers() -> dict[str, Any]:
                 found.setdefault(name, kind)
     # These are made of other estimators, which a name and plain values cannot say.
     return {n: k for n, k in found.items() if n not in ("StackingClassifier", "VotingClassifier")}
-
-
-def _pyod(name: str) -> Any:
-    """A detector of PyOD, None where there is none of that name or no PyOD."""
-    try:
-        module = importlib.import_module(f"pyod.models.{name.lower()}")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "pyod":
-            return None
-        raise needs(f"PyOD's {name}", str(error.name), "pyod") from error
-    return getattr(module, name, None)
 
 
 class DamagedModel(ValueError):

@@ -20,7 +20,7 @@ from detbalance.repair.classifier import Classifier
 from detbalance.repair.region_features import Samples
 
 
-class Objective:
+class RegionLoss:
     """A detector's own classification loss, with a weight for each region."""
 
     def __init__(self, classifier: Classifier) -> None:
@@ -45,11 +45,11 @@ class Objective:
     def _wanted(self, labels: Tensor) -> dict[str, Any]:
         assert self._loss is not None
         given: dict[str, Any] = {}
-        if "quality" in self._loss.wants:
+        if "quality" in self._loss.extra_inputs:
             given["quality"] = (labels > 0).float()
-        if "image_index" in self._loss.wants:
+        if "image_index" in self._loss.extra_inputs:
             given["image_index"] = torch.zeros_like(labels)
-        if "image_labels" in self._loss.wants:
+        if "image_labels" in self._loss.extra_inputs:
             given["image_labels"] = torch.zeros(
                 1, self._loss.num_classes, dtype=torch.int8, device=labels.device
             )
@@ -108,7 +108,7 @@ def fit_change(
     samples: Samples,
     weights: NDArray[np.float32],
     bias: Tensor,
-    objective: Objective,
+    objective: RegionLoss,
     *,
     decay: float,
     free: str = "all",
@@ -155,7 +155,7 @@ def mean_loss(
     samples: Samples,
     weights: NDArray[np.float32],
     bias: Tensor,
-    objective: Objective,
+    objective: RegionLoss,
     change: Change | None,
 ) -> float:
     """The objective per object of all regions, for a change or none."""

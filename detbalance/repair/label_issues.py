@@ -1,4 +1,4 @@
-"""Images in folds, for what is chosen on regions that it was not fitted to."""
+"""Labels that look wrong, by what other images taught of the classes."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detbalance.data.arrays import Float64, Int64
-from detbalance.repair.estimators import make_classifier, make_one_class
+from detbalance.repair.estimators import make_classifier
 from detbalance.repair.folds import image_folds
-from detbalance.repair.novelty import fit_quietly, places_in, space_of, typicality
 from detbalance.repair.region_features import CHUNK, Samples, all_finite
 from detbalance.repair.second_classifier import (
     MIN_BOXES,
     few_boxes,
     fit_to,
-    fitted_rows,
     probabilities,
     thinned,
 )
 
-JUDGES = ("combined", "classifier", "detector", "one-class")
+JUDGES = ("combined", "classifier", "detector")
 """Who judges a label. "classifier" has not seen the image; "detector" has learned from it;
-"combined" is the mean of both; "one-class" is how typical a box is by its class's own model."""
+"combined" is the mean of both."""
 
 _LEAST = 1e-6
 
@@ -39,7 +37,7 @@ _PULL = 5.0
 
 
 @dataclass(frozen=True)
-class Suspects:
+class LabelIssues:
     """Annotated boxes by how wrong their labels look."""
 
     rows: Int64
@@ -49,7 +47,7 @@ class Suspects:
     few: list[int]
 
 
-def suspects(
+def find_label_issues(
     samples: Samples,
     rows: Int64,
     scores: NDArray[np.float32],
@@ -59,7 +57,7 @@ def suspects(
     min_boxes: int = MIN_BOXES,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> Suspects:
+) -> LabelIssues:
     """Rank annotated boxes by how wrong their labels look.
 
     What is said of the regions of a box is averaged, as a RetinaNet or FCOS has several; of the
@@ -68,8 +66,7 @@ def suspects(
     On the digits with 5 % of the labels changed (six draws), of as many first boxes as there were
     wrong ones 75 % were wrong by "combined", 69 % by "classifier" and 76 % by "detector", which had
     been trained on the right labels; by one that had learned the wrong ones (one draw) 67 %, 63 %
-    and 62 %. By "one-class" it was 11 %: boxes are untypical for many reasons, and what matters is
-    how much likelier another class is.
+    and 62 %. How typical a box is of its own class says next to nothing (11 %).
 
     Args:
         samples: of the annotated data.
@@ -89,25 +86,21 @@ def suspects(
     no estimate of the number of errors.
     """
     if judge not in JUDGES:
-        raise ValueError(f'suspects(): judge is "{judge}". Known: {", ".join(JUDGES)}. Choose one.')
+        raise ValueError(
+            f'find_label_issues(): judge is "{judge}". Known: {", ".join(JUDGES)}. Choose one.'
+        )
     num_classes = scores.shape[1]
     few = few_boxes(samples, rows, num_classes, min_boxes)
     if num_classes - 1 - len(few) < 2:
         raise ValueError(
-            f"suspects(): {num_classes - 1 - len(few)} classes have at least {min_boxes} boxes with"
-            " region features. Two are expected, to be compared. Use data with more boxes."
+            f"find_label_issues(): {num_classes - 1 - len(few)} classes have at least {min_boxes}"
+            " boxes with region features. Two are expected, to be compared. Use more boxes."
         )
     own = np.flatnonzero((samples.labels > 0) & (rows >= 0) & ~np.isin(samples.labels, few))
     own = own[all_finite(samples, own)]
     boxes, first, place = np.unique(rows[own], return_index=True, return_inverse=True)
     labels = samples.labels[own][first]
     fold = image_folds(samples, folds, seed)
-    if judge == "one-class":
-        typical = _own_typicality(samples, own, fold, folds, labels[place], few, seed, progress)
-        suspicion = _share_above(_mean_of(typical[:, None], place)[:, 0], labels)
-        order = np.argsort(-suspicion, kind="stable")
-        likely = np.zeros_like(labels)
-        return Suspects(boxes[order], labels[order], likely, suspicion[order], few)
     said = np.zeros((len(boxes), num_classes))
     if judge in ("combined", "classifier"):
         said += _said_by_others(samples, own, place, fold, num_classes, folds, seed, progress)
@@ -121,7 +114,7 @@ def suspects(
         progress(folds + 1, folds + 1)
     suspicion, likely = _margin(said / _expected(labels, num_classes), labels)
     order = np.argsort(-suspicion, kind="stable")
-    return Suspects(boxes[order], labels[order], likely[order], suspicion[order], few)
+    return LabelIssues(boxes[order], labels[order], likely[order], suspicion[order], few)
 
 
 def _said_by_others(
@@ -141,7 +134,7 @@ def _said_by_others(
         inside = thinned(samples, inside, np.random.default_rng(seed))
         options = {"C": _PULL / len(inside), "class_weight": None, "max_iter": 100}
         estimator = make_classifier("LogisticRegression", options, seed)
-        estimator = fit_to(estimator, samples, inside, "suspects()")
+        estimator = fit_to(estimator, samples, inside, "find_label_issues()")
         outside = np.flatnonzero(fold[own] == number)
         for start in range(0, len(outside), CHUNK):
             some = outside[start : start + CHUNK]
@@ -167,49 +160,3 @@ def _margin(said: Float64, labels: Int64) -> tuple[Float64, Int64]:
     likely = others.argmax(axis=1)
     own, other = said[here, labels], said[here, likely]
     return np.log(other.clip(_LEAST)) - np.log(own.clip(_LEAST)), likely.astype(np.int64)
-
-
-def _own_typicality(
-    samples: Samples,
-    own: Int64,
-    fold: Int64,
-    folds: int,
-    labels: Int64,
-    few: list[int],
-    seed: int,
-    progress: Callable[[int, int], None] | None,
-) -> Float64:
-    """Of each region by its class's model from other images, float64; the lowest without one."""
-    found = np.full(len(own), np.finfo(np.float64).min)
-    for number in range(folds):
-        inside = np.flatnonzero(fold != number)
-        space = space_of(samples, fitted_rows(samples, inside, few, 10_000, seed))
-        places = places_in(space, samples, own)
-        outside = fold[own] == number
-        for label in np.unique(labels).tolist():
-            seen, asked = ~outside & (labels == label), outside & (labels == label)
-            if seen.sum() < 2 or not asked.any():
-                continue
-            model = make_one_class("Mahalanobis", {}, int(seen.sum()), seed)
-            found[asked] = typicality(fit_quietly(model, places[seen]), places[asked])
-        if progress is not None:
-            progress(number + 1, folds + 1)
-    return found
-
-
-def _share_above(typical: Float64, labels: Int64) -> Float64:
-    """Share of the boxes of the same class that are more typical, 0..1."""
-    share = np.zeros(len(labels))
-    for label in np.unique(labels).tolist():
-        here = np.flatnonzero(labels == label)
-        values = np.sort(typical[here])
-        above = len(here) - np.searchsorted(values, typical[here], side="right")
-        share[here] = above / max(1, len(here) - 1)
-    return share
-
-
-def _mean_of(values: Float64, place: Int64) -> Float64:
-    """Mean over the regions of each box, float64 [b, ...]."""
-    sums = np.zeros((int(place.max()) + 1, values.shape[1]))
-    np.add.at(sums, place, values)
-    return sums / np.bincount(place)[:, None]

@@ -24,7 +24,7 @@ from detbalance.repair.region_features import CHUNK, Samples, all_finite
 from detbalance.repair.second_classifier import MIN_BOXES, few_boxes, fitted_rows
 
 
-def space_of(samples: Samples, rows: Int64, components: int = 64) -> Any:
+def fit_pca(samples: Samples, rows: Int64, components: int = 64) -> Any:
     """Fit the space of one-class models: principal components of standardised features."""
     from sklearn.decomposition import PCA
     from sklearn.pipeline import make_pipeline
@@ -35,7 +35,7 @@ def space_of(samples: Samples, rows: Int64, components: int = 64) -> Any:
     return make_pipeline(StandardScaler(), PCA(components, random_state=0)).fit(features)
 
 
-def places_in(space: Any, samples: Samples, rows: Int64) -> NDArray[Any]:
+def embed(space: Any, samples: Samples, rows: Int64) -> NDArray[Any]:
     """Regions in the space, float [m, P], of some rows; those that are not finite are left out."""
     found = [np.zeros((0, 1))]
     for start in range(0, len(rows), CHUNK):
@@ -54,25 +54,23 @@ def finite(samples: Samples, rows: Int64) -> NDArray[np.float32]:
 def fit_quietly(model: Any, places: NDArray[Any]) -> Any:
     """Fit a model to regions in the space; what its library warns of shows in held-out figures."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="sklearn|pyod")
+        warnings.filterwarnings("ignore", module="sklearn")
         return model.fit(places)
 
 
 def typicality(model: Any, places: NDArray[Any]) -> Float64:
     """How typical regions are of what a model was fitted to; more is more."""
-    if type(model).__module__.startswith("pyod."):
-        return -np.asarray(model.decision_function(places), np.float64)
     if hasattr(model, "score_samples"):
         return np.asarray(model.score_samples(places), np.float64)
     return -np.asarray(model.mahalanobis(places), np.float64)
 
 
-GATES = (0.1, 0.2, 0.35, 0.5, 0.7)
-"""Lowest scores of a class that are lifted, as shares of the floor, to choose from."""
+GATE_QUANTILES = (0.1, 0.2, 0.35, 0.5, 0.7)
+"""Lowest scores of a class that are recovered, as shares of the floor, to choose from."""
 
 
 @dataclass(frozen=True)
-class LiftFigures:
+class GateFigures:
     """What lifting a class did on held-out images."""
 
     label: int
@@ -85,7 +83,7 @@ class LiftFigures:
     why: str = ""
 
 
-def fit_lifts(
+def fit_gates(
     samples: Samples,
     rows: Int64,
     scores: NDArray[np.float32],
@@ -102,7 +100,7 @@ def fit_lifts(
     min_boxes: int = MIN_BOXES,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[OneClassOpinion, list[LiftFigures]]:
+) -> tuple[OneClassModels, list[GateFigures]]:
     """Fit a model to each of some classes, and find from where on a region is typical."""
     options = dict(options or {})
     make_one_class(method, options, 10, seed)  # a wrong option, before any work
@@ -111,14 +109,14 @@ def fit_lifts(
     wanted = [label for label in labels if label not in few]
     fold = image_folds(samples, folds, seed)
     items = Items.of(samples, rows)
-    gates = [round(share * floor, 6) for share in GATES]
+    gates = [round(share * floor, 6) for share in GATE_QUANTILES]
 
     def fit(inside: Int64) -> tuple[Any, dict[int, _Fitted]]:
         taught = fitted_rows(samples, inside, few, max_background, seed)
-        space = space_of(samples, taught, components)
+        space = fit_pca(samples, taught, components)
         found = {}
         for label in wanted:
-            places = places_in(space, samples, inside[samples.labels[inside] == label])
+            places = embed(space, samples, inside[samples.labels[inside] == label])
             if len(places) >= 2:
                 model = fit_quietly(make_one_class(method, options, len(places), seed), places)
                 asked = (scores[:, label] >= gates[0]) & (scores[:, label] < floor)
@@ -167,20 +165,20 @@ def fit_lifts(
             back, by_score = regained[label, best[label]], regained[label, None]
             wrong = false[label, best[label]] / images
             why = "" if back else "no box came back on held-out images"
-        figures.append(LiftFigures(label, boxes, shown, back, wrong, by_score, not why, why))
+        figures.append(GateFigures(label, boxes, shown, back, wrong, by_score, not why, why))
     used = [figure.label for figure in figures if figure.used]
     everything = np.arange(len(samples))
     space, found = fit(everything) if used else (None, {})
-    lifts = []
+    found_gates = []
     for label in used:
         score, gate = scores[:, label].astype(np.float64), best[label]
         values = above(found[label].typical, score, gate)
-        lifts.append(
-            ClassLift(label, found[label].model, gate, threshold(label, values, everything))
+        found_gates.append(
+            ClassGate(label, found[label].model, gate, threshold(label, values, everything))
         )
     if progress is not None:
         progress(folds + 1, folds + 1)
-    return OneClassOpinion(method, space, lifts, floor, num_classes, shared), figures
+    return OneClassModels(method, space, found_gates, floor, num_classes, shared), figures
 
 
 @dataclass(frozen=True)
@@ -219,8 +217,8 @@ _SPAN = 0.02
 
 
 @dataclass(frozen=True)
-class ClassLift:
-    """The model of one class, and which regions it lifts."""
+class ClassGate:
+    """The model of one class, and which regions it gates."""
 
     label: int
     model: Any
@@ -229,12 +227,12 @@ class ClassLift:
 
 
 @dataclass(frozen=True)
-class OneClassOpinion:
+class OneClassModels:
     """Lifts scores of rare classes above the floor, where a region is typical of the class."""
 
     method: str
     space: Any
-    lifts: Sequence[ClassLift]
+    gates: Sequence[ClassGate]
     floor: float
     num_classes: int
     shared: bool
@@ -244,17 +242,17 @@ class OneClassOpinion:
         own, seen = scores.double().cpu().numpy(), features.float().cpu().numpy()
         new = own.copy()
         good = np.isfinite(seen).all(axis=1)
-        for lift in self.lifts:
+        for lift in self.gates:
             score = new[:, lift.label]
             rows = np.flatnonzero(good & (score >= lift.gate) & (score < self.floor))
             if len(rows):
                 high = typicality(lift.model, self.space.transform(seen[rows])) > lift.threshold
                 found = rows[high]
-                new[found] = lifted(new[found], lift.label, self.floor, self.shared)
+                new[found] = recovered(new[found], lift.label, self.floor, self.shared)
         return scores if (new == own).all() else torch.from_numpy(new).to(scores)
 
 
-def lifted(scores: Float64, label: int, floor: float, shared: bool) -> Float64:
+def recovered(scores: Float64, label: int, floor: float, shared: bool) -> Float64:
     """Lift scores of a class just above the floor, in the order that they had."""
     new: Float64 = scores.copy()
     share = _SPAN * (1.0 - floor)
@@ -272,16 +270,16 @@ _OVERLAP = 0.3
 
 
 @dataclass(frozen=True)
-class Strangers:
-    """Images by their strangest region."""
+class NovelImages:
+    """Images by the region that is least like any known class."""
 
     images: Int64
-    strangeness: Float64
+    ood_score: Float64
     boxes: NDArray[np.float32]
     rows: Int64
 
 
-def strangers(
+def novel_images(
     samples: Samples,
     rows: Int64,
     scores: NDArray[np.float32],
@@ -291,7 +289,7 @@ def strangers(
     folds: int = 3,
     min_boxes: int = MIN_BOXES,
     seed: int = 0,
-) -> Strangers:
+) -> NovelImages:
     """Rank images by the region that the detector takes for an object and no class is near to.
 
     Source: Lee et al., 2018, arXiv:1807.03888, eq. 2 (classes share one covariance). Differs: it is
@@ -313,19 +311,19 @@ def strangers(
         asked = np.flatnonzero((fold == number) & high)
         if len(objects) < 2 or not len(asked):
             continue
-        space = space_of(samples, taught)
-        seen, labels = places_in(space, samples, objects), samples.labels[objects]
+        space = fit_pca(samples, taught)
+        seen, labels = embed(space, samples, objects), samples.labels[objects]
         means = {c: seen[labels == c].mean(axis=0) for c in np.unique(labels).tolist()}
         inner = np.concatenate([seen[labels == c] - mean for c, mean in means.items()])
         shape = LedoitWolf(assume_centered=True).fit(inner)
-        places = places_in(space, samples, asked)
+        places = embed(space, samples, asked)
         away = [shape.mahalanobis(places - mean) for mean in means.values()]
         found[asked] = np.min(away, axis=0) / places.shape[1]
     asked = np.flatnonzero(np.isfinite(found))
     order = asked[np.argsort(-found[asked], kind="stable")]
     _, first = np.unique(samples.images[order], return_index=True)
     top = order[np.sort(first)]
-    return Strangers(samples.images[top], found[top], boxes[top], rows[top])
+    return NovelImages(samples.images[top], found[top], boxes[top], rows[top])
 
 
 def _left_by_nms(

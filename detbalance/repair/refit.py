@@ -6,7 +6,7 @@ Letters: n regions, D outputs, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
@@ -20,19 +20,18 @@ from detbalance.repair.classifier import Classifier, output_classes
 from detbalance.repair.fitting import (
     Change,
     FitSettings,
-    Objective,
+    RegionLoss,
     class_weights,
     fit_change,
     mean_loss,
 )
 from detbalance.repair.folds import image_folds
-from detbalance.repair.means import mean_directions
 from detbalance.repair.rebalance import gaussian_regions, rebalance, sampler_names
-from detbalance.repair.region_features import FrozenLogits, Samples
+from detbalance.repair.region_features import Samples
 
 
 @dataclass(frozen=True)
-class Task:
+class RefitContext:
     """A classifier, its data, and how to go about it."""
 
     classifier: Classifier
@@ -57,7 +56,7 @@ DECAYS = (1.0, 0.3, 0.1, 0.03, 0.01)
 TAUS = (0.25, 0.5, 0.75, 1.0, 1.5)
 
 
-def retrained(task: Task) -> Iterator[tuple[str, Fit]]:
+def retrained(task: RefitContext) -> Iterator[tuple[str, Fit]]:
     """Classifier retraining on class-balanced batches.
 
     Source: cRT, Kang et al., 2020, arXiv:1910.09217, sec. 4.2. Differs: it starts from the present
@@ -68,7 +67,7 @@ def retrained(task: Task) -> Iterator[tuple[str, Fit]]:
     return _fits(task, lambda samples: samples, balance)
 
 
-def scaled(task: Task) -> Iterator[tuple[str, Fit]]:
+def scaled(task: RefitContext) -> Iterator[tuple[str, Fit]]:
     """A factor and a shift for each class's logit, learned on class-balanced batches.
 
     Source: LWS, Kang et al., 2020, arXiv:1910.09217, sec. 4.4. Differs: a shift as well, as a
@@ -78,7 +77,7 @@ def scaled(task: Task) -> Iterator[tuple[str, Fit]]:
     return _fits(task, lambda samples: samples, balance, free="scale")
 
 
-def normalized(task: Task) -> Iterator[tuple[str, Fit]]:
+def normalized(task: RefitContext) -> Iterator[tuple[str, Fit]]:
     """The weights of each class brought to the same length, as far as tau says.
 
     Source: tau-normalisation, Kang et al., 2020, arXiv:1910.09217, sec. 4.3. Differs: lengths are
@@ -111,41 +110,7 @@ def tau_scale(lengths: Tensor, tau: float) -> Tensor:
     return scale
 
 
-def nearest_mean(task: Task) -> Iterator[tuple[str, Fit]]:
-    """Each class's logit is how much nearer a region is to its mean than to the background's.
-
-    Source: NCM, Kang et al., 2020, arXiv:1910.09217, sec. 4.2. Differs: distances are Euclidean, so
-    that the classifier stays linear, and compared with the background's, as a detector must reject.
-    """
-    weight, bias = task.present
-    class_of = output_classes(task.classifier)
-    objective = Objective(task.classifier)
-
-    def fit(samples: Samples, decay: float) -> Change:
-        direction, offset, scale = mean_directions(samples, class_of)
-        means = Change(direction, offset, scale)
-        logits = FrozenLogits(samples.features, samples.slots, *means.apply(weight, bias))
-        nearer = replace(samples, logits=logits)
-        counts = class_weights(samples, task.classifier.num_classes, 1.0)
-        learned = fit_change(
-            nearer,
-            counts,
-            bias,
-            objective,
-            decay=decay,
-            free="scale",
-            settings=task.settings,
-        )
-        return Change(
-            direction * learned.scale[:, None],
-            offset * learned.scale + learned.bias,
-            scale * learned.scale,
-        )
-
-    yield from ((f"decay {d:g}", partial(fit, decay=d)) for d in DECAYS)
-
-
-def made_regions(task: Task) -> Iterator[tuple[str, Fit]]:
+def made_regions(task: RefitContext) -> Iterator[tuple[str, Fit]]:
     """Retraining with regions that are drawn around the means of the rarer classes."""
     target = task.options.get("target")
     seed = task.settings.seed
@@ -154,18 +119,17 @@ def made_regions(task: Task) -> Iterator[tuple[str, Fit]]:
     )
 
 
-METHODS: dict[str, Callable[[Task], Iterator[tuple[str, Fit]]]] = {
+METHODS: dict[str, Callable[[RefitContext], Iterator[tuple[str, Fit]]]] = {
     "crt": retrained,
     "lws": scaled,
     "tau": normalized,
-    "ncm": nearest_mean,
     "fasa": made_regions,
 }
 """By the name of the method. Names of imbalanced-learn's samplers stand for retraining on what they
 make of the regions."""
 
 
-def fits_of(method: str) -> Callable[[Task], Iterator[tuple[str, Fit]]]:
+def fits_of(method: str) -> Callable[[RefitContext], Iterator[tuple[str, Fit]]]:
     """The fits that a method chooses from, by the name of each setting."""
     if method in METHODS:
         return METHODS[method]
@@ -180,8 +144,8 @@ def fits_of(method: str) -> Callable[[Task], Iterator[tuple[str, Fit]]]:
     return _sampled(method)
 
 
-def _sampled(name: str) -> Callable[[Task], Iterator[tuple[str, Fit]]]:
-    def candidates(task: Task) -> Iterator[tuple[str, Fit]]:
+def _sampled(name: str) -> Callable[[RefitContext], Iterator[tuple[str, Fit]]]:
+    def candidates(task: RefitContext) -> Iterator[tuple[str, Fit]]:
         options = dict(task.options)
         target = options.pop("target", None)
         return _fits(
@@ -194,11 +158,11 @@ def _sampled(name: str) -> Callable[[Task], Iterator[tuple[str, Fit]]]:
 
 
 def _fits(
-    task: Task, prepare: Callable[[Samples], Samples], balance: float, free: str = "all"
+    task: RefitContext, prepare: Callable[[Samples], Samples], balance: float, free: str = "all"
 ) -> Iterator[tuple[str, Fit]]:
     """A fit for each strength of the pull, all to the same prepared regions."""
     _, bias = task.present
-    objective = Objective(task.classifier)
+    objective = RegionLoss(task.classifier)
     last: list[tuple[Samples, Samples]] = []
 
     def fit(samples: Samples, decay: float) -> Change:
@@ -229,7 +193,7 @@ class Refit:
     regions: NDArray[np.int64]
 
 
-def refit(task: Task, method: str) -> Refit:
+def refit(task: RefitContext, method: str) -> Refit:
     """Refit a classifier; the detector itself is not changed.
 
     Every method has settings that pull it more or less to the present classifier. Which one is
@@ -245,7 +209,7 @@ def refit(task: Task, method: str) -> Refit:
     """
     weight, bias = task.present
     candidates = dict(fits_of(method)(task))
-    objective = Objective(task.classifier)
+    objective = RegionLoss(task.classifier)
     if not (task.samples.labels > 0).any():
         raise ValueError(
             "refit(): the region features show no object. Regions of annotated boxes are expected."

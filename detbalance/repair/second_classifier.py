@@ -1,4 +1,4 @@
-"""A second opinion on a detector's regions, heard before its boxes are made.
+"""A second classifier on a detector's regions, heard before its boxes are made.
 
 Letters: n regions, F features, K classes.
 """
@@ -22,13 +22,13 @@ from detbalance.detection.adapter import Mixin, adapt
 from detbalance.repair.blend_scores import (
     Items,
     best_power,
+    blend_scores,
     class_precision,
-    pooled,
     share_shown,
-    sharpened,
+    temperature_scaled,
 )
 from detbalance.repair.classifier import Classifier, OneStageClassifier, patches
-from detbalance.repair.collecting import level_of
+from detbalance.repair.collecting import cap_per_class
 from detbalance.repair.estimators import make_classifier
 from detbalance.repair.folds import image_folds
 from detbalance.repair.region_features import CHUNK, Samples
@@ -136,10 +136,11 @@ class _Given(nn.Module):
 logger = logging.getLogger(__name__)
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
-"""Weights of the opinion that are tried; 0 is the detector alone."""
+"""Weights of the second classifier that are tried; 0 is the detector alone."""
 
 MOST_HIDDEN = 0.05
-"""Share of a class's boxes, on average over classes, that an opinion may push below the floor."""
+"""Share of a class's boxes, on average over classes, that a second classifier may push below the
+floor."""
 
 MIN_BOXES = 3
 """Boxes of a class from which on something is learned of it."""
@@ -149,8 +150,8 @@ MOST_OBJECTS = 50_000
 
 
 @dataclass(frozen=True)
-class ClassOpinion:
-    """A classifier's probabilities, pooled with the detector's scores."""
+class SecondClassifier:
+    """A classifier's probabilities, blend_scores with the detector's scores."""
 
     method: str
     estimator: Any
@@ -164,14 +165,14 @@ class ClassOpinion:
         if not self.weight:
             return scores
         said = probabilities(self.estimator, features.cpu().numpy(), self.num_classes)
-        said = sharpened(said, self.power)
-        new = pooled(scores.double().cpu().numpy(), said, self.weight, self.shared)
+        said = temperature_scaled(said, self.power)
+        new = blend_scores(scores.double().cpu().numpy(), said, self.weight, self.shared)
         return torch.from_numpy(new).to(scores)
 
 
 @dataclass(frozen=True)
 class Weighing:
-    """How the weight of an opinion was chosen."""
+    """How the weight of a second classifier was chosen."""
 
     weight: float
     power: float
@@ -180,7 +181,7 @@ class Weighing:
     few: list[int]
 
 
-def fit_opinion(
+def fit_second_classifier(
     samples: Samples,
     rows: Int64,
     scores: NDArray[np.float32],
@@ -194,7 +195,7 @@ def fit_opinion(
     min_boxes: int = MIN_BOXES,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[ClassOpinion, Weighing]:
+) -> tuple[SecondClassifier, Weighing]:
     """Fit a classifier to regions, and choose how much it counts beside the detector.
 
     The weight is chosen by cross-fitting: each region is judged by a classifier that has not seen
@@ -203,11 +204,11 @@ def fit_opinion(
     log loss would reward well-placed probabilities, which thresholds and calibration bring about
     later. Of equal weights the smallest is taken: 0, the detector alone, where nothing helps.
 
-    An opinion that is never sure draws all scores down, which no ranking shows: a weight that hides
-    more than `MOST_HIDDEN` of the boxes, each class counting the same, is not taken.
+    A second classifier that is never sure draws all scores down, which no ranking shows: a weight
+    that hides more than `MOST_HIDDEN` of the boxes, each class counting the same, is not taken.
 
-    Before, the opinion is made as sure as serves it best on the same held-out regions, see
-    `best_power`.
+    Before, the second classifier is made as sure as serves it best on the same held-out regions,
+    see `best_power`.
 
     The detector itself has seen all of these images, and so its part of the mean is on the high
     side: weights chosen here are rather too small than too large.
@@ -218,7 +219,7 @@ def fit_opinion(
         scores: float32 [n, K + 1], of the detector.
         method: see `make_classifier`.
         options: of its constructor.
-        shared: see `ClassOpinion`.
+        shared: see `SecondClassifier`.
         floor: score from which a detection is shown, 0..1.
         folds: of images; >= 2.
         max_background: background regions that it is fitted to, at most; >= 1.
@@ -241,12 +242,12 @@ def fit_opinion(
     fold = image_folds(samples, folds, seed)
     said = out_of_fold(samples, fold, fit, num_classes, folds, progress)
     power = best_power(said, samples.labels)
-    said = sharpened(said, power)
+    said = temperature_scaled(said, power)
     items = Items.of(samples, rows)
     own = scores.astype(np.float64)
     precision, shown = {}, {}
     for weight in WEIGHTS:
-        together = pooled(own, said, weight, shared)
+        together = blend_scores(own, said, weight, shared)
         precision[weight] = class_precision(together, items)
         shown[weight] = share_shown(together, items, floor)
     # A thousandth is noise, and no reason to hear anybody.
@@ -256,8 +257,8 @@ def fit_opinion(
     estimator = fit(np.arange(len(samples))) if weight else None
     if progress is not None:
         progress(folds + 1, folds + 1)
-    opinion = ClassOpinion(method, estimator, weight, num_classes, shared, power)
-    return opinion, Weighing(weight, power, precision, shown, few)
+    second = SecondClassifier(method, estimator, weight, num_classes, shared, power)
+    return second, Weighing(weight, power, precision, shown, few)
 
 
 def out_of_fold(
@@ -313,7 +314,7 @@ def fitted_rows(
 def thinned(samples: Samples, rows: Int64, generator: np.random.Generator) -> Int64:
     """Some of the rows where there are more than `MOST_OBJECTS`: fewer of the largest classes."""
     counts = np.bincount(samples.labels[rows])
-    most = level_of(counts, MOST_OBJECTS)
+    most = cap_per_class(counts, MOST_OBJECTS)
     if most == np.inf:
         return rows
     chance = np.minimum(1.0, most / np.maximum(counts, 1))[samples.labels[rows]]

@@ -1,9 +1,8 @@
-"""Second opinions on disk, as skops files: nothing in them is run when they are read.
+"""Second classifiers on disk, as skops files: nothing in them is run when they are read.
 
-A pickle runs what it holds. A skops file lists the types that it holds first; only those that an
-opinion is made of are built: plain values, arrays, and estimators of scikit-learn and
-imbalanced-learn (and of PyOD, where such a model was fitted). What is built is then looked at and
-tried before it is used.
+A pickle runs what it holds. A skops file lists the types that it holds first; only those that a
+second classifier is made of are built: plain values, arrays, and estimators of scikit-learn and
+imbalanced-learn. What is built is then looked at and tried before it is used.
 """
 
 from __future__ import annotations
@@ -25,14 +24,15 @@ from detbalance.data import Categories
 from detbalance.data.files import replace_file
 from detbalance.data.messages import needs
 from detbalance.repair.estimators import DamagedModel, check_parts
-from detbalance.repair.novelty import ClassLift, OneClassOpinion, typicality
-from detbalance.repair.second_classifier import ClassOpinion, probabilities
+from detbalance.repair.novelty import ClassGate, OneClassModels, typicality
+from detbalance.repair.second_classifier import SecondClassifier, probabilities
 
-FORMAT = "detbalance.opinion/2"
+FORMAT = "detbalance.second_classifier/1"
 
-Opinion = ClassOpinion | OneClassOpinion
+Reclassifier = SecondClassifier | OneClassModels
 
-# How skops builds what opinions are made of: nothing in it calls a function that a file names.
+# How skops builds what second classifiers are made of: nothing in it calls a function that a file
+# names.
 _LOADERS = {f"{kind}Node" for kind in (
     "Dict", "List", "Tuple", "Set", "Json", "Type", "NdArray", "MaskedArray", "DType", "Bytes",
     "RandomState", "RandomGenerator", "SparseMatrix", "Object", "Tree", "Loss",
@@ -56,36 +56,36 @@ _PARTS = {
 }
 
 
-def save_opinion(
-    path: Path, opinion: Opinion, *, weights: str, categories: Categories, width: int
+def save_second_classifier(
+    path: Path, second: Reclassifier, *, weights: str, categories: Categories, width: int
 ) -> None:
-    """Write an opinion; the file appears whole or not at all."""
+    """Write a second classifier; the file appears whole or not at all."""
     io = _skops()
     content: dict[str, Any] = {
         "format": FORMAT,
         "weights": weights,
         "categories": list(categories.names),
         "width": width,
-        "method": opinion.method,
-        "num_classes": opinion.num_classes,
-        "shared": opinion.shared,
+        "method": second.method,
+        "num_classes": second.num_classes,
+        "shared": second.shared,
     }
-    if isinstance(opinion, ClassOpinion):
-        content |= {"kind": "classifier", "model": opinion.estimator, "weight": opinion.weight}
-        content["power"] = opinion.power
+    if isinstance(second, SecondClassifier):
+        content |= {"kind": "classifier", "model": second.estimator, "weight": second.weight}
+        content["power"] = second.power
     else:
         content |= {
             "kind": "one-class",
-            "model": opinion.space,
-            "floor": opinion.floor,
-            "lifts": [
+            "model": second.space,
+            "floor": second.floor,
+            "gates": [
                 {
                     "label": lift.label,
                     "model": lift.model,
                     "gate": lift.gate,
                     "threshold": lift.threshold,
                 }
-                for lift in opinion.lifts
+                for lift in second.gates
             ],
         }
     try:
@@ -93,23 +93,23 @@ def save_opinion(
         wrong = _untrusted(io, data)
     except Exception as error:  # whatever a model's own state makes of it
         raise ValueError(
-            f"{path}: {opinion.method} cannot be saved without a pickle"
+            f"{path}: {second.method} cannot be saved without a pickle"
             f" ({' '.join(str(error).split())[:200]}). A model of plain arrays is expected. Use"
             " another --method."
         ) from error
     if wrong:
         raise ValueError(
-            f"{path}: {opinion.method} holds {wrong[0]}, which would not be read again. Models of"
+            f"{path}: {second.method} holds {wrong[0]}, which would not be read again. Models of"
             " scikit-learn and imbalanced-learn are expected. Use another --method."
         )
     with replace_file(path) as file:
         file.write(data)
 
 
-def load_opinion(path: Path, *, weights: str, categories: Categories) -> Opinion:
-    """Read an opinion."""
+def load_second_classifier(path: Path, *, weights: str, categories: Categories) -> Reclassifier:
+    """Read a second classifier."""
     io = _skops()
-    remedy = "A file written by `detbalance opinion` is expected. Make it again."
+    remedy = "A file written by `detbalance reclassify` is expected. Make it again."
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -137,7 +137,7 @@ def load_opinion(path: Path, *, weights: str, categories: Categories) -> Opinion
         _check_keys(content, _KEYS)
     _check_detector(path, content, weights, categories)
     with _told(path, remedy):
-        return _opinion(content)
+        return _second(content)
 
 
 def _shown(text: str) -> str:
@@ -181,7 +181,7 @@ _KEYS: dict[str, Callable[[Any], bool]] = {
 _CLASSIFIER_KEYS = {"weight": _in(Real, 0, 1), "power": _in(Real, 1e-9, 1e9)}
 _ONE_CLASS_KEYS = {
     "floor": _in(Real, 0, 1),
-    "lifts": lambda value: (
+    "gates": lambda value: (
         isinstance(value, list) and all(isinstance(lift, dict) for lift in value)
     ),
 }
@@ -197,7 +197,7 @@ def _check_keys(content: dict[str, Any], keys: dict[str, Callable[[Any], bool]])
     for key, is_good in keys.items():
         if key not in content or not is_good(content[key]):
             shown = f"is {content[key]!r:.80}" if key in content else "is missing"
-            raise DamagedModel(f"{key} {shown}, which it is in no opinion")
+            raise DamagedModel(f"{key} {shown}, which it is in no second classifier")
 
 
 def _check_detector(
@@ -213,11 +213,11 @@ def _check_detector(
         raise ValueError(
             f"{path}: is about a detector with the weights {_shown(content['weights'])}, those of"
             f" the checkpoint are {weights}. The same are expected, as features are of one"
-            " detector. Use the checkpoint that it was made with, or make the opinion again."
+            " detector. Use the checkpoint that it was made with, or make it again."
         )
 
 
-def _opinion(content: dict[str, Any]) -> Opinion:
+def _second(content: dict[str, Any]) -> Reclassifier:
     """Put the parts together, when each has been looked at and asked about some regions."""
     method, model, classes = content["method"], content["model"], content["num_classes"]
     if classes != len(content["categories"]) + 1:
@@ -229,22 +229,22 @@ def _opinion(content: dict[str, Any]) -> Opinion:
         check_parts(model, width)
         if content["weight"]:
             _try_classifier(model, asked, classes)
-        return ClassOpinion(
+        return SecondClassifier(
             method, model, content["weight"], classes, content["shared"], content["power"]
         )
     _check_keys(content, _ONE_CLASS_KEYS)
     check_parts(model, width)
-    lifts = []
-    for lift in content["lifts"]:
+    gates = []
+    for lift in content["gates"]:
         _check_keys(lift, _LIFT_KEYS)
         if lift["label"] >= classes:
-            raise DamagedModel(f"it lifts class {lift['label']} of {classes - 1}")
+            raise DamagedModel(f"it gates class {lift['label']} of {classes - 1}")
         places = np.asarray(model.transform(asked))
         check_parts(lift["model"], places.shape[1])
         if typicality(lift["model"], places).shape != (len(asked),):
             raise DamagedModel("what it says of regions has another shape")
-        lifts.append(ClassLift(lift["label"], lift["model"], lift["gate"], lift["threshold"]))
-    return OneClassOpinion(method, model, lifts, content["floor"], classes, content["shared"])
+        gates.append(ClassGate(lift["label"], lift["model"], lift["gate"], lift["threshold"]))
+    return OneClassModels(method, model, gates, content["floor"], classes, content["shared"])
 
 
 def _try_classifier(model: Any, asked: NDArray[np.float32], classes: int) -> None:
@@ -299,8 +299,6 @@ def _trusted(name: str) -> bool:
             parent = object  # compiled losses and links: numbers alone
         elif module.startswith(("sklearn.", "imblearn.")):
             parent = importlib.import_module("sklearn.base").BaseEstimator
-        elif module.startswith("pyod.models."):
-            parent = importlib.import_module("pyod.models.base").BaseDetector
         else:
             return False
         found = getattr(importlib.import_module(module), kind, None)
@@ -313,4 +311,4 @@ def _skops() -> Any:
     try:
         return importlib.import_module("skops.io")
     except ImportError as error:
-        raise needs("saving a second opinion", "skops", "refit") from error
+        raise needs("saving a second classifier", "skops", "refit") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detbalance.data.messages import counted, needs
 from detbalance.evaluation.comparison import decimals, digits_for
-from detbalance.evaluation.report import SPREAD
+from detbalance.evaluation.report import WITH_INTERVALS
 from detbalance.reporting.console import (
     GROUP_STYLES,
     KEPT_OF_MANY,
@@ -136,7 +136,7 @@ def _by_group(comparison: Comparison) -> Table:
     for name, _ in groups:
         table.add_column(Text(name, style=GROUP_STYLES.get(name, "bold")), justify="right")
     level = 1 - comparison.settings.confidence
-    for name in SPREAD:
+    for name in WITH_INTERVALS:
         cells = [_difference(group.figures[name], level) for _, group in groups]
         table.add_row(Text(name), *cells)
     return table
@@ -177,7 +177,7 @@ _COLUMNS = (
     "train_boxes",
     "val_images",
     "val_boxes",
-    *(f"{figure}_{part}" for figure in SPREAD for part in _PARTS),
+    *(f"{figure}_{part}" for figure in WITH_INTERVALS for part in _PARTS),
     "num_categories",
     "num_evaluated",
 )
@@ -234,7 +234,9 @@ def _lines(comparison: Comparison) -> Iterator[str]:
         [name, str(group.num_categories), str(group.val_boxes), *_cells(group.figures, level)]
         for name, group in shown_groups(comparison.groups, comparison.settings.group_rule)
     ]
-    yield from markdown_table(("group", "classes", "val boxes", *SPREAD), groups, num_text=1)
+    yield from markdown_table(
+        ("group", "classes", "val boxes", *WITH_INTERVALS), groups, num_text=1
+    )
     yield ""
     yield f"Each cell: baseline to ours, the difference and its interval. {ROW_MEANS}."
     mark, *sentences = real_differences(comparison)
@@ -246,7 +248,7 @@ def _lines(comparison: Comparison) -> Iterator[str]:
         [escaped(row.name), row.group or "-", str(row.val_boxes), *_cells(row.figures, level)]
         for row in comparison.classes
     ]
-    classes = markdown_table(("class", "group", "val boxes", *SPREAD), rows, num_text=2)
+    classes = markdown_table(("class", "group", "val boxes", *WITH_INTERVALS), rows, num_text=2)
     if len(rows) < FOLDED_FROM:
         yield from classes
     else:
@@ -262,7 +264,7 @@ def _lines(comparison: Comparison) -> Iterator[str]:
 
 
 def _cells(figures: Mapping[str, Difference], level: float) -> Sequence[str]:
-    return [_cell(figures[name], level) for name in SPREAD]
+    return [_cell(figures[name], level) for name in WITH_INTERVALS]
 
 
 def _cell(one: Difference, level: float) -> str:

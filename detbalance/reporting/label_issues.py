@@ -1,10 +1,10 @@
-"""suspects.json, as `detbalance suspects` writes it: read, and checked before any of it is shown.
+"""label_issues.json, as `detbalance label-issues` writes it, and what a report shows of it.
 
-`{"format": "detbalance.suspects/1", "judge": "combined", "annotations": "train.json", "images":
+`{"format": "detbalance.label_issues/1", "judge": "combined", "annotations": "train.json", "images":
 "/data/train", "boxes_judged": 2, "boxes_not_judged": 0, "classes_with_too_few_boxes": [],
-"suspects": [{"annotation_id": 7, "file_name": "a.png", "class": "copper", "looks_like": "iron",
-"suspicion": 1.2, "bbox": [x, y, width, height]}, ...], "strange_images": [{"file_name": "b.png",
-"strangeness": 3.1, "box": [left, top, right, bottom], "annotation_id": null}, ...]}`
+"label_issues": [{"annotation_id": 7, "file_name": "a.png", "class": "copper", "looks_like": "iron",
+"suspicion": 1.2, "bbox": [x, y, width, height]}, ...], "novel_images": [{"file_name": "b.png",
+"ood_score": 3.1, "box": [left, top, right, bottom], "annotation_id": null}, ...]}`
 
 Later versions of format 1 may have more keys.
 """
@@ -27,12 +27,9 @@ from detbalance.data.images import import_cv2, read_image
 from detbalance.data.messages import counted
 from detbalance.reporting.gallery import Box, box_at, cut_thumbnail, image_notes
 
-FORMAT = "detbalance.suspects/1"
-NAME = "suspects.json"
-SHARES = "one-class"
-"""The judge whose suspicion is a share of the boxes of a class, not the logarithm of odds."""
-
-_WRITE = "Write it anew: detbalance suspects --output FOLDER"
+FORMAT = "detbalance.label_issues/1"
+NAME = "label_issues.json"
+_WRITE = "Write it anew: detbalance label-issues --output FOLDER"
 Four = tuple[float, float, float, float]
 _Entry = TypeVar("_Entry")
 # What reading a value of another kind than expected raises.
@@ -40,7 +37,7 @@ _DAMAGE = (KeyError, TypeError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True)
-class SuspectBox:
+class LabelIssue:
     """An annotated box that was judged."""
 
     annotation_id: int
@@ -52,18 +49,18 @@ class SuspectBox:
 
 
 @dataclass(frozen=True)
-class StrangeImage:
+class NovelImage:
     """An image with something that looks like no known class."""
 
     file_name: str
-    strangeness: float
+    ood_score: float
     bbox: Four
     annotation_id: int | None
 
 
 @dataclass(frozen=True)
-class SuspectsFile:
-    """What `detbalance suspects` found."""
+class LabelIssuesFile:
+    """What `detbalance label-issues` found."""
 
     path: Path
     annotations: str
@@ -71,12 +68,12 @@ class SuspectsFile:
     judge: str
     boxes_not_judged: int
     few: tuple[str, ...]
-    boxes: tuple[SuspectBox, ...]
-    strange: tuple[StrangeImage, ...]
+    boxes: tuple[LabelIssue, ...]
+    novel: tuple[NovelImage, ...]
 
 
-def load_suspects(given: str | os.PathLike[str]) -> SuspectsFile:
-    """Read suspects.json."""
+def load_label_issues(given: str | os.PathLike[str]) -> LabelIssuesFile:
+    """Read label_issues.json."""
     path = Path(given)
     if not path.exists():
         raise ValueError(
@@ -93,15 +90,15 @@ def load_suspects(given: str | os.PathLike[str]) -> SuspectsFile:
     if document.get("format") != FORMAT:
         found = show(document["format"]) if "format" in document else "missing"
         raise ValueError(f'{path}: "format" is {found}. "{FORMAT}" is expected. {_WRITE}')
-    return SuspectsFile(
+    return LabelIssuesFile(
         path,
         annotations=_value(document, "annotations", _text, path),
         images=Path(_value(document, "images", _text, path)),
         judge=_value(document, "judge", _text, path),
         boxes_not_judged=_value(document, "boxes_not_judged", _count, path),
         few=_each(document, "classes_with_too_few_boxes", _text, path),
-        boxes=_each(document, "suspects", _suspect_box, path),
-        strange=_each(document, "strange_images", _strange_image, path),
+        boxes=_each(document, "label_issues", _label_issue, path),
+        novel=_each(document, "novel_images", _novel_image, path),
     )
 
 
@@ -111,7 +108,7 @@ def _value(document: dict[str, Any], key: str, read: Callable[[Any], _Entry], pa
     except _DAMAGE:
         found = show(document[key]) if key in document else "missing"
         raise ValueError(
-            f'{path}: "{key}" is {found}. What detbalance suspects writes there is expected.'
+            f'{path}: "{key}" is {found}. What detbalance label-issues writes there is expected.'
             f" {_WRITE}"
         ) from None
 
@@ -131,15 +128,15 @@ def _each(
     if wrong:
         raise ValueError(
             f'{path}: {len(wrong)} of {len(entries)} entries of "{key}" are damaged (first:'
-            f" {key}[{wrong[0]}] is {show(entries[wrong[0]])}). What detbalance suspects writes"
+            f" {key}[{wrong[0]}] is {show(entries[wrong[0]])}). What detbalance label-issues writes"
             f" there is expected. {_WRITE}"
         )
     return tuple(done)
 
 
-def _suspect_box(entry: Any) -> SuspectBox:
+def _label_issue(entry: Any) -> LabelIssue:
     likely = entry["looks_like"]
-    return SuspectBox(
+    return LabelIssue(
         _count(entry["annotation_id"]),
         _text(entry["file_name"]),
         _text(entry["class"]),
@@ -149,12 +146,12 @@ def _suspect_box(entry: Any) -> SuspectBox:
     )
 
 
-def _strange_image(entry: Any) -> StrangeImage:
+def _novel_image(entry: Any) -> NovelImage:
     annotation = entry["annotation_id"]
     left, top, right, bottom = _four(entry["box"])
-    return StrangeImage(
+    return NovelImage(
         _text(entry["file_name"]),
-        _number(entry["strangeness"]),
+        _number(entry["ood_score"]),
         (left, top, right - left, bottom - top),
         None if annotation is None else _count(annotation),
     )
@@ -192,14 +189,12 @@ def _four(value: Any) -> Four:
 # Names of classes that a sentence lists.
 _NAMED = 20
 # Of a class judged by shares, the part that is shown: the least typical tenth.
-_LEAST_SHARE = 0.9
 # Share of a class's boxes from which so many suspicions speak against their judge.
 _DOUBTED = 0.5
 _JUDGES = {
     "combined": "a classifier that has not seen their image and by the detector",
     "classifier": "a classifier that has not seen their image",
     "detector": "the detector",
-    "one-class": "how typical they are of their own class",
 }
 
 
@@ -214,69 +209,65 @@ class Cutout:
 
 
 @dataclass(frozen=True)
-class SuspectClass:
+class ClassIssues:
     """The suspicious boxes of a class."""
 
     name: str
     judged: int
     suspicious: int
-    boxes: tuple[SuspectBox, ...]
+    boxes: tuple[LabelIssue, ...]
 
 
 @dataclass(frozen=True)
-class SuspectSection:
+class LabelIssuesSection:
     """What a report says of labels that look wrong."""
 
     about: tuple[str, ...]
-    classes: tuple[SuspectClass, ...]
+    classes: tuple[ClassIssues, ...]
     counted: str
     rest: str
-    strange: tuple[StrangeImage, ...]
-    pictures: Mapping[SuspectBox | StrangeImage, Cutout]
+    novel: tuple[NovelImage, ...]
+    pictures: Mapping[LabelIssue | NovelImage, Cutout]
     notes: tuple[str, ...]
 
 
-def suspect_section(
-    found: SuspectsFile,
+def label_issues_section(
+    found: LabelIssuesFile,
     *,
     max_of_class: int = 12,
     max_boxes: int = 120,
-    max_strange: int = 6,
+    max_novel: int = 6,
     thumbnail: int = 200,
-) -> SuspectSection:
+) -> LabelIssuesSection:
     """Choose the boxes to show, and cut them out of their images."""
-    by_class: dict[str, list[SuspectBox]] = {}
+    by_class: dict[str, list[LabelIssue]] = {}
     for box in found.boxes:
         by_class.setdefault(box.class_name, []).append(box)
-    classes: list[SuspectClass] = []
+    classes: list[ClassIssues] = []
     left = max_boxes
     for name in sorted(by_class, key=lambda name: (len(by_class[name]), name)):
         boxes = sorted(by_class[name], key=lambda box: -box.suspicion)
-        wrong = [box for box in boxes if _looks_wrong(box, found.judge)]
+        wrong = [box for box in boxes if box.suspicion > 0]
         shown = tuple(wrong[: min(left, max_of_class)])
         left -= len(shown)
-        classes.append(SuspectClass(name, len(boxes), len(wrong), shown))
+        classes.append(ClassIssues(name, len(boxes), len(wrong), shown))
     shown_classes = tuple(one for one in classes if one.boxes)
-    strange = found.strange[:max_strange]
+    novel = found.novel[:max_novel]
     pictures, notes = _pictures(
-        [*(box for one in shown_classes for box in one.boxes), *strange], found, thumbnail
+        [*(box for one in shown_classes for box in one.boxes), *novel], found, thumbnail
     )
-    return SuspectSection(
+    return LabelIssuesSection(
         about=_about(found, sum(one.suspicious for one in classes)),
         classes=shown_classes,
-        counted="least typical" if found.judge == SHARES else "look wrong",
+        counted="look wrong",
         rest=_rest(classes),
-        strange=strange,
+        novel=novel,
         pictures=pictures,
-        notes=(*(() if found.judge == SHARES else _doubts(classes)), *notes),
+        notes=(*_doubts(classes), *notes),
     )
 
 
-def _looks_wrong(box: SuspectBox, judge: str) -> bool:
-    return box.suspicion >= _LEAST_SHARE if judge == SHARES else box.suspicion > 0
-
-
-def _about(found: SuspectsFile, suspicious: int) -> tuple[str, ...]:
+def _about(found: LabelIssuesFile, suspicious: int) -> tuple[str, ...]:
     """Say what was judged, by what, and what its figure means."""
     by = _JUDGES.get(found.judge)
     by = f'judge "{found.judge}"' if by is None else f'{by} (judge "{found.judge}")'
@@ -289,21 +280,14 @@ def _about(found: SuspectsFile, suspicious: int) -> tuple[str, ...]:
     few = "Every class had enough boxes to be judged."
     if found.few:
         few = f"Too few boxes to be judged: {_listed(found.few)}."
-    if found.judge == SHARES:
-        meaning = (
-            "Suspicion is the share of the boxes of the class that are more typical of it; from"
-            f" {_LEAST_SHARE:g} on boxes are listed, {suspicious:,} in all."
-        )
-    else:
-        meaning = (
-            f"Another class is likelier than the label of {suspicious:,} of them: their suspicion,"
-            " the logarithm of how many times likelier, allowing for how frequent classes are, is"
-            " above 0."
-        )
+    meaning = (
+        f"Another class is likelier than the label of {suspicious:,} of them: their suspicion, the"
+        " logarithm of how many times likelier, allowing for how frequent classes are, is above 0."
+    )
     return judged, few, f"{meaning} It is a reason to look, no proof."
 
 
-def _doubts(classes: Sequence[SuspectClass]) -> tuple[str, ...]:
+def _doubts(classes: Sequence[ClassIssues]) -> tuple[str, ...]:
     """Say of which classes so many boxes look wrong that the judge is to be doubted."""
     names = [one.name for one in classes if one.suspicious >= _DOUBTED * one.judged]
     if not names:
@@ -314,7 +298,7 @@ def _doubts(classes: Sequence[SuspectClass]) -> tuple[str, ...]:
     )
 
 
-def _rest(classes: Sequence[SuspectClass]) -> str:
+def _rest(classes: Sequence[ClassIssues]) -> str:
     """Say which boxes that look wrong are not shown, all of classes that are less rare."""
     hidden = [one for one in classes if one.suspicious and not one.boxes]
     if not hidden:
@@ -322,7 +306,7 @@ def _rest(classes: Sequence[SuspectClass]) -> str:
     boxes = sum(one.suspicious for one in hidden)
     names = _listed([one.name for one in hidden])
     number = counted(boxes, "box")
-    return f"Not shown here: {number} of less rare classes ({names}); see suspects.csv."
+    return f"Not shown here: {number} of less rare classes ({names}); see label_issues.csv."
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -331,24 +315,24 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _pictures(
-    subjects: Sequence[SuspectBox | StrangeImage], found: SuspectsFile, size: int
-) -> tuple[dict[SuspectBox | StrangeImage, Cutout], tuple[str, ...]]:
+    subjects: Sequence[LabelIssue | NovelImage], found: LabelIssuesFile, size: int
+) -> tuple[dict[LabelIssue | NovelImage, Cutout], tuple[str, ...]]:
     """Cut out what can be, each image read once, and say what cannot."""
     if not subjects:
         return {}, ()
     if not found.images.is_dir():
         return {}, (
             f"There are no pictures: the folder of the images, {found.images}, is not there."
-            f' Correct "images" in {found.path}, or run detbalance suspects again.',
+            f' Correct "images" in {found.path}, or run detbalance label-issues again.',
         )
     try:
         import_cv2()
     except ImportError as error:
         return {}, (f"There are no pictures: {error}",)
-    by_file: dict[str, list[SuspectBox | StrangeImage]] = {}
+    by_file: dict[str, list[LabelIssue | NovelImage]] = {}
     for subject in subjects:
         by_file.setdefault(subject.file_name, []).append(subject)
-    pictures: dict[SuspectBox | StrangeImage, Cutout] = {}
+    pictures: dict[LabelIssue | NovelImage, Cutout] = {}
     problems: list[str] = []
     for name, those in by_file.items():
         try:
@@ -360,7 +344,7 @@ def _pictures(
 
 
 def _cutout(
-    pixels: npt.NDArray[np.uint8], subject: SuspectBox | StrangeImage, path: Path, size: int
+    pixels: npt.NDArray[np.uint8], subject: LabelIssue | NovelImage, path: Path, size: int
 ) -> Cutout:
     """The box of a subject with what is around it."""
     height, width = pixels.shape[:2]
@@ -374,5 +358,5 @@ def _cutout(
     cut = cut_thumbnail(pixels, bbox, np.zeros((0, 4)), size)
     corners = cut.place(bbox[None])[0]
     inside = np.clip(corners, 1, np.array([cut.width, cut.height] * 2) - 1)
-    role = "subject-truth" if isinstance(subject, SuspectBox) else "subject-found"
+    role = "subject-truth" if isinstance(subject, LabelIssue) else "subject-found"
     return Cutout(cut.image, cut.width, cut.height, (box_at(inside, role),))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from detbalance.evaluation import Comparison, Difference, GroupRow, Report
     from detbalance.reporting.gallery import Gallery
-    from detbalance.reporting.label_issues import SuspectSection
+    from detbalance.reporting.label_issues import LabelIssuesSection
 
 HEADLINES = ("AP", "AP50", "AR", "recall", "precision")
 
@@ -240,7 +240,7 @@ def write_page(
     baseline: Report | None = None,
     comparison: Comparison | None = None,
     gallery: Gallery | None = None,
-    suspects: SuspectSection | None = None,
+    label_issues: LabelIssuesSection | None = None,
 ) -> Path:
     """Write a report as one self-contained HTML file.
 
@@ -253,8 +253,8 @@ def write_page(
         comparison: what `detbalance.evaluation.compare` gave for the same two sides: differences
             with intervals, and the verdict.
         gallery: pictures of errors, from `detbalance.reporting.gallery.build_gallery`.
-        suspects: labels that look wrong, from
-            `detbalance.reporting.label_issues.suspect_section`.
+        label_issues: labels that look wrong, from
+            `detbalance.reporting.label_issues.label_issues_section`.
 
     Returns:
         The path of the file.
@@ -266,7 +266,7 @@ def write_page(
     """
     path = Path(path)
     text = page_text(
-        report, baseline=baseline, comparison=comparison, gallery=gallery, suspects=suspects
+        report, baseline=baseline, comparison=comparison, gallery=gallery, label_issues=label_issues
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -286,7 +286,7 @@ def page_text(
     baseline: Report | None = None,
     comparison: Comparison | None = None,
     gallery: Gallery | None = None,
-    suspects: SuspectSection | None = None,
+    label_issues: LabelIssuesSection | None = None,
 ) -> str:
     """Give the HTML that `write_page` writes; see there."""
     if baseline is not None:
@@ -302,12 +302,12 @@ def page_text(
     return environment.get_template("page.html").render(
         summary=page_summary(report, baseline, comparison),
         gallery=gallery,
-        suspects=suspects,
+        label_issues=label_issues,
         groups={row.name: row.group for row in report.classes},
         data=_json(data),
         specs=_json(chart_specs(data)),
         some_confused=number if number < len(report.classes) else 0,
-        styles=_text("page.css") + ("" if suspects is None else _text("suspects.css")),
+        styles=_text("page.css") + ("" if label_issues is None else _text("label_issues.css")),
         scripts=scripts,
         policy=_policy(scripts),
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detbalance.data.files import replace_file
 from detbalance.data.messages import printable
-from detbalance.evaluation.report import ERROR_KINDS, FIGURES, SPREAD
+from detbalance.evaluation.report import ERROR_KINDS, FIGURES, WITH_INTERVALS
 from detbalance.reporting.sentences import (
     KINDS_IN_WORDS,
     ROW_MEANS,
@@ -28,7 +28,7 @@ from detbalance.reporting.sentences import (
 
 if TYPE_CHECKING:
     from detbalance.evaluation import ClassRow, GroupRow, Report
-    from detbalance.reporting.label_issues import SuspectSection
+    from detbalance.reporting.label_issues import LabelIssuesSection
 
 _TITLES = {"AP": "AP", "AP50": "AP50", "AR": "AR", "recall": "recall", "precision": "precision"}
 # With more classes the table is folded: a pull request is read for its groups.
@@ -37,21 +37,21 @@ FOLDED_FROM = 30
 _NAMED_SUSPECTS = 3
 
 
-def markdown_report(report: Report, suspects: SuspectSection | None = None) -> str:
+def markdown_report(report: Report, label_issues: LabelIssuesSection | None = None) -> str:
     """Write a report as Markdown: groups, classes, errors, and what the figures are of.
 
     Names are shown as they are: what Markdown or HTML would read in them is escaped.
 
     Args:
         report: what `detbalance.evaluation.build_report` or `load_report` gave.
-        suspects: labels that look wrong, or None.
+        label_issues: labels that look wrong, or None.
 
     Returns:
         The text of report.md.
     """
     lines = [
         *_lines(without_empty_classes(report)),
-        *([] if suspects is None else _suspects(suspects)),
+        *([] if label_issues is None else _label_issues(label_issues)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -130,7 +130,7 @@ def _errors(report: Report, groups: Sequence[tuple[str, GroupRow]]) -> Iterator[
     yield ""
 
 
-def _suspects(section: SuspectSection) -> Iterator[str]:
+def _label_issues(section: LabelIssuesSection) -> Iterator[str]:
     yield ""
     yield "## Labels that look wrong"
     yield ""
@@ -155,9 +155,9 @@ def _suspects(section: SuspectSection) -> Iterator[str]:
     if section.rest:
         yield escaped(section.rest)
         yield ""
-    if section.strange:
-        listed = ", ".join(f"{one.file_name} ({one.strangeness:.2f})" for one in section.strange)
-        yield escaped(f"Images with the strangest objects: {listed}.")
+    if section.novel:
+        listed = ", ".join(f"{one.file_name} ({one.ood_score:.2f})" for one in section.novel)
+        yield escaped(f"Images with objects of no known class: {listed}.")
         yield ""
 
 
@@ -210,7 +210,7 @@ COLUMNS = (
     "val_images",
     "val_boxes",
     *FIGURES,
-    *(f"{figure}_{end}" for figure in SPREAD for end in ("low", "high")),
+    *(f"{figure}_{end}" for figure in WITH_INTERVALS for end in ("low", "high")),
     "true_positives",
     "false_positives",
     "score_threshold",
@@ -235,7 +235,7 @@ class ReportFiles(NamedTuple):
 
 
 def write_report(
-    report: Report, folder: str | Path, *, suspects: SuspectSection | None = None
+    report: Report, folder: str | Path, *, label_issues: LabelIssuesSection | None = None
 ) -> ReportFiles:
     """Write report.json, report.csv and report.md into a folder, which is made if need be.
 
@@ -244,7 +244,7 @@ def write_report(
     Args:
         report: what `detbalance.evaluation.build_report` gave.
         folder: where the files go.
-        suspects: labels that look wrong, for report.md.
+        label_issues: labels that look wrong, for report.md.
 
     Returns:
         The paths of the files.
@@ -257,7 +257,7 @@ def write_report(
     texts = (
         json_text(values) + "\n",
         csv_text(values, COLUMNS, _flat),
-        markdown_report(report, suspects),
+        markdown_report(report, label_issues),
     )
     files = ReportFiles(*(folder / f"report.{suffix}" for suffix in ("json", "csv", "md")))
     write_texts("report", folder, dict(zip(files, texts, strict=True)))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from detbalance.data.messages import counted
-from detbalance.evaluation.report import SPREAD
+from detbalance.evaluation.report import WITH_INTERVALS
 
 if TYPE_CHECKING:
     from detbalance.evaluation import (
@@ -124,7 +124,7 @@ def real_differences(comparison: Comparison) -> list[str]:
         " (Benjamini and Hochberg) or groups (Holm)"
     )
     sentences, without = [], []
-    for figure in SPREAD:
+    for figure in WITH_INTERVALS:
         real = [row for row in comparison.classes if row.figures[figure].p_adjusted < level]
         parts = []
         for word, sign in (("better", 1), ("worse", -1)):

@@ -131,11 +131,11 @@ def strength_content(choice: StrengthChoice, *, max_classes: int = 60) -> Group:
         ]
 
     left_out = _fill(table, choice.classes, cells, max_classes)
-    strengths = numbers_table("gamma", *(f"{gamma:g}" for gamma in choice.worth))
-    for column, gamma in zip(strengths.columns[1:], choice.worth, strict=True):
+    strengths = numbers_table("gamma", *(f"{gamma:g}" for gamma in choice.utility))
+    for column, gamma in zip(strengths.columns[1:], choice.utility, strict=True):
         column.justify = "right"
         column.header_style = _CHOSEN if gamma == choice.gamma else "bold"
-    strengths.add_row(Text("held out"), *(Text(figure(value)) for value in choice.worth.values()))
+    strengths.add_row(Text("held out"), *(Text(figure(value)) for value in choice.utility.values()))
     ways = {
         "scores as they are": (choice.held_out["before"], choice.gamma == 0),
         "rebalanced": (choice.held_out["after"], choice.gamma > 0),

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.arrays import Float64
+from detbalance.sampling.image_order import factors_of
 from detbalance.sampling.labels import ImageLabels, LabelsLike
 from detbalance.sampling.repeat_factors import (
     check_positive,
@@ -21,7 +22,6 @@ from detbalance.sampling.repeat_factors import (
     image_share,
     power_shape,
 )
-from detbalance.sampling.streams import factors_of
 
 
 def background_factors(

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from detbalance.data.arrays import Float64
 from detbalance.sampling.balance import background_share
+from detbalance.sampling.image_order import factors_of
 from detbalance.sampling.labels import ImageLabels, LabelsLike
 from detbalance.sampling.repeat_factors import check_positive
-from detbalance.sampling.streams import factors_of
 
 
 def class_exposure(

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.arrays import Float64
+from detbalance.sampling.image_order import factors_of
 from detbalance.sampling.labels import ImageLabels, LabelsLike
-from detbalance.sampling.streams import factors_of
 
 logger = logging.getLogger(__name__)
 

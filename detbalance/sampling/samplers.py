@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from detbalance.data.arrays import Int64
 from detbalance.sampling.balance import background_share
+from detbalance.sampling.image_order import rows_in_order
 from detbalance.sampling.labels import ImageLabels, LabelsLike
 from detbalance.sampling.streams import (
     DRAWING,
@@ -21,7 +22,6 @@ from detbalance.sampling.streams import (
     StreamSampler,
     checked_integer,
     generator_of,
-    rows_in_order,
 )
 
 

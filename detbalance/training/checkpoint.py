@@ -260,7 +260,7 @@ _MAY_CHANGE = {
     "train.workers",
     "train.log_every",
     "train.checkpoint_every",
-    "train.push_limit",
+    "train.gradient_ratio_limit",
 }
 
 

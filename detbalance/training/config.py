@@ -142,7 +142,7 @@ class TrainSection(Section):
     evaluate_every: Annotated[int, Field(gt=0)] | None = None
     """Iterations between evaluations on val; the last iteration is always evaluated."""
     checkpoint_every: Annotated[int, Field(gt=0)] = 100
-    push_limit: Annotated[float, Field(gt=1)] | None = 100.0
+    gradient_ratio_limit: Annotated[float, Field(gt=1)] | None = 100.0
     """Warn where sampling, loss weights and paste together make a box of a class count more than
     this many times as much as one of the most frequent class; see `push.py`."""
 

@@ -20,13 +20,13 @@ from detbalance.data.frequency import class_frequency
 from detbalance.data.messages import rounded
 from detbalance.losses import ClassificationLoss
 from detbalance.losses.sigmoid import SigmoidLoss
-from detbalance.losses.statistics import precise, sum_over_ranks
+from detbalance.losses.statistics import accumulation_dtype, sum_over_ranks
 from detbalance.sampling.balanced_exposure import class_exposure
 
 _SHOWN = 5  # classes that the warning names
 
 
-class PushTotals:
+class GradientTotals:
     """Positive and negative gradient per class of a run, read off the gauge of a sigmoid loss."""
 
     def __init__(self, loss: ClassificationLoss | None, num_classes: int) -> None:
@@ -38,7 +38,7 @@ class PushTotals:
         """Take in what the gauges hold; all processes must call it."""
         if self._gauge is None:
             return
-        sums = torch.from_numpy(self._gauge.take()).to(device, precise(device))
+        sums = torch.from_numpy(self._gauge.take()).to(device, accumulation_dtype(device))
         total = sum_over_ranks(sums).cpu().double()
         self._run += total
         self._recent += total
@@ -84,7 +84,7 @@ def by_label(shares: Float64, labels: npt.NDArray[np.int64], truth: Annotations)
 
 
 @dataclass(frozen=True, eq=False)
-class SettingsPush:
+class SettingsGradientRatio:
     """How much more a box of each class counts by the settings than one of the most frequent."""
 
     sampling: Float64
@@ -125,22 +125,22 @@ class SettingsPush:
             for c in worst[:_SHOWN].tolist()
         ]
         return (
-            f"train.push_limit: sampling x loss weights x paste make a box of {len(beyond)}"
+            f"train.gradient_ratio_limit: sampling, loss weights, paste make a box of {len(beyond)}"
             f" {'classes' if len(beyond) > 1 else 'class'} count more than {limit:g} times as much"
             f" as one of {categories.name(self.reference)}: {', '.join(named)}"
             f"{', ...' if len(worst) > _SHOWN else ''}. Classes pushed that hard are found where"
-            " they are not. Weaken one of the three, or raise train.push_limit."
+            " they are not. Weaken one of the three, or raise train.gradient_ratio_limit."
         )
 
 
-def settings_push(
+def settings_gradient_ratio(
     annotations: Annotations,
     factors: Float64,
     *,
     loss: ClassificationLoss | None = None,
     paste: RarePaste | None = None,
     mixing: Sequence[Mosaic | Mixup] = (),
-) -> SettingsPush:
+) -> SettingsGradientRatio:
     """Compute what sampling, loss weights and paste each make a box of a class count."""
     boxes = class_frequency(annotations).instance_counts.astype(np.float64)
     shown = class_exposure(annotations, factors)
@@ -164,7 +164,7 @@ def settings_push(
 
     # A class whose images are never drawn, or that weighs nothing, may leave 0 / 0.
     with np.errstate(divide="ignore", invalid="ignore"):
-        return SettingsPush(
+        return SettingsGradientRatio(
             sampling=relative(shown / boxes),
             loss=relative(weights),
             paste=relative(1.0 + pasted / beside),

@@ -20,7 +20,7 @@ from detbalance.detection.dataset import worker_deaths
 from detbalance.sampling.balanced_exposure import class_exposure
 from detbalance.training.checkpoint import BEST, LAST, check_folder, prepare_folder
 from detbalance.training.config import Config
-from detbalance.training.gradient_ratio import settings_push
+from detbalance.training.gradient_ratio import settings_gradient_ratio
 from detbalance.training.metrics import MANY_CLASSES, MetricsLog, Tally
 from detbalance.training.run import Interrupted, Run, StopRequest, start_accelerator, stop_request
 from detbalance.training.setup import Data, load_data, loader_workers
@@ -161,8 +161,8 @@ class _Loop:
                 " (train.backbone_rate)",
                 self.config.train.backbone_rate,
             )
-        names, limit = self.data.train.categories, self.config.train.push_limit
-        push = settings_push(
+        names, limit = self.data.train.categories, self.config.train.gradient_ratio_limit
+        push = settings_gradient_ratio(
             self.data.train,
             self.data.factors,
             loss=self.run.loss,

@@ -24,7 +24,7 @@ from detbalance.sampling import RepeatFactorSampler
 from detbalance.sampling.streams import StreamSampler
 from detbalance.training.checkpoint import damaged, load_weights, refuse_misfit, save_checkpoint
 from detbalance.training.config import Config
-from detbalance.training.gradient_ratio import PushTotals
+from detbalance.training.gradient_ratio import GradientTotals
 from detbalance.training.metrics import ExposureTotals, Tally
 from detbalance.training.setup import (
     Data,
@@ -149,7 +149,7 @@ class Run:
             average = get_ema_multi_avg_fn(config.train.ema_decay)  # type: ignore[no-untyped-call]
             self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.loss = classification_loss(model)
-        self.push = PushTotals(self.loss, data.train.categories.num_classes)
+        self.push = GradientTotals(self.loss, data.train.categories.num_classes)
         optimizer = build_optimizer(config.train, model)
         self.schedule = build_schedule(config.train, optimizer)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
@@ -179,7 +179,7 @@ class Run:
 
     def load(self, state: Mapping[str, Any], where: str | Path) -> None:
         """Take up a run where its checkpoint left it."""
-        totals: dict[str, PushTotals | ExposureTotals] = {}
+        totals: dict[str, GradientTotals | ExposureTotals] = {}
         for key, kept in (("push", self.push), ("exposure", self.exposure)):
             if key in state:  # not in old versions
                 totals[key] = kept

@@ -236,7 +236,7 @@ def test_members_of_versions_without_a_field_are_the_same_members(bag):
     _, _, folder = bag(*seeds)
     file = folder / "member-0.yaml"
     raw = yaml.safe_load(file.read_text())
-    del raw["train"]["cycles"]
+    del raw["train"]["accumulation"]
     file.write_text(yaml.safe_dump(raw))
     assert bag(*seeds)[0] == 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from calibration_sets import make_set
+from calibration_sets import logit, make_set, member
 from scenes import training_file
 from test_fusion import take
 
@@ -17,7 +17,7 @@ from detbalance.calibration import (
     ScoreCalibration,
     choose_fusion,
     fuse,
-    held_out,
+    fusion_choice,
 )
 from detbalance.calibration.cross_fitting import image_folds
 from detbalance.calibration.fusion_choice import Fitted, cross_fit, first_best, settings_to_try
@@ -29,32 +29,6 @@ from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.rules import Rules
 
 AP50 = Rules(iou_thresholds=(0.5,))
-
-
-def logit(scores: np.ndarray) -> np.ndarray:
-    return np.log(scores / (1 - scores))
-
-
-def member(
-    predictions: Predictions,
-    seed: int,
-    *,
-    keep: float = 0.8,
-    noise: float = 1.0,
-    slope: float = 1.0,
-    shift: float = 0.0,
-) -> Predictions:
-    """Another detector on the same images: detections missing, boxes moved, scores of its own."""
-    rng = np.random.default_rng(seed)
-    rows = np.flatnonzero(rng.random(predictions.num_predictions) < keep)
-    z = logit(predictions.scores[rows])
-    z = slope * (z + rng.normal(0, noise, len(z))) + shift
-    return Predictions(
-        predictions.image_index[rows],
-        predictions.labels[rows],
-        predictions.bbox[rows] + rng.normal(0, 1, (len(rows), 4)),
-        1 / (1 + np.exp(-z)),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +276,7 @@ def test_a_fold_has_no_say_in_how_it_is_fused(data, incomparable, monkeypatch) -
         spoilt.append(dataclasses.replace(one, scores=scores))
     worths: list[list[float]] = []
     monkeypatch.setattr(
-        held_out, "first_best", lambda values: worths.append(values) or first_best(values)
+        fusion_choice, "first_best", lambda values: worths.append(values) or first_best(values)
     )
     results = []
     for members in (incomparable, spoilt):

@@ -296,8 +296,8 @@ def test_the_strength_that_scores_were_held_down_by_is_found(tmp_path: Path, gam
     assert rarest.half == pytest.approx(
         rescore(one_each([0.5], [5]), choice.class_counts, gamma=choice.best_gamma).scores[0]
     )
-    assert choice.worth[choice.best_gamma] == max(choice.worth.values())
-    assert choice.held_out["after"].worth - choice.held_out["before"].worth == choice.gain
+    assert choice.utility[choice.best_gamma] == max(choice.utility.values())
+    assert choice.held_out["after"].utility - choice.held_out["before"].utility == choice.gain
 
 
 def test_where_it_does_not_help_scores_stay(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_where_it_does_not_help_scores_stay(tmp_path: Path) -> None:
     assert choice.gamma == 0
     assert "No clear gain on held-out images by rebalanced scores" in choice.verdict
     assert "Scores stay as they are: gamma is 0" in choice.verdict
-    assert choice.worth[0.0] > choice.worth[1.0]
+    assert choice.utility[0.0] > choice.utility[1.0]
 
 
 def test_a_fold_has_no_say_in_its_own_strength(tmp_path: Path) -> None:
@@ -357,9 +357,9 @@ def test_each_strength_is_worth_what_its_scores_are(tmp_path: Path, rules: str) 
     frequency = trained_on(tmp_path, IMAGES)
     choice = choose_strength(annotations, predictions, frequency, strengths=(0.0, 0.5, 1.0))
     assert choice.settings.rules == rules
-    for gamma, worth in choice.worth.items():
+    for gamma, utility in choice.utility.items():
         rescored = rescore(predictions, choice.class_counts, gamma=gamma)
-        assert fit_thresholds(annotations, rescored).held_out["shared"].worth == worth
+        assert fit_thresholds(annotations, rescored).held_out["shared"].utility == utility
     capped = any("the cap of detections per image" in note for note in choice.notes)
     assert capped == (rules == "lvis")
 

@@ -29,7 +29,7 @@ from detbalance.calibration.cross_fitting import (
     choose,
     held_out,
     image_folds,
-    mean_worth,
+    mean_utility,
     run_trials,
     shown,
     standard_error,
@@ -119,12 +119,12 @@ def test_worth_of_a_floor_rises_up_to_it_and_then_stays() -> None:
     goal = parse_objective("recall>=0.5")
     right = np.array([0, 30, 45, 50, 55, 90, 100])
     # Precision is one half everywhere.
-    worth = goal.worth(right, right, np.full(7, 100))
-    assert worth[0] == 0
-    assert worth[3] == pytest.approx(0.5 * 0.5)
-    assert (np.diff(worth) >= 0).all()
-    assert worth[-1] == pytest.approx(0.5)
-    assert np.isnan(goal.worth(np.array([0]), np.array([4]), np.array([0]))).all()
+    utility = goal.utility(right, right, np.full(7, 100))
+    assert utility[0] == 0
+    assert utility[3] == pytest.approx(0.5 * 0.5)
+    assert (np.diff(utility) >= 0).all()
+    assert utility[-1] == pytest.approx(0.5)
+    assert np.isnan(goal.utility(np.array([0]), np.array([4]), np.array([0]))).all()
 
 
 # ---- counts and curves ---------------------------------------------------------------------------
@@ -242,11 +242,11 @@ def test_without_boxes_the_threshold_is_shared_and_with_many_it_is_the_class_s_o
 def test_between_them_the_curves_are_mixed_by_boxes() -> None:
     goal = parse_objective("f1")
     right, wrong, boxes = many_and_one(50)
-    worth = goal.worth(right, wrong, boxes[:, None])
-    mean = worth[1:].mean(axis=0)
+    utility = goal.utility(right, wrong, boxes[:, None])
+    mean = utility[1:].mean(axis=0)
     for shrink_boxes in (5.0, 20.0, 50.0, 200.0, 1000.0):
         share = 50 / (50 + shrink_boxes)
-        mixed = share * worth[-1] + (1 - share) * mean
+        mixed = share * utility[-1] + (1 - share) * mean
         place = fit(make_curves(right, wrong, boxes, goal), shrink_boxes)[-1]
         assert mixed[place] == pytest.approx(mixed.max())
     # More shrinkage never moves it away from the shared one.
@@ -268,20 +268,20 @@ def test_shrinking_helps_where_boxes_are_few(tmp_path: Path) -> None:
     fresh = match(*make_set(tmp_path, [400] * 40, images=400, seed=4))
     categories = fresh.annotations.categories
 
-    def worth(values: dict[str, float]) -> float:
+    def utility(values: dict[str, float]) -> float:
         floors = Thresholds(values).by_label(categories)[fresh.predictions.labels]
         visible = fresh.predictions.scores >= floors
         right, wrong = (
             np.bincount(fresh.predictions.labels[visible & kind[:, 0]], minlength=41)
             for kind in (fresh.is_true_positive, fresh.is_false_positive)
         )
-        return mean_worth(parse_objective("f1"), right, wrong, fresh.num_positive)
+        return mean_utility(parse_objective("f1"), right, wrong, fresh.num_positive)
 
-    own = worth({row.name: row.own for row in fitted.classes})
-    shrunk = worth(dict(fitted.thresholds.values))
+    own = utility({row.name: row.own for row in fitted.classes})
+    shrunk = utility(dict(fitted.thresholds.values))
     assert fitted.shrink_boxes >= 10
     assert shrunk > own + 0.03
-    assert fitted.held_out["shrunk"].worth > fitted.held_out["own"].worth
+    assert fitted.held_out["shrunk"].utility > fitted.held_out["own"].utility
 
 
 # ---- floors --------------------------------------------------------------------------------------
@@ -491,7 +491,7 @@ def test_the_standard_error_is_that_of_drawing_images_again(tmp_path: Path) -> N
         worths = []
         for masks in pair:
             counts = (np.bincount(matches.predictions.labels[mask], minlength=4) for mask in masks)
-            worths.append(mean_worth(goal, *counts, matches.num_positive))
+            worths.append(mean_utility(goal, *counts, matches.num_positive))
         gains.append(worths[1] - worths[0])
     assert np.mean(errors) == pytest.approx(np.std(gains), rel=0.2)
     assert standard_error(matches, pair[0], pair[0], goal) == 0
@@ -571,7 +571,7 @@ def test_groups_and_order_come_from_the_training_file(tmp_path: Path) -> None:
     assert set(means) == {"all", "rare", "common", "frequent"}
     each = [means[name].f_score for name in ("rare", "common", "frequent")]
     assert means["all"].f_score == pytest.approx(np.mean(each))
-    assert fitted.held_out["shrunk"].worth == pytest.approx(means["all"].f_score)
+    assert fitted.held_out["shrunk"].utility == pytest.approx(means["all"].f_score)
 
 
 def test_classes_without_boxes_or_right_detections_are_named(tmp_path: Path) -> None:
@@ -678,7 +678,7 @@ def test_a_file_written_by_hand_is_enough(tmp_path: Path) -> None:
     [
         ("[]", r"the file holds \[\]\. Expected"),
         ('{"thresholds": {"a": 1}}', '"schema" is missing'),
-        ('{"schema": "detbalance.report/2"}', r"\"schema\" is .detbalance\.report/1."),
+        ('{"schema": "detbalance.report/2"}', r"\"schema\" is .detbalance\.report/2."),
         ('{"schema": "detbalance.thresholds/1"}', '"thresholds" is None'),
         ('{"schema": "detbalance.thresholds/1", "thresholds": {}}', '"thresholds" is {}'),
         (

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from calibration_sets import make_set
+from calibration_sets import make_set, member
 from scenes import training_file
-from test_fusion_choice import member
 
 from detbalance.calibration import Options, choose_fusion, fuse
 from detbalance.cli import main

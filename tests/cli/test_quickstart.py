@@ -10,6 +10,7 @@ import pytest
 from detbalance.cli import quickstart as module
 
 pytest.importorskip("sklearn")
+runs = pytest.importorskip("detbalance.cli.runs")
 
 
 @pytest.fixture
@@ -34,17 +35,16 @@ def quickstart(tmp_path, monkeypatch):
             train=root / "train.json", val=root / "val.json", val_images_dir=root / "val"
         )
 
-    monkeypatch.setattr(module, "run_training", train)
+    monkeypatch.setattr(runs, "train_run", train)
     monkeypatch.setattr(module, "make_digits", data)
-    monkeypatch.setattr(module, "load_report", lambda path: "report")
     # Far enough: what comes then reads what the two runs have left.
-    monkeypatch.setattr(module, "compare_command", lambda **options: (_ for _ in ()).throw(Done))
+    monkeypatch.setattr(module, "load_annotations", lambda file: (_ for _ in ()).throw(Done))
 
     def call(output=tmp_path / "q", *overrides, overwrite=False):
         calls.clear()
         config = Path(__file__).parents[2] / "configs/digits.yaml"
         with pytest.raises(Done):
-            module.quickstart_command(
+            module.quickstart_command.callback(
                 output=output, config=config, seed=0, overrides=overrides, overwrite=overwrite
             )
         return list(calls)

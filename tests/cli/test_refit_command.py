@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from squares import make_data, write_config
 from torchvision.models.detection import RetinaNet
 
 from detbalance.cli import main
-from detbalance.cli.train import run_training
+from detbalance.cli.runs import train_run
 from detbalance.data.files import lock_folder
 from detbalance.repair import collecting
 from detbalance.training import load_detector
@@ -30,7 +31,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("refit")
     data = make_data(folder / "data", images=20)
     config = load_config(write_config(data, folder), ["train.iterations=30"])
-    run_training(config)
+    train_run(config)
     return data, config.output
 
 
@@ -134,7 +135,7 @@ def test_before_and_after_are_compared_on_val(run, refit):
 
 def test_a_refit_that_harms_says_so(run, refit, monkeypatch):
     data, _ = run
-    import detbalance.cli.refit as module
+    module = sys.modules["detbalance.repair.refit"]
 
     real = module.refit
 
@@ -157,7 +158,7 @@ def test_a_loss_that_rebalances_by_itself_is_pointed_out(run, tmp_path, refit):
         write_config(run[0], tmp_path),
         ["train.iterations=3", "loss={name: balanced_sigmoid}", f"output={tmp_path / 'run'}"],
     )
-    run_training(config)
+    train_run(config)
     _, said, _ = refit(checkpoint=config.output / "last.pt")
     assert "trained with balanced_sigmoid" in said
     _, said, _ = refit("--param", "balance=0", checkpoint=config.output / "last.pt")

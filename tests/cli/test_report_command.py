@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from scenes import load, make_scene, training_file
 
-from detbalance.cli import evaluating, main
-from detbalance.cli import report as command
+from detbalance.cli import evaluating, main, progress
 from detbalance.evaluation import load_report
 
 pytest.importorskip("rich")
@@ -93,7 +92,7 @@ def test_options_reach_the_report(files, capsys):
     options = {
         "score-threshold": 0.4,
         "rules": "coco",
-        "bootstrap": 20,
+        "num-bootstrap": 20,
         "confidence": 0.8,
         "beta": 0.5,
         "min-precision": 0.6,
@@ -107,10 +106,8 @@ def test_options_reach_the_report(files, capsys):
         assert status == 0, err
     one, same, other = (load_report(path) for path in sorted(files.glob("out*/report.json")))
     settings = one.settings
-    found = {
-        name: getattr(settings, name.replace("-", "_")) for name in options if name != "bootstrap"
-    }
-    assert {**found, "bootstrap": settings.num_bootstrap} == options
+    found = {name: getattr(settings, name.replace("-", "_")) for name in options}
+    assert found == options
     assert [row.group for row in one.classes] == ["rare"] * 3 + ["common"] + ["frequent"] * 2
     assert one.classes[2].intervals == same.classes[2].intervals
     assert one.classes[2].intervals != other.classes[2].intervals
@@ -123,17 +120,17 @@ def test_intervals_of_ap_come_without_asking_where_that_is_quick(
     _, out, err = run(capsys, files)
     assert "95%, from 1,000 draws of the images" in out
     assert err == ""
-    _, without, _ = run(capsys, files, "--bootstrap", 0)
+    _, without, _ = run(capsys, files, "--num-bootstrap", 0)
     assert "95%, of recall and prec., from the number of boxes" in without
-    assert "--bootstrap" not in without
-    monkeypatch.setattr(command, "QUICK", -1.0)
+    assert "--num-bootstrap" not in without
     monkeypatch.setattr(evaluating, "QUICK", -1.0)
+    monkeypatch.setattr(progress, "QUICK", -1.0)
     _, slow, _ = run(capsys, files)
     assert slow.splitlines()[:-1] == without.splitlines()
-    assert "Pass --bootstrap 1000" in slow.splitlines()[-1]
+    assert "Pass --num-bootstrap 1000" in slow.splitlines()[-1]
     assert not caplog.records
     caplog.set_level(logging.INFO)
-    assert run(capsys, files, "--bootstrap", 1000) == (0, out, "")
+    assert run(capsys, files, "--num-bootstrap", 1000) == (0, out, "")
     assert caplog.messages[0].startswith("drawing the images 1,000 times: about ")
 
 
@@ -180,9 +177,12 @@ def test_each_class_can_have_its_own_score_threshold(files, capsys):
         ([], r"0 files are given\. Two are expected"),
         (["val.json", "results.json", "train.json"], "3 files are given"),
         (["val.json", "--predictions", "results.json"], "2 files are given"),
-        (["val.json", "results.json", "--bootstrap", "1"], "--bootstrap: is 1. auto is expected"),
-        (["val.json", "results.json", "--bootstrap", "9" * 5000], r"is 9+\. .* 2 to 1,000,000"),
-        (["val.json", "results.json", "--bootstrap", "many"], "--bootstrap: is many"),
+        (
+            ["val.json", "results.json", "--num-bootstrap", "1"],
+            "--num-bootstrap: is 1. auto is expected",
+        ),
+        (["val.json", "results.json", "--num-bootstrap", "9" * 5000], r"is 9+\. .* 2 to 1,000,000"),
+        (["val.json", "results.json", "--num-bootstrap", "many"], "--num-bootstrap: is many"),
         (["val.json", "results.json", "--rare", "3"], "only one of them is given"),
         (["val.json", "results.json", "--rare", "3", "--common", "9"], "--train is missing"),
         (["val.json", "results.json", "--images", "."], "--output is missing"),
@@ -204,7 +204,7 @@ def test_wrong_calls_end_in_one_line(files, capsys, monkeypatch, arguments, matc
 def test_ctrl_c_ends_it_in_one_line(files):
     load(files, *make_scene(5, crowded=True))
     arguments = ["report", str(files / "val.json"), str(files / "results.json")]
-    arguments += ["--bootstrap", "1000000", "--output", str(files / "out")]
+    arguments += ["--num-bootstrap", "1000000", "--output", str(files / "out")]
     process = subprocess.Popen(
         [sys.executable, "-c", f"from detbalance.cli import main; main({arguments})"],
         cwd=ROOT,
@@ -289,10 +289,10 @@ def test_a_baseline_is_compared_with_and_written(files, capsys):
 
 
 def test_a_baseline_needs_draws(files, capsys):
-    options = ["--baseline", files / "results.json", "--bootstrap"]
+    options = ["--baseline", files / "results.json", "--num-bootstrap"]
     status, out, err = run(capsys, files, *options, 0)
     assert (status, out) == (2, "")
-    assert "Leave --bootstrap out." in err
+    assert "Leave --num-bootstrap out." in err
     status, out, _ = run(capsys, files, *options, 20)
     assert status == 0
     assert "95%, from 20 draws of the images" in out

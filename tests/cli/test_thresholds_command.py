@@ -15,7 +15,7 @@ from squares import make_data, write_config
 
 from detbalance.calibration import apply_thresholds, load_thresholds, rescore
 from detbalance.cli import main
-from detbalance.cli.train import run_training
+from detbalance.cli.runs import train_run
 from detbalance.data import load_annotations, load_predictions
 from detbalance.training.config import load_config
 
@@ -201,7 +201,7 @@ def test_the_tools_are_the_commands_and_need_no_torch(files) -> None:
 
 def test_evaluate_counts_and_writes_what_reaches_the_thresholds(tmp_path, capsys) -> None:
     data = make_data(tmp_path / "data")
-    run_training(load_config(write_config(data, tmp_path)))
+    train_run(load_config(write_config(data, tmp_path)))
     path = tmp_path / "thresholds.json"
     path.write_text(
         json.dumps({"schema": "detbalance.thresholds/1", "thresholds": {"red": 0.0, "green": 1.0}})

@@ -377,7 +377,7 @@ def test_a_file_that_is_read_twice_has_its_notes_printed_once(tmp_path):
     path.write_text(json.dumps(document([box(1, area=-1), box(2, image_id=2, category_id=9)])))
     results.write_text(json.dumps([{**box(1, score=0.5), "image_id": "1"}]))
     script = "import sys; from detbalance.cli import main; main(sys.argv[1:])"
-    arguments = ["report", path, results, "--train", path, "--bootstrap", "0"]
+    arguments = ["report", path, results, "--train", path, "--num-bootstrap", "0"]
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
     )

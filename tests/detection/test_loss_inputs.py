@@ -26,11 +26,11 @@ from detbalance.losses import SigmoidFocalLoss, SoftmaxCrossEntropyLoss
 class Spy(SigmoidFocalLoss):
     """Keeps what it is called with."""
 
-    wants = frozenset({"quality", "image_index", "image_labels"})
+    extra_inputs = frozenset({"quality", "image_index", "image_labels"})
 
-    def __init__(self, counts, wants=wants, normalized_by="foreground"):
+    def __init__(self, counts, extra_inputs=extra_inputs, normalized_by="foreground"):
         super().__init__(counts)
-        self.wants, self.normalized_by, self.calls = wants, normalized_by, []
+        self.extra_inputs, self.normalized_by, self.calls = extra_inputs, normalized_by, []
 
     def forward(self, logits, labels, *, normalizer=None, **further):
         self.calls.append({"logits": logits, "labels": labels, "normalizer": normalizer, **further})
@@ -44,14 +44,16 @@ def seen_by_loss(model, images, targets):
     return call
 
 
-@pytest.mark.parametrize("wants", [set(), {"quality"}, {"image_index"}, {"image_labels"}])
+@pytest.mark.parametrize("extra_inputs", [set(), {"quality"}, {"image_index"}, {"image_labels"}])
 @pytest.mark.parametrize("normalizer", ["batch", "image"])
 @pytest.mark.parametrize("name", BUILDERS)
-def test_a_loss_is_called_once_and_given_what_it_wants(name, normalizer, wants):
+def test_a_loss_is_called_once_and_given_what_it_wants(name, normalizer, extra_inputs):
     images, targets = batch()
-    model = set_classification_loss(BUILDERS[name](), Spy(COUNTS, wants), normalizer=normalizer)
+    model = set_classification_loss(
+        BUILDERS[name](), Spy(COUNTS, extra_inputs), normalizer=normalizer
+    )
     call = seen_by_loss(model, images, targets)
-    assert call.keys() == {"logits", "labels", "normalizer", *wants}
+    assert call.keys() == {"logits", "labels", "normalizer", *extra_inputs}
     assert len(call["logits"]) == len(call["labels"])
 
 

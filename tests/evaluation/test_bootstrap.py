@@ -25,7 +25,12 @@ from detbalance.evaluation.bootstrap import (
     draw_images,
     weighted_figures,
 )
-from detbalance.evaluation.bootstrap_variance import Spread, group_means, interval, student_quantile
+from detbalance.evaluation.bootstrap_variance import (
+    BootstrapVariance,
+    group_means,
+    interval,
+    student_quantile,
+)
 from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.operating_points import at_score
 
@@ -266,7 +271,7 @@ def test_images_are_counted_by_how_evenly_boxes_lie_on_them() -> None:
 
 def one(estimate: float, variance: float, *, mean: float | None = None, degrees: float = 1e9):
     """The interval of one figure of 40 boxes, with boxes that count or not."""
-    spread = Spread(
+    spread = BootstrapVariance(
         *(
             np.array([float(value)])
             for value in (estimate, estimate if mean is None else mean, variance, 40, degrees)

@@ -16,7 +16,7 @@ from detbalance.data import Predictions
 from detbalance.data.intervals import wilson_interval
 from detbalance.evaluation import Evaluation, compare, evaluate, with_bootstrap
 from detbalance.evaluation.bootstrap import FIGURES, BootstrapFigures, bootstrap
-from detbalance.evaluation.bootstrap_variance import Spread
+from detbalance.evaluation.bootstrap_variance import BootstrapVariance
 from detbalance.evaluation.compare import adjust_classes, adjust_groups
 from detbalance.evaluation.differences import (
     Sides,
@@ -26,7 +26,7 @@ from detbalance.evaluation.differences import (
     p_values,
 )
 from detbalance.evaluation.matching import Matches, match
-from detbalance.evaluation.report import SPREAD
+from detbalance.evaluation.report import WITH_INTERVALS
 
 LEVEL = 0.05
 
@@ -104,7 +104,7 @@ def test_sides_change_places(tmp_path: Path) -> None:
     before, after = scene_runs(tmp_path)
     there, back = compare([before], [after]), compare([after], [before])
     for one, other in zip(there.classes, back.classes, strict=True):
-        for name in SPREAD:
+        for name in WITH_INTERVALS:
             x, y = one.figures[name], other.figures[name]
             np.testing.assert_allclose(
                 [x.baseline, x.ours, x.difference, x.low, x.high, x.p],
@@ -119,7 +119,7 @@ def test_differences_are_those_of_the_two_evaluations(tmp_path: Path) -> None:
     names = before.matches.annotations.categories.names
     for row in comparison.classes:
         label = names.index(row.name) + 1
-        for name in SPREAD:
+        for name in WITH_INTERVALS:
             one, sides = row.figures[name], [getattr(run, name)[label] for run in (before, after)]
             assert [one.baseline, one.ours] == pytest.approx(sides, abs=1e-9, nan_ok=True)
             assert one.difference == pytest.approx(sides[1] - sides[0], abs=1e-9, nan_ok=True)
@@ -145,7 +145,9 @@ def test_p_values_and_intervals_agree(confidence: float) -> None:
 def test_p_values_fall_as_the_difference_grows() -> None:
     n = 40
     estimate = np.linspace(0.3, 0.9, n)
-    spread = Spread(estimate, estimate, np.full(n, 0.003), np.full(n, 100.0), np.full(n, 50.0))
+    spread = BootstrapVariance(
+        estimate, estimate, np.full(n, 0.003), np.full(n, 100.0), np.full(n, 50.0)
+    )
     base = dataclasses.replace(spread, estimate=np.full(n, 0.3), mean=np.full(n, 0.3))
     p = p_values(Sides(base, spread, np.full(n, 0.5), np.zeros(n), np.zeros(n)), "AP")
     assert p[0] == 1
@@ -156,7 +158,7 @@ def test_p_values_fall_as_the_difference_grows() -> None:
 
 def test_correlation_makes_the_interval_narrower() -> None:
     one, none = np.array([0.6]), np.zeros(1)
-    spread = Spread(one, one, np.array([0.002]), np.array([200.0]), np.array([90.0]))
+    spread = BootstrapVariance(one, one, np.array([0.002]), np.array([200.0]), np.array([90.0]))
     widths = []
     for r in (-0.5, 0.0, 0.5, 0.9):
         sides = Sides(spread, spread, np.array([r]), none, none)
@@ -310,7 +312,7 @@ def test_groups_come_from_the_training_file(tmp_path: Path) -> None:
         assert group.figures["AP"].difference == pytest.approx(expected, nan_ok=True)
     assert comparison.settings.frequency_source == str(frequency.source)
     alone = compare(runs[:1], runs[1:])
-    assert all(np.isnan(alone.groups["rare"].figures[name].difference) for name in SPREAD)
+    assert all(np.isnan(alone.groups["rare"].figures[name].difference) for name in WITH_INTERVALS)
     assert not np.isnan(alone.groups["all"].figures["AP"].difference)
 
 
@@ -318,7 +320,7 @@ def test_groups_are_corrected_for_their_number_and_the_mean_of_all_is_not(tmp_pa
     runs = scene_runs(tmp_path)
     frequency = frequency_of(runs[0].matches.annotations, tmp_path)
     groups = compare(runs[:1], runs[1:], train_frequency=frequency).groups
-    for name in SPREAD:
+    for name in WITH_INTERVALS:
         raw = [groups[g].figures[name].p for g in ("rare", "common", "frequent")]
         adjusted = [groups[g].figures[name].p_adjusted for g in ("rare", "common", "frequent")]
         np.testing.assert_allclose(adjusted, adjust_groups(np.array(raw)))

@@ -35,7 +35,7 @@ from detbalance.evaluation.operating_points import (
     recall_at_precision,
 )
 from detbalance.evaluation.overlaps import overlaps
-from detbalance.evaluation.report import FIGURES, GROUP_NAMES, SPREAD
+from detbalance.evaluation.report import FIGURES, GROUP_NAMES, WITH_INTERVALS
 from detbalance.evaluation.rules import COCO, LVIS
 from detbalance.evaluation.sanity_checks import cautions
 
@@ -269,7 +269,7 @@ def test_one_floor_for_all_classes_is_that_floor_for_each(tmp_path: Path) -> Non
     assert math.isnan(each.score_thresholds[0])
     draws = with_bootstrap(each, 10).bootstrap
     assert draws is not None
-    for figure in SPREAD:
+    for figure in WITH_INTERVALS:
         estimates = draws.estimates[figure][0]
         np.testing.assert_allclose(estimates, getattr(each, figure), atol=1e-12, err_msg=figure)
     assert each.settings.thresholds == "floors.json"
@@ -294,7 +294,7 @@ def test_intervals_are_those_of_the_boxes_or_of_the_draws(tmp_path: Path) -> Non
     assert drawn.settings.num_bootstrap == 50
     assert drawn.bootstrap is not None
     plain = bootstrap([result.matches], num_bootstrap=50, seed=3, score_threshold=0.3)
-    for figure in SPREAD:
+    for figure in WITH_INTERVALS:
         expected = plain.interval(figure, confidence=0.8)
         np.testing.assert_array_equal(drawn.intervals[figure], expected)
         low, high = drawn.intervals[figure]

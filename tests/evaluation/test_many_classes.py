@@ -22,7 +22,7 @@ from detbalance.evaluation import (
     evaluate,
     with_bootstrap,
 )
-from detbalance.evaluation.report import FIGURES, MAX_CELLS, SPREAD
+from detbalance.evaluation.report import FIGURES, MAX_CELLS, WITH_INTERVALS
 from detbalance.reporting.report_files import markdown_report
 
 FEW = 40  # ids below this are those of a scene
@@ -68,7 +68,7 @@ def test_classes_that_nothing_is_of_change_no_figure(
     assert large.confusion.cells(names) == small.confusion.cells(
         small.matches.annotations.categories.names, MAX_CELLS
     )
-    for figure in SPREAD:
+    for figure in WITH_INTERVALS:
         own = [one.bootstrap.values[figure] for one in (small, large) if one.bootstrap]
         known = [values[:, :, ~np.isnan(values).all(axis=(0, 1))] for values in own]
         np.testing.assert_array_equal(*known)

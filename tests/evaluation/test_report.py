@@ -20,7 +20,7 @@ from detbalance.evaluation import (
     load_report,
     with_bootstrap,
 )
-from detbalance.evaluation.report import ERROR_KINDS, FIGURES, SPREAD
+from detbalance.evaluation.report import ERROR_KINDS, FIGURES, WITH_INTERVALS
 from detbalance.reporting.report_files import write_report
 
 # Fields of a class row that are the evaluation's, beside the figures that groups have too.
@@ -106,7 +106,7 @@ def test_group_rows_sum_errors_and_have_intervals_of_their_means(tmp_path: Path)
             0 if name in ("all", {r.name: r.group for r in known.classes}[label]) else -1
             for label in annotations.categories.names
         ]
-        for figure in SPREAD:
+        for figure in WITH_INTERVALS:
             low, high = bootstrap.group_interval(figure, [-1, *members], confidence=0.8)
             if math.isnan(low[0]):
                 assert figure not in row.intervals
@@ -114,7 +114,7 @@ def test_group_rows_sum_errors_and_have_intervals_of_their_means(tmp_path: Path)
                 assert row.intervals[figure] == (low[0], high[0])
                 assert low[0] <= getattr(row, figure) + 1e-9
                 assert getattr(row, figure) <= high[0] + 1e-9
-    assert set(known.groups["all"].intervals) == set(SPREAD)
+    assert set(known.groups["all"].intervals) == set(WITH_INTERVALS)
 
 
 def test_details_are_the_curves_and_scores_behind_the_figures(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_gradient_is_the_derivative(kind):
     logits = generator.normal(size=(6, 3))
     run(loss, logits, labels)
     assert (loss.gammas() > 2).any()
-    options = {"quality": torch.tensor(generator.uniform(0, 1, 6))} if loss.wants else {}
+    options = {"quality": torch.tensor(generator.uniform(0, 1, 6))} if loss.extra_inputs else {}
     loss.eval()
     assert torch.autograd.gradcheck(
         lambda x: loss(x, torch.tensor(labels), **options), torch.tensor(logits, requires_grad=True)
@@ -218,7 +218,7 @@ def test_eqfl_refuses_bad_qualities_and_a_gamma_below_one():
         torch.zeros(3, 1),
         torch.tensor([0, 1, -1]),
     )
-    assert loss.wants == {"quality"}
+    assert loss.extra_inputs == {"quality"}
     with pytest.raises(ValueError, match=r"gamma is 0\.5. Expected a number >= 1"):
         EqualizedQualityFocalLoss([0, 1], gamma=0.5)
     with pytest.raises(ValueError, match=r"quality has the shape \(2,\). Expected \[3\]"):

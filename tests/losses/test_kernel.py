@@ -161,14 +161,16 @@ def test_kernel_is_finite_for_every_finite_logit(dtype, gamma, with_quality):
     logits = torch.tensor(steps + [-s for s in steps], dtype=dtype)
     classes = len(logits)
     labels = torch.arange(-1, classes + 1).repeat_interleave(3)
-    precise = torch.float64 if dtype == torch.float64 else torch.float32
+    accumulation_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     options = {"gamma": gamma}
     if gamma == "by class":
-        options["gamma"] = torch.arange(classes).to(precise)
+        options["gamma"] = torch.arange(classes).to(accumulation_dtype)
     if with_quality:
         if gamma == 0.5:
             pytest.skip("with a quality, gamma is 0 or at least 1")
-        options["quality"] = torch.tensor([0.0, 0.5, 1.0], dtype=precise).repeat(classes + 2)
+        options["quality"] = torch.tensor([0.0, 0.5, 1.0], dtype=accumulation_dtype).repeat(
+            classes + 2
+        )
     value, gradient = run(loss_sum, logits.expand(len(labels), -1), labels, dtype, **options)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()

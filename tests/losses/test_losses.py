@@ -105,7 +105,7 @@ def rows_for(loss, rows=6, dtype=torch.float32, *, spread=1.0):
 
 
 def inputs_for(loss, labels):
-    """What the loss wants beside logits and labels, as a head would give it."""
+    """What the loss extra_inputs beside logits and labels, as a head would give it."""
     generator = torch.Generator().manual_seed(6)
     lists = torch.randint(-1, 2, (2, loss.num_classes), generator=generator).to(torch.int8)
     inputs = {
@@ -113,7 +113,7 @@ def inputs_for(loss, labels):
         "image_index": torch.arange(len(labels)) % 2,
         "image_labels": lists,
     }
-    return {key: inputs[key] for key in loss.wants}
+    return {key: inputs[key] for key in loss.extra_inputs}
 
 
 def value_of(loss, logits, labels, **options):
@@ -145,7 +145,7 @@ def test_loss_says_what_its_head_must_have(name, loss):
     assert loss.activation in {"sigmoid", "softmax"}
     assert loss.normalized_by in {"foreground", "rows"}
     assert loss.last_layer in {"linear", "cosine"}
-    assert loss.wants <= {"quality", "image_index", "image_labels"}
+    assert loss.extra_inputs <= {"quality", "image_index", "image_labels"}
     assert loss.num_classes == 5
     further = {"equalization_v2": 1, "seesaw": 1, "group_softmax": 1 + 4}.get(name, 0)
     assert loss.num_outputs == {"sigmoid": 4, "softmax": 5}[loss.activation] + further
@@ -157,7 +157,7 @@ def test_loss_says_what_its_head_must_have(name, loss):
 def test_loss_takes_what_it_wants_as_keywords(loss):
     parameters = inspect.signature(type(loss).forward).parameters
     keywords = [o for o in parameters.values() if o.kind is inspect.Parameter.KEYWORD_ONLY]
-    assert {o.name for o in keywords} == {"normalizer", *loss.wants}
+    assert {o.name for o in keywords} == {"normalizer", *loss.extra_inputs}
     assert all(o.default is None for o in keywords)
     assert value_of(loss, rows_for(loss), LABELS).isfinite()
     # A detector without such inputs gives none.
@@ -271,7 +271,7 @@ def test_loss_ignores_rows_labelled_minus_one(loss):
     assert value == again
     assert torch.equal(gradient, same)
     assert (gradient[labels < 0] == 0).all()
-    if not loss.wants:  # those have one entry per row
+    if not loss.extra_inputs:  # those have one entry per row
         kept = labels >= 0
         alone, alone_gradient = gradient_of(loss, logits[kept], labels[kept])
         assert alone.item() == pytest.approx(value.item(), rel=1e-12)

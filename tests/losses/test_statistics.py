@@ -19,7 +19,7 @@ from detbalance.losses import (
     EqualizedQualityFocalLoss,
     SigmoidFocalLoss,
 )
-from detbalance.losses.statistics import GradientSums, PushGauge, sum_over_ranks
+from detbalance.losses.statistics import GradientGauge, GradientSums, sum_over_ranks
 
 COUNTS = [0, 500, 40, 3]
 KINDS = {
@@ -35,12 +35,12 @@ def loss(request):
 
 
 def batch(loss, seed, rows=12):
-    """Logits, labels and what else the loss wants, in float64."""
+    """Logits, labels and what else the loss extra_inputs, in float64."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(rows, loss.num_outputs, generator=generator, dtype=torch.float64)
     labels = torch.randint(-1, 4, (rows,), generator=generator)
     quality = torch.rand(rows, generator=generator, dtype=torch.float64)
-    return logits, labels, {"quality": quality} if loss.wants else {}
+    return logits, labels, {"quality": quality} if loss.extra_inputs else {}
 
 
 def part(call, rows):
@@ -394,7 +394,7 @@ def test_gradient_sums_divide_by_the_normalizers_of_a_step():
 
 
 def test_push_gauge_is_read_once():
-    gauge = PushGauge(3)
+    gauge = GradientGauge(3)
     assert gauge.take().tolist() == [[0, 0, 0], [0, 0, 0]]
     gauge.add(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
     gauge.add(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))

@@ -15,9 +15,9 @@ from detbalance.repair.blend_scores import (
     Items,
     average_precision,
     best_power,
+    blend_scores,
     class_precision,
-    pooled,
-    sharpened,
+    temperature_scaled,
 )
 from detbalance.repair.classifier import classifier_of
 from detbalance.repair.estimators import (
@@ -28,10 +28,10 @@ from detbalance.repair.estimators import (
 )
 from detbalance.repair.folds import image_folds
 from detbalance.repair.second_classifier import (
-    ClassOpinion,
+    SecondClassifier,
     advised,
     few_boxes,
-    fit_opinion,
+    fit_second_classifier,
     out_of_fold,
     probabilities,
 )
@@ -97,7 +97,9 @@ def test_no_region_is_judged_by_a_classifier_that_saw_its_image(monkeypatch):
         return fitted[-1]
 
     monkeypatch.setattr(estimators, "make_classifier", make)
-    fit_opinion(samples, rows_of(samples), flat_scores(samples, 3), "any", shared=False, folds=4)
+    fit_second_classifier(
+        samples, rows_of(samples), flat_scores(samples, 3), "any", shared=False, folds=4
+    )
     assert len(fitted) in (4, 5)
     # Together they are asked about every image, each of which three of them have seen.
     seen = [image for spy in fitted[:4] for image in spy.seen_]
@@ -107,7 +109,7 @@ def test_no_region_is_judged_by_a_classifier_that_saw_its_image(monkeypatch):
 @pytest.mark.parametrize("name", SMALL)
 def test_every_named_estimator_learns_and_helps_a_detector_that_knows_nothing(name):
     samples = made_samples((120, 60, 9), shift=5.0)
-    opinion, weighing = fit_opinion(
+    opinion, weighing = fit_second_classifier(
         samples,
         rows_of(samples),
         flat_scores(samples, 3),
@@ -132,7 +134,7 @@ def test_the_names_of_the_issue_are_known():
 def test_where_nothing_helps_the_detector_is_left_alone():
     samples = made_samples((60, 20, 10), shift=0.0)  # features that say nothing
     scores = knowing_scores(samples, 3)
-    opinion, weighing = fit_opinion(
+    opinion, weighing = fit_second_classifier(
         samples, rows_of(samples), scores, "LogisticRegression", shared=False
     )
     assert opinion.weight == 0.0
@@ -155,13 +157,15 @@ def test_an_opinion_that_hides_boxes_is_not_taken(monkeypatch):
     monkeypatch.setattr(estimators, "make_classifier", lambda *args: Unsure())
     monkeypatch.setattr(estimators, "best_power", lambda said, labels: 1.0)
     rows = rows_of(samples)
-    opinion, weighing = fit_opinion(samples, rows, scores, "any", shared=False, floor=0.3499)
+    opinion, weighing = fit_second_classifier(
+        samples, rows, scores, "any", shared=False, floor=0.3499
+    )
     means = {w: np.nanmean(found) for w, found in weighing.precision.items()}
     assert means[0.5] > means[0.0] + 0.2
     assert weighing.shown[0.0] == 1.0
     assert weighing.shown[0.5] < 0.95
     assert opinion.weight == 0.0
-    opinion, _ = fit_opinion(samples, rows, scores, "any", shared=False, floor=0.2)
+    opinion, _ = fit_second_classifier(samples, rows, scores, "any", shared=False, floor=0.2)
     assert opinion.weight > 0.0
 
 
@@ -171,7 +175,7 @@ def test_an_opinion_without_weight_leaves_detections_as_they_are(detector):
     model = build_detector(4, detector=detector, backbone="tiny").eval()
     classifier = classifier_of(model)
     images = [torch.rand(3, 96, 128), torch.rand(3, 80, 80)]
-    opinion = ClassOpinion("none", None, 0.0, 4, not classifier.sigmoid)
+    opinion = SecondClassifier("none", None, 0.0, 4, not classifier.sigmoid)
     with torch.no_grad():
         before = model(images)
         with advised(classifier, opinion, candidates=50):
@@ -200,7 +204,7 @@ def test_an_opinion_of_full_weight_is_what_a_detector_shows(detector):
     generator = np.random.default_rng(0)
     estimator.fit(generator.standard_normal((40, width)), np.arange(40) % 4)
     estimator[-1].coef_[:], estimator[-1].intercept_[:] = 0.0, [0.0, 0.0, 0.0, 3.0]
-    opinion = ClassOpinion("any", estimator, 1.0, 4, not classifier.sigmoid)
+    opinion = SecondClassifier("any", estimator, 1.0, 4, not classifier.sigmoid)
     with torch.no_grad(), advised(classifier, opinion, candidates=10**6):
         found = model([torch.rand(3, 96, 128)])[0]
     sure = float(np.exp(3.0) / (3.0 + np.exp(3.0)))
@@ -215,10 +219,10 @@ def test_pooling_follows_the_formulas():
     said = generator.dirichlet(np.ones(4), 6)
     both = scores**0.7 * said**0.3
     expected = both / both.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(pooled(scores, said, 0.3, True), expected, rtol=1e-6)
+    np.testing.assert_allclose(blend_scores(scores, said, 0.3, True), expected, rtol=1e-6)
     odds = (scores / (1 - scores)) ** 0.7 * (said / (1 - said)) ** 0.3
     expected = odds / (1 + odds)
-    found = pooled(scores, said, 0.3, False)
+    found = blend_scores(scores, said, 0.3, False)
     np.testing.assert_allclose(found[:, 1:], expected[:, 1:], rtol=1e-6)
     np.testing.assert_array_equal(found[:, 0], scores[:, 0])
 
@@ -228,23 +232,25 @@ def test_pooling_leaves_what_nothing_is_said_of(shared):
     scores = np.random.default_rng(0).dirichlet(np.ones(4), 6)
     said = np.random.default_rng(1).dirichlet(np.ones(4), 6)
     said[2], said[:, 3] = np.nan, np.nan
-    found = pooled(scores, said, 0.5, shared)
+    found = blend_scores(scores, said, 0.5, shared)
     np.testing.assert_array_equal(found[2], scores[2])
     if shared:
         np.testing.assert_allclose(found.sum(axis=1), 1.0)
     else:
         np.testing.assert_array_equal(found[:, 3], scores[:, 3])
     assert np.isfinite(found).all()
-    # Impossible and certain are opinions as well.
+    # Impossible and certain are second classifiers as well.
     said[0, :3] = [1.0, 0.0, 0.0]
-    assert np.isfinite(pooled(scores, said, 1.0, shared)).all()
+    assert np.isfinite(blend_scores(scores, said, 1.0, shared)).all()
 
 
 def test_regions_that_are_not_finite_keep_their_scores_and_are_not_learned_from():
     samples = made_samples((60, 20, 12), shift=5.0)
     samples.features[[0, 65, 85]] = np.nan
     scores = flat_scores(samples, 3)
-    opinion, _ = fit_opinion(samples, rows_of(samples), scores, "LogisticRegression", shared=False)
+    opinion, _ = fit_second_classifier(
+        samples, rows_of(samples), scores, "LogisticRegression", shared=False
+    )
     assert opinion.weight > 0
     new = opinion(torch.from_numpy(samples.features), torch.from_numpy(scores))
     assert torch.isfinite(new).all()
@@ -256,7 +262,7 @@ def test_regions_that_are_not_finite_keep_their_scores_and_are_not_learned_from(
 def test_classes_with_few_boxes_keep_their_scores_and_are_named(boxes):
     samples = made_samples((60, 20, boxes, 15), shift=5.0)
     scores = flat_scores(samples, 4)
-    opinion, weighing = fit_opinion(
+    opinion, weighing = fit_second_classifier(
         samples, rows_of(samples), scores, "LogisticRegression", shared=False
     )
     assert weighing.few == [2]
@@ -275,7 +281,9 @@ def test_boxes_are_counted_once_however_many_regions_they_have():
 def test_data_of_one_class_is_refused_in_one_line():
     samples = made_samples((0, 20))
     with pytest.raises(ValueError, match="At least two are expected"):
-        fit_opinion(samples, rows_of(samples), flat_scores(samples, 2), "GaussianNB", shared=False)
+        fit_second_classifier(
+            samples, rows_of(samples), flat_scores(samples, 2), "GaussianNB", shared=False
+        )
 
 
 def test_a_classifier_that_does_not_know_a_class_says_nothing_of_it():
@@ -345,7 +353,7 @@ def test_wrong_names_and_options_are_told(name, options, message):
 def test_values_that_an_estimator_refuses_are_told_in_one_line():
     samples = made_samples((30, 20, 10))
     with pytest.raises(ValueError, match="LogisticRegression: cannot be fitted"):
-        fit_opinion(
+        fit_second_classifier(
             samples,
             rows_of(samples),
             flat_scores(samples, 3),
@@ -390,9 +398,9 @@ def test_an_opinion_is_made_as_sure_as_serves_it(true):
     generator = np.random.default_rng(0)
     chances = generator.dirichlet(np.ones(4), 6000)
     labels = np.array([generator.choice(4, p=row) for row in chances])
-    said = sharpened(chances, 1 / true)
+    said = temperature_scaled(chances, 1 / true)
     assert best_power(said, labels) == true
-    np.testing.assert_allclose(sharpened(said, true), chances, atol=2e-3)
+    np.testing.assert_allclose(temperature_scaled(said, true), chances, atol=2e-3)
     # A class that nothing is said of is left out of it.
     said[:, 3] = np.nan
     assert best_power(said, labels) > 0
@@ -403,7 +411,7 @@ def test_sharpening_keeps_sums_and_order():
     said = np.random.default_rng(0).dirichlet(np.ones(5), 50)
     said[:10, 3] = np.nan
     said[3] = np.nan
-    new = sharpened(said, 4.0)
+    new = temperature_scaled(said, 4.0)
     np.testing.assert_array_equal(np.isnan(new), np.isnan(said))
     np.testing.assert_allclose(np.nansum(new, axis=1), np.nansum(said, axis=1))
     rows = np.arange(50) != 3
@@ -419,7 +427,7 @@ def test_a_classifier_that_is_never_sure_is_heard_all_the_same():
     scores = generator.uniform(0.2, 0.6, (len(samples), 4)).astype(np.float32)
     scores[:, 0] = 0.0
     options = {"n_estimators": 3}
-    opinion, found = fit_opinion(
+    opinion, found = fit_second_classifier(
         samples, rows_of(samples), scores, "EasyEnsembleClassifier", options, shared=False
     )
     assert found.power > 2
@@ -446,4 +454,4 @@ def test_an_opinion_is_never_made_less_sure():
     generator = np.random.default_rng(0)
     chances = generator.dirichlet(np.ones(4), 3000)
     labels = np.array([generator.choice(4, p=row) for row in chances])
-    assert best_power(sharpened(chances, 3.0), labels) == 1.0
+    assert best_power(temperature_scaled(chances, 3.0), labels) == 1.0

@@ -1,4 +1,4 @@
-"""Second opinions on disk: the same when read again, and nothing run that should not be."""
+"""Second classifiers on disk: the same when read again, and nothing run that should not be."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from sklearn.base import BaseEstimator
 
 from detbalance.data import Categories
 from detbalance.repair.estimators import ONE_CLASS, make_classifier
-from detbalance.repair.novelty import fit_lifts
-from detbalance.repair.second_classifier import ClassOpinion
-from detbalance.repair.second_classifier_file import FORMAT, load_opinion, save_opinion
+from detbalance.repair.novelty import fit_gates
+from detbalance.repair.second_classifier import SecondClassifier
+from detbalance.repair.second_classifier_file import (
+    FORMAT,
+    load_second_classifier,
+    save_second_classifier,
+)
 
 CATEGORIES = Categories(ids=(1, 2), names=("cat", "owl"))
 SAMPLES = made_samples((60, 20, 12), width=6, shift=5.0)
@@ -39,11 +43,11 @@ SMALL = {
 @functools.cache
 def fitted(name="LogisticRegression"):
     estimator = make_classifier(name, SMALL[name]).fit(SAMPLES.features, SAMPLES.labels)
-    return ClassOpinion(name, estimator, 0.3, 3, False)
+    return SecondClassifier(name, estimator, 0.3, 3, False)
 
 
 def saved(path, opinion, weights="abc"):
-    save_opinion(path, opinion, weights=weights, categories=CATEGORIES, width=6)
+    save_second_classifier(path, opinion, weights=weights, categories=CATEGORIES, width=6)
     return path
 
 
@@ -54,8 +58,8 @@ def said(opinion):
 @pytest.mark.parametrize("name", SMALL)
 def test_a_classifier_says_the_same_when_it_is_read_again(tmp_path, name):
     opinion = fitted(name)
-    path = saved(tmp_path / "opinion.skops", opinion)
-    again = load_opinion(path, weights="abc", categories=CATEGORIES)
+    path = saved(tmp_path / "second_classifier.skops", opinion)
+    again = load_second_classifier(path, weights="abc", categories=CATEGORIES)
     assert not torch.equal(said(opinion), torch.from_numpy(SCORES))
     assert torch.equal(said(again), said(opinion))
     assert (again.method, again.weight, again.num_classes, again.shared) == (name, 0.3, 3, False)
@@ -64,17 +68,19 @@ def test_a_classifier_says_the_same_when_it_is_read_again(tmp_path, name):
 @pytest.mark.parametrize("name", ONE_CLASS)
 def test_one_class_models_say_the_same_when_they_are_read_again(tmp_path, name):
     rows = np.where(SAMPLES.labels > 0, np.arange(len(SAMPLES)), -1)
-    opinion, _ = fit_lifts(SAMPLES, rows, SCORES, [1, 2], name, shared=True, max_fppi=0.5)
-    assert opinion.lifts
-    path = saved(tmp_path / "opinion.skops", opinion)
-    again = load_opinion(path, weights="abc", categories=CATEGORIES)
+    opinion, _ = fit_gates(SAMPLES, rows, SCORES, [1, 2], name, shared=True, max_fppi=0.5)
+    assert opinion.gates
+    path = saved(tmp_path / "second_classifier.skops", opinion)
+    again = load_second_classifier(path, weights="abc", categories=CATEGORIES)
     assert not torch.equal(said(opinion), torch.from_numpy(SCORES))
     assert torch.equal(said(again), said(opinion))
 
 
 def test_an_opinion_without_weight_is_saved_too(tmp_path):
-    opinion = ClassOpinion("any", None, 0.0, 3, True)
-    again = load_opinion(saved(tmp_path / "o.skops", opinion), weights="abc", categories=CATEGORIES)
+    opinion = SecondClassifier("any", None, 0.0, 3, True)
+    again = load_second_classifier(
+        saved(tmp_path / "o.skops", opinion), weights="abc", categories=CATEGORIES
+    )
     assert again == opinion
 
 
@@ -95,9 +101,9 @@ def tampered(path, model):
     "model", [Foreign(), collections.Counter("ab"), np.load, skops.io.load, torch.nn.Linear]
 )
 def test_a_file_with_an_untrusted_type_is_refused_before_anything_is_built(tmp_path, model):
-    path = tampered(tmp_path / "opinion.skops", model)
+    path = tampered(tmp_path / "second_classifier.skops", model)
     with pytest.raises(ValueError, match=r"holds .*not trusted.*not\s+loaded") as error:
-        load_opinion(path, weights="abc", categories=CATEGORIES)
+        load_second_classifier(path, weights="abc", categories=CATEGORIES)
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
 
@@ -105,43 +111,43 @@ def test_a_file_with_an_untrusted_type_is_refused_before_anything_is_built(tmp_p
 def test_functions_of_trusted_libraries_are_not_trusted(tmp_path):
     from sklearn.datasets import fetch_openml
 
-    path = tampered(tmp_path / "opinion.skops", fetch_openml)
+    path = tampered(tmp_path / "second_classifier.skops", fetch_openml)
     with pytest.raises(ValueError, match=r"sklearn\.datasets\._openml\.fetch_openml.*not trusted"):
-        load_opinion(path, weights="abc", categories=CATEGORIES)
+        load_second_classifier(path, weights="abc", categories=CATEGORIES)
 
 
 def test_a_model_that_could_not_be_read_again_is_not_saved(tmp_path):
-    path = tmp_path / "opinion.skops"
+    path = tmp_path / "second_classifier.skops"
     with pytest.raises(ValueError, match="Foreign, which would not be read again"):
-        saved(path, ClassOpinion("Foreign", Foreign(), 0.5, 3, False))
+        saved(path, SecondClassifier("Foreign", Foreign(), 0.5, 3, False))
     assert not path.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 half"])
 def test_damaged_files_are_told(tmp_path, content):
-    path = tmp_path / "opinion.skops"
+    path = tmp_path / "second_classifier.skops"
     path.write_bytes(content)
     with pytest.raises(ValueError, match="is no readable skops file"):
-        load_opinion(path, weights="abc", categories=CATEGORIES)
+        load_second_classifier(path, weights="abc", categories=CATEGORIES)
     with pytest.raises(ValueError, match="cannot be read"):
-        load_opinion(tmp_path / "missing", weights="abc", categories=CATEGORIES)
+        load_second_classifier(tmp_path / "missing", weights="abc", categories=CATEGORIES)
     (tmp_path / "cut").write_bytes(saved(path, fitted()).read_bytes()[:-200])
     with pytest.raises(ValueError, match="is no readable skops file"):
-        load_opinion(tmp_path / "cut", weights="abc", categories=CATEGORIES)
+        load_second_classifier(tmp_path / "cut", weights="abc", categories=CATEGORIES)
 
 
 def test_another_detector_or_other_classes_are_refused(tmp_path):
-    path = saved(tmp_path / "opinion.skops", fitted())
+    path = saved(tmp_path / "second_classifier.skops", fitted())
     with pytest.raises(ValueError, match="the weights abc, those of the checkpoint are def"):
-        load_opinion(path, weights="def", categories=CATEGORIES)
+        load_second_classifier(path, weights="def", categories=CATEGORIES)
     other = Categories(ids=(1, 2), names=("owl", "cat"))
     with pytest.raises(ValueError, match="its classes are cat, owl"):
-        load_opinion(path, weights="abc", categories=other)
+        load_second_classifier(path, weights="abc", categories=other)
     path.write_bytes(skops.io.dumps({"format": "detbalance.opinion/0"}))
     with pytest.raises(
         ValueError, match="has the format 'detbalance.opinion/0'".replace(".", r"\.")
     ):
-        load_opinion(path, weights="abc", categories=CATEGORIES)
+        load_second_classifier(path, weights="abc", categories=CATEGORIES)
 
 
 def rewritten(path, change):
@@ -157,12 +163,12 @@ def rewritten(path, change):
 def one_class_opinion(name="Mahalanobis"):
     rows = np.where(SAMPLES.labels > 0, np.arange(len(SAMPLES)), -1)
     few = {"n_estimators": 2} if name == "IsolationForest" else {}
-    return fit_lifts(SAMPLES, rows, SCORES, [1, 2], name, few, shared=True, max_fppi=0.5)[0]
+    return fit_gates(SAMPLES, rows, SCORES, [1, 2], name, few, shared=True, max_fppi=0.5)[0]
 
 
 def refused(path, words):
     with pytest.raises(ValueError, match=words) as error:
-        load_opinion(path, weights="abc", categories=CATEGORIES)
+        load_second_classifier(path, weights="abc", categories=CATEGORIES)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
 
@@ -179,13 +185,13 @@ WRONG = {
     "power": (None, 0, -1.0, float("inf"), float("nan"), []),
     "model": (None, 3, [], "LogisticRegression"),
     "floor": (None, float("nan"), 2, "x"),
-    "lifts": (None, {}, [1], [None], [{}], "x"),
+    "gates": (None, {}, [1], [None], [{}], "x"),
 }
 
 
 @pytest.mark.parametrize("key", WRONG)
 def test_content_that_is_missing_or_wrong_is_told_in_our_words(tmp_path, key):
-    one_class = key in ("floor", "lifts")
+    one_class = key in ("floor", "gates")
     opinion = one_class_opinion() if one_class else fitted()
     for value in WRONG[key]:
         path = saved(tmp_path / "o.skops", opinion)
@@ -206,9 +212,9 @@ def test_content_that_is_missing_or_wrong_is_told_in_our_words(tmp_path, key):
 def test_lifts_that_are_missing_something_are_told_in_our_words(tmp_path, key, values):
     for value in values:
         path = saved(tmp_path / "o.skops", one_class_opinion())
-        refused(rewritten(path, lambda c, v=value: c["lifts"][0].update({key: v})), "Make it again")
+        refused(rewritten(path, lambda c, v=value: c["gates"][0].update({key: v})), "Make it again")
     path = saved(tmp_path / "o.skops", one_class_opinion())
-    refused(rewritten(path, lambda content: content["lifts"][0].pop(key)), "Make it again")
+    refused(rewritten(path, lambda content: content["gates"][0].pop(key)), "Make it again")
 
 
 class Redirected:
@@ -232,7 +238,7 @@ class Redirected:
 def test_trees_that_point_at_what_is_not_there_are_never_walked(tmp_path, field, value):
     change = Redirected(0, field, value)
     path = saved(tmp_path / "o.skops", one_class_opinion("IsolationForest"))
-    for_lift = rewritten(path, lambda c: change(c["lifts"][1]["model"].estimators_[0].tree_))
+    for_lift = rewritten(path, lambda c: change(c["gates"][1]["model"].estimators_[0].tree_))
     refused(for_lift, "a tree|not there")
     path = saved(tmp_path / "o.skops", fitted("BalancedRandomForestClassifier"))
     forest = rewritten(path, lambda c: change(c["model"].steps[-1][1].estimators_[1].tree_))
@@ -251,7 +257,7 @@ def test_trees_of_histograms_are_looked_at_too(tmp_path, field, value):
 
 def test_arrays_of_a_support_vector_machine_fit_together(tmp_path):
     def change(content):
-        machine = content["lifts"][0]["model"]
+        machine = content["gates"][0]["model"]
         machine._n_support = machine._n_support[:1]
 
     path = saved(tmp_path / "o.skops", one_class_opinion("OneClassSVM"))
@@ -269,7 +275,7 @@ def test_a_stored_search_tree_is_not_trusted(tmp_path):
 
     opinion = fitted("KNeighborsClassifier")
     path = rewritten(saved(tmp_path / "o.skops", opinion), change)
-    again = load_opinion(path, weights="abc", categories=CATEGORIES)
+    again = load_second_classifier(path, weights="abc", categories=CATEGORIES)
     assert torch.equal(said(again), said(opinion))
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-
 import numpy as np
 import pytest
 import torch
@@ -15,16 +12,16 @@ from sklearn.base import BaseEstimator
 from detbalance.detection.models import build_detector
 from detbalance.repair import novelty as lifting
 from detbalance.repair.classifier import classifier_of
-from detbalance.repair.estimators import ONE_CLASS, is_one_class, make_one_class
+from detbalance.repair.estimators import ONE_CLASS, make_one_class
 from detbalance.repair.novelty import (
-    ClassLift,
-    OneClassOpinion,
-    fit_lifts,
+    ClassGate,
+    OneClassModels,
+    embed,
+    fit_gates,
+    fit_pca,
     fit_quietly,
-    lifted,
     lowest_threshold,
-    places_in,
-    space_of,
+    recovered,
     typicality,
 )
 from detbalance.repair.second_classifier import advised
@@ -62,13 +59,13 @@ def test_mahalanobis_agrees_with_a_float64_twin():
 @pytest.mark.parametrize("name", ONE_CLASS)
 def test_the_middle_of_a_class_is_more_typical_than_far_away(name):
     samples = made_samples((100, 30), width=6, shift=6.0)
-    space = space_of(samples, np.arange(130))
+    space = fit_pca(samples, np.arange(130))
     own = np.flatnonzero(samples.labels == 1)
-    model = fit_quietly(make_one_class(name, {}, 30), places_in(space, samples, own))
+    model = fit_quietly(make_one_class(name, {}, 30), embed(space, samples, own))
     here = typicality(model, space.transform(samples.features[own].mean(axis=0)[None]))
     there = typicality(model, space.transform(np.full((1, 6), 30.0)))
     assert here > there
-    typical = typicality(model, places_in(space, samples, np.arange(130)))
+    typical = typicality(model, embed(space, samples, np.arange(130)))
     assert typical[100:].mean() > typical[:100].mean()
 
 
@@ -78,7 +75,7 @@ def test_no_more_false_ones_come_back_than_allowed(method):
     samples = made_samples((1500, 30, 60), width=6, shift=3.0, seed=1)
     fresh = made_samples((3000, 0, 120), width=6, shift=3.0, seed=2)
     rate = 0.1
-    opinion, figures = fit_lifts(
+    opinion, figures = fit_gates(
         samples,
         rows_of(samples),
         hidden_scores(samples, 3),
@@ -105,7 +102,7 @@ def test_boxes_that_are_typical_come_back_and_nothing_else_changes():
     samples = made_samples((400, 20, 60), width=6, shift=8.0)
     scores = hidden_scores(samples, 3)
     scores[:, 2] = 0.6
-    opinion, figures = fit_lifts(
+    opinion, figures = fit_gates(
         samples, rows_of(samples), scores, [1], "Mahalanobis", shared=False, max_fppi=0.02
     )
     (one,) = figures
@@ -124,10 +121,10 @@ def test_boxes_that_are_typical_come_back_and_nothing_else_changes():
 def test_classes_with_few_boxes_are_left_alone_and_told(boxes):
     samples = made_samples((60, boxes, 20), width=6, shift=6.0)
     scores = hidden_scores(samples, 3)
-    opinion, figures = fit_lifts(
+    opinion, figures = fit_gates(
         samples, rows_of(samples), scores, [1, 2], "Mahalanobis", shared=False, max_fppi=0.1
     )
-    assert [lift.label for lift in opinion.lifts] == [2]
+    assert [lift.label for lift in opinion.gates] == [2]
     assert (figures[0].boxes, figures[0].used, figures[0].why) == (
         boxes,
         False,
@@ -140,7 +137,7 @@ def test_classes_with_few_boxes_are_left_alone_and_told(boxes):
 def test_a_class_that_looks_like_the_others_is_left_alone():
     samples = made_samples((300, 5, 60), width=6, shift=0.0)
     scores = hidden_scores(samples, 3)
-    opinion, figures = fit_lifts(
+    opinion, figures = fit_gates(
         samples, rows_of(samples), scores, [1], "Mahalanobis", shared=False, max_fppi=0.0
     )
     assert not figures[0].used
@@ -152,9 +149,9 @@ def test_a_class_that_looks_like_the_others_is_left_alone():
 def test_scores_above_the_floor_and_below_the_gate_stay():
     model = make_one_class("Mahalanobis", {}, 20).fit(np.eye(6)[[0] * 20] + 0.1 * np.eye(20, 6))
     samples = made_samples((50,), width=6)
-    space = space_of(samples, np.arange(50), 6)
-    lift = ClassLift(1, model, 0.1, -np.inf)
-    opinion = OneClassOpinion("Mahalanobis", space, [lift], 0.3, 3, False)
+    space = fit_pca(samples, np.arange(50), 6)
+    lift = ClassGate(1, model, 0.1, -np.inf)
+    opinion = OneClassModels("Mahalanobis", space, [lift], 0.3, 3, False)
     scores = torch.tensor([[0, 0.05, 0.9], [0, 0.1, 0.9], [0, 0.29, 0.0], [0, 0.3, 0], [0, 0.9, 0]])
     features = torch.from_numpy(samples.features[:5])
     new = opinion(features, scores)
@@ -169,7 +166,7 @@ def test_scores_above_the_floor_and_below_the_gate_stay():
 def test_lifting_keeps_the_sum_of_shared_scores_and_the_order():
     scores = np.random.default_rng(0).dirichlet(np.ones(4), 200)
     scores = scores[scores[:, 2] < 0.3]
-    new = lifted(scores, 2, 0.3, True)
+    new = recovered(scores, 2, 0.3, True)
     np.testing.assert_allclose(new.sum(axis=1), 1.0)
     assert (new >= 0).all()
     assert ((new[:, 2] > 0.3) & (new[:, 2] < 0.32)).all()
@@ -185,17 +182,17 @@ def test_a_lifted_class_is_shown_by_a_detector(detector):
     classifier = classifier_of(model)
     width = classifier.weights()[0].shape[2]
     samples = made_samples((50,), width=width)
-    space = space_of(samples, np.arange(50), 4)
+    space = fit_pca(samples, np.arange(50), 4)
     model_of_class = make_one_class("Mahalanobis", {}, 50).fit(space.transform(samples.features))
-    lifts = [ClassLift(2, model_of_class, 0.0, -np.inf)]
+    gates = [ClassGate(2, model_of_class, 0.0, -np.inf)]
     shared = not classifier.sigmoid
-    opinion = OneClassOpinion("Mahalanobis", space, lifts, 0.6, 4, shared)
+    opinion = OneClassModels("Mahalanobis", space, gates, 0.6, 4, shared)
     images = [torch.rand(3, 96, 128)]
     with torch.no_grad():
         before = model(images)[0]
         with advised(classifier, opinion, candidates=10**6):
             after = model(images)[0]
-        nothing = OneClassOpinion("Mahalanobis", None, [], 0.6, 4, shared)
+        nothing = OneClassModels("Mahalanobis", None, [], 0.6, 4, shared)
         with advised(classifier, nothing):
             same = model(images)[0]
     shown = after["labels"] == 2
@@ -234,9 +231,9 @@ def test_models_of_a_fold_do_not_see_the_other_images(monkeypatch):
         watchers.append(Watcher())
         return watchers[-1]
 
-    monkeypatch.setattr(lifting, "space_of", space)
+    monkeypatch.setattr(lifting, "fit_pca", space)
     monkeypatch.setattr(lifting, "make_one_class", make)
-    fit_lifts(
+    fit_gates(
         samples, rows_of(samples), hidden_scores(samples, 2), [1], "any", shared=False, max_fppi=99
     )
     folds = lifting.image_folds(samples, 3, 0)
@@ -259,43 +256,3 @@ def test_the_threshold_lets_through_what_is_allowed_and_not_more():
         if least > -1e300:
             assert weights[more].sum() > allowed
     assert lowest_threshold(np.array([0.5]), np.array([True]), np.ones(1), 0.0) == 0.5
-
-
-def test_detectors_of_pyod_are_used_where_it_is_installed(monkeypatch):
-    assert not is_one_class("STUB")
-
-    class STUB(BaseEstimator):
-        def __init__(self, contamination=0.1):
-            self.contamination = contamination
-
-        def fit(self, places):
-            self.centre = places.mean(axis=0)
-            return self
-
-        def decision_function(self, places):
-            return ((places - self.centre) ** 2).sum(axis=1)
-
-    STUB.__module__ = "pyod.models.stub"
-    for name in ("pyod", "pyod.models", "pyod.models.stub"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    sys.modules["pyod.models.stub"].STUB = STUB
-    assert is_one_class("STUB")
-    model = make_one_class("STUB", {"contamination": 0.2}, 5).fit(np.zeros((5, 2)))
-    near, far = typicality(model, np.array([[0.0, 0.1], [3.0, 0.0]]))
-    assert near > far
-    with pytest.raises(ValueError, match='STUB has no option "k"'):
-        make_one_class("STUB", {"k": 1}, 5)
-
-
-def test_a_detector_of_pyod_that_lacks_a_package_says_which(monkeypatch, tmp_path):
-    models = tmp_path / "pyod" / "models"
-    models.mkdir(parents=True)
-    for folder in (models.parent, models):
-        (folder / "__init__.py").touch()
-    (models / "lacking.py").write_text("import nowhere_to_be_found\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "pyod"]:
-        monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(ImportError, match=r"PyOD's LACKING needs .*nowhere_to_be_found.*pip"):
-        is_one_class("LACKING")
-    assert not is_one_class("MISSING")

@@ -13,7 +13,7 @@ from region_samples import made_samples
 from scipy.optimize import minimize
 from torch import nn
 
-from detbalance.cli.refit import parse_params
+from detbalance.cli.region_data import parse_params
 from detbalance.detection.heads import set_classification_loss
 from detbalance.losses import LOSSES
 from detbalance.repair import refit as refitting
@@ -21,14 +21,13 @@ from detbalance.repair.classifier import classifier_of
 from detbalance.repair.fitting import (
     Change,
     FitSettings,
-    Objective,
+    RegionLoss,
     class_weights,
     fit_change,
     mean_loss,
 )
 from detbalance.repair.folds import image_folds
-from detbalance.repair.means import mean_directions
-from detbalance.repair.refit import METHODS, Task, fits_of, refit, tau_scale
+from detbalance.repair.refit import METHODS, RefitContext, fits_of, refit, tau_scale
 from detbalance.repair.region_features import CHUNK, FrozenLogits, LazyColumn, linear
 
 QUICK = FitSettings(iterations=60, batch_size=128, learning_rate=3.0)
@@ -165,24 +164,6 @@ def test_tau_by_a_plain_twin():
     assert torch.equal(tau_scale(torch.zeros(2), 1.0), torch.ones(2))
 
 
-def test_nearest_mean_is_the_nearer_of_two_means():
-    samples = made_samples((300, 40, 40), width=6, outputs=4)
-    class_of = np.array([0, 1, 2, 3])
-    weight, bias, scale = (v.double().numpy() for v in mean_directions(samples, class_of))
-    x = samples.features.astype(np.float64)
-    z = x / x.std(axis=0)
-    away = z[samples.labels == 0].mean(axis=0)
-    for label in (1, 2):
-        mean = z[samples.labels == label].mean(axis=0)
-        nearer = ((z - away) ** 2).sum(axis=1) - ((z - mean) ** 2).sum(axis=1)
-        found = x @ weight[label] + bias[label]
-        np.testing.assert_allclose(found / found.std(), nearer / nearer.std(), rtol=1e-3, atol=1e-3)
-        assert scale[label] == 0
-    # Background's output, and that of a class without regions, are as they were.
-    assert scale[[0, 3]].tolist() == [1, 1]
-    assert not weight[[0, 3]].any()
-
-
 OBJECTIVES = [("retinanet", None), ("fcos", None), ("fasterrcnn", None)]
 OBJECTIVES += [("retinanet", name) for name, kind in LOSSES.items() if kind.activation == "sigmoid"]
 OBJECTIVES += [("fasterrcnn", n) for n, kind in LOSSES.items() if kind.activation == "softmax"]
@@ -198,7 +179,7 @@ def detector(name, loss):
 @pytest.mark.parametrize(("name", "loss"), OBJECTIVES)
 def test_a_weight_of_two_is_the_region_twice(name, loss):
     classifier = classifier_of(detector(name, loss))
-    objective = Objective(classifier)
+    objective = RegionLoss(classifier)
     outputs = classifier.weights()[1].shape[1]
     logits = torch.randn(30, outputs, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(30) % (K + 1)
@@ -226,7 +207,7 @@ def trained_task(name, loss=None, counts=(400, 60, 30, 12, 4), options=None, see
             torch.from_numpy(samples.features), torch.from_numpy(samples.slots), weight, bias
         ).numpy(),
     )
-    return Task(classifier, samples, QUICK, options or {}, folds=2)
+    return RefitContext(classifier, samples, QUICK, options or {}, folds=2)
 
 
 def recalls(classifier, samples, weight, bias):
@@ -322,7 +303,7 @@ def test_progress_ends_at_the_last_fit():
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
-@pytest.mark.parametrize("method", ["crt", "lws", "tau", "ncm"])
+@pytest.mark.parametrize("method", ["crt", "lws", "tau"])
 def test_a_refit_reads_features_a_few_at_a_time(method):
     asked = []
 
@@ -336,7 +317,7 @@ def test_a_refit_reads_features_a_few_at_a_time(method):
     features = LazyColumn(read, np.arange(len(whole)), weight.shape[2])
     logits = FrozenLogits(features, whole.slots, weight, bias)
     samples = replace(whole, features=features, logits=logits)
-    task = Task(classifier, samples, FitSettings(iterations=3), folds=2)
+    task = RefitContext(classifier, samples, FitSettings(iterations=3), folds=2)
     found = refit(task, method)
     assert max(asked) <= CHUNK < len(samples) / 2
     assert sum(asked) >= len(samples)

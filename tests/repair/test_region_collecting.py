@@ -19,7 +19,7 @@ from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.models import build_detector
 from detbalance.repair.classifier import classifier_of
 from detbalance.repair.collecting import (
-    Limits,
+    RegionQuota,
     choose_regions,
     collect_features,
     kept_share,
@@ -33,7 +33,7 @@ from detbalance.repair.region_features import (
     read_samples,
 )
 
-LIMITS = Limits(boxes_per_class=1000, hard=5, random=6)
+LIMITS = RegionQuota(boxes_per_class=1000, hard=5, random=6)
 
 
 @given(
@@ -83,7 +83,7 @@ def test_sums_over_kept_regions_are_on_average_those_over_all(some):
     error = found.std(axis=0) / np.sqrt(len(found))
     assert (abs(found.mean(axis=0) - exact) <= 4 * error + 1e-9).all()
     assert error[1] > 0
-    assert kept_share(np.array([0, 10, 5000]), Limits(1000)).tolist() == [1, 1, 0.2]
+    assert kept_share(np.array([0, 10, 5000]), RegionQuota(1000)).tolist() == [1, 1, 0.2]
 
 
 @given(
@@ -92,7 +92,7 @@ def test_sums_over_kept_regions_are_on_average_those_over_all(some):
 )
 def test_the_largest_classes_are_thinned_out_until_the_total_is_met(counts, total):
     counts = np.array([0, *counts])
-    limits = Limits(boxes_per_class=1000, boxes=total)
+    limits = RegionQuota(boxes_per_class=1000, boxes=total)
     kept = counts * kept_share(counts, limits)
     assert kept.sum() == pytest.approx(min(total, counts.sum()))
     thinned = kept < counts - 1e-9
@@ -108,7 +108,7 @@ def test_the_largest_classes_are_thinned_out_until_the_total_is_met(counts, tota
     background=st.integers(1, 10**6),
 )
 def test_background_in_all_is_bounded(hard, random, looks, background):
-    limits = Limits(hard=hard, random=random, background=background)
+    limits = RegionQuota(hard=hard, random=random, background=background)
     most_hard, drawn, chance = limits.of_background(looks)
     assert (most_hard + drawn) * looks * chance <= background * (1 + 1e-9)
     assert drawn >= 1
@@ -299,7 +299,7 @@ def test_a_detector_that_has_diverged_is_refused(data, tmp_path):
 
 def test_limits_out_of_range_are_refused(classifier, data, tmp_path):
     with pytest.raises(ValueError, match="limits of region features: random 0"):
-        collect_features(classifier, dataset(data), tmp_path, limits=Limits(5, 5, 0))
+        collect_features(classifier, dataset(data), tmp_path, limits=RegionQuota(5, 5, 0))
 
 
 def test_a_folder_without_features_is_refused(tmp_path):

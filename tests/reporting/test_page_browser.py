@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from label_issue_files import painted, suspect, written
 from pages import HOSTILE, made_comparison, made_report, with_names
-from suspect_files import painted, suspect, written
 
-from detbalance.reporting.label_issues import load_suspects, suspect_section
+from detbalance.reporting.label_issues import label_issues_section, load_label_issues
 from detbalance.reporting.page import decimals, signed
 from detbalance.reporting.page_data import pack
 
@@ -76,11 +76,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     painted(folder)
     long = "w" * 200
     judged = [suspect(number, NAMES[2], 9.0 - number, long) for number in range(1, 15)]
-    strange = [
-        {"file_name": name, "strangeness": 9.25, "box": [1, 2, 30, 40], "annotation_id": None}
+    novel = [
+        {"file_name": name, "ood_score": 9.25, "box": [1, 2, 30, 40], "annotation_id": None}
         for name in ("a.png", f"{long}.png")
     ]
-    written(folder, [suspect(77, long, 1.0), *judged], strange_images=strange)
+    written(folder, [suspect(77, long, 1.0), *judged], novel_images=novel)
     sides: dict[str, dict[str, Any]] = {
         "single": {"report": REPORT},
         "compared": {
@@ -95,7 +95,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "comparison": {"report": REPORT, "comparison": COMPARISON},
         "one": {"report": made_report(["only"])},
         "figures": {"report": empty},
-        "suspects": {"report": REPORT, "suspects": suspect_section(load_suspects(folder))},
+        "label_issues": {
+            "report": REPORT,
+            "label_issues": label_issues_section(load_label_issues(folder)),
+        },
         "hostile": {"report": hostile, "comparison": made_comparison(hostile, hostile)},
         "big": {
             "report": big,
@@ -487,27 +490,27 @@ def test_theme_is_that_of_the_system_until_it_is_switched(opened: Open) -> None:
         page.emulate_media(media="screen")
 
 
-# Strangers
+# NovelImages
 
 
 def test_labels_that_look_wrong_are_shown_as_pictures(opened: Open) -> None:
-    with opened("suspects") as page:
+    with opened("label_issues") as page:
         link = page.locator("nav a", has_text="Labels")
-        assert link.get_attribute("href") == "#suspects"
+        assert link.get_attribute("href") == "#label_issues"
         link.click()
-        headings = texts(page, "#suspects h3")
+        headings = texts(page, "#label_issues h3")
         assert headings[0].startswith("w" * 200)  # one box was judged, of the other class 14
         assert headings[1].startswith(NAMES[2])
         assert "8 of 14 boxes look wrong" in headings[1]
-        captions = texts(page, "#suspects figcaption")
+        captions = texts(page, "#label_issues figcaption")
         lines = ("class c", f"looks like {'w' * 200}", "suspicion 8.00", "annotation 1", "a.png")
         assert captions[1].split("\n") == list(lines)
-        sizes = page.locator("#suspects svg").evaluate_all(
+        sizes = page.locator("#label_issues svg").evaluate_all(
             "(all) => all.map((one) => [one.clientWidth, one.clientHeight])"
         )
         assert len(sizes) == len(captions) - 1  # one image is gone
         assert all(wide == high and wide >= 130 for wide, high in sizes)
-        assert page.locator("#suspects .no-picture").count() == 1
+        assert page.locator("#label_issues .no-picture").count() == 1
 
 
 def test_names_are_shown_as_they_are_and_do_nothing(opened: Open) -> None:

@@ -61,7 +61,7 @@ def two_decimals(value: float) -> str:
 # Figures of a row in the order of all tables.
 TABLE_FIGURES = ("AP", "AP50", "AR", "recall", "precision")
 # Those of them that have an interval on the console: without and with draws of images.
-SPREAD, SPREAD_OF_DRAWS = ("recall", "precision"), ("AP", "recall")
+WITH_INTERVALS, SPREAD_OF_DRAWS = ("recall", "precision"), ("AP", "recall")
 
 
 def shown(row: ClassRow | GroupRow, spread: tuple[str, ...]) -> list[str]:
@@ -154,11 +154,16 @@ def test_console_shows_every_figure_and_what_it_is_of(tmp_path: Path) -> None:
     for row in report.classes:
         line = next(line for line in lines if line.startswith(row.name))
         cells = line.removeprefix(row.name).split()
-        assert cells == [row.group, str(row.train_boxes), str(row.val_boxes), *shown(row, SPREAD)]
+        assert cells == [
+            row.group,
+            str(row.train_boxes),
+            str(row.val_boxes),
+            *shown(row, WITH_INTERVALS),
+        ]
     for name, group in report.groups.items():
         line = next(line for line in lines if line.startswith(f"{name}, mean of"))
         boxes = [str(group.train_boxes), str(group.val_boxes)]
-        assert line.split()[3:] == [str(group.num_evaluated), *boxes, *shown(group, SPREAD)]
+        assert line.split()[3:] == [str(group.num_evaluated), *boxes, *shown(group, WITH_INTERVALS)]
     for name, value in report.summary.items():
         assert re.search(rf"\b{name} +{re.escape(three_decimals(value))}(\s|$)", text)
 
@@ -214,8 +219,8 @@ def test_a_narrow_terminal_shortens_names_only(tmp_path: Path) -> None:
     assert max(map(len, text.splitlines())) <= 80
     line = next(line for line in text.splitlines() if line.startswith("no over"))
     assert "…" in line
-    assert line.split()[-len(shown(report.classes[0], SPREAD)) :] == shown(
-        report.classes[0], SPREAD
+    assert line.split()[-len(shown(report.classes[0], WITH_INTERVALS)) :] == shown(
+        report.classes[0], WITH_INTERVALS
     )
 
 

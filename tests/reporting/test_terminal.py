@@ -113,8 +113,17 @@ def test_commands_show_hostile_names_and_write_what_they_should(
     val, results, train = hostile_files(folder)
     output = str(folder / "out[/x]")
     arguments = {
-        "report": [val, results, "--train", train, "--bootstrap", "0", "--output", output],
-        "compare": [results, results, "--annotations", val, "--bootstrap", "9", "--output", output],
+        "report": [val, results, "--train", train, "--num-bootstrap", "0", "--output", output],
+        "compare": [
+            results,
+            results,
+            "--annotations",
+            val,
+            "--num-bootstrap",
+            "9",
+            "--output",
+            output,
+        ],
         "plan": [train, "--output", output],
         "split": [train, "--output", output, "--val-share", "0.3"],
         "thresholds": ["--annotations", val, "--predictions", results, "--output", output],

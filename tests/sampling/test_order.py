@@ -29,7 +29,7 @@ from detbalance.sampling import (
     RepeatFactorSampler,
     repeat_factors,
 )
-from detbalance.sampling.streams import factors_of, image_ids_of, rows_in_order
+from detbalance.sampling.image_order import factors_of, image_ids_of, rows_in_order
 
 # Class 2 is in two of twelve images: with power 1 and this threshold they get 3, all others 1.
 RARE = {7, 31}

@@ -66,3 +66,29 @@ def make_set(
         "annotations": annotations,
     }
     return load(folder, truth, found)
+
+
+def logit(scores: np.ndarray) -> np.ndarray:
+    return np.log(scores / (1 - scores))
+
+
+def member(
+    predictions: Predictions,
+    seed: int,
+    *,
+    keep: float = 0.8,
+    noise: float = 1.0,
+    slope: float = 1.0,
+    shift: float = 0.0,
+) -> Predictions:
+    """Another detector on the same images: detections missing, boxes moved, scores of its own."""
+    rng = np.random.default_rng(seed)
+    rows = np.flatnonzero(rng.random(predictions.num_predictions) < keep)
+    z = logit(predictions.scores[rows])
+    z = slope * (z + rng.normal(0, noise, len(z))) + shift
+    return Predictions(
+        predictions.image_index[rows],
+        predictions.labels[rows],
+        predictions.bbox[rows] + rng.normal(0, 1, (len(rows), 4)),
+        1 / (1 + np.exp(-z)),
+    )

@@ -55,8 +55,8 @@ def twin_grid(
                     for image in images
                 ]
                 for m, cap in enumerate(caps):
-                    pooled = [verdict for verdicts in judged for verdict in verdicts[:cap]]
-                    curve = _curve(sorted(pooled, key=lambda verdict: -verdict[0]), total)
+                    blend_scores = [verdict for verdicts in judged for verdict in verdicts[:cap]]
+                    curve = _curve(sorted(blend_scores, key=lambda verdict: -verdict[0]), total)
                     precision[t, :, k, a, m], scores[t, :, k, a, m], recall[t, k, a, m] = curve
     return precision, recall, scores
 

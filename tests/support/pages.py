@@ -23,7 +23,7 @@ from detbalance.evaluation.report import (
     ERROR_KINDS,
     FIGURES,
     GROUP_NAMES,
-    SPREAD,
+    WITH_INTERVALS,
     Cell,
     Details,
     ErrorKind,
@@ -90,7 +90,7 @@ def made_comparison(
     def figures(ours: ClassRow | GroupRow, theirs: ClassRow | GroupRow) -> dict[str, Difference]:
         return {
             figure: _difference(getattr(ours, figure), getattr(theirs, figure), p_adjusted)
-            for figure in SPREAD
+            for figure in WITH_INTERVALS
         }
 
     shared = ("name", "category_id", "group", "train_images", "train_boxes")
@@ -158,7 +158,7 @@ def _row(
 ) -> ClassRow:
     absent = val_boxes == 0
     figures = {figure: math.nan if absent else float(rng.uniform(0.05, 0.9)) for figure in FIGURES}
-    spread = {figure: (figures[figure] - 0.04, figures[figure] + 0.07) for figure in SPREAD}
+    spread = {figure: (figures[figure] - 0.04, figures[figure] + 0.07) for figure in WITH_INTERVALS}
     return ClassRow(
         name=name,
         category_id=place + 1,
@@ -190,7 +190,9 @@ def _group(rng: np.random.Generator, rows: list[ClassRow]) -> GroupRow:
         num_evaluated=sum(row.val_boxes > 0 for row in rows),
         train_boxes=sum(row.train_boxes or 0 for row in rows),
         val_boxes=sum(row.val_boxes for row in rows),
-        intervals={figure: (figures[figure] - 0.04, figures[figure] + 0.07) for figure in SPREAD},
+        intervals={
+            figure: (figures[figure] - 0.04, figures[figure] + 0.07) for figure in WITH_INTERVALS
+        },
         **figures,
     )
 

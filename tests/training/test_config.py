@@ -143,7 +143,10 @@ def test_numbers_in_exponent_form_are_numbers(write):
             "loss.name=equalised_focal",
             r'loss\.name is "equalised_focal"\. Known: .*Did you mean "equalized_focal"\?',
         ),
-        ("train.push_limit=0.5", r"train\.push_limit is 0\.5: .*greater than 1"),
+        (
+            "train.gradient_ratio_limit=0.5",
+            r"train\.gradient_ratio_limit is 0\.5: .*greater than 1",
+        ),
         ("augmentation.mosaik={}", r'augmentation\.mosaik is not .*Did you mean "mosaic"\?'),
         ("augmentation.mosaic.scal=1", r'mosaic\.scal is not .*tries\. Did you mean "scale"\?'),
         ("augmentation.mosaic.factors=[1]", r"augmentation\.mosaic\.factors is not a known key"),

@@ -13,20 +13,20 @@ from squares import make_data, write_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from detbalance.augmentation import Compose, DonorBank, Mixup, Mosaic, RarePaste
-from detbalance.cli.train import run_training
+from detbalance.cli.runs import train_run
 from detbalance.data import Categories, load_annotations
 from detbalance.data.frequency import class_frequency
 from detbalance.detection.dataset import DetectionDataset, Draw
 from detbalance.losses import LOSSES, SigmoidFocalLoss, SoftmaxCrossEntropyLoss
-from detbalance.losses.statistics import PushGauge
+from detbalance.losses.statistics import GradientGauge
 from detbalance.sampling import RepeatFactorSampler, repeat_factors
 from detbalance.training.checkpoint import load_checkpoint
 from detbalance.training.config import load_config
 from detbalance.training.gradient_ratio import (
-    PushTotals,
-    SettingsPush,
+    GradientTotals,
+    SettingsGradientRatio,
     positive_share,
-    settings_push,
+    settings_gradient_ratio,
 )
 from detbalance.training.loop import train
 from detbalance.training.metrics import MetricsLog, read_metrics
@@ -50,7 +50,7 @@ def step(loss: SigmoidFocalLoss) -> np.ndarray:
 
 def test_shares_are_those_of_the_gradients():
     loss = SigmoidFocalLoss([0, 9, 1], alpha=[0.3, 0.6])
-    totals = PushTotals(loss, 3)
+    totals = GradientTotals(loss, 3)
     first = step(loss) + step(loss)
     totals.collect(CPU)
     record = totals.record(NAMES)
@@ -70,7 +70,7 @@ def test_shares_are_those_of_the_gradients():
 
 @pytest.mark.parametrize("loss", [SoftmaxCrossEntropyLoss([0, 9, 1]), None])
 def test_losses_without_a_gauge_tell_nothing(loss):
-    totals = PushTotals(loss, 3)
+    totals = GradientTotals(loss, 3)
     totals.collect(CPU)
     assert totals.record(NAMES) == {}
     assert np.isnan(totals.positive_share()).all()
@@ -90,16 +90,16 @@ def pushes(folder):
 
 def test_every_call_of_a_run_adds_up(config_file, monkeypatch):
     """Accumulated steps and images that are normalised one by one are calls like all others."""
-    calls, add = [], PushGauge.add
+    calls, add = [], GradientGauge.add
 
     def listen(self, positive, negative):
         calls.append(torch.stack([positive, negative]).numpy().astype(np.float64))
         add(self, positive, negative)
 
-    monkeypatch.setattr(PushGauge, "add", listen)
+    monkeypatch.setattr(GradientGauge, "add", listen)
     overrides = ["train.accumulation=2", "train.log_every=2", "loss.normalizer=image"]
     config = load_config(config_file, overrides)
-    report = run_training(config)
+    report = train_run(config)
     assert len(calls) >= 12  # 6 steps of 2 batches
     sums = np.sum(calls, axis=0)
     shares = {row.name: row.positive_share for row in report.classes}
@@ -144,7 +144,7 @@ def test_shares_go_on_where_a_killed_run_was_saved(config_file, tmp_path):
 
 def test_a_softmax_run_reports_no_share(config_file):
     overrides = ["model.detector=fasterrcnn", "loss.name=cross_entropy", "train.iterations=1"]
-    report = run_training(load_config(config_file, [*overrides, "model.head_convs=0"]))
+    report = train_run(load_config(config_file, [*overrides, "model.head_convs=0"]))
     assert all(np.isnan(row.positive_share) for row in report.classes)
 
 
@@ -213,7 +213,7 @@ def test_sampling_factor_is_what_draws_count(scattered):
     labels, images = scattered.labels[counted], scattered.image_index[counted]
     boxes = np.bincount(labels, minlength=5).clip(1)
     shown = np.bincount(labels, draws[images], minlength=5) / boxes
-    push = settings_push(scattered, factors)
+    push = settings_gradient_ratio(scattered, factors)
     assert push.reference == 1
     assert push.sampling[3] > 2
     np.testing.assert_allclose(push.sampling[1:4], (shown / shown[1])[1:4], rtol=0.01)
@@ -238,7 +238,7 @@ def test_product_is_what_draws_and_pastes_count(scattered, tmp_path, mixed, epoc
             put = target["pasted"][target["iscrowd"] == 0].numpy()
             own += np.bincount(labels[~put], minlength=5)
             pasted += np.bincount(labels[put], minlength=5)
-    push = settings_push(scattered, factors, paste=paste, mixing=mixing)
+    push = settings_gradient_ratio(scattered, factors, paste=paste, mixing=mixing)
     boxes = class_frequency(scattered).instance_counts[1:4]
     realised = ((own + pasted) / own.clip(1))[1:4]
     np.testing.assert_allclose(push.paste[1:4], realised, rtol=tolerance)
@@ -251,14 +251,14 @@ def test_product_is_what_draws_and_pastes_count(scattered, tmp_path, mixed, epoc
 
 def test_without_balancing_every_factor_is_one(scattered):
     loss = SigmoidFocalLoss(class_frequency(scattered))
-    push = settings_push(scattered, np.ones(40), loss=loss)
+    push = settings_gradient_ratio(scattered, np.ones(40), loss=loss)
     np.testing.assert_allclose(push.product, 1, rtol=1e-12)
     assert push.warning(scattered.categories, 1.001) is None
 
 
 def test_dropped_images_and_weights_of_zero_are_no_fault(scattered):
     factors = np.where(np.isin(np.arange(40), scattered.image_index), 0.0, 1.0)
-    push = settings_push(scattered, factors)
+    push = settings_gradient_ratio(scattered, factors)
     push.warning(scattered.categories, 100)
     json.dumps(push.record(scattered.categories), allow_nan=False)
 
@@ -267,7 +267,7 @@ def test_weights_are_those_of_the_gradients(scattered):
     loss = SigmoidFocalLoss(
         class_frequency(scattered), alpha={"few": 0.75, "one": 0.5}, class_weights={"one": 3.0}
     )
-    push = settings_push(scattered, np.ones(40), loss=loss)
+    push = settings_gradient_ratio(scattered, np.ones(40), loss=loss)
     logits = torch.zeros(3, 4, dtype=torch.float64, requires_grad=True)
     loss(logits, torch.tensor([1, 2, 3])).backward()
     slopes = logits.grad.diagonal().abs().numpy()
@@ -278,16 +278,16 @@ def test_weights_are_those_of_the_gradients(scattered):
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_tells_its_class_weights(scattered, name):
     loss = LOSSES[name](class_frequency(scattered), class_weights={"few": 5.0, "one": 7.0})
-    push = settings_push(scattered, np.ones(40), loss=loss)
+    push = settings_gradient_ratio(scattered, np.ones(40), loss=loss)
     np.testing.assert_allclose(push.loss[1:4], [1, 5, 7], rtol=1e-12)
 
 
 def test_warning_is_one_line_with_factors_and_product():
     one = np.ones(9)
-    push = SettingsPush(one * 4, np.arange(9.0), one * 2, reference=1)
+    push = SettingsGradientRatio(one * 4, np.arange(9.0), one * 2, reference=1)
     names = Categories(ids=tuple(range(1, 9)), names=tuple("abcdefgh"))
     line = push.warning(names, 20)
-    assert line.startswith("train.push_limit: ")
+    assert line.startswith("train.gradient_ratio_limit: ")
     assert "\n" not in line
     assert "6 classes count more than 20 times as much as one of a: h 4 x 8 x 2 = 64, g " in line
     assert "d 4 x 4 x 2 = 32, ..." in line
@@ -300,7 +300,7 @@ def test_a_run_warns_once_and_keeps_the_factors(config_file, tmp_path, caplog):
     def warnings(*overrides):
         caplog.clear()
         train(load_config(config_file, ["train.iterations=2", *overrides]), overwrite=True)
-        return [m for m in caplog.messages if "train.push_limit" in m]
+        return [m for m in caplog.messages if "train.gradient_ratio_limit" in m]
 
     piled = ["loss.class_weights={green: 60}", "augmentation.paste.probability=1"]
     (line,) = warnings(*piled)
@@ -309,6 +309,6 @@ def test_a_run_warns_once_and_keeps_the_factors(config_file, tmp_path, caplog):
     assert factors["iteration"] == 0
     assert factors["loss_factor"] == {"red": 1, "green": 60}
     assert factors["paste_factor"]["green"] > 1
-    assert warnings(*piled, "train.push_limit=null") == []
-    assert warnings(*piled, "train.push_limit=5000") == []
+    assert warnings(*piled, "train.gradient_ratio_limit=null") == []
+    assert warnings(*piled, "train.gradient_ratio_limit=5000") == []
     assert warnings() == []

@@ -19,7 +19,7 @@ import torchvision
 from squares import make_data
 
 from detbalance.cli import main
-from detbalance.cli.train import run_training
+from detbalance.cli.runs import train_run
 from detbalance.data.files import lock_folder
 from detbalance.training import load_detector
 from detbalance.training.checkpoint import load_checkpoint
@@ -36,7 +36,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def test_a_run_leaves_all_its_results(config_file, tmp_path):
-    report = run_training(load_config(config_file))
+    report = train_run(load_config(config_file))
     run = tmp_path / "run"
     files = {"config.yaml", "last.pt", "best.pt", "metrics.jsonl", "tensorboard"}
     files |= {"predictions.json", "report.json", "report.csv"}
@@ -56,7 +56,7 @@ def test_a_run_leaves_all_its_results(config_file, tmp_path):
 def test_training_learns(config_file):
     overrides = ["train.iterations=120", "train.batch_size=8", "train.learning_rate=0.003"]
     overrides += ["augmentation.paste=null", "train.checkpoint_every=120"]
-    report = run_training(load_config(config_file, overrides))
+    report = train_run(load_config(config_file, overrides))
     assert report.summary["AP50"] > 0.5
 
 
@@ -339,11 +339,11 @@ SWAPPED = {1: {"id": 2, "name": "red"}, 2: {"id": 1, "name": "green"}}
 def test_classes_of_val_are_found_by_name(config_file, data, tmp_path, caplog, capsys):
     """The report is that of the same boxes under the ids of train; files have val's own ids."""
     caplog.set_level("INFO")
-    expected = run_training(load_config(config_file))
+    expected = train_run(load_config(config_file))
     assert "matched by their names" not in caplog.text
     val = renumbered(data, tmp_path, SWAPPED)
     overrides = [f"data.val={val}", f"output={tmp_path / 'other'}"]
-    report = run_training(load_config(config_file, overrides))
+    report = train_run(load_config(config_file, overrides))
     assert "val.json: its category ids are not those of" in caplog.text
     for ours, theirs in zip(report.classes, expected.classes, strict=True):
         assert (ours.name, ours.AP, ours.recall) == (theirs.name, theirs.AP, theirs.recall)
@@ -360,11 +360,11 @@ def test_val_may_list_fewer_classes_and_others_without_boxes(
     config_file, data, tmp_path, caplog, capsys
 ):
     caplog.set_level("INFO")
-    expected = {row.name: row for row in run_training(load_config(config_file)).classes}
+    expected = {row.name: row for row in train_run(load_config(config_file)).classes}
     unused = {3: {"id": 1, "name": "unused"}}
     val = renumbered(data, tmp_path, {1: {"id": 7, "name": "red"}, 2: {}, **unused}, drop=2)
     overrides = [f"data.val={val}", f"output={tmp_path / 'other'}"]
-    report = run_training(load_config(config_file, overrides))
+    report = train_run(load_config(config_file, overrides))
     assert re.search(r"val\.json: does not list green of \S*train\.json; what is", caplog.text)
     rows = {row.name: row for row in report.classes}
     assert set(rows) == {"red", "unused"}

@@ -17,6 +17,8 @@ from typing import Any
 from _digits_runs import train_missing
 
 from detbalance.cli.evaluating import Ground
+from detbalance.data import load_annotations
+from detbalance.data.frequency import class_frequency, frequency_groups
 from detbalance.evaluation import compare, with_bootstrap
 from detbalance.training.config import Config, load_config
 from detbalance.training.metrics import read_metrics
@@ -104,20 +106,16 @@ def differences(
         By method, group and figure `mean` and `sd` over the seeds, and `difference`, `low` and
         `high`, its 95 % interval, from the reference; and the val boxes of each group.
     """
-    ground = Ground.read(
-        settings.data.path("val"),
-        train_file=settings.data.path("train"),
+    frequency = class_frequency(load_annotations(settings.data.path("train")))
+    ground = Ground(
+        load_annotations(settings.data.path("val")),
+        frequency,
+        frequency_groups(frequency),
         score_threshold=settings.evaluation.score_threshold,
-        thresholds=None,
-        rare=None,
-        common=None,
-        drop_invalid=False,
+        rules="coco",
     )
     evaluations = {
-        method: [
-            with_bootstrap(ground.evaluate(file, rules="coco", confidence=0.95), DRAWS)
-            for file in files
-        ]
+        method: [with_bootstrap(ground.evaluate(file), DRAWS) for file in files]
         for method, files in results.items()
     }
     figures: dict[str, dict[str, Any]] = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, TypeVar
 
-from detbalance.cli.quickstart import finished
+from detbalance.cli.runs import finished
 from detbalance.data.digits import make_digits
 from detbalance.evaluation import load_report
 from detbalance.training.config import load_config

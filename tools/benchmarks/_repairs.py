@@ -29,7 +29,6 @@ REFITS = (
     "crt",
     "lws",
     "tau",
-    "ncm",
     "fasa",
     "SMOTE",
     "BorderlineSMOTE",

@@ -1,4 +1,4 @@
-"""Folders of `detbalance suspects` made by hand, with painted images."""
+"""Folders of `detbalance label-issues` made by hand, with painted images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLORS = {1: (220, 30, 30), 2: (30, 200, 30), 3: (30, 60, 220), 4: (230, 200, 20
 def suspect(
     number: int, name: str, suspicion: float, likely: str | None = "iron", **other: Any
 ) -> dict[str, Any]:
-    """An entry of suspects.json; boxes 1 to 4 are those of `painted`."""
+    """An entry of label_issues.json; boxes 1 to 4 are those of `painted`."""
     corner = 20 + 100 * ((number - 1) % 4)
     entry = {
         "annotation_id": number,
@@ -31,12 +31,12 @@ def suspect(
 
 def written(
     folder: Path,
-    suspects: Any,
+    label_issues: Any,
     *,
     without: str | None = None,
     **other: Any,
 ) -> Path:
-    """A folder with suspects.json, and the images in images/."""
+    """A folder with label_issues.json, and the images in images/."""
     folder.mkdir(parents=True, exist_ok=True)
     document = {
         "format": FORMAT,
@@ -46,12 +46,12 @@ def written(
         "boxes_judged": 0,
         "boxes_not_judged": 3,
         "classes_with_too_few_boxes": ["tin"],
-        "suspects": suspects,
-        "strange_images": [],
+        "label_issues": label_issues,
+        "novel_images": [],
         **other,
     }
     document.pop(without, None)
-    (folder / "suspects.json").write_text(json.dumps(document))
+    (folder / "label_issues.json").write_text(json.dumps(document))
     return folder
 
 

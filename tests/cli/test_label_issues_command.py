@@ -1,4 +1,4 @@
-"""`detbalance opinion` and `detbalance suspects`, from files to files."""
+"""`detbalance reclassify` and `detbalance label-issues`, from files to files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from squares import make_data, write_config
 from untrained import untrained_checkpoint
 
 from detbalance.cli import main
-from detbalance.reporting.label_issues import load_suspects
+from detbalance.reporting.label_issues import load_label_issues
 from detbalance.training.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -53,9 +53,9 @@ def scores_in(file):
 def test_an_opinion_is_fitted_saved_heard_and_read_again(made, tmp_path, capsys):
     data, checkpoint, _ = made
     shown = ("--predict", data / "train.json", "--predict-images", data / "images")
-    code, said = call(capsys, "opinion", *arguments(made, tmp_path / "a", *shown))
+    code, said = call(capsys, "reclassify", *arguments(made, tmp_path / "a", *shown))
     assert code == 0, said
-    report = json.loads((tmp_path / "a/opinion.json").read_text())
+    report = json.loads((tmp_path / "a/second_classifier.json").read_text())
     assert report["weight"] > 0  # a detector with first weights is easily helped
     means = report["held_out_mean_ap"]
     assert means[f"{report['weight']:g}"] == max(means.values())
@@ -67,8 +67,14 @@ def test_an_opinion_is_fitted_saved_heard_and_read_again(made, tmp_path, capsys)
     assert (tmp_path / "a/comparison/comparison.json").exists()
     code, said = call(
         capsys,
-        *("opinion", "--checkpoint", checkpoint, "--annotations", data / "train.json"),
-        *("--opinion", tmp_path / "a/opinion.skops", "--output", tmp_path / "b", *shown),
+        *("reclassify", "--checkpoint", checkpoint, "--annotations", data / "train.json"),
+        *(
+            "--classifier",
+            tmp_path / "a/second_classifier.skops",
+            "--output",
+            tmp_path / "b",
+            *shown,
+        ),
     )
     assert code == 0, said
     assert scores_in(tmp_path / "b/predictions.json") == after
@@ -85,40 +91,40 @@ def test_one_class_models_lift_the_classes_that_are_named(made, tmp_path, capsys
         "--score-threshold",
         0.9,
     )
-    code, said = call(capsys, "opinion", *arguments(made, tmp_path, *more))
+    code, said = call(capsys, "reclassify", *arguments(made, tmp_path, *more))
     assert code == 0, said
-    (lift,) = json.loads((tmp_path / "opinion.json").read_text())["lifted"]
+    (lift,) = json.loads((tmp_path / "second_classifier.json").read_text())["recovered"]
     assert (lift["class"], lift["boxes"]) == ("green", 4)
     assert "by score alone" in said
 
 
-def test_suspects_are_listed_and_drawn(made, tmp_path, capsys):
+def test_label_issues_are_listed_and_drawn(made, tmp_path, capsys):
     data, _, _ = made
-    code, said = call(capsys, "suspects", *arguments(made, tmp_path))
+    code, said = call(capsys, "label-issues", *arguments(made, tmp_path))
     assert code == 0, said
-    found = json.loads((tmp_path / "suspects.json").read_text())
-    ids = [one["annotation_id"] for one in found["suspects"]]
+    found = json.loads((tmp_path / "label_issues.json").read_text())
+    ids = [one["annotation_id"] for one in found["label_issues"]]
     assert sorted(ids) == list(range(1, 21))
     assert (found["boxes_judged"], found["boxes_not_judged"]) == (20, 0)
-    assert [one["rank"] for one in found["suspects"]] == list(range(1, 21))
-    green = [one["rank_in_class"] for one in found["suspects"] if one["class"] == "green"]
+    assert [one["rank"] for one in found["label_issues"]] == list(range(1, 21))
+    green = [one["rank_in_class"] for one in found["label_issues"] if one["class"] == "green"]
     assert green == [1, 2, 3, 4]
     truth = {a["id"]: a for a in json.loads((data / "train.json").read_text())["annotations"]}
-    assert all(one["bbox"] == truth[one["annotation_id"]]["bbox"] for one in found["suspects"])
-    with (tmp_path / "suspects.csv").open() as file:
+    assert all(one["bbox"] == truth[one["annotation_id"]]["bbox"] for one in found["label_issues"])
+    with (tmp_path / "label_issues.csv").open() as file:
         assert [int(row["annotation_id"]) for row in csv.DictReader(file)] == ids
-    assert np.asarray(Image.open(tmp_path / "suspects.png")).std() > 10
+    assert np.asarray(Image.open(tmp_path / "label_issues.png")).std() > 10
     # The detector calls everything an object.
-    assert len(found["strange_images"]) == 20
-    assert said.endswith(f"--output REPORT --suspects {tmp_path}")
-    read = load_suspects(tmp_path)  # as the report does
+    assert len(found["novel_images"]) == 20
+    assert said.endswith(f"--output REPORT --label-issues {tmp_path}")
+    read = load_label_issues(tmp_path)  # as the report does
     assert [box.annotation_id for box in read.boxes] == ids
     assert read.images == data / "images"
     assert read.judge == "combined"
-    assert len(read.strange) == 20
-    code, said = call(capsys, "suspects", *arguments(made, tmp_path))
+    assert len(read.novel) == 20
+    code, said = call(capsys, "label-issues", *arguments(made, tmp_path))
     assert code == 2
-    assert "already holds suspects" in said
+    assert "already holds label issues" in said
 
 
 @pytest.mark.parametrize(
@@ -128,32 +134,32 @@ def test_suspects_are_listed_and_drawn(made, tmp_path, capsys):
         (("--param", "C"), "is not NAME=VALUE"),
         (("--param", "c=1"), 'no option "c"'),
         (("--predict", "val.json"), "--predict-images: one is missing"),
-        (("--opinion", "x.skops"), "there is nothing to do with it"),
+        (("--classifier", "x.skops"), "there is nothing to do with it"),
         (("--method", "Mahalanobis", "--class", "blue"), 'no class is called "blue"'),
     ],
 )
 def test_what_a_user_can_cause_ends_in_one_line(made, tmp_path, capsys, more, message):
-    code, said = call(capsys, "opinion", *arguments(made, tmp_path, *more))
+    code, said = call(capsys, "reclassify", *arguments(made, tmp_path, *more))
     assert code == 2
     assert message in said
     assert "Traceback" not in said
-    assert not (tmp_path / "opinion.skops").exists()
+    assert not (tmp_path / "second_classifier.skops").exists()
 
 
 def test_features_and_opinions_of_another_detector_are_refused(made, tmp_path, capsys):
     data, checkpoint, features = made
-    call(capsys, "opinion", *arguments(made, tmp_path / "a"))
+    call(capsys, "reclassify", *arguments(made, tmp_path / "a"))
     state = load_checkpoint(checkpoint)
     del state["format"]
     state["model"][next(name for name in state["model"] if name.endswith("bias"))] += 1.0
     save_checkpoint(tmp_path / "other.pt", state)
     other = data, tmp_path / "other.pt", features
-    code, said = call(capsys, "opinion", *arguments(other, tmp_path / "b"))
+    code, said = call(capsys, "reclassify", *arguments(other, tmp_path / "b"))
     assert code == 2
     assert "Features of this checkpoint" in said
     shown = ("--predict", data / "train.json", "--predict-images", data / "images")
-    more = ("--opinion", tmp_path / "a/opinion.skops", *shown)
-    code, said = call(capsys, "opinion", *arguments(other, tmp_path / "c", *more))
+    more = ("--classifier", tmp_path / "a/second_classifier.skops", *shown)
+    code, said = call(capsys, "reclassify", *arguments(other, tmp_path / "c", *more))
     assert code == 2
     assert "is about a detector with the weights" in said
 
@@ -164,7 +170,7 @@ def test_another_set_of_classes_is_refused(made, tmp_path, capsys):
     (tmp_path / "blue.json").write_text(text)
     code, said = call(
         capsys,
-        *("suspects", "--checkpoint", checkpoint, "--annotations", tmp_path / "blue.json"),
+        *("label-issues", "--checkpoint", checkpoint, "--annotations", tmp_path / "blue.json"),
         *("--images", data / "images", "--output", tmp_path / "out"),
     )
     assert code == 2

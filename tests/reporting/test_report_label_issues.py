@@ -9,22 +9,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from label_issue_files import COLORS, painted, suspect, written
 from pages import HOSTILE, made_report
 from scenes import load, make_scene
-from suspect_files import COLORS, painted, suspect, written
 
 from detbalance.cli import main
-from detbalance.reporting.label_issues import SuspectSection, load_suspects, suspect_section
+from detbalance.reporting.label_issues import (
+    LabelIssuesSection,
+    label_issues_section,
+    load_label_issues,
+)
 from detbalance.reporting.report_files import markdown_report
 
 cv2 = pytest.importorskip("cv2")
 
 
-def section(folder: Path, **options: int) -> SuspectSection:
-    return suspect_section(load_suspects(folder), **options)
+def section(folder: Path, **options: int) -> LabelIssuesSection:
+    return label_issues_section(load_label_issues(folder), **options)
 
 
-def ids(found: SuspectSection) -> dict[str, list[int]]:
+def ids(found: LabelIssuesSection) -> dict[str, list[int]]:
     return {one.name: [box.annotation_id for box in one.boxes] for one in found.classes}
 
 
@@ -54,16 +58,6 @@ def test_classes_come_rarest_first_with_their_worst_boxes_first(tmp_path: Path) 
 def test_only_boxes_whose_label_is_not_the_likeliest_class_are_shown(tmp_path: Path) -> None:
     judged = [suspect(1, "gold", 0.0), suspect(2, "gold", -0.5), suspect(3, "gold", 0.01)]
     assert ids(section(written(tmp_path, judged))) == {"gold": [3]}
-
-
-def test_where_suspicion_is_a_share_the_least_typical_are_shown(tmp_path: Path) -> None:
-    judged = [suspect(number, "gold", number / 20, None) for number in range(21)]
-    found = section(written(tmp_path, judged, judge="one-class"))
-    assert ids(found) == {"gold": [20, 19, 18]}
-    assert found.about[0].endswith('of their own class (judge "one-class"), 3 were not.')
-    assert found.counted == "least typical"
-    found = section(written(tmp_path, judged[-1:], judge="one-class"))
-    assert not found.notes[:-1]  # that the last tenth is listed says nothing of the judge
 
 
 def test_many_boxes_are_cut_and_what_is_left_out_is_said(tmp_path: Path) -> None:
@@ -107,11 +101,11 @@ def test_it_is_said_how_many_were_judged_by_what_and_which_classes_were_not(tmp_
 
 def test_pictures_show_the_box_where_it_is(tmp_path: Path) -> None:
     painted(tmp_path)
-    strange = [
-        {"file_name": "a.png", "strangeness": 9.0, "box": [320, 50, 350, 70], "annotation_id": None}
+    novel = [
+        {"file_name": "a.png", "ood_score": 9.0, "box": [320, 50, 350, 70], "annotation_id": None}
     ]
     judged = [suspect(number, f"class {number}", 1.0) for number in (3, 1, 2)]
-    found = section(written(tmp_path, judged, strange_images=strange))
+    found = section(written(tmp_path, judged, novel_images=novel))
     assert len(found.pictures) == 4
     for shown, picture in found.pictures.items():
         number = getattr(shown, "annotation_id", None) or 4
@@ -162,15 +156,15 @@ def test_without_opencv_there_are_no_pictures(
 # The page and the Markdown
 
 
-def page_of(found: SuspectSection | None, **options: Any) -> str:
+def page_of(found: LabelIssuesSection | None, **options: Any) -> str:
     page = pytest.importorskip("detbalance.reporting.page")
     pytest.importorskip("jinja2")
     pytest.importorskip("vl_convert")
-    return str(page.page_text(made_report(["gold", "iron", "tin"]), suspects=found, **options))
+    return str(page.page_text(made_report(["gold", "iron", "tin"]), label_issues=found, **options))
 
 
 def part_of(text: str) -> str:
-    return text[text.index('<section id="suspects">') :].partition("</section>")[0]
+    return text[text.index('<section id="label_issues">') :].partition("</section>")[0]
 
 
 def words_of(html: str) -> str:
@@ -179,33 +173,33 @@ def words_of(html: str) -> str:
 
 def test_the_page_shows_what_was_found(tmp_path: Path) -> None:
     painted(tmp_path)
-    strange = [
-        {"file_name": "b.png", "strangeness": 9.25, "box": [1, 2, 3, 4], "annotation_id": 77},
+    novel = [
+        {"file_name": "b.png", "ood_score": 9.25, "box": [1, 2, 3, 4], "annotation_id": 77},
         {
             "file_name": "a.png",
-            "strangeness": 4.0,
+            "ood_score": 4.0,
             "box": [320, 50, 350, 70],
             "annotation_id": None,
         },
     ]
     many = [suspect(number, "gold", 1.0) for number in range(11, 31)]
     judged = [suspect(1, "iron", 2.345, "gold"), *many]
-    text = page_of(section(written(tmp_path, judged, strange_images=strange)))
+    text = page_of(section(written(tmp_path, judged, novel_images=novel)))
     part = part_of(text)
     words = words_of(part)
     assert "iron 1 of 1 box looks wrong" in words
     assert "gold 20 of 20 boxes look wrong; the 12 most suspicious are shown" in words
     assert words.index("iron 1 of 1") < words.index("gold 20 of 20")
     assert "iron looks like gold suspicion 2.35 annotation 1 a.png" in words
-    assert "strangeness 9.25 annotation 77 b.png" in words
-    assert "strangeness 4.00 no annotation there a.png" in words
+    assert "ood_score 9.25 annotation 77 b.png" in words
+    assert "ood_score 4.00 no annotation there a.png" in words
     assert part.count("<image href=") == 1 + 12 + 1
     assert part.count("no picture") == 1
     assert '<span class="mark rare"' in part
-    assert '<a href="#suspects">' in text
+    assert '<a href="#label_issues">' in text
 
 
-def test_a_page_without_suspects_has_nothing_of_them(tmp_path: Path) -> None:
+def test_a_page_without_label_issues_has_nothing_of_them(tmp_path: Path) -> None:
     text = page_of(None)
     page = pytest.importorskip("detbalance.reporting.page")
     report = made_report(["gold", "iron", "tin"])
@@ -218,7 +212,7 @@ def test_a_page_without_suspects_has_nothing_of_them(tmp_path: Path) -> None:
     assert "No label looks wrong." in part_of(more)
     assert "1 box of data/train.json was judged by" in part_of(more)
     assert not found.notes  # nothing to show, so nothing that cannot be shown
-    link, styles = ' <a href="#suspects">Labels</a>', page._text("suspects.css")
+    link, styles = ' <a href="#label_issues">Labels</a>', page._text("label_issues.css")
     whole = f"{part_of(more)}</section>"
     for piece in (link, styles, whole):
         assert more.count(piece) == 1
@@ -242,15 +236,15 @@ def test_names_in_the_page_and_the_markdown_are_text(tmp_path: Path) -> None:
 
 def test_markdown_has_the_first_boxes_of_each_class(tmp_path: Path) -> None:
     judged = [suspect(number, "gold", 5.0 - number) for number in range(1, 8)]
-    strange = [{"file_name": "b.png", "strangeness": 9, "box": [1, 2, 3, 4], "annotation_id": 7}]
-    found = section(written(tmp_path, judged, strange_images=strange))
+    novel = [{"file_name": "b.png", "ood_score": 9, "box": [1, 2, 3, 4], "annotation_id": 7}]
+    found = section(written(tmp_path, judged, novel_images=novel))
     text = markdown_report(made_report(["gold"]), found)
     assert "| gold | 1 like iron (4.00); 2 like iron (3.00); 3 like iron (2.00) | 4 | 7 |" in text
-    assert "Images with the strangest objects: b.png (9.00)." in text
+    assert "Images with objects of no known class: b.png (9.00)." in text
     assert "> Note: There are no pictures" in text
-    found = section(written(tmp_path, [suspect(1, "gold", 1.0, None)], judge="one-class"))
+    found = section(written(tmp_path, [suspect(1, "gold", 1.0, None)]))
     text = markdown_report(made_report(["gold"]), found)
-    assert "| class | most suspicious annotations | least typical | judged |" in text
+    assert "| class | most suspicious annotations | look wrong | judged |" in text
     assert "| gold | 1 (1.00) | 1 | 1 |" in text
 
 
@@ -271,13 +265,13 @@ def run(capsys: pytest.CaptureFixture[str], folder: Path, *options: object) -> t
     return int(stop.value.code or 0), captured.err or captured.out
 
 
-def test_a_report_shows_the_suspects_of_a_folder_or_a_file(
+def test_a_report_shows_the_label_issues_of_a_folder_or_a_file(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = written(files / "found", [suspect(1, "gold", 1.0)])
     painted(folder)
-    for given in (folder, folder / "suspects.json"):
-        options = ("--suspects", given, "--output", files / "out", "--overwrite")
+    for given in (folder, folder / "label_issues.json"):
+        options = ("--label-issues", given, "--output", files / "out", "--overwrite")
         status, said = run(capsys, files, *options)
         assert status == 0, said
         assert "1 like iron (1.00)" in (files / "out/report.md").read_text()
@@ -287,33 +281,42 @@ def test_a_report_shows_the_suspects_of_a_folder_or_a_file(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ({"format": "detbalance.suspects/2"}, '"format" is "detbalance.suspects/2". "detbalance'),
-        ({"without": "format"}, '"format" is missing. "detbalance.suspects/1" is expected.'),
+        (
+            {"format": "detbalance.label_issues/2"},
+            '"format" is "detbalance.label_issues/2". "detbalance',
+        ),
+        ({"without": "format"}, '"format" is missing. "detbalance.label_issues/1" is expected.'),
         ({"without": "images"}, '"images" is missing.'),
         ({"images": None}, '"images" is None.'),
-        ({"suspects": 7}, '"suspects" is 7.'),
+        ({"label_issues": 7}, '"label_issues" is 7.'),
         ({"boxes_not_judged": "some"}, '"boxes_not_judged" is "some".'),
-        ({"suspects": [suspect(1, "a", 1.0), "x"]}, 'first: suspects[1] is "x"'),
-        ({"suspects": [suspect(1, "a", float("nan"))]}, '1 of 1 entries of "suspects" are damaged'),
-        ({"suspects": [suspect(1, "a", 10**400)]}, '1 of 1 entries of "suspects" are damaged'),
-        ({"suspects": [suspect(1, "a", 1.0, bbox=[1, 2])]}, "entries of"),
-        ({"strange_images": [{}]}, "first: strange_images[0] is {}"),
+        ({"label_issues": [suspect(1, "a", 1.0), "x"]}, 'first: label_issues[1] is "x"'),
+        (
+            {"label_issues": [suspect(1, "a", float("nan"))]},
+            '1 of 1 entries of "label_issues" are damaged',
+        ),
+        (
+            {"label_issues": [suspect(1, "a", 10**400)]},
+            '1 of 1 entries of "label_issues" are damaged',
+        ),
+        ({"label_issues": [suspect(1, "a", 1.0, bbox=[1, 2])]}, "entries of"),
+        ({"novel_images": [{}]}, "first: novel_images[0] is {}"),
     ],
 )
 def test_damaged_files_end_in_one_line(
     files: Path, capsys: pytest.CaptureFixture[str], damage: dict[str, Any], message: str
 ) -> None:
-    folder = written(files / "found", **{"suspects": [], **damage})
-    status, said = run(capsys, files, "--suspects", folder, "--output", files / "out")
+    folder = written(files / "found", **{"label_issues": [], **damage})
+    status, said = run(capsys, files, "--label-issues", folder, "--output", files / "out")
     assert status == 2
     assert message in said
-    assert f"{folder / 'suspects.json'}: " in said
-    assert said.strip().endswith("Write it anew: detbalance suspects --output FOLDER")
+    assert f"{folder / 'label_issues.json'}: " in said
+    assert said.strip().endswith("Write it anew: detbalance label-issues --output FOLDER")
     assert said.count("\n") == 1
     assert not (files / "out").exists()
 
 
-def test_what_is_no_folder_of_suspects_ends_in_one_line(
+def test_what_is_no_folder_of_label_issues_ends_in_one_line(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = ("--output", files / "out")
@@ -321,15 +324,15 @@ def test_what_is_no_folder_of_suspects_ends_in_one_line(
     (files / "broken.json").write_text('{"format": "detba')
     for given, message in (
         (files / "nowhere", "nowhere: there is no such folder."),
-        (files, f"{files}: holds no suspects.json."),
+        (files, f"{files}: holds no label_issues.json."),
         (files / "list.json", "list.json: holds [1]."),
         (files / "broken.json", "broken.json: not JSON"),
     ):
-        status, said = run(capsys, files, "--suspects", given, *output)
+        status, said = run(capsys, files, "--label-issues", given, *output)
         assert (status, said.count("\n")) == (2, 1), said
         assert message in said
     folder = written(files / "found", [])
-    status, said = run(capsys, files, "--suspects", folder)
+    status, said = run(capsys, files, "--label-issues", folder)
     assert status == 2
-    assert "--suspects: " in said
+    assert "--label-issues: " in said
     assert "Add --output FOLDER." in said

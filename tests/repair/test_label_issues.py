@@ -10,8 +10,8 @@ from region_samples import made_samples
 
 from detbalance.repair import label_issues as module
 from detbalance.repair.folds import image_folds
-from detbalance.repair.label_issues import JUDGES, suspects
-from detbalance.repair.novelty import strangers
+from detbalance.repair.label_issues import JUDGES, find_label_issues
+from detbalance.repair.novelty import novel_images
 
 
 def rows_of(samples):
@@ -37,18 +37,16 @@ def scores_of(labels, classes):
 @pytest.mark.parametrize("judge", JUDGES)
 def test_wrong_labels_come_first(judge):
     samples, wrong, true = wrongly_labelled()
-    found = suspects(samples, rows_of(samples), scores_of(true, 4), judge)
+    found = find_label_issues(samples, rows_of(samples), scores_of(true, 4), judge)
     assert sorted(found.rows.tolist()) == np.flatnonzero(samples.labels > 0).tolist()
     assert (np.diff(found.suspicion) <= 0).all()
     np.testing.assert_array_equal(found.labels, samples.labels[found.rows])
     first = found.rows[: len(wrong)]
     share = np.isin(first, wrong).mean()
-    # A class's own model has seen wrong boxes as well, and knows no other class.
-    assert share >= (0.4 if judge == "one-class" else 0.95)
-    if judge != "one-class":
-        right = np.isin(first, wrong)
-        np.testing.assert_array_equal(found.likely[: len(wrong)][right], true[first][right])
-        assert ((found.suspicion > 0) == (np.arange(len(found.rows)) < len(wrong))).mean() > 0.95
+    assert share >= 0.95
+    right = np.isin(first, wrong)
+    np.testing.assert_array_equal(found.likely[: len(wrong)][right], true[first][right])
+    assert ((found.suspicion > 0) == (np.arange(len(found.rows)) < len(wrong))).mean() > 0.95
 
 
 def test_a_rare_class_is_not_suspected_for_being_rare(monkeypatch):
@@ -58,7 +56,7 @@ def test_a_rare_class_is_not_suspected_for_being_rare(monkeypatch):
     shares = []
     for prior in (0.0, module._PRIOR, 1.0):
         monkeypatch.setattr(module, "_PRIOR", prior)
-        found = suspects(samples, rows_of(samples), scores, "classifier")
+        found = find_label_issues(samples, rows_of(samples), scores, "classifier")
         shares.append((found.labels[:100] == 2).mean())
     assert shares[0] > shares[1] + 0.1
     assert shares[1] > shares[2]
@@ -70,7 +68,7 @@ def test_the_regions_of_a_box_are_judged_together():
     twice = samples.join(replace(samples, features=0.1 * samples.features))
     rows = np.concatenate([rows_of(samples)] * 2)
     scores = np.concatenate([scores_of(true, 4), np.full((len(samples), 4), 0.05, np.float32)])
-    found = suspects(twice, rows, scores)
+    found = find_label_issues(twice, rows, scores)
     assert len(found.rows) == len(np.unique(rows)) - 1
     assert np.isin(found.rows[: len(wrong)], wrong).mean() > 0.9
 
@@ -79,34 +77,22 @@ def test_looks_at_augmented_images_are_not_judged():
     samples, _, true = wrongly_labelled()
     rows = rows_of(samples)
     rows[100:130] = -1
-    found = suspects(samples, rows, scores_of(true, 4))
+    found = find_label_issues(samples, rows, scores_of(true, 4))
     assert sorted(found.rows.tolist()) == sorted(rows[rows >= 0].tolist())
 
 
-@pytest.mark.parametrize("judge", ["classifier", "one-class"])
-def test_no_label_is_judged_by_what_saw_its_image(monkeypatch, judge):
+def test_no_label_is_judged_by_what_saw_its_image(monkeypatch):
     samples, _, true = wrongly_labelled()
     samples.features[:, 0] = samples.images
     fold = image_folds(samples, 3, 0)
-    seen = []
+    seen, real = [], module.fit_to
 
-    if judge == "classifier":
-        real = module.fit_to
+    def fit_to(estimator, part, inside, method):
+        seen.append(set(part.images[inside].tolist()))
+        return real(estimator, part, inside, method)
 
-        def fit_to(estimator, part, inside, method):
-            seen.append(set(part.images[inside].tolist()))
-            return real(estimator, part, inside, method)
-
-        monkeypatch.setattr(module, "fit_to", fit_to)
-    else:
-        real = module.space_of
-
-        def space_of(samples, rows):
-            seen.append(set(samples.images[rows].tolist()))
-            return real(samples, rows)
-
-        monkeypatch.setattr(module, "space_of", space_of)
-    suspects(samples, rows_of(samples), scores_of(true, 4), judge)
+    monkeypatch.setattr(module, "fit_to", fit_to)
+    find_label_issues(samples, rows_of(samples), scores_of(true, 4), "classifier")
     assert len(seen) == 3
     for number, images in enumerate(seen):
         assert images
@@ -117,7 +103,7 @@ def test_no_label_is_judged_by_what_saw_its_image(monkeypatch, judge):
 @pytest.mark.parametrize("judge", JUDGES)
 def test_classes_with_few_boxes_are_named_and_not_judged(judge, boxes):
     samples = made_samples((20, 30, boxes, 30), width=6, shift=6.0)
-    found = suspects(samples, rows_of(samples), scores_of(samples.labels, 4), judge)
+    found = find_label_issues(samples, rows_of(samples), scores_of(samples.labels, 4), judge)
     assert found.few == [2]
     assert set(found.labels.tolist()) == {1, 3}
     assert 2 not in found.likely
@@ -127,15 +113,15 @@ def test_classes_with_few_boxes_are_named_and_not_judged(judge, boxes):
 def test_one_class_alone_cannot_be_judged():
     samples = made_samples((20, 30, 2), width=6)
     with pytest.raises(ValueError, match="1 classes have at least 3 boxes"):
-        suspects(samples, rows_of(samples), scores_of(samples.labels, 3))
+        find_label_issues(samples, rows_of(samples), scores_of(samples.labels, 3))
     with pytest.raises(ValueError, match="Known: combined, classifier"):
-        suspects(samples, rows_of(samples), scores_of(samples.labels, 3), "nobody")
+        find_label_issues(samples, rows_of(samples), scores_of(samples.labels, 3), "nobody")
 
 
 def test_boxes_whose_features_are_not_finite_are_left_out():
     samples, _, true = wrongly_labelled()
     samples.features[[70, 90]] = np.nan
-    found = suspects(samples, rows_of(samples), scores_of(true, 4))
+    found = find_label_issues(samples, rows_of(samples), scores_of(true, 4))
     assert not {70, 90} & set(found.rows.tolist())
     assert np.isfinite(found.suspicion).all()
 
@@ -149,10 +135,10 @@ def test_images_with_something_unknown_come_first():
     scores[labels == 0] *= np.where(unknown[labels == 0], 1.0, 0.1)[:, None]
     blind = replace(samples, labels=labels)
     boxes = np.arange(4 * len(samples), dtype=np.float32).reshape(-1, 4) * 5  # apart
-    found = strangers(blind, rows_of(blind), scores, boxes)
+    found = novel_images(blind, rows_of(blind), scores, boxes)
     wanted = np.unique(samples.images[unknown])
     assert set(found.images[: len(wanted)].tolist()) == set(wanted.tolist())
-    assert (np.diff(found.strangeness) <= 0).all()
+    assert (np.diff(found.ood_score) <= 0).all()
     assert (found.rows[: len(wanted)] == -1).all()
     # An image of the list shows a region with a high score, and is there once.
     assert len(np.unique(found.images)) == len(found.images)
@@ -166,15 +152,15 @@ def test_images_with_something_unknown_come_first():
 def test_usual_boxes_have_a_strangeness_of_about_one():
     samples = made_samples((10, 400, 400), width=8, shift=4.0)
     boxes = np.zeros((len(samples), 4), np.float32)
-    found = strangers(samples, rows_of(samples), scores_of(samples.labels, 3), boxes)
+    found = novel_images(samples, rows_of(samples), scores_of(samples.labels, 3), boxes)
     # The strangest of two regions of each image.
-    assert 1.0 < np.median(found.strangeness) < 1.6
+    assert 1.0 < np.median(found.ood_score) < 1.6
 
 
 def test_without_objects_nothing_is_strange():
     samples = made_samples((50, 0, 0), width=6)
     boxes = np.zeros((50, 4), np.float32)
-    found = strangers(samples, rows_of(samples), np.full((50, 3), 0.9, np.float32), boxes)
+    found = novel_images(samples, rows_of(samples), np.full((50, 3), 0.9, np.float32), boxes)
     assert len(found.images) == 0
 
 
@@ -185,9 +171,9 @@ def test_the_same_object_is_looked_at_once_where_it_is_seen_best():
     odd = int(np.flatnonzero(samples.labels == 1)[0])
     samples.features[odd] += 50.0
     scores[odd, 1] = 0.7  # the other region of its image has the higher score
-    found = strangers(samples, rows_of(samples), scores, boxes)
-    assert found.strangeness.max() < 5
+    found = novel_images(samples, rows_of(samples), scores, boxes)
+    assert found.ood_score.max() < 5
     boxes[odd] += 100
-    found = strangers(samples, rows_of(samples), scores, boxes)
+    found = novel_images(samples, rows_of(samples), scores, boxes)
     assert found.images[0] == samples.images[odd]
-    assert found.strangeness[0] > 20
+    assert found.ood_score[0] > 20
