@@ -28,11 +28,11 @@ from detbalance.evaluation.bootstrap_variance import (
     group_variance,
     interval,
 )
+from detbalance.evaluation.figures import WITH_INTERVALS
 from detbalance.evaluation.matching import Matches
 
 Int32 = npt.NDArray[np.int32]
 
-FIGURES = ("AP", "AP50", "AR", "recall", "precision")
 _LAST = len(RECALL_LEVELS) - 1
 # Levels whose float is above the nearest float to k / 100: a recall of exactly that misses them.
 _LEVEL_IS_ABOVE: Bool = np.arange(_LAST + 1) / _LAST < RECALL_LEVELS
@@ -53,7 +53,7 @@ def weighted_figures(
 ) -> dict[str, Float64]:
     """Work out the figures of every class for every weighting of the images."""
     num_classes = len(matches.num_positive)
-    result = {name: np.full((len(weights), num_classes), np.nan) for name in FIGURES}
+    result = {name: np.full((len(weights), num_classes), np.nan) for name in WITH_INTERVALS}
     positive = matches.positive
     truth = np.argsort(matches.annotations.labels[positive], kind="stable")
     truth_image = matches.annotations.image_index[positive][truth]
@@ -228,8 +228,8 @@ def bootstrap(
         drawn_bytes(len(runs), num_bootstrap, num_classes),
         "Draw less often, or evaluate a part of the classes at a time",
     )
-    values = {name: np.full(shape, np.nan, dtype=np.float32) for name in FIGURES}
-    widest = max(4 * num_images, 8 * len(FIGURES) * num_classes)
+    values = {name: np.full(shape, np.nan, dtype=np.float32) for name in WITH_INTERVALS}
+    widest = max(4 * num_images, 8 * len(WITH_INTERVALS) * num_classes)
     block = max(1, min(num_bootstrap, _BLOCK_BYTES // widest))
     for start in range(0, num_bootstrap, block):
         weights = draw_images(num_images, min(block, num_bootstrap - start), rng)
@@ -245,14 +245,14 @@ def bootstrap(
     ]
     return BootstrapFigures(
         values,
-        {name: np.concatenate([figures[name] for figures in whole]) for name in FIGURES},
+        {name: np.concatenate([figures[name] for figures in whole]) for name in WITH_INTERVALS},
         *_numbers(runs, score_threshold),
     )
 
 
 def drawn_bytes(num_runs: int, num_bootstrap: int, num_classes: int) -> float:
     """Memory that the figures on all draws take, and while intervals are made of them."""
-    return 4.0 * (num_runs * len(FIGURES) + 2) * num_bootstrap * num_classes
+    return 4.0 * (num_runs * len(WITH_INTERVALS) + 2) * num_bootstrap * num_classes
 
 
 def _check(runs: Sequence[Matches], num_bootstrap: int) -> None:
@@ -289,9 +289,9 @@ def _numbers(
             truth.labels[matches.positive], truth.image_index[matches.positive], matches
         )
         shown = _spread_over_images(found.labels[rows], found.image_index[rows], matches)
-        numbers.append({name: shown if name == "precision" else to_find for name in FIGURES})
+        numbers.append({name: shown if name == "precision" else to_find for name in WITH_INTERVALS})
     boxes, images = (
-        {name: np.stack([number[name][i] for number in numbers]) for name in FIGURES}
+        {name: np.stack([number[name][i] for number in numbers]) for name in WITH_INTERVALS}
         for i in range(2)
     )
     return boxes, images

@@ -14,14 +14,18 @@ import numpy.typing as npt
 from detbalance.data.frequency import frequency_groups
 from detbalance.data.messages import counted
 from detbalance.evaluation.accumulate import mean_of_defined
-from detbalance.evaluation.evaluate import RECALL_IOU_THRESHOLD, Evaluation
+from detbalance.evaluation.evaluate import Evaluation
+from detbalance.evaluation.figures import (
+    FIGURES,
+    GROUP_FIGURES,
+    RECALL_IOU_THRESHOLD,
+    WITH_INTERVALS,
+)
 from detbalance.evaluation.matching import Matches
 from detbalance.evaluation.report import (
     ERROR_KINDS,
-    FIGURES,
     GROUP_NAMES,
     NUM_BINS,
-    WITH_INTERVALS,
     ClassRow,
     Details,
     ErrorKind,
@@ -118,9 +122,7 @@ def _counts_by_name(frequency: Frequency, groups: Groups) -> dict[str, _Counts]:
     }
 
 
-# What is of one class and has no mean over classes.
-_CLASS_SCORES = ("design_effect", "score_at_precision", "score_at_fppi", "best_f_score")
-_CLASS_COUNTS = ("val_boxes", "val_images", "true_positives", "false_positives", "more_boxes")
+_COUNTS = ("val_boxes", "val_images", "true_positives", "false_positives")
 # Digits of the curves, which are drawn, not read.
 _CURVE_DIGITS = 4
 
@@ -183,8 +185,7 @@ def build_report(
             train_images=images,
             train_boxes=boxes,
             score_threshold=float(evaluation.score_thresholds[label]),
-            positive_share=float(positive_share[label]),
-            **_class_values(evaluation, label),
+            **_class_values(evaluation, label, float(positive_share[label])),
         )
         for label, (group, images, boxes) in enumerate(training.counts, start=1)
     ]
@@ -242,15 +243,20 @@ def _rarity(row: ClassRow) -> tuple[int, ...]:
     return (row.train_boxes, row.train_images, row.val_boxes)
 
 
-def _class_values(evaluation: Evaluation, label: int) -> dict[str, Any]:
+def _class_values(evaluation: Evaluation, label: int, positive_share: float) -> dict[str, Any]:
     """What the evaluation has of one class, by the names of the row's fields."""
     ends = {
         figure: (float(low[label]), float(high[label]))
         for figure, (low, high) in evaluation.intervals.items()
     }
     return {
-        **{name: float(getattr(evaluation, name)[label]) for name in (*FIGURES, *_CLASS_SCORES)},
-        **{name: int(getattr(evaluation, name)[label]) for name in _CLASS_COUNTS},
+        "figures": {
+            name: float(evaluation.figures[name][label])
+            if name in evaluation.figures
+            else positive_share
+            for name in FIGURES
+        },
+        **{name: int(getattr(evaluation, name)[label]) for name in _COUNTS},
         "intervals": {figure: pair for figure, pair in ends.items() if not math.isnan(pair[0])},
         "errors": {
             kind: ErrorKind(int(e.count[label]), int(e.shown[label]), float(e.cost[label]))
@@ -278,9 +284,6 @@ def _group_intervals(
 
 def _group_row(rows: list[ClassRow], intervals: dict[str, tuple[float, float]]) -> GroupRow:
     boxes = [row.train_boxes for row in rows if row.train_boxes is not None]
-    means: dict[str, Any] = {
-        figure: mean_of_defined([getattr(row, figure) for row in rows]) for figure in FIGURES
-    }
     return GroupRow(
         num_categories=len(rows),
         num_evaluated=sum(row.val_boxes > 0 for row in rows),
@@ -295,7 +298,9 @@ def _group_row(rows: list[ClassRow], intervals: dict[str, tuple[float, float]]) 
             )
             for kind in ERROR_KINDS
         },
-        **means,
+        figures={
+            name: mean_of_defined([row.figures[name] for row in rows]) for name in GROUP_FIGURES
+        },
     )
 
 

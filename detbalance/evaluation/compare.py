@@ -34,7 +34,8 @@ from detbalance.evaluation.differences import (
     p_values,
 )
 from detbalance.evaluation.evaluate import Evaluation, with_bootstrap
-from detbalance.evaluation.report import GROUP_NAMES, WITH_INTERVALS, Report
+from detbalance.evaluation.figures import WITH_INTERVALS
+from detbalance.evaluation.report import GROUP_NAMES, Report
 
 if TYPE_CHECKING:
     from detbalance.data.frequency import Frequency, Groups

@@ -23,21 +23,19 @@ from detbalance.evaluation.accumulate import (
     of_all_classes,
     summarize,
 )
-from detbalance.evaluation.average_precision import fixed_ap
 from detbalance.evaluation.backends import Backend
 from detbalance.evaluation.bootstrap import BootstrapFigures, bootstrap
-from detbalance.evaluation.bootstrap_variance import more_boxes, recall_design_effect
 from detbalance.evaluation.errors import Confusion, ErrorCounts, confusion, error_kinds
-from detbalance.evaluation.matching import Matches, match
-from detbalance.evaluation.operating_points import (
-    at_score,
-    best_f,
-    f_score,
-    recall_at_false_positives,
-    recall_at_precision,
+from detbalance.evaluation.figures import (
+    FIGURES,
+    RECALL_IOU_THRESHOLD,
+    WITH_INTERVALS,
+    Measured,
+    figure_of,
+    shifted,
 )
+from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.overlaps import overlaps
-from detbalance.evaluation.report import WITH_INTERVALS
 from detbalance.evaluation.rules import AREA_RANGES, RulesChoice, choose_rules
 from detbalance.evaluation.sanity_checks import cautions
 from detbalance.evaluation.settings import EvaluationSettings, check_settings
@@ -46,7 +44,6 @@ if TYPE_CHECKING:
     from detbalance.data import Annotations, Predictions
 
 
-RECALL_IOU_THRESHOLD = 0.5
 # Overlap from which a detection is near a box at all, for the kinds of errors.
 _BACKGROUND_IOU = 0.1
 
@@ -55,41 +52,15 @@ _BACKGROUND_IOU = 0.1
 class Evaluation:
     """Figures of one set of predictions; NaN where a figure is undefined.
 
+    Each figure of `FIGURES` is an attribute too: `evaluation.recall` is `figures["recall"]`.
+
     Attributes:
-        AP: float64 [K+1], average precision over IoU .50:.95.
-        AP50: float64 [K+1], average precision at IoU .50.
-        AP75: float64 [K+1], average precision at IoU .75.
-        APs: float64 [K+1], AP of small boxes.
-        APm: float64 [K+1], AP of medium ones.
-        APl: float64 [K+1], AP of large ones.
-        fixed_AP: float64 [K+1], AP with the detections cut per class over the whole set.
-        AR: float64 [K+1], recall averaged over IoU .50:.95, all scores.
-        AR1: float64 [K+1], AR with one detection of an image and class.
-        AR10: float64 [K+1], AR with ten.
-        ARs: float64 [K+1], AR of small boxes.
-        ARm: float64 [K+1], AR of medium ones.
-        ARl: float64 [K+1], AR of large ones.
-        recall: float64 [K+1], share of the boxes found at IoU .50 with a score >= the floor.
-        precision: float64 [K+1], share of the detections at or above the floor that are right. It
-            is 0 for a class without boxes that was detected, NaN for a class never detected.
-        recall75: float64 [K+1], recall at IoU .75.
-        precision75: float64 [K+1], precision at IoU .75.
-        f_score: float64 [K+1], F-beta of recall and precision.
-        recall_at_precision: float64 [K+1], highest recall at IoU .50 that holds min_precision.
-        score_at_precision: float64 [K+1], the score threshold of it.
-        recall_at_fppi: float64 [K+1], highest recall at IoU .50 with at most max_fppi false
-            positives of the class per image.
-        score_at_fppi: float64 [K+1], the score threshold of it.
-        best_f: float64 [K+1], highest F-beta at IoU .50 over all floors.
-        best_f_score: float64 [K+1], the score threshold of it.
-        true_positives: int64 [K+1], right detections at or above the floor.
+        figures: by the names of `detbalance.evaluation.figures.FIGURES`, float64 [K+1] each.
+        true_positives: int64 [K+1], right detections at or above the score threshold.
         false_positives: int64 [K+1], wrong ones; detections on crowd regions are neither.
         val_boxes: int64 [K+1], boxes to find, crowd regions excluded.
         val_images: int64 [K+1], images with such boxes.
-        score_thresholds: float64 [K+1], the floor of each class.
-        design_effect: float64 [K+1], how many times the variance of recall is as large as if each
-            box were in an image of its own.
-        more_boxes: int64 [K+1], boxes that are missing to know recall to +-.05; 0 for background.
+        score_thresholds: float64 [K+1], the score threshold of each class.
         intervals: for each figure that has them the lower and upper ends, float64 [K+1] each.
         errors: counts and costs by kind of error.
         confusion: which classes are taken for which.
@@ -102,37 +73,12 @@ class Evaluation:
         bootstrap: the figures on every draw of images, None without a bootstrap.
     """
 
-    AP: Float64
-    AP50: Float64
-    AP75: Float64
-    APs: Float64
-    APm: Float64
-    APl: Float64
-    fixed_AP: Float64
-    AR: Float64
-    AR1: Float64
-    AR10: Float64
-    ARs: Float64
-    ARm: Float64
-    ARl: Float64
-    recall: Float64
-    precision: Float64
-    recall75: Float64
-    precision75: Float64
-    f_score: Float64
-    recall_at_precision: Float64
-    score_at_precision: Float64
-    recall_at_fppi: Float64
-    score_at_fppi: Float64
-    best_f: Float64
-    best_f_score: Float64
+    figures: dict[str, Float64]
     true_positives: Int64
     false_positives: Int64
     val_boxes: Int64
     val_images: Int64
     score_thresholds: Float64
-    design_effect: Float64
-    more_boxes: Int64
     intervals: dict[str, tuple[Float64, Float64]]
     errors: dict[str, ErrorCounts]
     confusion: Confusion
@@ -142,6 +88,11 @@ class Evaluation:
     settings: EvaluationSettings
     matches: Matches = field(repr=False)
     bootstrap: BootstrapFigures | None = field(default=None, repr=False)
+
+    def __getattr__(self, name: str) -> Float64:
+        """Give a figure by its name."""
+        figure: Float64 = figure_of(self, name)
+        return figure
 
 
 def evaluate(
@@ -219,33 +170,29 @@ def evaluate(
     del grid  # hundreds of megabytes on LVIS, before the matching needs its own
     pairs = overlaps(annotations, predictions, floor=_BACKGROUND_IOU, rules=chosen)
     matches = match(annotations, predictions, rules=chosen, pairs=pairs)
-    at_half = at_score(matches, floors, iou=RECALL_IOU_THRESHOLD)
-    strict = at_score(matches, floors, iou=0.75)
-    at_precision = recall_at_precision(matches, min_precision)
-    at_fppi = recall_at_false_positives(matches, max_fppi)
-    best = best_f(matches, beta=beta)
-    design_effect = recall_design_effect(_above_floors(matches, floors), 0.0)
-    lacking = more_boxes(
-        at_half.recall, matches.num_positive, design_effect=design_effect, confidence=confidence
+    settings = EvaluationSettings(
+        annotations=str(annotations.source),
+        predictions=predictions_file,
+        backend=engine,
+        iou_thresholds=chosen.iou_thresholds,
+        recall_iou_threshold=RECALL_IOU_THRESHOLD,
+        score_threshold=float(score_threshold) if np.ndim(score_threshold) == 0 else math.nan,
+        max_detections=caps,
+        area_ranges=dict(AREA_RANGES),
+        rules=chosen.name,
+        confidence=confidence,
+        beta=beta,
+        min_precision=min_precision,
+        max_fppi=max_fppi,
+        thresholds=thresholds_file,
     )
-    lacking[0] = 0
-    shown = at_half.true_positives + at_half.false_positives
+    measured = Measured(averages, matches, pairs, floors, settings)
+    counts = measured.at_half
+    shown = counts.true_positives + counts.false_positives
     result = Evaluation(
-        **averages,
-        fixed_AP=fixed_ap(matches, pairs=pairs).mean(axis=0),
-        recall=at_half.recall,
-        precision=at_half.precision,
-        recall75=strict.recall,
-        precision75=strict.precision,
-        f_score=f_score(at_half.precision, at_half.recall, beta=beta),
-        recall_at_precision=at_precision[0],
-        score_at_precision=at_precision[1],
-        recall_at_fppi=at_fppi[0],
-        score_at_fppi=at_fppi[1],
-        best_f=best[0],
-        best_f_score=best[1],
-        true_positives=at_half.true_positives,
-        false_positives=at_half.false_positives,
+        figures={name: one.compute(measured) for name, one in FIGURES.items() if one.compute},
+        true_positives=counts.true_positives,
+        false_positives=counts.false_positives,
         val_boxes=matches.num_positive,
         val_images=class_counts(
             image_index=annotations.image_index[matches.positive],
@@ -253,35 +200,18 @@ def evaluate(
             num_classes=len(matches.num_positive),
         )[0],
         score_thresholds=floors,
-        design_effect=design_effect,
-        more_boxes=lacking,
         intervals={
             "recall": wilson_interval(
-                at_half.true_positives, at_half.num_positive, confidence=confidence
+                counts.true_positives, counts.num_positive, confidence=confidence
             ),
-            "precision": wilson_interval(at_half.true_positives, shown, confidence=confidence),
+            "precision": wilson_interval(counts.true_positives, shown, confidence=confidence),
         },
         errors=error_kinds(matches, pairs, background_iou=_BACKGROUND_IOU, score_threshold=floors),
         confusion=confusion(matches, pairs, score_threshold=floors),
         curves=curves,
         summary=summary,
         cautions=cautions(matches, pairs),
-        settings=EvaluationSettings(
-            annotations=str(annotations.source),
-            predictions=predictions_file,
-            backend=engine,
-            iou_thresholds=chosen.iou_thresholds,
-            recall_iou_threshold=RECALL_IOU_THRESHOLD,
-            score_threshold=float(score_threshold) if np.ndim(score_threshold) == 0 else math.nan,
-            max_detections=caps,
-            area_ranges=dict(AREA_RANGES),
-            rules=chosen.name,
-            confidence=confidence,
-            beta=beta,
-            min_precision=min_precision,
-            max_fppi=max_fppi,
-            thresholds=thresholds_file,
-        ),
+        settings=settings,
         matches=matches,
     )
     return with_bootstrap(result, num_bootstrap, seed=seed) if num_bootstrap else result
@@ -304,18 +234,12 @@ def with_bootstrap(evaluation: Evaluation, num_bootstrap: int, *, seed: int = 0)
         ValueError: if there are fewer than two draws.
     """
     settings = replace(evaluation.settings, num_bootstrap=num_bootstrap, seed=seed)
-    matches = _above_floors(evaluation.matches, evaluation.score_thresholds)
+    matches = shifted(evaluation.matches, evaluation.score_thresholds)
     drawn = bootstrap([matches], num_bootstrap=num_bootstrap, seed=seed, score_threshold=0.0)
     ends = {
         figure: drawn.interval(figure, confidence=settings.confidence) for figure in WITH_INTERVALS
     }
     return replace(evaluation, intervals=ends, settings=settings, bootstrap=drawn)
-
-
-def _above_floors(matches: Matches, floors: Float64) -> Matches:
-    """The matches with scores above the floor of their class, where one floor is taken for all."""
-    above = matches.predictions.scores - floors[matches.predictions.labels]
-    return replace(matches, predictions=replace(matches.predictions, scores=above))
 
 
 def _floors(score_threshold: float | Float64, annotations: Annotations) -> Float64:

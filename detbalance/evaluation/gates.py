@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
 from detbalance.evaluation.comparison import Comparison, Difference
-from detbalance.evaluation.report import GROUP_NAMES, WITH_INTERVALS
+from detbalance.evaluation.figures import WITH_INTERVALS
+from detbalance.evaluation.report import GROUP_NAMES
 
 Part: TypeAlias = Literal["baseline", "ours", "difference", "low", "high"]
 

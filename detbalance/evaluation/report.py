@@ -13,6 +13,7 @@ import msgspec
 
 from detbalance.data.files import open_file, parse_json
 from detbalance.data.json_nan import nan_to_null, null_to_nan
+from detbalance.evaluation.figures import FIGURES, GROUP_FIGURES, figure_of
 from detbalance.evaluation.settings import EvaluationSettings
 
 # Bins of the score histograms, over scores 0 to 1.
@@ -57,32 +58,6 @@ class Details:
 
 NAN = math.nan
 GROUP_NAMES = ("rare", "common", "frequent")
-# Figures that rows of classes and of groups share; a group's are means over its classes.
-FIGURES = (
-    "AP",
-    "AP50",
-    "AP75",
-    "APs",
-    "APm",
-    "APl",
-    "fixed_AP",
-    "AR",
-    "AR1",
-    "AR10",
-    "ARs",
-    "ARm",
-    "ARl",
-    "recall",
-    "precision",
-    "recall75",
-    "precision75",
-    "f_score",
-    "recall_at_precision",
-    "recall_at_fppi",
-    "best_f",
-)
-# Figures that have intervals: all of them where images were drawn, the last two in any case.
-WITH_INTERVALS = ("AP", "AP50", "AR", "recall", "precision")
 ERROR_KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 
 
@@ -95,37 +70,21 @@ class ErrorKind:
     cost: float = NAN
 
 
-@dataclass(frozen=True)
-class Figures:
-    """The figures that classes and groups share, as the report's file format describes them."""
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """Figures by name; each is an attribute too: `row.recall` is `row.figures["recall"]`."""
 
-    AP: float
-    AP50: float
-    AR: float
-    recall: float
-    precision: float
-    AP75: float = NAN
-    APs: float = NAN
-    APm: float = NAN
-    APl: float = NAN
-    fixed_AP: float = NAN
-    AR1: float = NAN
-    AR10: float = NAN
-    ARs: float = NAN
-    ARm: float = NAN
-    ARl: float = NAN
-    recall75: float = NAN
-    precision75: float = NAN
-    f_score: float = NAN
-    recall_at_precision: float = NAN
-    recall_at_fppi: float = NAN
-    best_f: float = NAN
+    figures: dict[str, float]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     errors: dict[str, ErrorKind] = field(default_factory=dict)
 
+    def __getattr__(self, name: str) -> float:
+        """Give a figure by its name."""
+        return float(figure_of(self, name))
+
 
 @dataclass(frozen=True, kw_only=True)
-class ClassRow(Figures):
+class ClassRow(_Row):
     """One class of the report; the fields are those of the file format."""
 
     name: str
@@ -138,16 +97,10 @@ class ClassRow(Figures):
     true_positives: int
     false_positives: int
     score_threshold: float = NAN
-    score_at_precision: float = NAN
-    score_at_fppi: float = NAN
-    best_f_score: float = NAN
-    positive_share: float = NAN
-    design_effect: float = NAN
-    more_boxes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupRow(Figures):
+class GroupRow(_Row):
     """One group of classes; figures are means over the classes where they are defined."""
 
     num_categories: int
@@ -189,7 +142,12 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Give the content of report.json: plain JSON values, None for undefined."""
-        return {"schema": SCHEMA, **nan_to_null(self)}
+        content = {"schema": SCHEMA, **nan_to_null(self)}
+        for row in content["classes"]:
+            for name, value in row["figures"].items():
+                if value is not None and FIGURES[name].digits == 0:
+                    row["figures"][name] = int(value)
+        return content
 
     @classmethod
     def from_dict(cls, content: Any, *, where: str = "report") -> Report:
@@ -219,6 +177,11 @@ class Report:
                 f"{where}: not a valid {SCHEMA} report: {exc}. "
                 "Expected the fields that detbalance.evaluation.report lists. Write it again."
             ) from exc
+        for row, known in (
+            *((row, FIGURES) for row in report.classes),
+            *((row, GROUP_FIGURES) for row in report.groups.values()),
+        ):  # a file of before a figure was there does not know it
+            row.figures.update({name: NAN for name in known if name not in row.figures})
         missing = [name for name in (*GROUP_NAMES, "all") if name not in report.groups]
         if missing:
             raise ValueError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detbalance.data.messages import counted, needs
 from detbalance.evaluation.comparison import decimals, digits_for
-from detbalance.evaluation.report import WITH_INTERVALS
+from detbalance.evaluation.figures import WITH_INTERVALS
 from detbalance.reporting.console import (
     GROUP_STYLES,
     KEPT_OF_MANY,

@@ -12,11 +12,13 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from detbalance.data.messages import counted, needs, printable
+from detbalance.evaluation.figures import FIGURES
 from detbalance.evaluation.report import ERROR_KINDS, ErrorKind
 from detbalance.reporting import terminal
 from detbalance.reporting.sentences import (
     KINDS_IN_WORDS,
     ROW_MEANS,
+    SHOWN_FIGURES,
     boxes_needed,
     confusions,
     report_facts,
@@ -154,7 +156,6 @@ def _two(value: float) -> str:
     return text[:3] if value >= 0.995 else text.removeprefix("0")
 
 
-_TITLES = {"AP": "AP", "AP50": "AP50", "AR": "AR", "recall": "recall", "precision": "prec."}
 _SHARE = (
     "pos. share: the part of the class's gradient in training that raised it; near 0, other classes"
     " and background only pushed it down"
@@ -223,7 +224,8 @@ def _figures_table(report: Report, rows: Sequence[ClassRow], has_shares: bool) -
     spread = {"recall", second}
     table = numbers_table("class", "group", "train\nboxes", "val\nboxes")
     percent = f"{report.settings.confidence:.0%}"
-    for name, title in _TITLES.items():
+    for name in SHOWN_FIGURES:
+        title = FIGURES[name].short or FIGURES[name].title
         title = f"{title:<{12 - len(percent)}}[{percent}]" if name in spread else title
         table.add_column(title, justify="right", no_wrap=True)
     for title in shares:
@@ -231,10 +233,10 @@ def _figures_table(report: Report, rows: Sequence[ClassRow], has_shares: bool) -
 
     def figures(row: ClassRow | GroupRow) -> list[Text]:
         return [
-            figure_with_interval(getattr(row, name), row.intervals.get(name))
+            figure_with_interval(row.figures[name], row.intervals.get(name))
             if name in spread
-            else figure(getattr(row, name))
-            for name in _TITLES
+            else figure(row.figures[name])
+            for name in SHOWN_FIGURES
         ]
 
     for row, ends_group in with_ends(rows):

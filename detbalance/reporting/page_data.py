@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from detbalance.evaluation.comparison import digits_for
-from detbalance.evaluation.report import ERROR_KINDS, FIGURES, MAX_CELLS
+from detbalance.evaluation.figures import FIGURES
+from detbalance.evaluation.report import ERROR_KINDS, MAX_CELLS
 
 if TYPE_CHECKING:
-    from detbalance.evaluation import ClassRow, Comparison, Report
+    from detbalance.evaluation import ClassRow, Comparison, Report, ReportSettings
 
 # Digits of the packed curves: two of them per value, 4,096 levels.
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -21,9 +22,7 @@ _ALL_CONFUSED = 30
 _SOME_CONFUSED = 20
 # With more classes than this only every fifth score of a curve is kept.
 _ALL_SCORES = 300
-_SCORES = ("score_at_precision", "score_at_fppi", "best_f_score")
 _COUNTS = ("name", "group", "train_boxes", "val_boxes")
-_OTHERS = ("positive_share", "more_boxes")
 
 
 def page_data(
@@ -45,6 +44,7 @@ def page_data(
         "runs": runs,
         "differences": {} if comparison is None else _differences(comparison, by_name),
         "heatmap": _most_confused(runs, len(rows)),
+        "figures": _about_figures(settings),
         "settings": {
             "figure": "AP" if comparison is None else comparison.settings.figure,
             "score_threshold": number(settings.score_threshold),
@@ -55,6 +55,31 @@ def page_data(
             "max_cells": MAX_CELLS,
         },
     }
+
+
+def _about_figures(settings: ReportSettings) -> list[dict[str, Any]]:
+    """What the page's tables and charts may show, in their order; scores stand beside others."""
+    floor = settings.score_threshold
+    words = {
+        "beta": settings.beta,
+        "min_precision": settings.min_precision,
+        "max_fppi": settings.max_fppi,
+        "shown_from": "scores from the threshold of the class"
+        if math.isnan(floor)
+        else f"scores from {floor:g}",
+    }
+    scores = {one.score for one in FIGURES.values()}
+    return [
+        {
+            "key": name,
+            "title": one.title.format(**words),
+            "help": one.help.format(**words),
+            "digits": one.digits,
+            "score": one.score,
+        }
+        for name, one in FIGURES.items()
+        if name not in scores and name != "design_effect"
+    ]
 
 
 def _floor(row: ClassRow, of_all: float) -> float | int | None:
@@ -77,9 +102,7 @@ def pack(values: Iterable[float]) -> str:
 
 def _run(report: Report, rows: Sequence[ClassRow], by_name: dict[str, int]) -> dict[str, Any]:
     """One side of the page."""
-    columns = {
-        key: [number(getattr(row, key)) for row in rows] for key in (*FIGURES, *_SCORES, *_OTHERS)
-    }
+    columns = {key: [number(row.figures.get(key)) for row in rows] for key in FIGURES}
     known = sorted({figure for row in rows for figure in row.intervals})
     return {
         "figures": {key: column for key, column in columns.items() if _any(column)},

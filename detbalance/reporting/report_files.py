@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detbalance.data.files import replace_file
 from detbalance.data.messages import printable
-from detbalance.evaluation.report import ERROR_KINDS, FIGURES, WITH_INTERVALS
+from detbalance.evaluation.figures import FIGURES, WITH_INTERVALS
+from detbalance.evaluation.report import ERROR_KINDS
 from detbalance.reporting.sentences import (
     KINDS_IN_WORDS,
     ROW_MEANS,
+    SHOWN_FIGURES,
     boxes_needed,
     confusions,
     report_facts,
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from detbalance.evaluation import ClassRow, GroupRow, Report
     from detbalance.reporting.label_issues import LabelIssuesSection
 
-_TITLES = {"AP": "AP", "AP50": "AP50", "AR": "AR", "recall": "recall", "precision": "precision"}
 # With more classes the table is folded: a pull request is read for its groups.
 FOLDED_FROM = 30
 # Boxes of a class that are named; the HTML page shows more.
@@ -64,7 +65,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"> Note: {escaped(note)}"
         yield ""
     yield from markdown_table(
-        ("group", "classes", "train boxes", "val boxes", *_TITLES.values()),
+        ("group", "classes", "train boxes", "val boxes", *SHOWN_FIGURES.values()),
         [
             [name, str(group.num_categories), *_boxes(group), *_figures(group)]
             for name, group in groups
@@ -75,7 +76,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"{ROW_MEANS}."
     yield ""
     classes = markdown_table(
-        ("class", "group", "train boxes", "val boxes", *_TITLES.values()),
+        ("class", "group", "train boxes", "val boxes", *SHOWN_FIGURES.values()),
         [
             [escaped(row.name), row.group or "-", *_boxes(row), *_figures(row)]
             for row in report.classes
@@ -175,8 +176,8 @@ def _boxes(row: ClassRow | GroupRow) -> list[str]:
 
 def _figures(row: ClassRow | GroupRow) -> list[str]:
     cells = []
-    for name in _TITLES:
-        cell = _decimals(getattr(row, name))
+    for name in SHOWN_FIGURES:
+        cell = _decimals(row.figures[name])
         if name in row.intervals:
             low, high = row.intervals[name]
             cell += f" [{low:.2f}, {high:.2f}]"
@@ -200,30 +201,19 @@ _encoded = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _ERROR_FIELDS = ("count", "shown", "cost")
 # What spreadsheets take a formula by, in full width too.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-COLUMNS = (
-    "kind",
-    "name",
-    "group",
-    "category_id",
-    "train_images",
-    "train_boxes",
-    "val_images",
-    "val_boxes",
-    *FIGURES,
-    *(f"{figure}_{end}" for figure in WITH_INTERVALS for end in ("low", "high")),
-    "true_positives",
-    "false_positives",
-    "score_threshold",
-    "score_at_precision",
-    "score_at_fppi",
-    "best_f_score",
-    "design_effect",
-    "more_boxes",
-    *(f"{kind}_{field}" for kind in ERROR_KINDS for field in _ERROR_FIELDS),
-    "positive_share",
-    "num_categories",
-    "num_evaluated",
-)
+
+
+def _columns() -> tuple[str, ...]:
+    """The columns of report.csv; figures as the table has them."""
+    return (
+        *("kind", "name", "group", "category_id", "train_images", "train_boxes"),
+        *("val_images", "val_boxes"),
+        *FIGURES,
+        *(f"{figure}_{end}" for figure in WITH_INTERVALS for end in ("low", "high")),
+        *("true_positives", "false_positives", "score_threshold"),
+        *(f"{kind}_{field}" for kind in ERROR_KINDS for field in _ERROR_FIELDS),
+        *("num_categories", "num_evaluated"),
+    )
 
 
 class ReportFiles(NamedTuple):
@@ -256,7 +246,7 @@ def write_report(
     values = report.to_dict()
     texts = (
         json_text(values) + "\n",
-        csv_text(values, COLUMNS, _flat),
+        csv_text(values, _columns(), _flat),
         markdown_report(report, label_issues),
     )
     files = ReportFiles(*(folder / f"report.{suffix}" for suffix in ("json", "csv", "md")))
@@ -318,7 +308,9 @@ def _defused(cell: Any) -> Any:
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of report.json with a column for each end of an interval and each field of an error."""
-    flat = {key: value for key, value in row.items() if key not in ("intervals", "errors")}
+    nested = ("figures", "intervals", "errors")
+    flat = {key: value for key, value in row.items() if key not in nested}
+    flat |= row["figures"]
     for figure, ends in row["intervals"].items():
         flat |= {f"{figure}_low": ends[0], f"{figure}_high": ends[1]}
     for kind, error in row["errors"].items():

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from detbalance.data.messages import counted
-from detbalance.evaluation.report import WITH_INTERVALS
+from detbalance.evaluation.figures import FIGURES, WITH_INTERVALS
 
 if TYPE_CHECKING:
     from detbalance.evaluation import (
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         ReportSettings,
     )
 
+# What console and Markdown have room for, by their titles; the other formats have all figures.
+SHOWN_FIGURES = {name: FIGURES[name].title for name in ("AP", "AP50", "AR", "recall", "precision")}
 KINDS_IN_WORDS = (
     "classification: on a box of another class; localisation: overlaps its box too little;",
     "both: overlaps a box of another class too little; duplicate: of a box found already;",
@@ -161,10 +163,10 @@ def confusions(report: Report) -> str | None:
 
 def boxes_needed(report: Report) -> str | None:
     """Say how many more val boxes of the rarest classes would tell their recall to +-.05."""
-    short_of = [row for row in report.classes if row.more_boxes and row.val_boxes]
+    short_of = [row for row in report.classes if row.more_boxes > 0 and row.val_boxes]
     if not short_of:
         return None
-    listed = ", ".join(f"{row.more_boxes} of {row.name}" for row in short_of[:_SHOWN_CLASSES])
+    listed = ", ".join(f"{row.more_boxes:.0f} of {row.name}" for row in short_of[:_SHOWN_CLASSES])
     rest = len(short_of) - _SHOWN_CLASSES
     lack = counted(rest, "more class lacks", "more classes lack")
     others = f"; {lack} some, too" if rest > 0 else ""

@@ -19,7 +19,6 @@ from detbalance.data import Annotations, Predictions
 from detbalance.data.intervals import wilson_interval
 from detbalance.evaluation.average_precision import average_precision, recall
 from detbalance.evaluation.bootstrap import (
-    FIGURES,
     BootstrapFigures,
     bootstrap,
     draw_images,
@@ -31,6 +30,7 @@ from detbalance.evaluation.bootstrap_variance import (
     interval,
     student_quantile,
 )
+from detbalance.evaluation.figures import WITH_INTERVALS
 from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.operating_points import at_score
 
@@ -95,7 +95,7 @@ def test_a_draw_gives_what_a_set_of_copied_images_gives(seed: int) -> None:
     for b, row in enumerate(weights.tolist()):
         counts = dict(zip(matches.annotations.image_ids.tolist(), row, strict=True))
         expected = figures_of(matched(*copied(truth, found, counts)), 0.3)
-        for name in FIGURES:
+        for name in WITH_INTERVALS:
             np.testing.assert_allclose(
                 ours[name][b], expected[name], atol=1e-12, rtol=0, err_msg=name
             )
@@ -142,7 +142,7 @@ def test_runs_share_the_draws_and_a_seed_repeats_them(monkeypatch: pytest.Monkey
     monkeypatch.setattr("detbalance.evaluation.bootstrap._BLOCK_BYTES", 100)
     monkeypatch.setattr("detbalance.evaluation.bootstrap._WORKING_SIZE", 50)
     in_parts = bootstrap([second], num_bootstrap=30, seed=7)
-    for name in FIGURES:
+    for name in WITH_INTERVALS:
         np.testing.assert_array_equal(both.values[name][1], alone.values[name][0])
         np.testing.assert_array_equal(both.values[name][1], in_parts.values[name][0])
     assert not np.array_equal(alone.values["AP"], other.values["AP"], equal_nan=True)
@@ -168,7 +168,7 @@ def test_what_a_draw_leaves_undefined_is_nan_and_averaged_nowhere() -> None:
 def test_groups_are_means_over_their_defined_classes() -> None:
     drawn = bootstrap([matched(*make_scene(5))], num_bootstrap=50)
     group_of_class = np.array([-1, 0, 0, 1, 1, 2, -1])
-    for name in FIGURES:
+    for name in WITH_INTERVALS:
         values = drawn.values[name][0].astype(np.float64)
         groups = group_means(values, group_of_class, 3)
         for group, b in np.ndindex(3, 50):
@@ -188,7 +188,7 @@ def test_groups_are_means_over_their_defined_classes() -> None:
 def test_a_group_of_one_class_has_the_interval_of_the_class() -> None:
     drawn = bootstrap([matched(*make_scene(5))], num_bootstrap=50)
     each = np.arange(-1, 6)
-    for name in FIGURES:
+    for name in WITH_INTERVALS:
         for group, single in zip(
             drawn.group_interval(name, each), drawn.interval(name), strict=True
         ):
@@ -234,7 +234,7 @@ def test_intervals_hold_the_true_figure_as_often_as_they_say(
     result = benchmark("coverage").measure(
         simulator.DETECTORS[detector], simulator.Sample(*sample), repeats=250, draws=200
     )
-    for figure in FIGURES:
+    for figure in WITH_INTERVALS:
         # 95 % of 250 has a standard deviation of 1.4 %; three of them are allowed.
         assert 0.905 <= result[figure] <= 1, (figure, result[figure])
         near_the_end = min(result[f"{figure}, true"], 1 - result[f"{figure}, true"]) < 0.1
@@ -342,10 +342,10 @@ def test_each_figure_has_its_form() -> None:
     wave = np.where(np.arange(100) % 2, 0.001, -0.001)
     values = np.full((1, 100, 2), 0.55) + wave[None, :, None]
     drawn = BootstrapFigures(
-        values={name: values.astype(np.float32) for name in FIGURES},
-        estimates={name: np.full((1, 2), 0.5) for name in FIGURES},
-        boxes={name: np.full((1, 2), 20.0) for name in FIGURES},
-        images={name: np.full((1, 2), 1e6) for name in FIGURES},
+        values={name: values.astype(np.float32) for name in WITH_INTERVALS},
+        estimates={name: np.full((1, 2), 0.5) for name in WITH_INTERVALS},
+        boxes={name: np.full((1, 2), 20.0) for name in WITH_INTERVALS},
+        images={name: np.full((1, 2), 1e6) for name in WITH_INTERVALS},
     )
     for name, middle, bounded in (
         ("AP", 0.4, False),

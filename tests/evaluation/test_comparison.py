@@ -15,7 +15,7 @@ from simulation import benchmark, simulated
 from detbalance.data import Predictions
 from detbalance.data.intervals import wilson_interval
 from detbalance.evaluation import Evaluation, compare, evaluate, with_bootstrap
-from detbalance.evaluation.bootstrap import FIGURES, BootstrapFigures, bootstrap
+from detbalance.evaluation.bootstrap import BootstrapFigures, bootstrap
 from detbalance.evaluation.bootstrap_variance import BootstrapVariance
 from detbalance.evaluation.compare import adjust_classes, adjust_groups
 from detbalance.evaluation.differences import (
@@ -25,8 +25,8 @@ from detbalance.evaluation.differences import (
     group_sides,
     p_values,
 )
+from detbalance.evaluation.figures import WITH_INTERVALS
 from detbalance.evaluation.matching import Matches, match
-from detbalance.evaluation.report import WITH_INTERVALS
 
 LEVEL = 0.05
 
@@ -131,7 +131,7 @@ def test_p_values_and_intervals_agree(confidence: float) -> None:
     better = dataclasses.replace(detector, overlap=1.3)
     sides = simulated.simulate_several([detector, better], sample, 60, 5)
     before, after = ([drawn(matches)] for matches in sides)
-    for figure in FIGURES:
+    for figure in WITH_INTERVALS:
         classes = class_sides(figure, before, after)
         low, high = difference_interval(classes, figure, confidence=confidence)
         p = p_values(classes, figure, confidence=confidence)
@@ -185,7 +185,7 @@ def test_equal_detectors_differ_no_more_often_than_said(detector, sample, alike)
         repeats=300,
         draws=200,
     )
-    for figure in FIGURES:
+    for figure in WITH_INTERVALS:
         # 5 % of 300 has a standard deviation of 1.3 %, of 30 families 4 %.
         assert result[f"{figure}, real"] <= 0.05 + 3 * 0.0126, figure
         assert result[f"{figure}, real of a family"] <= 0.05 + 3 * 0.04, figure
@@ -203,7 +203,7 @@ def test_intervals_hold_the_true_difference_as_often_as_they_say(alike: float) -
         repeats=300,
         draws=200,
     )
-    for figure in FIGURES:
+    for figure in WITH_INTERVALS:
         assert result[figure] >= 0.91, (figure, result[figure])
     assert result["AP, real"] > 0.5  # and are not so wide that nothing is found
 

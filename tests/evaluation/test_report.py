@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import math
@@ -20,7 +21,9 @@ from detbalance.evaluation import (
     load_report,
     with_bootstrap,
 )
-from detbalance.evaluation.report import ERROR_KINDS, FIGURES, WITH_INTERVALS
+from detbalance.evaluation.figures import FIGURES, GROUP_FIGURES, WITH_INTERVALS, Figure
+from detbalance.evaluation.report import ERROR_KINDS
+from detbalance.reporting.page_data import page_data
 from detbalance.reporting.report_files import write_report
 
 # Fields of a class row that are the evaluation's, beside the figures that groups have too.
@@ -45,7 +48,7 @@ def test_report_rows_are_rarest_first_with_training_counts(tmp_path: Path) -> No
         assert row.category_id == annotations.categories.ids[label - 1]
         assert row.train_images == row.train_boxes
         assert row.val_boxes == result.val_boxes[label]
-        for name in (*FIGURES, *OF_A_CLASS):
+        for name in (*FIGURES.keys() - {"positive_share"}, *OF_A_CLASS):
             assert getattr(row, name) == pytest.approx(getattr(result, name)[label], nan_ok=True)
         for kind, error in row.errors.items():
             counts = result.errors[kind]
@@ -69,7 +72,7 @@ def test_group_rows_are_means_of_the_defined_figures(tmp_path: Path) -> None:
         assert group.num_categories == len(rows)
         assert group.num_evaluated == sum(row.val_boxes > 0 for row in rows)
         assert group.val_boxes == sum(row.val_boxes for row in rows)
-        for figure in FIGURES:
+        for figure in GROUP_FIGURES:
             defined = [v for v in (getattr(row, figure) for row in rows) if not math.isnan(v)]
             mean = sum(defined) / len(defined) if defined else math.nan
             assert getattr(group, figure) == pytest.approx(mean, nan_ok=True)
@@ -251,7 +254,7 @@ def test_report_survives_writing_and_reading(tmp_path: Path) -> None:
     assert content == report.to_dict()
     assert content["schema"] == "detbalance.report/2"
     assert list(content["groups"]) == ["rare", "common", "frequent", "all"]
-    assert None in [row["AP"] for row in content["classes"]]
+    assert None in [row["figures"]["AP"] for row in content["classes"]]
     again = load_report(path)
     assert again.to_dict() == report.to_dict()
     assert any(math.isnan(row.AP) for row in again.classes)
@@ -273,38 +276,25 @@ def test_share_of_the_gradient_is_set_beside_each_class(tmp_path: Path) -> None:
         build_report(result, annotations, positive_share=shares[1:])
 
 
-def test_older_reports_have_no_share_of_the_gradient(tmp_path: Path) -> None:
+def test_a_figure_that_a_file_does_not_know_is_undefined(tmp_path: Path) -> None:
     report, _, _ = make_report(tmp_path)
     content = report.to_dict()
     for row in content["classes"]:
-        del row["positive_share"]
+        del row["figures"]["positive_share"]
     assert type(report).from_dict(content).to_dict() == report.to_dict()
 
 
-def test_reports_of_the_first_version_still_load(tmp_path: Path) -> None:
-    report, _, _ = make_report(tmp_path)
-    content = report.to_dict()
-    del content["details"]
-    first = {"AP", "AP50", "AR", "recall", "precision", "val_boxes", "train_boxes"}
-    of_class = {"name", "category_id", "group", "train_images", "true_positives"}
-    of_group = {"num_categories", "num_evaluated"}
-    for row in content["classes"]:
-        for key in set(row) - first - of_class - {"false_positives"}:
-            del row[key]
-    for row in content["groups"].values():
-        for key in set(row) - first - of_group:
-            del row[key]
-    for key in ("rules", "confidence", "num_bootstrap", "beta", "min_precision", "max_fppi"):
-        del content["settings"][key]
-    del content["settings"]["thresholds"]
-    again = type(report).from_dict(content)
-    assert again.details is None
-    assert [row.AP50 for row in again.classes] == pytest.approx(
-        [row.AP50 for row in report.classes], nan_ok=True
-    )
-    assert all(math.isnan(row.AP75) and row.errors == {} for row in again.classes)
-    assert again.settings == report.settings
-    check_comparable({"old": again, "new": report})
+def test_a_new_figure_is_one_entry_of_the_table(tmp_path: Path, monkeypatch: Any) -> None:
+    new = Figure("found", "boxes found", lambda m: m.at_half.true_positives.astype(float), digits=1)
+    monkeypatch.setitem(FIGURES, "found", new)
+    report, result, _ = make_report(tmp_path)
+    assert [row.found for row in report.classes] == [row.true_positives for row in report.classes]
+    np.testing.assert_array_equal(result.found, result.true_positives)
+    assert "found" in report.to_dict()["classes"][0]["figures"]
+    assert "found" in [one["key"] for one in page_data(report)["figures"]]
+    with write_report(report, tmp_path).csv.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] == "class"]
+    assert [float(row["found"]) for row in rows] == [row.found for row in report.classes]
 
 
 def test_newer_reports_may_have_more_keys(tmp_path: Path) -> None:
@@ -320,8 +310,8 @@ def test_newer_reports_may_have_more_keys(tmp_path: Path) -> None:
     [
         (lambda c: c.pop("schema"), r'no schema\. Expected a report with schema "detbalance'),
         (lambda c: c.update(schema="detbalance.report/1"), r'schema "detbalance\.report/1"'),
-        (lambda c: c["classes"][0].pop("AP50"), r"missing required field `AP50`.*classes"),
-        (lambda c: c["classes"][0].update(AP="high"), r"Expected `float`.*classes"),
+        (lambda c: c["classes"][0].pop("figures"), r"missing required field `figures`.*classes"),
+        (lambda c: c["classes"][0]["figures"].update(AP="high"), r"Expected `float`.*classes"),
         (lambda c: c["groups"].pop("rare"), r'"groups" lacks rare\.'),
         (lambda c: c.update(settings=[]), r"Expected `object`.*settings"),
     ],

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import with_figure
 from scenes import load, make_report, make_scene
 
 from detbalance.data import Annotations, Predictions
 from detbalance.evaluation import ClassRow, GroupRow, Report, build_report, evaluate
 from detbalance.evaluation.report import ERROR_KINDS, Cell
-from detbalance.reporting.report_files import COLUMNS, markdown_report, write_report
+from detbalance.reporting.report_files import markdown_report, write_report
 
 rich_console = pytest.importorskip("rich.console")
 console_module = pytest.importorskip("detbalance.reporting.console")
@@ -82,7 +83,7 @@ def test_csv_has_every_class_and_group_with_exact_figures(tmp_path: Path) -> Non
     report, _, _ = make_report(tmp_path)
     with write_report(report, tmp_path / "new" / "folder").csv.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == COLUMNS
+    assert len({tuple(row) for row in rows}) == 1
     classes = [row for row in rows if row["kind"] == "class"]
     groups = [row for row in rows if row["kind"] == "group"]
     assert [row["name"] for row in classes] == [row.name for row in report.classes]
@@ -91,6 +92,9 @@ def test_csv_has_every_class_and_group_with_exact_figures(tmp_path: Path) -> Non
     sides += zip(groups, report.groups.values(), strict=True)
     for row, known in sides:
         cells = dataclasses.asdict(known)
+        cells |= cells.pop("figures")
+        if "more_boxes" in cells:
+            cells["more_boxes"] = int(cells["more_boxes"])
         for figure, (low, high) in cells.pop("intervals").items():
             cells |= {f"{figure}_low": low, f"{figure}_high": high}
         for kind, error in cells.pop("errors").items():
@@ -105,7 +109,7 @@ def test_json_has_a_line_for_each_field_and_each_curve(tmp_path: Path) -> None:
     text = write_report(report, tmp_path).json.read_text()
     assert json.loads(text) == report.to_dict()
     lines = text.splitlines()
-    assert '   "AP": null,' in lines
+    assert any('"AP": null,' in line for line in lines)
     assert report.details is not None
     name, curve = next(iter(report.details.curves.items()))
     wanted = json.dumps({"precision": curve.precision, "scores": curve.scores})
@@ -171,7 +175,7 @@ def test_console_shows_every_figure_and_what_it_is_of(tmp_path: Path) -> None:
 def with_shares(report: Report) -> Report:
     shares = [0.001, 0.25, math.nan, 0.5, 0.125, 1.0]
     rows = (
-        dataclasses.replace(row, positive_share=share)
+        with_figure(row, "positive_share", share)
         for row, share in zip(report.classes, shares, strict=True)
     )
     return dataclasses.replace(report, classes=tuple(rows))
@@ -311,9 +315,9 @@ def test_sentences_name_confusions_and_missing_boxes(tmp_path: Path) -> None:
     cells = [Cell(None, "a", 90), Cell("b", "c", 7), Cell("b", None, 5), Cell("c", "b", 2)]
     details = dataclasses.replace(report.details, confusion=[*cells, Cell("a", "b", 1)])
     rows = tuple(
-        dataclasses.replace(row, name=f"kind {i}", more_boxes=lacking, val_boxes=9)
+        dataclasses.replace(with_figure(row, "more_boxes", lacking), name=f"kind {i}", val_boxes=9)
         for i, (row, lacking) in enumerate(
-            zip(report.classes, (0, 312, None, 5, 0, 7), strict=True)
+            zip(report.classes, (0, 312, math.nan, 5, 0, 7), strict=True)
         )
     )
     report = dataclasses.replace(report, details=details, classes=rows)
@@ -322,12 +326,12 @@ def test_sentences_name_confusions_and_missing_boxes(tmp_path: Path) -> None:
         assert "Most confused at score >= 0.3 (true as found): b as c 7x, c as b 2x." in plain
         wanted = "val lacks 312 of kind 1, 5 of kind 3, 7 of kind 5."
         assert wanted in plain
-    many = tuple(dataclasses.replace(row, more_boxes=9) for row in rows)
+    many = tuple(with_figure(row, "more_boxes", 9) for row in rows)
     assert "9 of kind 4; 1 more class lacks some, too." in printed(
         console_module.print_report, dataclasses.replace(report, classes=many)
     )
     none = tuple(
-        dataclasses.replace(row, more_boxes=9 * (i % 2), val_boxes=9 - 9 * (i % 2))
+        dataclasses.replace(with_figure(row, "more_boxes", 9 * (i % 2)), val_boxes=9 - 9 * (i % 2))
         for i, row in enumerate(rows)
     )
     assert "To know recall" not in printed(

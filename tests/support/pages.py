@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +20,10 @@ from detbalance.evaluation import (
     Report,
     ReportSettings,
 )
+from detbalance.evaluation.figures import GROUP_FIGURES, WITH_INTERVALS
 from detbalance.evaluation.report import (
     ERROR_KINDS,
-    FIGURES,
     GROUP_NAMES,
-    WITH_INTERVALS,
     Cell,
     Details,
     ErrorKind,
@@ -157,8 +157,13 @@ def _row(
     rng: np.random.Generator, name: str, place: int, group: str, boxes: int, val_boxes: int
 ) -> ClassRow:
     absent = val_boxes == 0
-    figures = {figure: math.nan if absent else float(rng.uniform(0.05, 0.9)) for figure in FIGURES}
+    figures = {
+        name: math.nan if absent else float(rng.uniform(0.05, 0.9)) for name in GROUP_FIGURES
+    }
     spread = {figure: (figures[figure] - 0.04, figures[figure] + 0.07) for figure in WITH_INTERVALS}
+    figures |= {"score_at_precision": figures["AP"], "score_at_fppi": figures["AP50"]}
+    figures |= {"best_f_score": figures["AR"], "more_boxes": math.nan if absent else 12.0}
+    figures |= {"positive_share": math.nan, "design_effect": math.nan}
     return ClassRow(
         name=name,
         category_id=place + 1,
@@ -170,21 +175,17 @@ def _row(
         true_positives=0 if absent else val_boxes // 2,
         false_positives=0 if absent else 7,
         score_threshold=0.3,
-        score_at_precision=figures["AP"],
-        score_at_fppi=figures["AP50"],
-        best_f_score=figures["AR"],
-        more_boxes=None if absent else 12,
         intervals={} if absent else spread,
         errors={
             kind: ErrorKind(5, 3, math.nan if absent else float(rng.uniform(0, 0.3)))
             for kind in ERROR_KINDS
         },
-        **figures,
+        figures=figures,
     )
 
 
 def _group(rng: np.random.Generator, rows: list[ClassRow]) -> GroupRow:
-    figures = {figure: float(rng.uniform(0.05, 0.9)) if rows else math.nan for figure in FIGURES}
+    figures = {name: float(rng.uniform(0.05, 0.9)) if rows else math.nan for name in GROUP_FIGURES}
     return GroupRow(
         num_categories=len(rows),
         num_evaluated=sum(row.val_boxes > 0 for row in rows),
@@ -193,7 +194,7 @@ def _group(rng: np.random.Generator, rows: list[ClassRow]) -> GroupRow:
         intervals={
             figure: (figures[figure] - 0.04, figures[figure] + 0.07) for figure in WITH_INTERVALS
         },
-        **figures,
+        figures=figures,
     )
 
 
@@ -218,3 +219,8 @@ def _difference(ours: float, theirs: float, p_adjusted: float) -> Difference:
     if math.isnan(change):
         return Difference(theirs, ours, *[math.nan] * 5)
     return Difference(theirs, ours, change, change - 0.03, change + 0.03, 0.001, p_adjusted)
+
+
+def with_figure(row: Any, name: str, value: float) -> Any:
+    """The row with another value of one figure."""
+    return dataclasses.replace(row, figures={**row.figures, name: value})

@@ -21,7 +21,7 @@ from _simulated import (
     truth,
 )
 
-from detbalance.evaluation.bootstrap import FIGURES, bootstrap
+from detbalance.evaluation.bootstrap import bootstrap
 from detbalance.evaluation.compare import adjust_classes
 from detbalance.evaluation.differences import (
     Sides,
@@ -30,6 +30,7 @@ from detbalance.evaluation.differences import (
     group_sides,
     p_values,
 )
+from detbalance.evaluation.figures import WITH_INTERVALS
 
 GROUP_SIZE = 10  # classes of a group, and of a family of tests
 LEVEL = 0.05
@@ -116,7 +117,7 @@ def measure(
     sides = drawn[: pair.runs], drawn[pair.runs :]
     groups = (np.arange(repeats + 1) - 1) // GROUP_SIZE
     result = {}
-    for figure in FIGURES:
+    for figure in WITH_INTERVALS:
         classes = class_sides(figure, *sides)
         means = group_sides(figure, *sides, groups, repeats // GROUP_SIZE)
         true = after[figure] - before[figure]
@@ -181,7 +182,7 @@ def _cells(rows: dict[str, dict[str, float]]) -> dict[str, list[float]]:
     """What was measured of all detectors and figures, by its kind."""
     kinds = ("", ", groups", ", real", ", real of a family", ", groups real")
     return {
-        kind: [row[f"{figure}{kind}"] for row in rows.values() for figure in FIGURES]
+        kind: [row[f"{figure}{kind}"] for row in rows.values() for figure in WITH_INTERVALS]
         for kind in kinds
     }
 

@@ -11,7 +11,8 @@ import time
 import numpy as np
 from _simulated import DETECTORS, SAMPLES, SCORE_THRESHOLD, Detector, Sample, simulate, truth
 
-from detbalance.evaluation.bootstrap import FIGURES, BootstrapFigures, bootstrap
+from detbalance.evaluation.bootstrap import BootstrapFigures, bootstrap
+from detbalance.evaluation.figures import WITH_INTERVALS
 
 GROUP_SIZE = 10  # classes of a group
 
@@ -44,7 +45,7 @@ def measure(
     groups = np.arange(repeats + 1) // GROUP_SIZE
     groups[0], groups[groups >= repeats // GROUP_SIZE] = -1, -1
     result = {}
-    for figure in FIGURES:
+    for figure in WITH_INTERVALS:
         low, high = drawn.interval(figure)
         result[figure] = held(low, high, true[figure])
         result[f"{figure}, width"] = float(np.nanmean(high - low))
@@ -74,13 +75,15 @@ def table(figures: dict[str, dict[str, float]]) -> str:
 
     Groups of all detectors are taken together: of each there are only 40.
     """
-    heads = [*FIGURES, "their percentiles", f"means of {GROUP_SIZE} classes"]
+    heads = [*WITH_INTERVALS, "their percentiles", f"means of {GROUP_SIZE} classes"]
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for of in SAMPLES:
         rows = [figures[f"{name}, {of}"] for name in DETECTORS]
-        kinds = [[row[figure] for row in rows] for figure in FIGURES]
-        kinds.append([row[f"{figure}, percentiles"] for row in rows for figure in FIGURES])
-        kinds.append([np.mean([row[f"{figure}, groups"] for row in rows]) for figure in FIGURES])
+        kinds = [[row[figure] for row in rows] for figure in WITH_INTERVALS]
+        kinds.append([row[f"{figure}, percentiles"] for row in rows for figure in WITH_INTERVALS])
+        kinds.append(
+            [np.mean([row[f"{figure}, groups"] for row in rows]) for figure in WITH_INTERVALS]
+        )
         cells = (f"{100 * min(values):.0f}-{100 * max(values):.0f} %" for values in kinds)
         lines.append(f"| {of} | {' | '.join(cells)} |")
     return "\n".join(lines)

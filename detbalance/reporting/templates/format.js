@@ -94,54 +94,9 @@ function bar(point, low, high, { middle = false, tone = null } = {}) {
   return make("span", { class: kind, "aria-hidden": "true", ...look });
 }
 
-const { score_threshold: FLOOR, beta: BETA } = DATA.settings;
-const SHOWN_FROM = known(FLOOR) ? `scores from ${FLOOR}` : "scores from the threshold of the class";
-
-// What the table can show; with "score" the floor that belongs to the figure stands beside it.
-const FIGURES = [
-  { key: "AP", title: "AP", help: "average precision over IoU .50 to .95" },
-  { key: "AP50", title: "AP50", help: "average precision at IoU .50" },
-  { key: "AP75", title: "AP75", help: "average precision at IoU .75" },
-  { key: "AR", title: "AR", help: "recall averaged over IoU .50 to .95, all scores" },
-  { key: "recall", title: "recall", help: `recall at IoU .50, ${SHOWN_FROM}` },
-  { key: "precision", title: "precision", help: `precision at IoU .50, ${SHOWN_FROM}; n: detections` },
-  { key: "f_score", title: `F${BETA}`, help: `F-${BETA} of recall and precision` },
-  { key: "best_f", title: `best F${BETA}`, help: "highest F-score over all score thresholds", score: "best_f_score" },
-  {
-    key: "recall_at_precision",
-    title: `recall at precision ${DATA.settings.min_precision}`,
-    help: "with the score threshold of it",
-    score: "score_at_precision",
-  },
-  {
-    key: "recall_at_fppi",
-    title: `recall at ${DATA.settings.max_fppi} false/image`,
-    help: "with the score threshold of it",
-    score: "score_at_fppi",
-  },
-  { key: "recall75", title: "recall75", help: `recall at IoU .75, ${SHOWN_FROM}` },
-  { key: "precision75", title: "precision75", help: `precision at IoU .75, ${SHOWN_FROM}` },
-  { key: "fixed_AP", title: "fixed AP", help: "AP with the detections cut per class over the whole file" },
-  { key: "APs", title: "AP small", help: "AP of small boxes" },
-  { key: "APm", title: "AP medium", help: "AP of medium boxes" },
-  { key: "APl", title: "AP large", help: "AP of large boxes" },
-  { key: "AR1", title: "AR1", help: "AR with one detection per image" },
-  { key: "AR10", title: "AR10", help: "AR with ten detections per image" },
-  { key: "ARs", title: "AR small", help: "AR of small boxes" },
-  { key: "ARm", title: "AR medium", help: "AR of medium boxes" },
-  { key: "ARl", title: "AR large", help: "AR of large boxes" },
-  {
-    key: "positive_share",
-    title: "positive share",
-    help: "part of the class's gradient in training that raised it",
-  },
-  {
-    key: "more_boxes",
-    title: "boxes wanted",
-    help: "boxes that val lacks to know recall to +-.05",
-    write: whole,
-  },
-].filter(({ key }) => RUN.figures[key]).map((figure) => ({ write: decimals, score: null, ...figure }));
+// What the table can show; with "score" the score threshold of the figure stands beside it.
+const FIGURES = DATA.figures.filter(({ key }) => RUN.figures[key])
+  .map((figure) => ({ ...figure, write: figure.digits ? decimals : whole }));
 
 // Both sides of one figure for every class, and the differences with what is known of them.
 function values(figure) {
