@@ -44,6 +44,7 @@ from detbalance.reporting.terminal import Console
 from detbalance.sampling import repeat_factors
 from detbalance.training.checkpoint import load_checkpoint, model_from_checkpoint
 from detbalance.training.config import parse_config
+from detbalance.training.config_errors import with_new_names
 from detbalance.training.run import stop_request
 from detbalance.training.setup import labels_in, loader_workers
 
@@ -215,7 +216,8 @@ def taken_features(
     workers: int | None,
 ) -> RegionFeatures:
     """Take the features of all regions out, or go on where that was stopped."""
-    standard = parse_config(detector.state["config"], str(detector.path)).augmentation.standard
+    config = parse_config(with_new_names(detector.state["config"]), str(detector.path))
+    standard = config.augmentation.standard
     augmentation = None if standard is None else StandardAugmentation(**standard.model_dump())
     again = _repeats(truth, most_repeats)
     source = {

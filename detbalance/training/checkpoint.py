@@ -16,6 +16,7 @@ from detbalance.data import Categories
 from detbalance.data.files import replace_file
 from detbalance.data.frequency import Frequency
 from detbalance.training.config import Config, parse_config
+from detbalance.training.config_errors import with_new_names
 from detbalance.training.metrics import METRICS_FILE
 from detbalance.training.setup import build_model
 
@@ -172,7 +173,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], where: str | Path
 
 def model_from_checkpoint(state: Mapping[str, Any], where: str) -> nn.Module:
     """The trained model of a loaded checkpoint (the averaged weights where the run kept them)."""
-    config = parse_config(state["config"], where)
+    config = parse_config(with_new_names(state["config"]), where)
     categories = Categories.from_dict(state["categories"])
     frequency = frequency_from_checkpoint(state)
     try:
@@ -268,7 +269,7 @@ def _same_run(last: Path, config: Config) -> dict[str, Any]:
     """The last checkpoint of a run, if it is of this configuration."""
     state = load_checkpoint(last)
     # Parsed: a field that an earlier version did not have is its default.
-    started = parse_config(state["config"], str(last))
+    started = parse_config(with_new_names(state["config"]), str(last))
     before, now = _flat(started.to_dict()), _flat(config.to_dict())
     for key in {**now, **before}:
         if key not in _MAY_CHANGE and before.get(key) != now.get(key):

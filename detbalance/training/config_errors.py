@@ -10,6 +10,13 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import BaseModel, ValidationError
 
+# Keys and values of earlier versions: what they are called now, None where they left.
+RENAMED = {
+    "evaluation.score_floor": "score_threshold",
+    "train.push_limit": "gradient_ratio_limit",
+    "train.cycles": None,
+}
+RENAMED_VALUES = {"solve": "balanced_exposure"}
 _DEPTH = 50  # levels; a configuration has about five
 
 
@@ -150,6 +157,9 @@ def _options(details: Any) -> list[str]:
 def _described(problem: _Problem, model: type[BaseModel], raw: Mapping[str, Any]) -> str:
     details, keys = problem.details, problem.keys
     name, kind = ".".join(keys), details["type"]
+    if kind == "extra_forbidden" and name in RENAMED:
+        now = RENAMED[name]
+        return f"{name} {f'is called {keys[0]}.{now} now' if now else 'has left'}. Change it."
     if kind == "extra_forbidden":
         return f"{name} is not a known key.{_nearest(keys[-1], _known_keys(keys, model, raw))}"
     if kind == "missing" and keys[-1].isdigit():
@@ -166,6 +176,8 @@ def _described(problem: _Problem, model: type[BaseModel], raw: Mapping[str, Any]
         value = details["input"]
         if kind == "union_tag_invalid":
             name, value = f"{name}.{tag}", value[tag]
+        if value in RENAMED_VALUES:
+            return f'{name} "{value}" is called "{RENAMED_VALUES[value]}" now. Change it.'
         return f'{name} is "{value}".{_nearest(str(value), options)}'
     if kind == "union_tag_not_found":
         known = sorted(word for s in _sections(keys, model, raw) for word in _words(s, tag))
@@ -228,3 +240,23 @@ def _words(section: type[BaseModel], tag: str) -> tuple[str, ...]:
     """The values that choose a section."""
     field = section.model_fields.get(tag)
     return () if field is None else typing.get_args(field.annotation)
+
+
+def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that a checkpoint of an earlier version holds, by today's names."""
+
+    def methods(section: Any) -> Any:
+        if isinstance(section, Mapping):
+            return {key: methods(value) for key, value in section.items()}
+        if isinstance(section, (list, tuple)):
+            return [methods(value) for value in section]
+        return RENAMED_VALUES.get(section, section) if isinstance(section, str) else section
+
+    now = {key: value for key, value in config.items()} | {"sampling": methods(config["sampling"])}
+    for name, new in RENAMED.items():
+        section, _, key = name.partition(".")
+        if key in now.get(section, {}):
+            values = dict(now[section])
+            value = values.pop(key)
+            now[section] = values if new is None else {**values, new: value}
+    return now

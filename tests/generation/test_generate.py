@@ -261,7 +261,7 @@ def test_what_kid_says_in_words(figures, words):
     [
         (["--classes", "stripes"], "none of the 1 class to generate has 20 donors"),
         (["--classes", "discs"], 'no class is called "discs"'),
-        (["--device", "abacus"], "--device: abacus cannot be used"),
+        (["--device", "abacus"], '--device: "abacus" cannot be used'),
         (["--images", "/nowhere"], "--images: /nowhere is no folder"),
         (["--size", "33"], "33"),
     ],

@@ -100,8 +100,20 @@ def test_numbers_in_exponent_form_are_numbers(write):
         ("sampling.threshold=0.1", r"sampling\.method is missing\. Known: .*repeat_factor.*Add it"),
         ("sampling={method: none, cap: 2}", r"sampling\.cap is not a known key\. Known: method"),
         (
-            "sampling={method: solv}",
-            r'sampling\.method is "solv"\..*Did you mean "balanced_exposure"\?',
+            "sampling={method: balanced_exposur}",
+            r'sampling\.method is "balanced_exposur"\..*Did you mean "balanced_exposure"\?',
+        ),
+        (
+            "sampling={method: solve}",
+            r'sampling\.method "solve" is called "balanced_exposure" now\. Change it\.',
+        ),
+        (
+            "evaluation.score_floor=0.2",
+            r"evaluation\.score_floor is called evaluation\.score_threshold now\. Change it\.",
+        ),
+        (
+            "train.cycles=2",
+            r"train\.cycles has left\. Change it\.",
         ),
         (
             "sampling={method: balanced_exposure, also: [{method: background, share: 0, shar: 0}]}",
