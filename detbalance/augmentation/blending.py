@@ -1,6 +1,8 @@
 """Draw a donor into an image: its size, its edge, its pixel values.
 
 Letters: H, W height and width of the donor's crop.
+
+Letters: H, W height and width of the image, N boxes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Segmentations of a COCO file as pixels: polygons and run lengths.
+"""Segmentations as pixels, and how a copy-paste source is cut out of a training image.
+
+Letters: H, W height and width, N boxes.
 
 Letters: H, W height and width of the image.
 """

@@ -1,4 +1,6 @@
-"""Images to mix in, drawn by the factors of the sampler.
+"""Several images in one: mosaic and mixup, with partners that follow the balanced sampler.
+
+Letters: H, W height and width, M images, N boxes, C classes including background.
 
 Letters: M images.
 """

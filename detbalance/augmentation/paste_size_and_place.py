@@ -1,4 +1,6 @@
-"""Which of several places looks most like the surroundings that a donor brings along.
+"""Where a donor may go in an image, and at what size.
+
+Letters: H, W height and width of the image, N boxes, T tries.
 
 Letters: K places.
 """

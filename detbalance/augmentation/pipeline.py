@@ -1,4 +1,4 @@
-"""Albumentations pipelines that take boxes, areas, crowd flags and masks along.
+"""Albumentations pipelines that take boxes, flags and masks along; the standard augmentation.
 
 Albumentations cuts boxes to the image, so that nobody knows how much of them is left. Here the
 corners of the boxes travel as its keypoints, which it leaves uncut.

@@ -1,6 +1,9 @@
 """What an augmentation is: what goes in, what comes out, and what every one of them promises.
 
 Letters: H, W height and width of the image, N boxes.
+
+Letters: H, W height and width of the new image, N boxes. Coordinates are those of boxes: pixel i
+reaches from i to i + 1.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Why no library does it: ensemble-boxes 1.0.9, of 2022, is what there is. It take
 time, in coordinates of 0..1, and brings numba, llvmlite and pandas (290 MB); it returns unlowered
 scores from soft-NMS, rounds merged boxes to float32 and orders ties by chance. Its results are
 recorded, and equalled where they are right.
+
+Letters as in `fusion_members.py`.
 """
 
 from __future__ import annotations

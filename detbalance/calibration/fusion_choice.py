@@ -1,6 +1,12 @@
-"""What choosing how to fuse gave, with the held-out figures beside it.
+"""How to fuse, chosen on held-out images: scores made comparable, weights by skill.
 
-Letters: J members, K categories.
+Letters: J members, K categories, B draws.
+
+For each fold k that is judged, everything is done again without its images: each of the other folds
+j is fused with calibrations and weights that were fitted without k and j, a setting is chosen by
+the AP50 of those folds, and fold k is fused by it, with what was fitted without k.
+
+Letters: J members, K categories, M images, F folds, A settings.
 """
 
 from __future__ import annotations

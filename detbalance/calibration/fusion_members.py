@@ -1,10 +1,20 @@
-"""Detections of several members side by side, cut into groups of one image and class.
+"""Members of a fusion side by side: their detections in groups, comparable scores, weights.
 
 Only detections of one group can be in each other's way, so all groups are worked on at once: they
 are laid out as columns, best detection on top, and the methods go from row to row.
 
 Letters: D detections of all members that take part, J members, K categories, G groups of a batch, S
 the size of the largest of them.
+
+One detector gives 0.9 where another gives 0.4. Each is put on the scale of probabilities by two
+numbers of its own and one for each class.
+
+Letters: D detections, K categories, M images.
+
+A weight for every member and class, found one by one, would fit the noise of a few boxes. So all
+follow from the APs of the members and two numbers, which is what cross-fitting chooses.
+
+Letters: J members, K categories.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What fitting thresholds or choosing a strength gave, with the held-out figures beside it."""
+"""Thresholds from a calibration file, judged on images that they were not fitted on."""
 
 from __future__ import annotations
 

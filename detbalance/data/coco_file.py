@@ -1,4 +1,7 @@
-"""The annotations of a sound file, decoded in small parts and kept as columns.
+"""From the bytes of a COCO file to columns: a typed fast parser, in small parts.
+
+The structs below are what a sound file looks like. A file that does not fit them (a wrong type, a
+missing key, a NaN token) goes through `tolerant.py` instead, which names what is wrong.
 
 A structure of the whole file would take several hundred MB for a moment, and looking twice at every
 byte (once to find the parts, once to decode them) a third more time. So the text is cut where one

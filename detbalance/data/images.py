@@ -1,6 +1,8 @@
 """Image files: read as RGB bytes, and checked quickly before a run.
 
 One check stands before both: what the header says must be something that can be read and looked at.
+
+Decoders fill up with grey what is missing, and pass over what is left, both in silence.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The line that installs what is missing, for however this package was installed."""
+"""Words of messages: numbers with nouns, harmless texts, pip lines, and which name was meant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detections of one model as flat arrays.
+"""Detections of one model as flat arrays, and written as a COCO results file.
 
 Dimension letters: D detections, K categories.
 """

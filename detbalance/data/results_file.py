@@ -1,4 +1,4 @@
-"""From the text of a COCO results file to columns, part by part.
+"""Read a COCO results file, and check it against the annotations that it belongs to.
 
 A structure of all detections would take five times the size of the file. So the text is cut where
 one detection ends and the next begins, without parsing. A wrong cut cannot give wrong values: each

@@ -1,4 +1,4 @@
-"""Images in folds, for what is chosen on some images and judged on others."""
+"""`split_annotations`: the two parts, the share of each class, and what did not go."""
 
 from __future__ import annotations
 

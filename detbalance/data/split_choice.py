@@ -1,4 +1,7 @@
-"""What each group of images holds, as a sparse matrix, and how far a choice of groups is off.
+"""Which groups go to the validation part: first by need, then repaired, then improved.
+
+The deviation of a column is what the validation part holds of it less
+its share of the whole; the cost is the weighted sum of squared deviations.
 
 Letters: M images, K classes, G groups, F columns = 2 K + 2. The columns are the images of each
 class (column 0: images without boxes), all images, and the boxes of each class.

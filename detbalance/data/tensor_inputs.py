@@ -1,6 +1,8 @@
 """Annotations and predictions from tensors or arrays, for evaluation without files.
 
 Letters: M images, N annotations, D detections, n boxes of one image.
+
+Letters: n boxes.
 """
 
 from __future__ import annotations

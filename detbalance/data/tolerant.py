@@ -1,6 +1,6 @@
 """From a JSON document with faults to columns: every fault counted, sound entries kept.
 
-Slow beside `reading.py` (one Python step per value), and used only when that refuses a file.
+Slow beside `coco_file.py` (one Python step per value), and used only when that refuses a file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The part of a head that holds the classification loss."""
+"""What a head gives a loss beside logits and labels, and the part of a head that holds the loss.
+
+Letters: N images in the batch, A rows of the whole batch, K classes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,12 @@
-"""The layers of a detector's heads, as a plan says."""
+"""The layers of a detector's heads, and a last layer of another kind where a loss needs it.
+
+A layer stays where its outputs can mean what the new loss takes them for: their number, the kind of
+layer, and sigmoid or softmax are the same. What has been learned then stays too. Only a bias that
+is still exactly what the loss before, or torchvision's RetinaNet and FCOS, started from becomes the
+start of the new loss: it has learned nothing yet.
+
+Letters: A rows, D outputs, F features.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,12 @@
-"""What a computation would take, before it is begun: no evaluator may abort the process."""
+"""COCO's and LVIS's grid of precision and recall: everything that AP and AR are averaged from.
+
+Letters: T IoU thresholds, R recall levels, K categories, A area ranges, M detection caps,
+N annotations, D detections.
+
+Letters: T IoU thresholds, R recall levels, K categories, A area ranges, M detection caps.
+
+Letters: T IoU thresholds, R recall levels, K categories.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,10 @@
 """Average precision and recall of every class, counted from matches.
 
 Letters: T IoU thresholds, R recall levels, K categories, D detections, P of them that take part.
+
+With a cap per image over all classes, a detector can raise the AP of rare classes by spending its
+places on them, without finding anything better. A cap per class takes that way away, and AP's of
+detectors with many and with few detections per image can be compared.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""What one matching pass gives if each image counts so and so many times.
+"""How sure AP, AR, recall and precision are: a bootstrap over images.
+
+Boxes of one image share their fate, so images are drawn, not boxes. The detections are matched
+once; a draw only says how often each image counts.
+
+Letters: B draws, M images, K categories.
 
 The matches stay as they are: an image that counts twice has its boxes and its detections twice.
 Counting goes along each class's detections in the order of their scores, and only where a

@@ -1,6 +1,12 @@
-"""What draws of images say of a figure: its spread, for classes and for the means of groups.
+"""From draws of images to variances and intervals, and how many boxes a recall rests on.
 
 Letters: B draws, K categories.
+
+The percentiles of the draws are no use for few boxes: all found once means all found in every draw.
+Simulated (`python tools/benchmark.py coverage`), nominal 95 % of them hold the true recall of a
+class of 10 boxes in 52 to 92 % of cases, and the intervals made here in 96 to 99 %.
+
+Arrays have length K + 1, index 0 is background.
 """
 
 from __future__ import annotations

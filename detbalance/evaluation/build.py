@@ -1,4 +1,4 @@
-"""What training data says of the classes that are evaluated: counts and groups, never from val."""
+"""Make a report: set figures beside training counts, and average them over groups of classes."""
 
 from __future__ import annotations
 

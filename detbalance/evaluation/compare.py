@@ -1,4 +1,4 @@
-"""Many classes are many chances to be wrong: p-values that allow for all of them together."""
+"""Compare two detectors on the same images, one run or several a side."""
 
 from __future__ import annotations
 

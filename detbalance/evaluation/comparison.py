@@ -1,4 +1,32 @@
-"""A comparison in words: what the tail gained, and what the head paid for it."""
+"""The comparison of two detectors, and its file format.
+
+`comparison.json`, schema "detbalance.comparison/2". A later version 2 file may have more keys,
+never fewer. Undefined numbers are null.
+
+    schema    "detbalance.comparison/2"
+    verdict   the comparison in words
+    classes   list, rarest first, as in report.json. Each entry:
+        name, category_id, group, train_images, train_boxes, val_images, val_boxes
+                                     as in report.json
+        figures                      object by figure (AP, AP50, AR, recall, precision):
+            baseline, ours           means over the runs of each side
+            difference               ours less baseline
+            low, high                its interval at settings.confidence
+            p                        the smallest 1 - confidence whose interval leaves 0 out
+            p_adjusted               the same for all classes together (Benjamini and Hochberg); of
+                                     a group for all groups (Holm)
+    groups    object with "rare", "common", "frequent", "all"; each entry:
+        num_categories               classes of the group
+        num_evaluated                those of them with boxes to find
+        train_boxes, val_boxes       sums
+        figures                      as above; means over the classes where both sides have the
+                                     figure
+    settings  annotations, baseline and ours (lists of files; null: from memory), rules,
+              score_threshold, thresholds, iou_thresholds, recall_iou_threshold, max_detections,
+              figure (that the verdict is of), confidence, num_bootstrap, seed, frequency_source,
+              group_rule
+    notes     list of sentences about what a reader could not see from the figures
+"""
 
 from __future__ import annotations
 

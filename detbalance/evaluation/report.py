@@ -1,4 +1,49 @@
-"""What the pictures of a report are drawn from: curves, score histograms, confused classes."""
+"""The per-class report: figures beside training counts, and its file format.
+
+`report.json`, schema "detbalance.report/2". A later version 2 file may have more keys, never fewer.
+Undefined numbers are null.
+
+    schema    "detbalance.report/2"
+    classes   list, rarest first: by train_boxes, then train_images, where the training file is
+              known, otherwise by group, then val_boxes. Each entry:
+        name, category_id            as in the annotation file
+        group                        "rare", "common", "frequent"; null without frequencies
+        train_images, train_boxes    images with the class, and boxes of it, in the training file
+                                     (crowd regions excluded); null without a training file
+        val_boxes                    boxes to find in the evaluated file (crowd regions excluded)
+        val_images                   images of the evaluated file with such boxes
+        score_threshold              smallest score that recall and precision of the class count
+        figures                      object by the names of `detbalance.evaluation.figures.FIGURES`,
+                                     which says what each is
+        true_positives, false_positives   the counts behind recall and precision
+        intervals                    object, [low, high] of figures at settings.confidence: recall
+                                     and precision by Wilson from the number of boxes; where
+                                     settings.num_bootstrap is not 0, AP, AP50, AR, recall and
+                                     precision from as many draws of the images
+        errors                       object by kind (classification, localisation, both, duplicate,
+                                     background, missed): count, shown (from score_threshold on),
+                                     cost (AP50 that the class would gain without them)
+    groups    object with "rare", "common", "frequent", "all"; each entry:
+        num_categories               classes of the group
+        num_evaluated                those of them with boxes to find
+        train_boxes, val_boxes       sums; images are not summed, they hold several classes
+        figures                      means over the classes where the figure is defined, of those
+                                     that groups have; intervals of the means; errors summed, their
+                                     cost a mean
+    summary   the 12 COCO numbers: AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl; by LVIS's
+              rules AR300 in place of AR100
+    details   object or null; by class name: curves (precision and scores at IoU .50 over recall
+              0, .01, ... 1), histograms (20 bins of scores: right, wrong); confusion (list of
+              true, found, count, as the errors of these kinds: "classification"; "background",
+              true null; "missed", found null; what is right is in true_positives of the classes)
+    settings  annotations, predictions (files; null: from memory), backend, iou_thresholds,
+              recall_iou_threshold, score_threshold, max_detections, area_ranges,
+              frequency_source (file that the groups come from, or null), group_rule (words or
+              null), rules ("coco", "lvis"), confidence, num_bootstrap, seed, beta, min_precision,
+              max_fppi, thresholds (file of the classes' own thresholds, or null; then
+              score_threshold is null)
+    notes     list of sentences about what a reader could not see from the figures
+"""
 
 from __future__ import annotations
 

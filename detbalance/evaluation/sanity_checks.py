@@ -1,4 +1,6 @@
-"""Would results fit if their boxes, or those of the annotations, were of another format?
+"""What makes the figures of a results file doubtful: the usual slips of exporting detections.
+
+Each of them gives low figures without an error, and looks like a bad detector.
 
 Corners, centres and fractions of the image are what other tools write. Each is tried where few
 boxes are found, by the evaluation's own matching: on a sample of the images first.

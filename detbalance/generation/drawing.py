@@ -1,4 +1,6 @@
-"""Which drawn crops are kept: no copies of donors, and no nonsense.
+"""Crops of one class: drawn, checked, and kept until there are enough.
+
+Letters: N drawn crops.
 
 Letters: N drawn crops, n donors, S side in pixels, K' classes that are learned.
 """

@@ -1,4 +1,7 @@
-"""Which classes are generated, which are left out and why, and which others are learned from."""
+"""From annotations to a folder of generated donors: learn, draw, check, write.
+
+Letters: n donors, N drawn crops, S side in pixels, K' classes that are learned.
+"""
 
 from __future__ import annotations
 

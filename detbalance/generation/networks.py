@@ -1,7 +1,9 @@
-"""The three small networks: generator, discriminator, and the classifier that checks.
+"""The three small networks, and the differentiable augmentation of what they see.
 
 Letters: N images, S their side in pixels, K' classes that are learned, Z latent numbers,
 F features.
+
+Letters: N images, S their side in pixels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How logits change with the class frequencies, where background keeps its share.
+"""Losses in which the classes and background compete, for heads with a background column.
 
 A classifier that has learned from data with the frequencies p(c) gives logits of
 p(x | c) p(c). To have it answer for other frequencies q(c), each logit is lowered by

@@ -1,4 +1,4 @@
-"""What must not become part of a compiled graph."""
+"""Running sums of gradients per class: for the losses that balance by them, and for the log."""
 
 from __future__ import annotations
 

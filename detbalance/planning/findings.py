@@ -1,4 +1,4 @@
-"""What a file says that is hardly meant: boxes of another format, names spelled twice, copies."""
+"""What is wrong with the files, or worth knowing before training on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,32 @@
-"""The ways of sampling that a plan compares: what each shows, and what it costs.
+"""Which setting to begin with: one rule, and the lines that go into a configuration.
+
+The rule, in the order of its questions:
+
+1. Is there anything to balance? Not without boxes, with one class, or with one image.
+2. Is anything rare? Not where most and fewest boxes of a class, and images of a class, are less
+   than `BALANCED` times apart. If every class also has `ENOUGH_BOXES` boxes, train plainly; if one
+   has not, it is the number of boxes that is small, not their share: paste them, label more.
+3. Does sampling help? Settings may be chosen (`CHOICES`) that draw no image more than
+   `LARGEST_REPEAT` times an epoch and keep `KEPT_VARIETY` of the images' variety. One is worth it
+   if equally many drawn images show `WORTH` times as many boxes of the least shown class as plain
+   training, and max/min falls by as much: by max/min alone, images with few boxes would do, and
+   every class be shown less; by the boxes alone, a class that comes with every image stays as far
+   ahead. If none is, every image of a rare class holds others or there are too few: train without
+   sampling.
+4. Otherwise take the simplest one worth it that shows the least shown class as often as the best
+   one does, less `WORTH`: repeat factors, then instance-aware ones, then ones solved for the square
+   root of the imbalance. Compared but not chosen: class-aware sampling, which repeats the few
+   images of a rare class without a limit, and factors solved for equal classes, which cost the
+   frequent classes of our digits more than they brought the rare ones.
+5. Where a rare or common class has fewer than `ENOUGH_BOXES` boxes, paste as well.
+
+Known: on LVIS repeat factors take mask AP of rare classes from 0.0 to 11.5 (Mask R-CNN), and
+instance-aware ones beat them in their authors' paper; class-aware sampling takes AP50 on OpenImages
+from 51.6 to 60.0; on our digits (README) class-aware sampling and the square root help rare classes
+as much as repeat factors or more, equal classes less, and paste on top of sampling most of all. Not
+known: how much more AP a rare class gets from being shown more. It is what can be computed before
+training, and the limits here are judgement, not measurement. Repeat factors lowered box AP of a
+Cascade R-CNN with Seesaw loss from 33.1 to 30.0: compare what is recommended with none.
 
 Letters: M images, K classes.
 """

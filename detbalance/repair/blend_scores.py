@@ -1,6 +1,8 @@
-"""Two classifiers on the same regions made one.
+"""Scores of two classifiers on the same regions made one, and how well they rank objects.
 
 Letters: n regions, K classes.
+
+Letters: n regions, m items, K classes.
 """
 
 from __future__ import annotations

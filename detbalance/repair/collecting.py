@@ -1,4 +1,4 @@
-"""Which regions of an image are kept, and how many each of them stands for.
+"""One pass over a data set that takes the features of its regions out of a frozen detector.
 
 Letters: A regions of an image, n kept.
 """

@@ -1,4 +1,8 @@
-"""Classifiers and one-class models by their own names, with options that suit region features."""
+"""Classifiers and one-class models by their own names, with options that suit region features.
+
+Trees hold the rows of their nodes as plain numbers, and the libraries follow them without a look:
+a file that someone made can send them anywhere in memory, or round in circles.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""The loss of single regions, by which a classifier is refitted.
+"""Refit a linear classifier on region features: what is learned is a change of the present one.
+
+All slots share one change: they see the same patch and differ in the shape of their anchor only,
+and the few boxes of a rare class would be thin spread over nine classifiers.
+
+Letters: n regions, F features, D outputs, S slots, K classes.
 
 Letters: n regions, D outputs, K classes.
 """

@@ -1,6 +1,12 @@
-"""The space that one-class models see, and how typical a region is of what one was fitted to.
+"""One-class models of rare classes: objects brought back, and images of unknown ones.
+
+Letters: n regions, F features, K classes.
 
 Letters: n and m regions, F features, P dimensions of the space.
+
+Letters: n regions, m items, K classes.
+
+Letters: n regions, m images, K classes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
-"""The loss of single regions, by which a classifier is refitted.
+"""Refit the classifier of a frozen detector, by one of the methods.
 
-Letters: n regions, D outputs, K classes.
+Letters: S slots, D outputs, F features, K classes.
+
+To add one, write a function of this kind and name it at the foot of this file.
+
+Letters: n regions, F features, D outputs, S slots, K classes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,14 @@
-"""Columns of a table of regions that are read, or computed, when they are asked for.
+"""Region features on disk: written image by image, taken up again, read without loading them.
+
+A folder with three files:
+
+    features.f16   float16 [n, F], one row after the other
+    regions.bin    n records of `REGION`
+    state.json     how far both are valid, and what they were made from
 
 Letters: n regions, F features, D outputs, S slots.
+
+Letters: n regions, F features, D outputs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A second classifier on a detector's regions, heard before its boxes are made.
+"""A second classifier on a detector's regions: fitted, weighed, heard before boxes are made.
 
 Letters: n regions, F features, K classes.
 """

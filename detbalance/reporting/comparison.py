@@ -1,4 +1,9 @@
-"""Show a comparison on the console: the verdict, differences by group and class, what is real."""
+"""Show a comparison: on the console, and as JSON, CSV and Markdown files.
+
+comparison.csv has one line per row: first the classes (kind "class"), rarest first, then the groups
+(kind "group"). Each figure takes seven columns (recall_baseline, recall_ours, recall_difference,
+recall_low, recall_high, recall_p, recall_p_adjusted); cells are empty where it is undefined.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cut small pictures out of images, as data URIs for the HTML page."""
+"""Pictures of errors for the HTML page: missed objects, and confident false positives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the charts of the HTML page are put together from.
+"""The charts of the HTML page as Vega-Lite specifications; the page's script gives them data.
 
 Colours are the page's CSS variables, so that light, dark and print need no second chart: the SVG
 that Vega draws follows them.

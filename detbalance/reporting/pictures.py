@@ -1,4 +1,4 @@
-"""Many small images on one sheet, with their boxes: for looking at what an augmentation makes."""
+"""Pictures of what models found, and many small images on one sheet."""
 
 from __future__ import annotations
 

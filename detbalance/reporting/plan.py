@@ -1,4 +1,8 @@
-"""Show a plan on the console: the data, what each setting would show, and what to begin with."""
+"""Show a plan on the console, and write it as JSON and CSV.
+
+plan.csv has one line per class, rarest first: its fields in plan.json, then `exposure: NAME` for
+each compared setting, boxes per epoch. A cell is empty where a number is undefined.
+"""
 
 from __future__ import annotations
 

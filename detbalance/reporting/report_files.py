@@ -1,4 +1,10 @@
-"""A report as Markdown with GitHub's tables, to paste into a pull request or an issue."""
+"""Write a report to disk: JSON for programs, CSV for spreadsheets, Markdown to paste.
+
+report.csv has one line per row of the report: first the classes (kind "class"), rarest first, then
+the groups (kind "group"). A cell is empty where a number is undefined or belongs to the other kind.
+Intervals take two columns (recall_low, recall_high), errors three (missed_count, missed_shown,
+missed_cost). A name that a spreadsheet would take for a formula has an apostrophe in front.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""How often each image should be drawn so that backgrounds or data sets get a share of the draws.
+"""Factors that balance classes, backgrounds or data sets.
 
-Factors as in `detbalance.sampling.repeat_factors`: expected draws of each image in an epoch, which
+Factors as in `detbalance.sampling.factors`: expected draws of each image in an epoch, which
 multiply.
+
+Letters: M images, K classes.
 
 Letters: M images, D data sets.
 """

@@ -1,6 +1,15 @@
-"""What training really sees by some factors: every box of a drawn image, not only the rare one.
+"""How often each image should be drawn so that an epoch shows the boxes of all classes alike.
 
 Letters: M images, K classes.
+
+Letters: M images (here all have a box), P pairs of an image and a class that it shows, C classes
+that have a box, u[C] the boxes that an epoch shows of each class divided by the target.
+
+What is minimised is max(u) / min(u), made smooth: the ratio of two power means, M_p(u) / M_-p(u),
+with p growing from stage to stage. A convex function of the factors over a positive concave one
+has no local minimum but the global one, so plain descent is enough. The steps multiply the factors
+instead of adding to them (mirror descent with the entropy): they keep them above 0, they stay as
+near to equal factors as the target allows, and their projection is one number.
 """
 
 from __future__ import annotations

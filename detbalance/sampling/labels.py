@@ -1,4 +1,6 @@
-"""The labels of boxes as plain arrays, checked once at the border.
+"""Which classes each image shows: what every factor function reads.
+
+Letters: M images, N boxes, P pairs of an image and a class that it shows, K classes.
 
 Letters: M images, N boxes, K classes.
 """

@@ -1,4 +1,10 @@
-"""From the share of each class to the factor of each image, by a threshold that is given or found.
+"""How often each image should be drawn in an epoch: repeat the images that hold rare classes.
+
+A sampling method is a function from the boxes of a training set to one factor per image: the
+expected number of times that the image is drawn. Above 1 draws it more often, below 1 less often,
+0 never; factors of several methods multiply.
+
+Letters: M images, N boxes, K classes.
 
 All methods with a threshold are one: an image counts as its rarest class, that class is so many
 times rarer than the threshold, and the method says which factor this makes.

@@ -1,6 +1,8 @@
-"""A stream of image indices for a data loader, drawn by factors per image.
+"""Streams of image indices for a data loader: by factors per image, or class by class.
 
 Letters: M images, T draws of an epoch over all ranks.
+
+Letters: M images, K' classes with boxes, T draws of an epoch over all ranks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,20 @@
-"""Whether what a checkpoint holds is of the keys, kinds and shapes that its reader goes by."""
+"""What a run saves, and how it is read again.
+
+A checkpoint is a dict written by `torch.save` that `torch.load(weights_only=True)` reads:
+
+    format        "detbalance.checkpoint/1"
+    iteration     optimizer steps done
+    model, ema    state dicts (ema null when off)
+    optimizer, scaler, sampler, rng
+    tally         losses since the last log record, of each process
+    evaluated     the iteration of the last evaluation
+    best          the best value of the chosen metric so far
+    push          gradient per class so far, `PushTotals.state_dict()`
+    exposure      boxes per class shown and pasted so far, `ExposureTotals.state_dict()`
+    config        the resolved configuration
+    categories    `Categories.to_dict()`
+    frequency     image_counts, instance_counts, num_images and source of the training file
+"""
 
 from __future__ import annotations
 

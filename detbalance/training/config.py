@@ -144,7 +144,7 @@ class TrainSection(Section):
     checkpoint_every: Annotated[int, Field(gt=0)] = 100
     gradient_ratio_limit: Annotated[float, Field(gt=1)] | None = 100.0
     """Warn where sampling, loss weights and paste together make a box of a class count more than
-    this many times as much as one of the most frequent class; see `push.py`."""
+    this many times as much as one of the most frequent class; see `gradient_ratio.py`."""
 
     @model_validator(mode="after")
     def _whole_batches(self) -> TrainSection:

@@ -1,4 +1,4 @@
-"""YAML of a user, read so that nothing in it can hang or crash, and every fault has its line."""
+"""A user's YAML, read safely, and what is wrong with it as the one line that a user needs."""
 
 from __future__ import annotations
 

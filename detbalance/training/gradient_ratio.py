@@ -1,4 +1,4 @@
-"""What pushes each class: the gradient that it got, and what the settings make its boxes count.
+"""Positive and negative gradient of each class, and how much the settings make its boxes count.
 
 Arrays by class are float64 [K + 1]; index 0 is background.
 """

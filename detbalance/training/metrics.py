@@ -1,4 +1,7 @@
-"""What a run logs: one JSON object a line, and TensorBoard; and what it counts for that."""
+"""What a run logs: one JSON object a line, and TensorBoard; and what it counts for that.
+
+Counts by class are int64 [K + 1]; index 0 is background.
+"""
 
 from __future__ import annotations
 

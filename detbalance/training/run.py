@@ -1,4 +1,4 @@
-"""Stopping a run between two iterations, so that what was done can be saved."""
+"""The state of a run: everything that a checkpoint holds."""
 
 from __future__ import annotations
 
