@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 import numpy as np
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from detbalance.cli.evaluating import check_folder
 from detbalance.cli.options import DROP_INVALID, FILE, SEED, Real, Whole, command
@@ -19,7 +16,8 @@ from detbalance.cli.progress import progress
 from detbalance.data import Annotations, load_annotations
 from detbalance.data.frequency import class_frequency, frequency_groups
 from detbalance.data.messages import counted
-from detbalance.reporting.console import GROUP_STYLES, name_cell, numbers_table, print_content
+from detbalance.reporting.console import print_document
+from detbalance.reporting.document import AnyCell, Cell, Column, Document, Table, group_cell, lines
 
 if TYPE_CHECKING:
     from detbalance.augmentation.packing import Packed
@@ -109,7 +107,7 @@ def donors_command(
         f" {packed.written.megabytes:.1f} MB)."
         f" Use it with augmentation.paste.donor_file: {output}"
     )
-    print_content(Group(_table(train, packed), Text(line)), None)
+    print_document(Document("Donors", [_table(train, packed), *lines("legend", line)]))
 
 
 def _name_problems(packed: Packed) -> None:
@@ -130,9 +128,8 @@ def _name_problems(packed: Packed) -> None:
 def _table(train: Annotations, packed: Packed) -> Table:
     """What became of the boxes of each class, the rarest first."""
     groups = frequency_groups(class_frequency(train))
-    table = numbers_table(
-        "class", "group", "boxes", "donors", "too small", "overlapping", "over limit", "unreadable"
-    )
+    titles = ("boxes", "donors", "too small", "overlapping", "over limit", "unreadable")
+    columns = [Column("class", numeric=False), Column("group", numeric=False), *map(Column, titles)]
     counts = np.stack(
         [
             packed.boxes,
@@ -145,16 +142,15 @@ def _table(train: Annotations, packed: Packed) -> Table:
     )
     asked = np.flatnonzero(packed.boxes)
     asked = asked[np.argsort(packed.boxes[asked], kind="stable")]
-    for label in asked[:_LISTED].tolist():
-        group = groups.group(label) or "-"
-        table.add_row(
-            name_cell(train.categories.name(label)),
-            Text(group, style=GROUP_STYLES.get(group, "")),
-            *map(str, counts[:, label].tolist()),
-        )
-    if len(asked) > _LISTED:
-        more = counted(len(asked) - _LISTED, "more frequent class")
-        table.add_row(Text(more, style="dim"))
-    table.add_section()
-    table.add_row(Text("all", style="bold"), "", *map(str, counts.sum(axis=1).tolist()))
-    return table
+    rows: list[list[AnyCell]] = [
+        [
+            Cell(train.categories.name(label), name=True),
+            group_cell(groups.group(label)),
+            *(Cell(str(n)) for n in counts[:, label].tolist()),
+        ]
+        for label in asked.tolist()
+    ]
+    every = [Cell("all", "bold"), Cell(""), *(Cell(str(n)) for n in counts.sum(axis=1).tolist())]
+    few = range(_LISTED) if len(rows) > _LISTED else None
+    left_out = counted(len(rows) - _LISTED, "more frequent class") if few else ""
+    return Table(columns, rows, [every], few=few, left_out=left_out)

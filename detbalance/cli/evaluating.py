@@ -30,10 +30,11 @@ from detbalance.evaluation.bootstrap import drawn_bytes
 from detbalance.evaluation.compare import check_room
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.evaluation.sanity_checks import odd_scores
-from detbalance.reporting.comparison import print_comparison, write_comparison
-from detbalance.reporting.console import print_report
+from detbalance.reporting.comparison_document import comparison_document
+from detbalance.reporting.console import print_document
+from detbalance.reporting.files import json_text, write_comparison, write_report
 from detbalance.reporting.label_issues import LabelIssuesSection
-from detbalance.reporting.report_files import json_text, write_report
+from detbalance.reporting.report_document import report_document
 from detbalance.reporting.terminal import Console
 
 if TYPE_CHECKING:
@@ -179,12 +180,12 @@ def show(
     if as_json:
         click.echo(json_text(report.to_dict()))
     else:
-        print_report(report, console=console)
+        print_document(report_document(report), console)
         if comparison is not None:
             console.print()
-            print_comparison(comparison, console=console)
+            print_document(comparison_document(comparison), console)
     if output is not None:
-        written: list[Path] = [*write_report(report, output, label_issues=label_issues)]
+        written = [*write_report(report, output, label_issues=label_issues)]
         if comparison is not None:
             written += write_comparison(comparison, output)
         written += write_html(
@@ -214,9 +215,9 @@ def show_comparison(
     if as_json:
         click.echo(json_text(comparison.to_dict()))
     else:
-        print_comparison(comparison, console=console)
+        print_document(comparison_document(comparison), console)
     if output is not None:
-        written: list[Path] = [*write_comparison(comparison, output)]
+        written = [*write_comparison(comparison, output)]
         report = ground.report(after)
         written += write_html(
             report,

@@ -24,9 +24,9 @@ from detbalance.cli.progress import waiting
 from detbalance.data import Predictions, load_annotations, save_predictions
 from detbalance.data.messages import counted
 from detbalance.evaluation.rules import RulesChoice, choose_rules
-from detbalance.reporting.console import print_content
-from detbalance.reporting.fusion_console import fusion_content
-from detbalance.reporting.terminal import Console
+from detbalance.reporting.calibration_document import fusion_document
+from detbalance.reporting.console import print_document
+from detbalance.reporting.terminal import say
 
 _SECONDS = 3e-6  # about what one detection takes, for each fold and each setting tried
 
@@ -159,13 +159,11 @@ def fuse_command(
         min_fused_score=min_fused_score,
         max_detections=cap,
     )
-    console = Console()
     if calibrate_on is None:
         uncut = replace(options, max_detections=None)
         fused = fuse(detections, method, weights=weights or None, options=uncut)
         if len(members) > 1:
-            _say(
-                console,
+            say(
                 "Note: scores of different files were taken as they are. With --calibrate-on they"
                 " are made comparable first, and weights are chosen.",
                 "yellow",
@@ -194,12 +192,11 @@ def fuse_command(
                 num_folds=folds,
                 seed=seed,
             )
-        print_content(fusion_content(choice), console)
+        print_document(fusion_document(choice))
         for warning in choice.warnings:
-            _say(console, f"Warning: {warning}", "bold red")
+            say(f"Warning: {warning}", "bold red")
         if on_itself:
-            _say(
-                console,
+            say(
                 f"Note: each of the {folds} parts of {annotations} was fused by what the"
                 " others say, since scores were calibrated and weights chosen on this file."
                 " Figures of the output are held-out ones.",
@@ -209,12 +206,11 @@ def fuse_command(
         fused = choice.held_out if on_itself else replace(choice, options=uncut).fuse(detections)
     kept = keep_best(fused, cap)
     if note := _cut(fused, cap, is_cut=on_itself):
-        _say(console, f"Note: {note}", "yellow")
+        say(f"Note: {note}", "yellow")
     output.parent.mkdir(parents=True, exist_ok=True)
     save_predictions(output, kept, truth)
     files_read = counted(len(members), "file")
-    _say(
-        console,
+    say(
         f"Written: {output} ({counted(kept.num_predictions, 'detection')} of"
         f" {sum(d.num_predictions for d in detections):,} in {files_read})",
         "",
@@ -288,7 +284,3 @@ def _check(
             f" files. Results of each on {calibrate_on} are expected, in their order. Repeat"
             " --calibration-predictions."
         )
-
-
-def _say(console: Console, text: str, style: str) -> None:
-    console.print(text, style=style, soft_wrap=True)

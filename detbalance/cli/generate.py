@@ -8,10 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.box import HORIZONTALS
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from detbalance.cli.evaluating import check_folder
 from detbalance.cli.options import DROP_INVALID, FILE, SEED, Whole, command
@@ -19,7 +15,8 @@ from detbalance.cli.outputs import Output
 from detbalance.cli.progress import progress
 from detbalance.data import load_annotations
 from detbalance.data.messages import counted
-from detbalance.reporting.console import name_cell, print_content
+from detbalance.reporting.console import print_document
+from detbalance.reporting.document import Cell, Column, Document, Table, lines
 
 if TYPE_CHECKING:
     from detbalance.generation import ClassResult, Result
@@ -137,12 +134,13 @@ def generate_command(
 
 
 def _show(result: Result) -> None:
-    print_content(Group(_table(result.classes), *map(Text, _sentences(result))), None)
+    print_document(
+        Document("Generated", [_table(result.classes), *lines("sentence", *_sentences(result))])
+    )
 
 
 def _table(classes: tuple[ClassResult, ...]) -> Table:
-    table = Table(box=HORIZONTALS, show_edge=False, padding=0, header_style="bold")
-    table.add_column("class", no_wrap=True, min_width=8)
+    columns = [Column("class", numeric=False)]
     for title in (
         "donors",
         "made",
@@ -156,10 +154,9 @@ def _table(classes: tuple[ClassResult, ...]) -> Table:
         "KID of\nreal",
         "KID of\nbackgr.",
     ):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in classes:
-        table.add_row(name_cell(row.name), *_cells(row))
-    return table
+        columns.append(Column(title))
+    rows = [[Cell(row.name, name=True), *map(Cell, _cells(row))] for row in classes]
+    return Table(columns, rows)
 
 
 def _cells(row: ClassResult) -> list[str]:

@@ -30,8 +30,8 @@ from detbalance.data import Annotations
 from detbalance.data.files import replace_file
 from detbalance.data.images import read_image
 from detbalance.data.messages import counted
+from detbalance.reporting.files import csv_lines
 from detbalance.reporting.label_issues import FORMAT
-from detbalance.reporting.report_files import csv_lines
 from detbalance.reporting.terminal import Console
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _table(records: list[dict[str, Any]]) -> str:
 def _draw(found: LabelIssues, truth: Annotations, images: Path, path: Path, count: int) -> Path:
     """The most suspicious boxes with what is around them."""
     from detbalance.reporting.gallery import part_around
-    from detbalance.reporting.pictures import OWN, PASTED, Cell, save_sheet
+    from detbalance.reporting.pictures import OWN, PASTED, Tile, save_sheet
 
     cells = []
     for row, label, likely in zip(
@@ -221,7 +221,7 @@ def _draw(found: LabelIssues, truth: Annotations, images: Path, path: Path, coun
         looks = f"like {truth.categories.name(int(likely))}" if likely else ""
         color = PASTED if likely else OWN
         number = f"{truth.annotation_ids[row]}"
-        cells.append(Cell(part, number, box[None], (name,), (color,), looks))
+        cells.append(Tile(part, number, box[None], (name,), (color,), looks))
     title = "labels that look wrong: id, class that it looks like; on the box the label as it is"
     return save_sheet(cells, path, columns=8, width=150, title=title)
 

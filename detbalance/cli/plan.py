@@ -15,8 +15,9 @@ from detbalance.cli.outputs import Output, overwrite
 from detbalance.cli.progress import progress
 from detbalance.data import load_annotations
 from detbalance.planning import duplicate_findings, make_plan
-from detbalance.reporting.plan import print_plan, write_plan
-from detbalance.reporting.report_files import json_text
+from detbalance.reporting.console import print_document
+from detbalance.reporting.files import json_text, write_plan
+from detbalance.reporting.plan_document import plan_document
 from detbalance.reporting.terminal import Console
 
 
@@ -86,7 +87,7 @@ def plan_command(
     if as_json:
         click.echo(json_text(plan.to_dict()))
     else:
-        print_plan(plan, console=console, has_csv=output is not None)
+        print_document(plan_document(plan, has_csv=output is not None), console)
     if output is None and not as_json:
         console.print(
             "\nNothing is written. --output DIR keeps plan.json, plan.csv with every class,"

@@ -9,21 +9,19 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 import numpy.typing as npt
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from detbalance.cli.options import CONFIG, DATA_ROOT, OVERRIDES, Whole, command
 from detbalance.cli.outputs import OUTPUT_FILE, overwrite, refuse_configured
 from detbalance.cli.progress import progress
 from detbalance.data.frequency import frequency_groups
 from detbalance.data.messages import counted
-from detbalance.reporting.console import GROUP_STYLES, name_cell, numbers_table, print_content
+from detbalance.reporting.console import print_document
+from detbalance.reporting.document import AnyCell, Cell, Column, Document, Table, group_cell, lines
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from detbalance.reporting.pictures import Cell
+    from detbalance.reporting.pictures import Tile
     from detbalance.training.setup import Data
 
 
@@ -70,7 +68,7 @@ def preview_command(
     sampler = RepeatFactorSampler(data.factors, seed=settings.seed, infinite=True)
     labels: list[npt.NDArray[np.int64]] = []
     pastes: list[npt.NDArray[np.int64]] = []
-    cells: list[Cell] = []
+    tiles: list[Tile] = []
     draws = max(draws, images)
     with progress("making images") as tell:
         for done, draw in enumerate(islice(map(Draw, sampler, count()), draws), start=1):
@@ -79,21 +77,21 @@ def preview_command(
             labels.append(target["labels"][target["labels"] > 0].numpy())
             if "pastes" in target:
                 pastes.append(target["pastes"].numpy())
-            if len(cells) < images:
-                cells.append(_cell(data, draw.index, image, target))
+            if len(tiles) < images:
+                tiles.append(_tile(data, draw.index, image, target))
     output.parent.mkdir(parents=True, exist_ok=True)
-    save_sheet(cells, output, title=_TITLE)
-    lines = (
+    save_sheet(tiles, output, title=_TITLE)
+    words = (
         f"boxes: in {data.train.source}. shown: in the first {draws:,} drawn images, pasted ones"
         f" included. asked: donors drawn, {sum(map(len, pastes)):,} in all.",
-        f"The first {counted(len(cells), 'image')} of the training: {output}",
+        f"The first {counted(len(tiles), 'image')} of the training: {output}",
     )
     table = _counts_table(data, np.concatenate(labels), pastes)
-    print_content(Group(table, *map(Text, lines)), None)
+    print_document(Document("Preview", [table, *lines("legend", *words)]))
 
 
-def _cell(data: Data, index: int, image: Tensor, target: dict[str, Tensor]) -> Cell:
-    from detbalance.reporting.pictures import CROWD, OWN, PASTED, Cell
+def _tile(data: Data, index: int, image: Tensor, target: dict[str, Tensor]) -> Tile:
+    from detbalance.reporting.pictures import CROWD, OWN, PASTED, Tile
 
     categories, groups = data.train.categories, frequency_groups(data.frequency)
     labels, pasted = target["labels"].tolist(), target["pasted"].tolist()
@@ -103,7 +101,7 @@ def _cell(data: Data, index: int, image: Tensor, target: dict[str, Tensor]) -> C
         hidden = crowded and not is_pasted and groups.group(label) != "rare"
         return "" if label <= 0 or hidden else categories.name(label)
 
-    return Cell(
+    return Tile(
         image=(image.permute(1, 2, 0) * 255).round().byte().numpy(),
         caption=data.train.file_name(index),
         boxes=target["boxes"].numpy(),
@@ -129,14 +127,17 @@ def _counts_table(
     np.add.at(outcomes, (asked[:, 0], asked[:, 1]), 1)
     reasons = [n for n in range(1, len(OUTCOMES)) if outcomes[:, n].any()]
     refused = [OUTCOMES[n].replace("_", " ") for n in reasons]
-    table = numbers_table("class", "group", "boxes", "shown", "asked", "pasted", *refused)
+    columns = [Column("class", numeric=False), Column("group", numeric=False)]
+    columns += [Column(title) for title in ("boxes", "shown", "asked", "pasted", *refused)]
+    rows: list[list[AnyCell]] = []
     for label in np.argsort(frequency.image_counts[1:], kind="stable") + 1:
-        group = groups.group(int(label))
         row = outcomes[label]
         numbers = [frequency.instance_counts[label], shown[label], row.sum(), row[0]]
-        table.add_row(
-            name_cell(categories.name(int(label))),
-            Text(group or "-", style=GROUP_STYLES.get(group or "", "")),
-            *(f"{int(n):,}" for n in [*numbers, *row[reasons]]),
+        rows.append(
+            [
+                Cell(categories.name(int(label)), name=True),
+                group_cell(groups.group(int(label))),
+                *(Cell(f"{int(n):,}") for n in [*numbers, *row[reasons]]),
+            ]
         )
-    return table
+    return Table(columns, rows)

@@ -12,8 +12,9 @@ from detbalance.cli.options import CALIBRATION, FILE, Calibrated, command
 from detbalance.cli.outputs import OUTPUT_FILE
 from detbalance.data import load_annotations, save_predictions
 from detbalance.data.messages import counted
-from detbalance.reporting.terminal import Console
-from detbalance.reporting.thresholds_console import print_strength
+from detbalance.reporting.calibration_document import strength_document
+from detbalance.reporting.console import print_document
+from detbalance.reporting.terminal import say
 
 
 @command(
@@ -80,15 +81,13 @@ def rescore_command(
         seed=given.seed,
         predictions_file=str(given.predictions),
     )
-    console = Console()
-    print_strength(choice, console=console)
+    print_document(strength_document(choice))
     if output is None or detections is None:
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     save_predictions(output, rescore(detections, choice.class_counts, gamma=choice.gamma), target)
     what = f"gamma {choice.gamma:g}" if choice.gamma else "scores as they were"
-    console.print(
+    say(
         f"Written: {output} ({counted(detections.num_predictions, 'detection')} of {applied},"
-        f" {what})",
-        soft_wrap=True,
+        f" {what})"
     )

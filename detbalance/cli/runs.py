@@ -18,7 +18,7 @@ from detbalance.data.frequency import frequency_groups
 from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.predict import predict
 from detbalance.evaluation import Evaluation, Report, build_report, load_report
-from detbalance.reporting.report_files import write_report
+from detbalance.reporting.files import write_report
 from detbalance.training.checkpoint import CONFIG_FILE
 from detbalance.training.config import Config
 from detbalance.training.gradient_ratio import by_label

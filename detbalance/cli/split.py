@@ -7,9 +7,6 @@ import warnings
 from pathlib import Path
 
 import click
-from rich.box import HORIZONTALS
-from rich.table import Table
-from rich.text import Text
 
 from detbalance.cli.options import DROP_INVALID, FILE, SEED, Real, command
 from detbalance.cli.outputs import Output
@@ -22,11 +19,11 @@ from detbalance.data import (
     write_split,
 )
 from detbalance.data.messages import counted
-from detbalance.reporting.console import name_cell
-from detbalance.reporting.terminal import Console
+from detbalance.reporting.console import print_document
+from detbalance.reporting.document import Cell, Column, Document, Table, lines
+from detbalance.reporting.terminal import say
 
 _LISTED = 60
-_WIDE = 200  # a pipe has no width, and a class name shall not be cut for it
 
 
 @command("split", "detbalance split all.json --output parts --val-share 0.2")
@@ -80,19 +77,14 @@ def split_command(
         seed=seed,
     )
     train_path, val_path = write_split(split, output, overwrite=overwrite)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDE)
-    console.print(_table(split))
     grouped = group_key or group_regex or split.num_groups < len(split.is_val)
     by_group = f", in {counted(split.num_groups, 'group')}" if grouped else ""
-    lines = [
-        *(f"Note: {note}" for note in split.notes),
+    written = (
         f"Written: {train_path} ({counted(split.train.num_images, 'image')}), {val_path}"
-        f" ({counted(split.val.num_images, 'image')}){by_group}",
-    ]
-    for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        f" ({counted(split.val.num_images, 'image')}){by_group}"
+    )
+    print_document(Document("Split", [_table(split), *lines("note", *split.notes)]))
+    say(written)
 
 
 def _pattern(regex: str) -> re.Pattern[str]:
@@ -110,8 +102,7 @@ def _pattern(regex: str) -> re.Pattern[str]:
 def _table(split: Split) -> Table:
     """The shares of each class, the rarest first."""
     classes = sorted(split.classes, key=lambda c: (c.train_images + c.val_images, c.name))
-    table = Table(box=HORIZONTALS, show_edge=False, padding=0, header_style="bold")
-    table.add_column("class", no_wrap=True, min_width=8)
+    columns = [Column("class", numeric=False)]
     for title in (
         "groups",
         "train\nimages",
@@ -121,25 +112,22 @@ def _table(split: Split) -> Table:
         "val\nboxes",
         "val\nshare",
     ):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in classes[:_LISTED]:
-        table.add_row(name_cell(row.name), *_cells(row))
-    if len(classes) > _LISTED:
-        more = counted(len(classes) - _LISTED, "more frequent class")
-        table.add_row(Text(more, style="dim"))
-    table.add_section()
+        columns.append(Column(title))
+    rows = [[Cell(row.name, name=True), *map(Cell, _cells(row))] for row in classes]
     images = split.is_val
     boxes = [sum(getattr(row, f"{side}_boxes") for row in classes) for side in ("train", "val")]
-    table.add_row(
-        Text("all", style="bold"),
+    every = [
         str(split.num_groups),
         str(int((~images).sum())),
         str(int(images.sum())),
         _share(float(images.mean())),
         *(str(count) for count in boxes),
         _share(boxes[1] / sum(boxes) if sum(boxes) else float("nan")),
-    )
-    return table
+    ]
+    few = range(_LISTED) if len(rows) > _LISTED else None
+    left_out = counted(len(rows) - _LISTED, "more frequent class") if few else ""
+    head = [[Cell("all", "bold"), *map(Cell, every)]]
+    return Table(columns, rows, head, few=few, left_out=left_out)
 
 
 def _cells(row: ClassShare) -> list[str]:

@@ -12,8 +12,9 @@ from detbalance.cli.evaluating import training_frequency
 from detbalance.cli.options import CALIBRATION, FILE, Calibrated, command
 from detbalance.cli.outputs import OUTPUT_FILE
 from detbalance.data import load_annotations, load_predictions
-from detbalance.reporting.terminal import Console
-from detbalance.reporting.thresholds_console import print_thresholds
+from detbalance.reporting.calibration_document import thresholds_document
+from detbalance.reporting.console import print_document
+from detbalance.reporting.terminal import say
 
 
 @command("thresholds", "detbalance thresholds --annotations val.json --predictions found.json")
@@ -49,7 +50,6 @@ def thresholds_command(
     )
     if output is not None:
         save_thresholds(output, fitted)
-    console = Console()
-    print_thresholds(fitted, console=console)
+    print_document(thresholds_document(fitted))
     if output is not None:
-        console.print(f"Written: {output}", soft_wrap=True)
+        say(f"Written: {output}")

@@ -29,8 +29,8 @@ def train_command(
 ) -> None:
     """Read the configuration, train, print the report of the last evaluation."""
     from detbalance.cli.runs import train_run
-    from detbalance.reporting.console import print_report
-    from detbalance.reporting.terminal import Console
+    from detbalance.reporting.console import print_document
+    from detbalance.reporting.report_document import report_document
     from detbalance.training.checkpoint import LAST
     from detbalance.training.config import load_config
 
@@ -44,4 +44,4 @@ def train_command(
         refuse_configured(settings.output, RUN, settings.to_dict())
     report = train_run(settings, resume=resume, overwrite=overwrite)
     if report is not None:
-        print_report(report, console=Console())
+        print_document(report_document(report))

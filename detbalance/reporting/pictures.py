@@ -29,7 +29,7 @@ _FONT = 0.38
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class Tile:
     """An image of a sheet."""
 
     image: npt.NDArray[np.uint8]
@@ -41,7 +41,7 @@ class Cell:
 
 
 def save_sheet(
-    cells: Sequence[Cell], path: str | Path, *, columns: int = 6, width: int = 320, title: str = ""
+    cells: Sequence[Tile], path: str | Path, *, columns: int = 6, width: int = 320, title: str = ""
 ) -> Path:
     """Put images side by side and write the sheet as a PNG."""
     cv2 = import_cv2()
@@ -67,7 +67,7 @@ def save_sheet(
     return Path(path)
 
 
-def _drawn(cell: Cell, width: int) -> npt.NDArray[np.uint8]:
+def _drawn(cell: Tile, width: int) -> npt.NDArray[np.uint8]:
     """The image at the width of the sheet's columns, with its boxes and their names."""
     cv2 = import_cv2()
     factor = width / cell.image.shape[1]

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scenes import load, make_scene, training_file
+from shown_documents import comparison_markdown, print_comparison
 
 from detbalance.cli import main
 from detbalance.data import load_predictions
 from detbalance.evaluation import compare, evaluate
-from detbalance.reporting.comparison import comparison_markdown, print_comparison
+from detbalance.reporting import comparison_document
 
 rich_console = pytest.importorskip("rich.console")
 
@@ -108,7 +109,7 @@ def test_files_hold_what_the_comparison_holds(files, capsys) -> None:
                 cell = row[f"{figure}_{part}"]
                 assert (cell == "") if value is None else float(cell) == value
     markdown = (out_folder / "comparison.md").read_text()
-    table = markdown.split("| class | group |")[1].split("\n\n")[0].splitlines()[2:]
+    table = markdown.split("| class | group |")[2].split("\n\n")[0].splitlines()[2:]
     names = [row["name"] for row in content["classes"]]
     assert [line.split(" | ")[0] for line in table] == [f"| {name}" for name in names]
     status, _, err = run(capsys, *pair, *common(files), "--output", out_folder)
@@ -178,7 +179,7 @@ def test_names_are_escaped_in_markdown_and_whole_on_the_console(files, capsys) -
     assert "No class differs in AP, AP50, AR, recall, precision." in text
 
 
-def test_a_comparison_fits_100_columns_and_many_classes_are_cut(files) -> None:
+def test_a_comparison_fits_100_columns_and_many_classes_are_cut(files, monkeypatch) -> None:
     annotations, predictions = load(files, *make_scene(1))
     comparison = compare([evaluate(annotations, predictions)], [evaluate(annotations, predictions)])
     buffer = io.StringIO()
@@ -187,7 +188,9 @@ def test_a_comparison_fits_100_columns_and_many_classes_are_cut(files) -> None:
     assert max(map(len, buffer.getvalue().splitlines())) <= 100
     assert "…" not in buffer.getvalue()
     buffer.truncate(0)
-    print_comparison(comparison, console=console, max_classes=3)
+    monkeypatch.setattr(comparison_document, "MANY_CLASSES", 3)
+    monkeypatch.setattr(comparison_document, "KEPT_OF_MANY", 3)
+    print_comparison(comparison, console=console)
     assert "3 classes are not listed; the group rows count all" in buffer.getvalue()
 
 

@@ -11,7 +11,7 @@ from squares import make_data, write_config
 
 from detbalance.cli import cli
 from detbalance.data.images import read_image
-from detbalance.reporting.pictures import OWN, PASTED, Cell, save_sheet
+from detbalance.reporting.pictures import OWN, PASTED, Tile, save_sheet
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_it_shows_the_first_draws_of_the_training(config, tmp_path):
 def test_boxes_are_drawn_in_their_colours(tmp_path):
     image = np.full((40, 80, 3), 200, np.uint8)
     boxes = np.array([[10, 10, 30, 30], [50, 5, 70, 35]], np.float32)
-    cell = Cell(image, "a" * 300, boxes, ["", ""], [OWN, PASTED])
+    cell = Tile(image, "a" * 300, boxes, ["", ""], [OWN, PASTED])
     path = save_sheet([cell] * 3, tmp_path / "sheet.png", columns=2, width=80)
     sheet = read_image(path)
     assert sheet.shape[1] == 6 + 2 * 86
@@ -104,7 +104,7 @@ def test_boxes_are_drawn_in_their_colours(tmp_path):
 
 def test_a_sheet_cuts_what_follows_an_id_and_of_a_file_name_its_start(tmp_path):
     def caption(text: str, note: str = "") -> np.ndarray:
-        cell = Cell(np.zeros((40, 100, 3), np.uint8), text, note=note)
+        cell = Tile(np.zeros((40, 100, 3), np.uint8), text, note=note)
         return read_image(save_sheet([cell], tmp_path / "sheet.png", width=100))[6:22, 6:]
 
     number = caption("1530")

@@ -7,7 +7,7 @@ import pytest
 
 from detbalance.data import fonts
 from detbalance.generation.output_folder import write_contact_sheet
-from detbalance.reporting.pictures import Cell, save_sheet
+from detbalance.reporting.pictures import Tile, save_sheet
 
 pytest.importorskip("PIL")
 cv2 = pytest.importorskip("cv2")
@@ -98,7 +98,7 @@ def test_letters_are_where_they_are_said_to_be(installed):
 def test_sheets_show_the_letters(installed, tmp_path):
     def sheet(name: str) -> np.ndarray:
         image = np.full((60, 90, 3), 200, np.uint8)
-        cell = Cell(image, name, np.array([[20.0, 30, 60, 50]]), [name], [(255, 0, 0)])
+        cell = Tile(image, name, np.array([[20.0, 30, 60, 50]]), [name], [(255, 0, 0)])
         return cv2.imread(str(save_sheet([cell], tmp_path / "a.png", columns=1)))
 
     def donors(name: str) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scenes import load, make_scene
+from shown_documents import markdown_report
 from test_evaluation import BACKENDS, COUNTS, every_backend
 
 from detbalance.calibration import fit_thresholds
@@ -24,7 +25,6 @@ from detbalance.evaluation import (
 )
 from detbalance.evaluation.figures import FIGURES, WITH_INTERVALS
 from detbalance.evaluation.report import MAX_CELLS
-from detbalance.reporting.report_files import markdown_report
 
 FEW = 40  # ids below this are those of a scene
 

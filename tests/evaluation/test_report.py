@@ -23,8 +23,8 @@ from detbalance.evaluation import (
 )
 from detbalance.evaluation.figures import FIGURES, GROUP_FIGURES, WITH_INTERVALS, Figure
 from detbalance.evaluation.report import ERROR_KINDS
+from detbalance.reporting.files import write_report
 from detbalance.reporting.page_data import page_data
-from detbalance.reporting.report_files import write_report
 
 # Fields of a class row that are the evaluation's, beside the figures that groups have too.
 OF_A_CLASS = (

@@ -12,6 +12,7 @@ import pytest
 from label_issue_files import COLORS, painted, suspect, written
 from pages import HOSTILE, made_report
 from scenes import load, make_scene
+from shown_documents import markdown_report
 
 from detbalance.cli import main
 from detbalance.reporting.label_issues import (
@@ -19,7 +20,6 @@ from detbalance.reporting.label_issues import (
     label_issues_section,
     load_label_issues,
 )
-from detbalance.reporting.report_files import markdown_report
 
 cv2 = pytest.importorskip("cv2")
 

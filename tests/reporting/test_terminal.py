@@ -21,12 +21,11 @@ from detbalance.cli.running import run
 from detbalance.data.messages import counted, printable
 
 pytest.importorskip("rich")
-from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
-from detbalance.reporting.console import print_content
-from detbalance.reporting.report_files import csv_lines
+from detbalance.reporting.console import print_document
+from detbalance.reporting.document import Cell, Column, Document, Facts, Table, lines
+from detbalance.reporting.files import csv_lines
 from detbalance.reporting.terminal import Console
 
 CLI = Path(__file__).resolve().parents[2] / "detbalance" / "cli"
@@ -75,11 +74,10 @@ def test_a_number_and_its_noun() -> None:
 def test_the_console_shows_markup_and_controls_instead_of_obeying(is_terminal: bool) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=is_terminal, color_system=None, width=200)
-    table = Table()
-    table.add_column(HOSTILE)
-    table.add_row(HOSTILE)
     console.print(HOSTILE, Text(HOSTILE), soft_wrap=True)
-    print_content(Group(table, Text(HOSTILE)), console)
+    table = Table([Column("class", numeric=False)], [[Cell(HOSTILE, name=True)]])
+    facts = Facts({"annotations": HOSTILE})
+    print_document(Document("", [table, *lines("note", HOSTILE), facts]), console)
     assert not commands_in(out.getvalue())
     assert out.getvalue().count("[/x][link=a]") == 5
     assert out.getvalue().count(r"\x1b[2J") == 5

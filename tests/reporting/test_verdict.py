@@ -329,8 +329,8 @@ def test_conditions_on_nothing_do_not_pass(comparison) -> None:
 def test_the_interval_of_a_real_difference_does_not_touch_0_anywhere(comparison) -> None:
     pytest.importorskip("rich")
     from rich.console import Console
+    from shown_documents import comparison_markdown, print_comparison
 
-    from detbalance.reporting.comparison import comparison_markdown, print_comparison
     from detbalance.reporting.page import page_summary
     from detbalance.reporting.page_data import page_data
 

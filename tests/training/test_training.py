@@ -432,9 +432,9 @@ def test_commands_end_to_end(config_file, data, tmp_path, capsys):
     assert status == 0, err
     again = json.loads((reported / "report.json").read_text())
     for row in evaluated["classes"]:
-        assert 0 < row.pop("positive_share") < 1  # two files do not tell; a checkpoint does
+        assert 0 < row["figures"].pop("positive_share") < 1  # two files do not tell; a checkpoint does
     for row in again["classes"]:
-        assert row.pop("positive_share") is None
+        assert row["figures"].pop("positive_share") is None
     assert again["classes"] == evaluated["classes"]
     assert again["summary"] == evaluated["summary"]
     status, _, err = run_command(capsys, *command)

@@ -1,0 +1,202 @@
+"""Results as files: JSON for programs, CSV for spreadsheets and pandas, Markdown to paste.
+
+report.csv has one line per row of the report: first the classes (kind "class"), rarest first, then
+the groups (kind "group"). A cell is empty where a number is undefined or belongs to the other kind.
+Intervals take two columns (recall_low, recall_high), errors three (missed_count, missed_shown,
+missed_cost). A name that a spreadsheet would take for a formula has an apostrophe in front.
+comparison.csv has the parts of each figure (AP_baseline, AP_ours, AP_difference ...).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from detbalance.data.files import replace_file
+from detbalance.evaluation.figures import FIGURES, WITH_INTERVALS
+from detbalance.evaluation.report import ERROR_KINDS
+from detbalance.reporting.comparison_document import comparison_document
+from detbalance.reporting.markdown import markdown
+from detbalance.reporting.report_document import report_document
+from detbalance.reporting.sentences import without_empty_classes
+
+if TYPE_CHECKING:
+    from detbalance.evaluation import Comparison, Report
+    from detbalance.planning import Plan
+    from detbalance.reporting.label_issues import LabelIssuesSection
+
+# Nested deeper than this, values stay on one line: an interval, a curve.
+_JSON_DEPTH = 3
+_encoded = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+# What spreadsheets take a formula by, in full width too.
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+_ERROR_FIELDS = ("count", "shown", "cost")
+_PARTS = ("baseline", "ours", "difference", "low", "high", "p", "p_adjusted")
+_FIRST = (
+    *("kind", "name", "group", "category_id", "train_images", "train_boxes"),
+    *("val_images", "val_boxes"),
+)
+_LAST = ("num_categories", "num_evaluated")
+
+
+class ResultFiles(NamedTuple):
+    """Where a report or a comparison was written."""
+
+    json: Path
+    csv: Path
+    markdown: Path
+
+
+class PlanFiles(NamedTuple):
+    """Where a plan was written."""
+
+    json: Path
+    csv: Path
+
+
+def write_report(
+    report: Report, folder: str | Path, *, label_issues: LabelIssuesSection | None = None
+) -> ResultFiles:
+    """Write report.json, report.csv and report.md into a folder, which is made if need be.
+
+    Each file appears whole or not at all: what was there before stays until the new one is ready.
+
+    Args:
+        report: what `detbalance.evaluation.build_report` gave.
+        folder: where the files go.
+        label_issues: labels that look wrong, for report.md.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        ValueError: if the folder cannot be made or written to.
+    """
+    values = report.to_dict()
+    columns = (
+        *_FIRST,
+        *FIGURES,
+        *(f"{figure}_{end}" for figure in WITH_INTERVALS for end in ("low", "high")),
+        *("true_positives", "false_positives", "score_threshold"),
+        *(f"{kind}_{field}" for kind in ERROR_KINDS for field in _ERROR_FIELDS),
+        *_LAST,
+    )
+    text = markdown(report_document(without_empty_classes(report), label_issues))
+    return _written("report", folder, values, csv_text(values, columns, _report_row), text)
+
+
+def write_comparison(comparison: Comparison, folder: str | Path) -> ResultFiles:
+    """Write comparison.json, .csv and .md into a folder, which is made if need be.
+
+    Args:
+        comparison: what `detbalance.evaluation.compare` gave.
+        folder: where the files go.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        ValueError: if the folder cannot be made or written to.
+    """
+    values = comparison.to_dict()
+    parts = (f"{figure}_{part}" for figure in WITH_INTERVALS for part in _PARTS)
+    table = csv_text(values, (*_FIRST, *parts, *_LAST), _comparison_row)
+    return _written("comparison", folder, values, table, markdown(comparison_document(comparison)))
+
+
+def write_plan(plan: Plan, folder: str | Path) -> PlanFiles:
+    """Write plan.json and plan.csv into a folder, which is made if need be."""
+    content = plan.to_dict()
+    fields = list(content["classes"][0]) if content["classes"] else []
+    rows = [[*fields, *(f"exposure: {setting.name}" for setting in plan.settings)]]
+    for i, row in enumerate(content["classes"]):
+        shown = (setting["exposure"][i] for setting in content["settings"])
+        rows.append([*(row[field] for field in fields), *shown])
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    files = {Path(folder) / "plan.json": text, Path(folder) / "plan.csv": csv_lines(rows)}
+    return PlanFiles(*write_texts("plan", Path(folder), files))
+
+
+def _written(
+    what: str, folder: str | Path, values: dict[str, Any], table: str, text: str
+) -> ResultFiles:
+    texts = {"json": json_text(values) + "\n", "csv": table, "md": text}
+    files = {Path(folder) / f"{what}.{suffix}": content for suffix, content in texts.items()}
+    return ResultFiles(*write_texts(what, Path(folder), files))
+
+
+def write_texts(what: str, folder: Path, texts: Mapping[Path, str]) -> list[Path]:
+    """Write files into a folder, which is made if need be; each appears whole or not at all."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in texts.items():
+            with replace_file(path) as file:
+                file.write(text.encode())
+    except OSError as exc:
+        raise ValueError(
+            f"{folder}: the {what} cannot be written ({exc.strerror}). "
+            "Expected a folder to write into. Choose another."
+        ) from exc
+    return list(texts)
+
+
+def json_text(value: Any, depth: int = 0) -> str:
+    """Write JSON with a line for each field of a row and each curve, to be read and compared."""
+    if depth == _JSON_DEPTH or not isinstance(value, (dict, list)) or not value:
+        return _encoded(value)
+    if isinstance(value, dict):
+        items = [f"{_encoded(k)}: {json_text(v, depth + 1)}" for k, v in value.items()]
+    else:
+        items = [json_text(item, depth + 1) for item in value]
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    line = "\n" + " " * (depth + 1)
+    return f"{start}{line}{f',{line}'.join(items)}{line[:-1]}{end}"
+
+
+def csv_text(
+    content: Mapping[str, Any],
+    columns: Sequence[str],
+    flat: Callable[[Mapping[str, Any]], dict[str, Any]],
+) -> str:
+    """Write the rows of classes and groups as CSV."""
+    rows = [{"kind": "class", **flat(row)} for row in content["classes"]]
+    for name, row in content["groups"].items():
+        group = "" if name == "all" else name
+        rows.append({"kind": "group", "name": name, "group": group, **flat(row)})
+    return csv_lines([columns, *([row.get(column) for column in columns] for row in rows)])
+
+
+def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
+    """Write rows as CSV that a spreadsheet computes nothing of."""
+    buffer = io.StringIO()
+    # Either half of this line end is quoted within a cell; a bare one would begin a row.
+    csv.writer(buffer, lineterminator="\r\n").writerows(map(_defused, row) for row in rows)
+    return buffer.getvalue().replace("\r\n", "\n")
+
+
+def _defused(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+
+
+def _report_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of report.json with a column for each end of an interval and each field of an error."""
+    nested = ("figures", "intervals", "errors")
+    flat = {key: value for key, value in row.items() if key not in nested}
+    flat |= row["figures"]
+    for figure, ends in row["intervals"].items():
+        flat |= {f"{figure}_low": ends[0], f"{figure}_high": ends[1]}
+    for kind, error in row["errors"].items():
+        flat |= {f"{kind}_{field}": value for field, value in error.items()}
+    return flat
+
+
+def _comparison_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of comparison.json with a column for each part of a figure."""
+    flat = {key: value for key, value in row.items() if key != "figures"}
+    for name, parts in row["figures"].items():
+        flat |= {f"{name}_{part}": parts[part] for part in _PARTS}
+    return flat
