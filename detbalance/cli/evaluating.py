@@ -12,7 +12,6 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.calibration import load_thresholds
 from detbalance.cli.progress import QUICK, rounded, waiting
 from detbalance.data import Annotations, Predictions, load_annotations, load_predictions
 from detbalance.data.frequency import Frequency, Groups, class_frequency, frequency_groups
@@ -69,6 +68,8 @@ class Ground:
                 "--rare, --common: are limits of training images, and --train is missing. A"
                 " training file is expected. Add --train train.json."
             )
+        from detbalance.calibration.threshold_result import load_thresholds
+
         truth = load_annotations(annotations, drop_invalid=given.drop_invalid)
         fitted = None if given.thresholds is None else load_thresholds(given.thresholds)
         frequency = groups = None

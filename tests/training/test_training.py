@@ -432,7 +432,8 @@ def test_commands_end_to_end(config_file, data, tmp_path, capsys):
     assert status == 0, err
     again = json.loads((reported / "report.json").read_text())
     for row in evaluated["classes"]:
-        assert 0 < row["figures"].pop("positive_share") < 1  # two files do not tell; a checkpoint does
+        share = row["figures"].pop("positive_share")
+        assert 0 < share < 1  # two files do not tell; a checkpoint does
     for row in again["classes"]:
         assert row["figures"].pop("positive_share") is None
     assert again["classes"] == evaluated["classes"]
