@@ -11,11 +11,15 @@ from detbalance.losses.federated import FederatedLoss
 from detbalance.losses.group_softmax import GroupSoftmaxLoss
 from detbalance.losses.kernel import sigmoid_loss_sum
 from detbalance.losses.ldam import LDAMLoss
-from detbalance.losses.logit_adjustment import BalancedSoftmaxLoss, LogitAdjustedLoss
+from detbalance.losses.logit_adjustment import adjust_logits
 from detbalance.losses.loss import ClassificationLoss
 from detbalance.losses.seesaw import SeesawLoss
 from detbalance.losses.sigmoid import BalancedSigmoidLoss, SigmoidFocalLoss
-from detbalance.losses.softmax import SoftmaxCrossEntropyLoss, adjust_logits
+from detbalance.losses.softmax import (
+    BalancedSoftmaxLoss,
+    LogitAdjustedLoss,
+    SoftmaxCrossEntropyLoss,
+)
 
 __all__ = [
     "LOSSES",

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.arrays import Float64
+from detbalance.data.checks import check_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -234,11 +235,8 @@ def class_weights(
             f"class_weights(): method is {method!r}. "
             f"Known: {', '.join(get_args(WeightMethod))}. Choose one of them."
         )
-    if not 0.0 <= beta < 1.0:
-        raise ValueError(
-            f"class_weights(): beta is {beta}. Expected a number in [0, 1). "
-            'Use method="inverse" for the limit at 1.'
-        )
+    advice = 'Use method="inverse" for the limit at 1.'
+    check_number("class_weights()", "beta", beta, least=0, below=1, advice=advice)
     weights = np.ones(len(counts))
     present = counts > 0
     present[0] = False

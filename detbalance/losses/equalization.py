@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from detbalance.data.checks import check_number
 from detbalance.losses.class_counts import ClassWeights, CountsLike
 from detbalance.losses.loss import wide
 from detbalance.losses.sigmoid import SigmoidLoss
@@ -69,11 +69,10 @@ class EqualizationLoss(SigmoidLoss):
     ) -> None:
         super().__init__(class_counts, prior=prior, class_weights=class_weights, beta=beta)
         name = type(self).__name__
-        if not 0.0 <= frequency_threshold <= 1.0:
-            raise ValueError(
-                f"{name}: frequency_threshold is {frequency_threshold}. Expected a fraction of the"
-                " images in 0..1. Classes that fewer images show are protected."
-            )
+        advice = "A fraction of the images: classes that fewer images show are protected."
+        check_number(
+            name, "frequency_threshold", frequency_threshold, least=0, most=1, advice=advice
+        )
         frequency = torch.from_numpy(self.counts.image_frequency(name)[1:])
         self.frequency_threshold = frequency_threshold
         self.is_rare = frequency < frequency_threshold
@@ -89,21 +88,6 @@ class EqualizationLoss(SigmoidLoss):
     def forward(
         self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None
     ) -> Tensor:
-        """Compute the loss of all rows.
-
-        Args:
-            logits: float [A, K].
-            labels: int64 [A], -1..K.
-            normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
-                None for max(1, rows not ignored).
-
-        Returns:
-            Scalar, float64 for float64 logits, else float32. It can be differentiated once.
-
-        Raises:
-            ValueError: if shapes do not fit or a label is out of range.
-            TypeError: if the labels are not int64.
-        """
         self.check(logits, labels)
         kept = (~self.is_rare).double()
         sums = self.kernel_loss(
@@ -184,40 +168,20 @@ class EqualizationLossV2(SigmoidLoss):
         self.num_outputs = self.num_classes
         self.gamma, self.mu, self.alpha = gamma, mu, alpha
         self.gradients = GradientSums(self.num_classes - 1, initial_ratio=100.0)
-        if not (math.isfinite(gamma) and gamma > 0):
-            raise ValueError(
-                f"{name}: gamma is {gamma}. Expected a finite number > 0. Usual is 12."
-            )
-        if not math.isfinite(mu):
-            raise ValueError(f"{name}: mu is {mu}. Expected a finite number. Usual is 0.8.")
-        if not (math.isfinite(alpha) and alpha >= 0):
-            raise ValueError(
-                f"{name}: alpha is {alpha}. Expected a finite number >= 0. Usual is 4; 0 leaves"
-                " the positives as they are."
-            )
+        check_number(name, "gamma", gamma, above=0, advice="Usual is 12.")
+        check_number(name, "mu", mu, advice="Usual is 0.8.")
+        advice = "Usual is 4; 0 leaves the positives as they are."
+        check_number(name, "alpha", alpha, least=0, advice=advice)
 
     def initial_bias(self) -> Tensor:
-        """Give the bias at which every class has the probability `prior`, background 1 - `prior`.
-
-        Nearly all rows of a dense head are background: this makes them cheap from the start.
-
-        Returns:
-            float32 [K + 1].
-        """
+        """Give the bias of the probabilities `prior` and, of background, 1 - `prior`."""
+        # Nearly all rows of a dense head are background: this makes them cheap from the start.
         bias = super().initial_bias()
         bias[0] = -bias[0]
         return bias
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Turn logits into probabilities; those of the classes are of being that and an object.
-
-        Args:
-            logits: float [A, K + 1].
-
-        Returns:
-            float [A, K + 1]: sigmoid(class) * (1 - sigmoid(background)); column 0 is
-            sigmoid(background). A row need not sum to 1.
-        """
+        """Give sigmoid(class) * (1 - sigmoid(background)); a row need not sum to 1."""
         logits = wide(logits)
         background, classes = logits[:, :1], logits[:, 1:]
         return torch.cat(
@@ -227,21 +191,6 @@ class EqualizationLossV2(SigmoidLoss):
     def forward(
         self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None
     ) -> Tensor:
-        """Compute the loss of all rows, and in training take their gradients into the statistics.
-
-        Args:
-            logits: float [A, K + 1].
-            labels: int64 [A], -1..K.
-            normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
-                None for max(1, rows not ignored).
-
-        Returns:
-            Scalar, float64 for float64 logits, else float32. It can be differentiated once.
-
-        Raises:
-            ValueError: if shapes do not fit or a label is out of range.
-            TypeError: if the labels are not int64.
-        """
         self.check(logits, labels)
         positive, negative = self._weights()
         sums = self.kernel_loss(

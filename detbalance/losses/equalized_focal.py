@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from detbalance.data.checks import check_number
 from detbalance.losses.class_counts import ClassWeights, CountsLike
 from detbalance.losses.sigmoid import SigmoidLoss, shares
 from detbalance.losses.statistics import GradientSums
@@ -79,33 +79,18 @@ class EqualizedFocalLoss(SigmoidLoss):
         name = type(self).__name__
         self.gamma, self.scale, self.alpha = gamma, scale, alpha
         self.gradients = GradientSums(self.num_outputs, initial_ratio=1.0)
-        if not (math.isfinite(gamma) and gamma > 0):
-            raise ValueError(f"{name}: gamma is {gamma}. Expected a finite number > 0. Usual is 2.")
-        if not (math.isfinite(scale) and scale >= 0):
-            raise ValueError(
-                f"{name}: scale is {scale}. Expected a finite number >= 0. Usual is 8; 0 is focal"
-                " loss."
-            )
-        if not (0.0 <= alpha <= 1.0 or alpha == -1.0):
-            raise ValueError(
-                f"{name}: alpha is {alpha}. Expected a number in [0, 1], or -1 for no weighting."
-                " Usual is 0.25."
-            )
+        check_number(name, "gamma", gamma, above=0, advice="Usual is 2.")
+        check_number(name, "scale", scale, least=0, advice="Usual is 8; 0 is focal loss.")
+        if alpha != -1.0:
+            advice = "-1 is for no weighting, usual is 0.25."
+            check_number(name, "alpha", alpha, least=0, most=1, advice=advice)
 
     def gammas(self) -> Tensor:
-        """Give the focusing strength of each class as it is now.
-
-        Returns:
-            float64 [K], `gamma` .. `gamma` + `scale`.
-        """
+        """Give the focusing strength of each class now, float64 [K], `gamma` .. `gamma + scale`."""
         return self.gamma + self.scale * (1.0 - self.gradients.ratio().clamp(max=1.0))
 
     def positive_weights(self) -> npt.NDArray[np.float64]:
-        """Tell how much a box of each class counts as what it is: `class_weights` times alpha.
-
-        Returns:
-            float64 [K + 1], >= 0; index 0 (background) is 1.
-        """
+        """Tell how much a box of each class counts as what it is: `class_weights` times alpha."""
         weights = super().positive_weights()
         weights[1:] *= shares(self.alpha)[0]
         return weights
@@ -113,21 +98,6 @@ class EqualizedFocalLoss(SigmoidLoss):
     def forward(
         self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None
     ) -> Tensor:
-        """Compute the loss of all rows, and in training take their gradients into the statistics.
-
-        Args:
-            logits: float [A, K].
-            labels: int64 [A], -1..K.
-            normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
-                None for max(1, foreground rows).
-
-        Returns:
-            Scalar, float64 for float64 logits, else float32. It can be differentiated once.
-
-        Raises:
-            ValueError: if shapes do not fit or a label is out of range.
-            TypeError: if the labels are not int64.
-        """
         self.check(logits, labels)
         return self._equalized(logits, labels, normalizer, None)
 
@@ -215,10 +185,7 @@ class EqualizedQualityFocalLoss(EqualizedFocalLoss):
             class_weights=class_weights,
             beta=beta,
         )
-        if gamma < 1.0:
-            raise ValueError(
-                f"{type(self).__name__}: gamma is {gamma}. Expected a number >= 1. Usual is 2."
-            )
+        check_number(type(self).__name__, "gamma", gamma, least=1, advice="Usual is 2.")
 
     def forward(
         self,
@@ -228,22 +195,6 @@ class EqualizedQualityFocalLoss(EqualizedFocalLoss):
         normalizer: Tensor | float | None = None,
         quality: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss of all rows, and in training take their gradients into the statistics.
-
-        Args:
-            logits: float [A, K].
-            labels: int64 [A], -1..K.
-            normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
-                None for max(1, foreground rows).
-            quality: float [A] in 0..1, read for foreground rows; None for 1. It takes no gradient.
-
-        Returns:
-            Scalar, float64 for float64 logits, else float32. It can be differentiated once.
-
-        Raises:
-            ValueError: if shapes do not fit, or a label or (on the CPU) a quality is out of range.
-            TypeError: if the labels are not int64.
-        """
         self.check(logits, labels)
         if quality is not None:
             self._check_quality(quality, labels)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from detbalance.data.checks import check_number
 from detbalance.losses.class_counts import ClassWeights, CountsLike
 from detbalance.losses.sigmoid import SigmoidLoss
 from detbalance.losses.statistics import outside_graphs
@@ -79,15 +79,10 @@ class FederatedLoss(SigmoidLoss):
     ) -> None:
         super().__init__(class_counts, prior=prior, class_weights=class_weights, beta=beta)
         name = type(self).__name__
-        if classes_per_batch < 1:
-            raise ValueError(
-                f"{name}: classes_per_batch is {classes_per_batch}. Expected a whole number from 1"
-                " on. Usual is 50."
-            )
-        if not (math.isfinite(power) and power >= 0):
-            raise ValueError(
-                f"{name}: power is {power}. Expected a finite number >= 0. Usual is 0.5."
-            )
+        check_number(
+            name, "classes_per_batch", classes_per_batch, least=1, whole=True, advice="Usual is 50."
+        )
+        check_number(name, "power", power, least=0, advice="Usual is 0.5.")
         self.classes_per_batch = classes_per_batch
         counts = self.counts.image_counts
         counts = (self.counts.instance_counts if counts is None else counts)[1:]
@@ -104,25 +99,6 @@ class FederatedLoss(SigmoidLoss):
         image_index: Tensor | None = None,
         image_labels: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss of all rows.
-
-        Args:
-            logits: float [A, K].
-            labels: int64 [A], -1..K.
-            normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
-                None for max(1, rows that are not ignored).
-            image_index: int64 [A] in 0..N - 1, the image of each row; with `image_labels` only.
-            image_labels: int8 [N, K + 1], what each image's lists say of each class: 1 verified
-                absent, -1 not all objects annotated, 0 nothing. Column 0 is not read. None where
-                the data set has no such lists.
-
-        Returns:
-            Scalar, float64 for float64 logits, else float32. It can be differentiated once.
-
-        Raises:
-            ValueError: if shapes do not fit or a label or image index is out of range.
-            TypeError: if the labels are not int64.
-        """
         self.check(logits, labels)
         negative = self.class_set(labels)[1:]
         if image_index is not None or image_labels is not None:
@@ -134,14 +110,7 @@ class FederatedLoss(SigmoidLoss):
 
     @outside_graphs
     def class_set(self, labels: Tensor) -> Tensor:
-        """Draw the classes that a call judges.
-
-        Args:
-            labels: int64 [A], -1..K.
-
-        Returns:
-            bool [K + 1]; index 0 is False.
-        """
+        """Draw the classes that a call judges, bool [K + 1]; background is none of them."""
         # Every class starts an exponential clock that runs as fast as its weight; the first to ring
         # are a draw without replacement. The labelled classes have rung before the start. Unlike
         # torch.multinomial this need not know how many there are, so no device is waited for.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detbalance.data.checks import check_number
 from detbalance.losses.class_counts import ClassWeights, CountsLike
 from detbalance.losses.loss import wide
 from detbalance.losses.softmax import SoftmaxLoss
@@ -82,11 +82,9 @@ class GroupSoftmaxLoss(SoftmaxLoss):
                 f"GroupSoftmaxLoss: group_limits is {group_limits}. Expected finite numbers > 0,"
                 " ascending. Usual is [10, 100, 1000]."
             )
-        if not (math.isfinite(others_ratio) and others_ratio >= 0):
-            raise ValueError(
-                f"GroupSoftmaxLoss: others_ratio is {others_ratio}. Expected a finite number >= 0."
-                " Usual is 8."
-            )
+        check_number(
+            "GroupSoftmaxLoss", "others_ratio", others_ratio, least=0, advice="Usual is 8."
+        )
         self.others_ratio = others_ratio
         group = 1 + np.searchsorted(limits, self.counts.instance_counts[1:], side="right")
         self.bins = torch.from_numpy(np.concatenate([[0], group]))
@@ -105,15 +103,8 @@ class GroupSoftmaxLoss(SoftmaxLoss):
         return f"{type(self).__name__} with the groups {groups:08x}"
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Turn logits into probabilities.
-
-        Args:
-            logits: float [A, D].
-
-        Returns:
-            float [A, K + 1] in 0..1; a class has the probability of foreground times its share in
-            its bin. Rows need not sum to 1: bins do not know of each other.
-        """
+        """Give a class the probability of foreground times its share in its bin."""
+        # Rows need not sum to 1: bins do not know of each other.
         parts = [part.softmax(dim=1) for part in torch.split(wide(logits), self.widths, dim=1)]
         classes = torch.cat(parts, dim=1)[:, self.columns[1:].to(logits.device)]
         return torch.cat([parts[0][:, :1], parts[0][:, 1:] * classes], dim=1)
@@ -121,21 +112,6 @@ class GroupSoftmaxLoss(SoftmaxLoss):
     def forward(
         self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None
     ) -> Tensor:
-        """Compute the loss of all rows.
-
-        Args:
-            logits: float [A, D].
-            labels: int64 [A], -1..K.
-            normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
-                None for max(1, rows not ignored).
-
-        Returns:
-            Scalar, float64 for float64 logits, else float32.
-
-        Raises:
-            ValueError: if shapes do not fit or a label is out of range.
-            TypeError: if the labels are not int64.
-        """
         self.check(logits, labels)
         logits = wide(logits)
         targets, chosen, counts = self._assign(labels, shared=self.updates_statistics(logits))
@@ -152,15 +128,7 @@ class GroupSoftmaxLoss(SoftmaxLoss):
         return self.averaged((cost * used).sum(0), labels, normalizer)
 
     def choose_others(self, candidates: Tensor, number: Tensor) -> Tensor:
-        """Choose some of the rows at random, with torch's default generator.
-
-        Args:
-            candidates: bool [A].
-            number: scalar; all candidates where there are fewer.
-
-        Returns:
-            bool [A], the chosen ones.
-        """
+        """Choose `number` of the candidates, bool [A], at random; all where there are fewer."""
         # Ranks instead of indices: how many there are need not be known on the CPU.
         keys = torch.rand(len(candidates), device=candidates.device)
         order = keys.masked_fill(~candidates, 2.0).argsort()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -11,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detbalance.data.arrays import Float64
-from detbalance.losses.class_counts import ClassWeights, CountsLike, class_weights
+from detbalance.data.checks import check_number
+from detbalance.losses.class_counts import ClassWeights, CountsLike, label_weights
 from detbalance.losses.loss import wide
 from detbalance.losses.softmax import SoftmaxLoss
 
@@ -80,54 +80,37 @@ class LDAMLoss(SoftmaxLoss):
         beta: float = 0.999,
     ) -> None:
         super().__init__(class_counts, class_weights=class_weights, beta=beta)
-        _check(max_margin, scale, deferred_after, deferred_beta)
+        check_number("LDAMLoss", "max_margin", max_margin, least=0, advice="Usual is 0.5.")
+        check_number("LDAMLoss", "scale", scale, above=0, advice="Usual is 30.")
+        if deferred_after is not None:
+            advice = "A number of steps; leave it out to never weight."
+            check_number(
+                "LDAMLoss", "deferred_after", deferred_after, least=0, whole=True, advice=advice
+            )
+        advice = "Usual is 0.9999."
+        check_number("LDAMLoss", "deferred_beta", deferred_beta, least=0, below=1, advice=advice)
         counts = self.counts.instance_counts
         self.scale = scale
         self.margins = torch.from_numpy(_margins(counts, max_margin))
         self.deferred_after = deferred_after
-        self.deferred_weights = torch.from_numpy(_deferred_weights(counts, deferred_beta))
+        self.deferred_weights = torch.as_tensor(
+            label_weights(self.counts, "effective_number", beta=deferred_beta, where="LDAMLoss")
+        )
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("pending", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def positive_weights(self) -> Float64:
-        """Tell how much this loss's settings make a box of each class count as what it is.
-
-        Returns:
-            float64 [K + 1], the weights that training ends with; index 0 (background) is 1.
-        """
+        """Give the weights that training ends with; see `ClassificationLoss`."""
         if self.deferred_after is None:
             return super().positive_weights()
         return np.array(self.deferred_weights.numpy(), dtype=np.float64)
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Turn cosines into probabilities that sum to 1 over background and the classes.
-
-        Args:
-            logits: float [A, K + 1], cosines.
-
-        Returns:
-            float [A, K + 1]; column 0 is background.
-        """
         return F.softmax(self.scale * wide(logits), dim=-1)
 
     def forward(
         self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None
     ) -> Tensor:
-        """Compute the loss of all rows, and count the step.
-
-        Args:
-            logits: float [A, K + 1], cosines.
-            labels: int64 [A], -1..K.
-            normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
-                None for max(1, rows not ignored).
-
-        Returns:
-            Scalar, float64 for float64 logits, else float32.
-
-        Raises:
-            ValueError: if shapes do not fit or a label is out of range.
-            TypeError: if the labels are not int64.
-        """
         value = super().forward(logits, labels, normalizer=normalizer)
         if self.updates_statistics(logits):
             # Counted on the device: asking for the number would make every step wait.
@@ -138,28 +121,13 @@ class LDAMLoss(SoftmaxLoss):
         return value
 
     def shifted(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Give the logits that the cross-entropy is taken of.
-
-        Args:
-            logits: float [A, K + 1], cosines in float32 or float64.
-            labels: int64 [A], -1..K.
-
-        Returns:
-            float [A, K + 1].
-        """
+        """Scale the cosines, the one of the label lowered by its margin."""
         column = labels.clamp(min=0)[:, None]
         margin = self.constant(self.margins, logits)[column]
         return self.scale * logits.scatter_add(1, column, -margin)
 
     def column_weights(self, logits: Tensor) -> Tensor | None:
-        """Give the weights of rows by their label in the present step.
-
-        Args:
-            logits: of the call.
-
-        Returns:
-            [K + 1] with the logits' device and precision; None where all are 1.
-        """
+        """Give the weights of rows by their label in the present step, [K + 1]."""
         weights = super().column_weights(logits)
         if self.deferred_after is None:
             return weights
@@ -173,28 +141,3 @@ def _margins(counts: Float64, max_margin: float) -> Float64:
     rarest = boxes[boxes > 0].min(initial=boxes.max() or 1.0)
     quarter = np.where(boxes > 0, boxes, rarest) ** -0.25
     return np.concatenate([[0.0], max_margin * quarter / quarter.max()])
-
-
-def _deferred_weights(counts: Float64, beta: float) -> Float64:
-    return class_weights(counts, "effective_number", beta=beta)
-
-
-def _check(
-    max_margin: float, scale: float, deferred_after: int | None, deferred_beta: float
-) -> None:
-    if not (math.isfinite(max_margin) and max_margin >= 0):
-        raise ValueError(
-            f"LDAMLoss: max_margin is {max_margin}. Expected a finite number >= 0. Usual is 0.5."
-        )
-    if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"LDAMLoss: scale is {scale}. Expected a finite number > 0. Usual is 30.")
-    if deferred_after is not None and deferred_after < 0:
-        raise ValueError(
-            f"LDAMLoss: deferred_after is {deferred_after}. Expected a number of steps >= 0. Leave"
-            " it out to never weight."
-        )
-    if not 0.0 <= deferred_beta < 1.0:
-        raise ValueError(
-            f"LDAMLoss: deferred_beta is {deferred_beta}. Expected a number in [0, 1). Usual is"
-            " 0.9999."
-        )

@@ -1,98 +1,98 @@
-"""Cross-entropy in which a frequent class must win by more, by an amount that frequency fixes."""
+"""How logits change with the class frequencies, where background keeps its share.
+
+A classifier that has learned from data with the frequencies p(c) gives logits of
+p(x | c) p(c). To have it answer for other frequencies q(c), each logit is lowered by
+log(p(c) / q(c)); added in training instead, the same numbers make the plain logits those of q.
+
+Rows of a detector also have the label background, and how often is decided by the head's sampler,
+not by the classes. q is therefore chosen to leave the share of background alone and to change the
+frequencies among the foreground only: with pi(c) = p(c | foreground) and a wanted q(c | foreground)
+proportional to pi(c) / a(c)::
+
+    offset(c) = log(p(c) / q(c)) = log a(c) + log sum_k pi(k) / a(k),    offset(background) = 0
+
+The second term is the same for all classes, so without a background column it changes nothing and
+log a(c) alone is what the papers add.
+"""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
+from torch import Tensor
 
-from detbalance.losses.class_counts import ClassWeights, CountsLike
-from detbalance.losses.softmax import SoftmaxLoss, adjusted_offsets, balanced_offsets, checked_tau
+from detbalance.data.arrays import Float64
+from detbalance.data.checks import check_number
+from detbalance.losses.class_counts import ClassCounts, CountsLike
+from detbalance.losses.loss import wide
 
-
-class BalancedSoftmaxLoss(SoftmaxLoss):
-    """Cross-entropy of logits that get the log of their class's frequency in training.
-
-    The head then learns what its logits would be if all classes were equally frequent. With n(c)
-    boxes of class c, n in all and K' classes with boxes, training sees::
-
-        z(c) + log(n(c) * K' / n),    z(background)
-
-    Why so: training rows teach a softmax the logits of p(x | c) p(c). Inference should answer for
-    q with q(c) = p(foreground) / K' and q(background) = p(background), so that foreground stays as
-    likely as the head's sampler made it. The logits of p are those of q plus log(p(c) / q(c)),
-    which is log(n(c) / n * K') for classes and 0 for background. Among foreground rows alone this
-    is log n(c), as in the paper, since a number added to all columns does not change a softmax.
-    Equal counts give plain cross-entropy.
-
-    Args:
-        class_counts: [K + 1] training boxes per class; index 0 is not used.
-        class_weights: method of `detbalance.losses.class_weights`, or weights by class name.
-        beta: of the method `effective_number`.
-
-    Raises:
-        ValueError: if an argument is out of its range.
-
-    Example:
-        >>> loss = BalancedSoftmaxLoss([0, 900, 100])
-        >>> rows = loss(torch.zeros(2, 3), torch.tensor([1, 2]), normalizer=torch.ones(2))
-        >>> round(rows.item(), 2)
-        3.22
-
-    Source: Ren et al., Balanced Meta-Softmax, 2020, arXiv:2007.10740, theorem 1. Differs:
-    background takes part; a class without boxes counts as one box, where log 0 makes the loss
-    infinite.
-    """
-
-    def __init__(
-        self,
-        class_counts: CountsLike,
-        *,
-        class_weights: ClassWeights = "none",
-        beta: float = 0.999,
-    ) -> None:
-        super().__init__(class_counts, class_weights=class_weights, beta=beta)
-        self.offsets = torch.from_numpy(balanced_offsets(self.counts.instance_counts))
+TAU_ADVICE = "0 changes nothing, 1 is the full correction."
 
 
-class LogitAdjustedLoss(SoftmaxLoss):
-    """Cross-entropy of logits that get tau times the log of their class's frequency in training.
+def balanced_offsets(class_counts: Float64) -> Float64:
+    """Give the offsets that make all classes with boxes equally frequent."""
+    frequency = _frequency(class_counts)
+    one_box = 1.0 / max(class_counts[1:].sum(), 1.0)
+    return _offsets(frequency, np.where(frequency > 0, frequency, one_box))
 
-    With pi(c) the frequency of class c among the boxes, training sees::
 
-        z(c) + log(pi(c)^tau + 1e-12) + log S,    S = sum_k pi(k) / (pi(k)^tau + 1e-12)
+def adjusted_offsets(class_counts: Float64, tau: float) -> Float64:
+    """Give the offsets that divide the frequencies by their power tau."""
+    frequency = _frequency(class_counts)
+    return _offsets(frequency, frequency**tau + 1e-12)
 
-    and background as it is. S is what keeps foreground as likely as the head's sampler made it, by
-    the same argument as in `BalancedSoftmaxLoss`, which is the case tau = 1; it does not change
-    rows without background. 0 is plain cross-entropy, and so are equal counts with any tau.
 
-    To correct a model that was trained plainly, see `detbalance.losses.adjust_logits` and the
-    option `posthoc_tau` of `SoftmaxCrossEntropyLoss`.
+def adjust_logits(logits: Tensor, class_counts: CountsLike, *, tau: float = 1.0) -> Tensor:
+    """Correct the logits of a plainly trained softmax classifier for the class frequencies.
+
+    Frequent classes go down and rare ones up, so that over all rows background stays as frequent.
+    For sigmoid scores there is `detbalance.calibration.rescore`.
 
     Args:
-        class_counts: [K + 1] training boxes per class; index 0 is not used.
-        tau: >= 0, how much frequent classes are held back.
-        class_weights: method of `detbalance.losses.class_weights`, or weights by class name.
-        beta: of the method `effective_number`.
+        logits: float [A, K + 1], background in column 0, of a model that was trained with plain
+            cross-entropy.
+        class_counts: [K + 1] training boxes per class, or what holds them.
+        tau: >= 0; 0 changes nothing, 1 is the full correction.
+
+    Returns:
+        float [A, K + 1]; float64 for float64 logits, else float32.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if the shapes do not fit or tau is negative.
 
     Example:
-        >>> logits, labels = torch.zeros(2, 3), torch.tensor([1, 2])
-        >>> round(LogitAdjustedLoss([0, 900, 100], tau=0.5)(logits, labels).item(), 2)
-        1.32
+        >>> adjust_logits(torch.zeros(1, 3), [0, 90, 10]).softmax(1).round(decimals=2)
+        tensor([[0.1500, 0.0800, 0.7600]])
 
-    Source: Menon et al., Long-tail learning via logit adjustment, 2021, arXiv:2007.07314, eq. 10,
-    with the 1e-12 of the authors' code. Differs: background takes part.
+    Source: Menon et al., Long-tail learning via logit adjustment, 2021, arXiv:2007.07314, eq. 9,
+    with the 1e-12 of the authors' code. Differs: there is no background there. Their
+    z(c) - log(pi(c)^tau + 1e-12) beside an unchanged background column would take objects to be
+    sum_k pi(k)^(1 - tau) times as frequent as they were (K times at tau 1), and false positives
+    would rise with them; here all classes are lowered by log sum_k pi(k) / (pi(k)^tau + 1e-12)
+    more, which leaves background its share and the order of the classes as theirs.
     """
+    check_number("adjust_logits()", "tau", tau, least=0, advice=TAU_ADVICE)
+    counts = ClassCounts.of(class_counts).instance_counts
+    if logits.ndim != 2 or logits.shape[1] != len(counts):
+        raise ValueError(
+            f"adjust_logits(): logits have the shape {tuple(logits.shape)}. Expected [rows,"
+            f" {len(counts)}] for {len(counts)} classes with background. Pass the logits of a"
+            " softmax head."
+        )
+    offsets = torch.from_numpy(adjusted_offsets(counts, tau))
+    logits = wide(logits)
+    return logits - offsets.to(device=logits.device, dtype=logits.dtype)
 
-    def __init__(
-        self,
-        class_counts: CountsLike,
-        *,
-        tau: float = 1.0,
-        class_weights: ClassWeights = "none",
-        beta: float = 0.999,
-    ) -> None:
-        super().__init__(class_counts, class_weights=class_weights, beta=beta)
-        checked_tau(tau, type(self).__name__, "tau")
-        self.offsets = torch.from_numpy(adjusted_offsets(self.counts.instance_counts, tau))
+
+def _frequency(class_counts: Float64) -> Float64:
+    boxes = class_counts[1:]
+    frequency: Float64 = boxes / max(boxes.sum(), np.finfo(np.float64).tiny)
+    return frequency
+
+
+def _offsets(frequency: Float64, divisor: Float64) -> Float64:
+    if not frequency.any():
+        return np.zeros(len(frequency) + 1)
+    return np.concatenate([[0.0], np.log(divisor) + math.log((frequency / divisor).sum())])

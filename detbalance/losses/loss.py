@@ -82,11 +82,7 @@ class ClassificationLoss(Float64Buffers, ABC):
 
     @abstractmethod
     def initial_bias(self) -> Tensor:
-        """Give the bias that the last layer starts from.
-
-        Returns:
-            float32 [D].
-        """
+        """Give the bias that the last layer starts from, float32 [D]."""
 
     @abstractmethod
     def scores(self, logits: Tensor) -> Tensor:
@@ -104,16 +100,19 @@ class ClassificationLoss(Float64Buffers, ABC):
     def forward(
         self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None
     ) -> Tensor:
-        """Compute the loss of all rows.
+        """Compute the loss of all rows, and in training update the running statistics.
+
+        A loss with `extra_inputs` takes them as further keyword arguments; they take no gradient.
 
         Args:
             logits: float [A, D].
             labels: int64 [A], -1..K.
             normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
-                None for the loss's own choice, see `own_normalizer`.
+                None for the rows that count (`normalized_by`), at least 1.
 
         Returns:
-            Scalar; finite for finite logits, 0 with a working backward where no row counts.
+            Scalar, float64 for float64 logits, else float32; finite for finite logits, 0 with a
+            working backward where no row counts. Of sigmoid losses it can be differentiated once.
 
         Raises:
             ValueError: if shapes do not fit or a label is out of range.
@@ -121,25 +120,11 @@ class ClassificationLoss(Float64Buffers, ABC):
         """
 
     def counted_rows(self, labels: Tensor) -> Tensor:
-        """Count the rows that this loss's sum is divided by in a two-stage head.
-
-        Args:
-            labels: int64 [A].
-
-        Returns:
-            int64 scalar, 0 or more.
-        """
+        """Count the rows that the sum is divided by in a two-stage head, int64 scalar >= 0."""
         return (labels > 0 if self.normalized_by == "foreground" else labels >= 0).sum()
 
     def own_normalizer(self, labels: Tensor) -> Tensor:
-        """Count the rows that the sum is divided by when none is given, at least 1.
-
-        Args:
-            labels: int64 [A].
-
-        Returns:
-            int64 scalar.
-        """
+        """Count the rows that the sum is divided by when no normalizer is given, at least 1."""
         return self.counted_rows(labels).clamp(min=1)
 
     def positive_weights(self) -> npt.NDArray[np.float64]:
@@ -155,50 +140,24 @@ class ClassificationLoss(Float64Buffers, ABC):
         return np.array(self.label_weights.numpy(), dtype=np.float64)
 
     def updates_statistics(self, logits: Tensor) -> bool:
-        """Tell whether a call may change running statistics.
-
-        Args:
-            logits: of the call.
-
-        Returns:
-            True in training mode, under grad mode, for logits that require a gradient.
-        """
+        """Tell whether a call may change running statistics."""
         return self.training and torch.is_grad_enabled() and logits.requires_grad
 
     def constant(self, values: Any, logits: Tensor) -> Tensor:
-        """Bring a constant to the device and precision of a call.
-
-        Args:
-            values: tensor or array.
-            logits: of the call.
-
-        Returns:
-            float64 for float64 logits, else float32.
-        """
+        """Bring a constant to the device of a call, in float64 for float64 logits, else float32."""
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         # The host need not wait for its own constant to arrive on the device.
         constant = torch.as_tensor(values)
         return constant.to(logits.device, dtype, non_blocking=logits.is_cuda)
 
     def check(self, logits: Tensor, labels: Tensor) -> None:
-        """Refuse logits and labels that do not belong together.
-
-        The range of the labels is checked on the CPU only: on a GPU it would make every step wait.
-
-        Args:
-            logits: float [A, D].
-            labels: int64 [A].
-
-        Raises:
-            ValueError: if shapes do not fit or a label is out of range.
-            TypeError: if the labels are not int64.
-        """
+        """Refuse logits and labels that do not belong together."""
         name = type(self).__name__
         if logits.ndim != 2 or logits.shape[1] != self.num_outputs:
             raise ValueError(
-                f"{name}: logits have the shape {tuple(logits.shape)}. Expected [rows, "
-                f"{self.num_outputs}] for {self.num_classes} classes with background. "
-                f"Build the head with num_outputs."
+                f"{name}: logits have the shape {tuple(logits.shape)}. Expected [rows,"
+                f" {self.num_outputs}] for {self.num_classes} classes with background. Build the"
+                " head with num_outputs."
             )
         if labels.shape != logits.shape[:1]:
             raise ValueError(
@@ -209,6 +168,7 @@ class ClassificationLoss(Float64Buffers, ABC):
             raise TypeError(
                 f"{name}: labels are {labels.dtype}. Expected torch.int64. Call labels.long()."
             )
+        # On a GPU this would make every step wait.
         if labels.device.type == "cpu" and labels.numel():
             low, high = (int(v) for v in labels.aminmax())
             if low < -1 or high >= self.num_classes:
@@ -226,11 +186,7 @@ class ClassificationLoss(Float64Buffers, ABC):
         return torch.tensor(list(self.identity().encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
-        """Refuse the state of another loss.
-
-        Raises:
-            ValueError: if the state was saved by another loss.
-        """
+        """Refuse the state of another loss with a ValueError."""
         other = other_loss(saved_name(state), self.identity())
         if other is not None:
             raise ValueError(

@@ -62,7 +62,7 @@ def run(
     columns = logits.shape[1]
     gradient = logits.new_empty(logits.shape, dtype=dtype) if with_gradient else None
     # Sums over hundreds of thousands of rows, in the precision that running statistics keep.
-    pushes = logits.new_zeros(2, columns, dtype=accumulation_dtype(logits.device))
+    column_sums = logits.new_zeros(2, columns, dtype=accumulation_dtype(logits.device))
     step = rows_per_chunk(logits)
     sums = [logits.new_zeros((), dtype=dtype)]
     for start in range(0, logits.shape[0], step):
@@ -71,9 +71,9 @@ def run(
         y = logits[rows].to(dtype)
         y = (y if part.shift is None else y + part.shift[part.groups]).contiguous()
         out = gradient[rows] if gradient is not None else None
-        sums += _chunk(y, labels[rows], part, out, pushes)
-    loss = torch.stack(sums).sum(dtype=pushes.dtype).to(dtype)
-    return loss, gradient, pushes[0], pushes[1]
+        sums += _chunk(y, labels[rows], part, out, column_sums)
+    loss = torch.stack(sums).sum(dtype=column_sums.dtype).to(dtype)
+    return loss, gradient, column_sums[0], column_sums[1]
 
 
 def rows_per_chunk(logits: Tensor) -> int:
@@ -86,7 +86,7 @@ def rows_per_chunk(logits: Tensor) -> int:
 
 
 def _chunk(
-    y: Tensor, labels: Tensor, terms: Terms, out: Tensor | None, pushes: Tensor
+    y: Tensor, labels: Tensor, terms: Terms, out: Tensor | None, column_sums: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The sums over the negative and the positive entries; their gradient goes to `out`."""
     row = ((labels >= 0).to(y.dtype) / terms.normalizer).unsqueeze(1)
@@ -107,7 +107,7 @@ def _chunk(
     modulated.scatter_(1, index, modulated.gather(1, index).masked_fill_(positive, 0.0))
     negatives = _weighted_sum(p, cost, modulated, terms.gamma, out)
     if out is not None:
-        pushes[1] += out.sum(dim=0)
+        column_sums[1] += out.sum(dim=0)
 
     y = y.gather(1, index)
     gamma, weight = (
@@ -125,7 +125,7 @@ def _chunk(
         quality = terms.quality.to(y.dtype).unsqueeze(1).masked_fill(~positive, 0.0)
         positives = _quality_sum(y, quality, weight, gamma, own)
     if out is not None and own is not None:
-        pushes[0].index_add_(0, index.view(-1), own.abs().view(-1).to(pushes.dtype))
+        column_sums[0].index_add_(0, index.view(-1), own.abs().view(-1).to(column_sums.dtype))
         out.scatter_(1, index, torch.where(positive, own, out.gather(1, index)))
     return negatives, positives
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detbalance.data.checks import check_number
 from detbalance.losses.class_counts import ClassWeights, CountsLike
 from detbalance.losses.loss import wide
 from detbalance.losses.softmax import SoftmaxLoss
@@ -75,31 +76,16 @@ class SeesawLoss(SoftmaxLoss):
         beta: float = 0.999,
     ) -> None:
         super().__init__(class_counts, class_weights=class_weights, beta=beta)
-        for name, value, usual in (("p", p, 0.8), ("q", q, 2)):
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(
-                    f"SeesawLoss: {name} is {value}. Expected a finite number >= 0. Usual is"
-                    f" {usual}; 0 turns this part off."
-                )
-        if not 0.0 < eps <= 1.0:
-            raise ValueError(
-                f"SeesawLoss: eps is {eps}. Expected a number in (0, 1]. Usual is 0.01."
-            )
+        check_number("SeesawLoss", "p", p, least=0, advice="Usual is 0.8; 0 turns this part off.")
+        check_number("SeesawLoss", "q", q, least=0, advice="Usual is 2; 0 turns this part off.")
+        check_number("SeesawLoss", "eps", eps, above=0, most=1, advice="Usual is 0.01.")
         self.p, self.q, self.eps = p, q, eps
         self.num_outputs = self.num_classes + 1
         counts = torch.zeros(self.num_classes, dtype=torch.float64)
         self.register_buffer("cumulative_counts", counts)
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Turn logits into probabilities that sum to 1 over background and the classes.
-
-        Args:
-            logits: float [A, K + 2].
-
-        Returns:
-            float [A, K + 1]; column 0 is background, a class has the probability of foreground
-            times its share in it.
-        """
+        """Give a class the probability of foreground times its share in it."""
         logits = wide(logits)
         objectness, classes = logits[:, :2].softmax(dim=1), logits[:, 2:].softmax(dim=1)
         return torch.cat([objectness[:, :1], objectness[:, 1:] * classes], dim=1)
@@ -107,21 +93,6 @@ class SeesawLoss(SoftmaxLoss):
     def forward(
         self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None
     ) -> Tensor:
-        """Compute the loss of all rows, after counting them.
-
-        Args:
-            logits: float [A, K + 2].
-            labels: int64 [A], -1..K.
-            normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
-                None for max(1, rows not ignored).
-
-        Returns:
-            Scalar, float64 for float64 logits, else float32.
-
-        Raises:
-            ValueError: if shapes do not fit or a label is out of range.
-            TypeError: if the labels are not int64.
-        """
         self.check(logits, labels)
         if self.updates_statistics(logits):
             self._count(labels)

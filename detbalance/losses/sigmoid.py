@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detbalance.data.checks import check_number
 from detbalance.losses.class_counts import ClassWeights, CountsLike, PerClass
 from detbalance.losses.kernel import SigmoidSums, sigmoid_loss_sum
 from detbalance.losses.loss import ClassificationLoss, wide
@@ -35,11 +36,8 @@ class SigmoidLoss(ClassificationLoss):
         super().__init__(class_counts, class_weights=class_weights, beta=beta)
         self.prior = prior
         self.gauge = GradientGauge(self.num_classes)
-        if not 0.0 < prior < 1.0:
-            raise ValueError(
-                f"{type(self).__name__}: prior is {prior}. Expected a number in (0, 1). Usual is"
-                " 0.01."
-            )
+        where = type(self).__name__
+        check_number(where, "prior", prior, above=0, below=1, advice="Usual is 0.01.")
 
     def initial_bias(self) -> Tensor:
         """Give the bias at which every class has the probability `prior`."""
@@ -161,8 +159,8 @@ class SigmoidFocalLoss(SigmoidLoss):
         alphas, gammas = torch.as_tensor(self.alpha), torch.as_tensor(self.gamma)
         if not bool((((alphas >= 0) & (alphas <= 1)) | (alphas == -1)).all()):
             raise ValueError(
-                f"{name}: alpha is {alpha}. Expected numbers in [0, 1], or -1 for no "
-                "weighting. A larger alpha weighs the positives of a class more."
+                f"{name}: alpha is {alpha}. Expected numbers in [0, 1], or -1 for no weighting. A"
+                " larger alpha weighs the positives of a class more."
             )
         if not bool(((gammas >= 0) & gammas.isfinite()).all()):
             raise ValueError(f"{name}: gamma is {gamma}. Expected finite numbers >= 0. Usual is 2.")
@@ -170,21 +168,6 @@ class SigmoidFocalLoss(SigmoidLoss):
     def forward(
         self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None
     ) -> Tensor:
-        """Compute the loss of all rows.
-
-        Args:
-            logits: float [A, K].
-            labels: int64 [A], -1..K.
-            normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
-                None for max(1, foreground rows).
-
-        Returns:
-            Scalar, float64 for float64 logits, else float32. It can be differentiated once.
-
-        Raises:
-            ValueError: if shapes do not fit or a label is out of range.
-            TypeError: if the labels are not int64.
-        """
         self.check(logits, labels)
         positive, negative = shares(self.alpha)
         sums = self.kernel_loss(
@@ -198,11 +181,7 @@ class SigmoidFocalLoss(SigmoidLoss):
         return sums.loss
 
     def positive_weights(self) -> npt.NDArray[np.float64]:
-        """Tell how much a box of each class counts as what it is: `class_weights` times alpha.
-
-        Returns:
-            float64 [K + 1], >= 0; index 0 (background) is 1.
-        """
+        """Tell how much a box of each class counts as what it is: `class_weights` times alpha."""
         weights = super().positive_weights()
         weights[1:] *= torch.as_tensor(shares(self.alpha)[0]).numpy()
         return weights
@@ -274,21 +253,6 @@ class BalancedSigmoidLoss(SigmoidLoss):
     def forward(
         self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None
     ) -> Tensor:
-        """Compute the loss of all rows.
-
-        Args:
-            logits: float [A, K].
-            labels: int64 [A], -1..K.
-            normalizer: what the rows' parts are divided by, > 0: one number or one per row [A];
-                None for max(1, rows that are not ignored).
-
-        Returns:
-            Scalar, float64 for float64 logits, else float32. It can be differentiated once.
-
-        Raises:
-            ValueError: if shapes do not fit or a label is out of range.
-            TypeError: if the labels are not int64.
-        """
         self.check(logits, labels)
         sums = self.kernel_loss(
             logits, labels, normalizer, groups=(labels > 0).long(), shift=self._shift

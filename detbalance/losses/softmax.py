@@ -1,109 +1,17 @@
-"""Losses in which the classes and background compete, for heads with a background column.
-
-A classifier that has learned from data with the frequencies p(c) gives logits of
-p(x | c) p(c). To have it answer for other frequencies q(c), each logit is lowered by
-log(p(c) / q(c)); added in training instead, the same numbers make the plain logits those of q.
-
-Rows of a detector also have the label background, and how often is decided by the head's sampler,
-not by the classes. q is therefore chosen to leave the share of background alone and to change the
-frequencies among the foreground only: with pi(c) = p(c | foreground) and a wanted q(c | foreground)
-proportional to pi(c) / a(c)::
-
-    offset(c) = log(p(c) / q(c)) = log a(c) + log sum_k pi(k) / a(k),    offset(background) = 0
-
-The second term is the same for all classes, so without a background column it changes nothing and
-log a(c) alone is what the papers add.
-"""
+"""Losses in which the classes and background compete, for heads with a background column."""
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detbalance.data.arrays import Float64
-from detbalance.losses.class_counts import ClassCounts, ClassWeights, CountsLike
+from detbalance.data.checks import check_number
+from detbalance.losses.class_counts import ClassWeights, CountsLike
+from detbalance.losses.logit_adjustment import TAU_ADVICE, adjusted_offsets, balanced_offsets
 from detbalance.losses.loss import ClassificationLoss, wide
-
-
-def balanced_offsets(class_counts: Float64) -> Float64:
-    """Give the offsets that make all classes with boxes equally frequent."""
-    frequency = _frequency(class_counts)
-    one_box = 1.0 / max(class_counts[1:].sum(), 1.0)
-    return _offsets(frequency, np.where(frequency > 0, frequency, one_box))
-
-
-def adjusted_offsets(class_counts: Float64, tau: float) -> Float64:
-    """Give the offsets that divide the frequencies by their power tau."""
-    frequency = _frequency(class_counts)
-    return _offsets(frequency, frequency**tau + 1e-12)
-
-
-def adjust_logits(logits: Tensor, class_counts: CountsLike, *, tau: float = 1.0) -> Tensor:
-    """Correct the logits of a plainly trained softmax classifier for the class frequencies.
-
-    Frequent classes go down and rare ones up, so that over all rows background stays as frequent.
-    This is the one for softmax heads with a background column, whose scores are held against one
-    threshold; `calibration.adjusted_logits` gives the same order of classes in a row, but takes
-    objects to be more frequent than they were. For sigmoid scores there is
-    `detbalance.calibration.rescore`.
-
-    Args:
-        logits: float [A, K + 1], background in column 0, of a model that was trained with plain
-            cross-entropy.
-        class_counts: [K + 1] training boxes per class, or what holds them.
-        tau: >= 0; 0 changes nothing, 1 is the full correction.
-
-    Returns:
-        float [A, K + 1]; float64 for float64 logits, else float32.
-
-    Raises:
-        ValueError: if the shapes do not fit or tau is negative.
-
-    Example:
-        >>> adjust_logits(torch.zeros(1, 3), [0, 90, 10]).softmax(1).round(decimals=2)
-        tensor([[0.1500, 0.0800, 0.7600]])
-
-    Source: Menon et al., Long-tail learning via logit adjustment, 2021, arXiv:2007.07314, eq. 9.
-    Differs: there is no background there; see the head of this file.
-    """
-    checked_tau(tau, "adjust_logits()", "tau")
-    counts = ClassCounts.of(class_counts).instance_counts
-    if logits.ndim != 2 or logits.shape[1] != len(counts):
-        raise ValueError(
-            f"adjust_logits(): logits have the shape {tuple(logits.shape)}. Expected [rows, "
-            f"{len(counts)}] for {len(counts)} classes with background. Pass the logits of a"
-            " softmax head."
-        )
-    offsets = torch.from_numpy(adjusted_offsets(counts, tau))
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return logits - offsets.to(device=logits.device, dtype=logits.dtype)
-
-
-def checked_tau(tau: float, where: str, name: str) -> float:
-    """Check a strength of logit adjustment."""
-    if not (math.isfinite(tau) and tau >= 0):
-        raise ValueError(
-            f"{where}: {name} is {tau}. Expected a finite number >= 0. 0 changes nothing, 1 is the"
-            " full correction."
-        )
-    return tau
-
-
-def _frequency(class_counts: Float64) -> Float64:
-    boxes = class_counts[1:]
-    frequency: Float64 = boxes / max(boxes.sum(), np.finfo(np.float64).tiny)
-    return frequency
-
-
-def _offsets(frequency: Float64, divisor: Float64) -> Float64:
-    if not frequency.any():
-        return np.zeros(len(frequency) + 1)
-    return np.concatenate([[0.0], np.log(divisor) + math.log((frequency / divisor).sum())])
 
 
 class SoftmaxLoss(ClassificationLoss):
@@ -124,7 +32,6 @@ class SoftmaxLoss(ClassificationLoss):
     def forward(
         self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None
     ) -> Tensor:
-        """Compute the loss of all rows."""
         self.check(logits, labels)
         logits = wide(logits)
         weight = self.column_weights(logits)
@@ -194,22 +101,104 @@ class SoftmaxCrossEntropyLoss(SoftmaxLoss):
         beta: float = 0.999,
     ) -> None:
         super().__init__(class_counts, class_weights=class_weights, beta=beta)
-        self.posthoc_tau = checked_tau(posthoc_tau, type(self).__name__, "posthoc_tau")
+        where = type(self).__name__
+        check_number(where, "posthoc_tau", posthoc_tau, least=0, advice=TAU_ADVICE)
+        self.posthoc_tau = posthoc_tau
         self._posthoc_offsets = torch.from_numpy(
             adjusted_offsets(self.counts.instance_counts, posthoc_tau)
         )
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Turn logits into probabilities that sum to 1 over background and the classes.
-
-        Args:
-            logits: float [A, K + 1].
-
-        Returns:
-            float [A, K + 1]; column 0 is background.
-        """
         logits = wide(logits)
         if self.posthoc_tau != 0:
             offsets = self._posthoc_offsets.to(logits.device, logits.dtype, non_blocking=True)
             logits = logits - offsets
         return F.softmax(logits, dim=-1)
+
+
+class BalancedSoftmaxLoss(SoftmaxLoss):
+    """Cross-entropy of logits that get the log of their class's frequency in training.
+
+    The head then learns what its logits would be if all classes were equally frequent. With n(c)
+    boxes of class c, n in all and K' classes with boxes, training sees::
+
+        z(c) + log(n(c) * K' / n),    z(background)
+
+    so that foreground stays as likely as the head's sampler made it: see the head of
+    `losses/logit_adjustment.py`. Among foreground rows alone this is log n(c), as in the paper,
+    since a number added to all columns does not change a softmax. Equal counts give plain
+    cross-entropy.
+
+    Args:
+        class_counts: [K + 1] training boxes per class; index 0 is not used.
+        class_weights: method of `detbalance.losses.class_weights`, or weights by class name.
+        beta: of the method `effective_number`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> loss = BalancedSoftmaxLoss([0, 900, 100])
+        >>> rows = loss(torch.zeros(2, 3), torch.tensor([1, 2]), normalizer=torch.ones(2))
+        >>> round(rows.item(), 2)
+        3.22
+
+    Source: Ren et al., Balanced Meta-Softmax, 2020, arXiv:2007.10740, theorem 1. Differs:
+    background takes part; a class without boxes counts as one box, where log 0 makes the loss
+    infinite.
+    """
+
+    def __init__(
+        self,
+        class_counts: CountsLike,
+        *,
+        class_weights: ClassWeights = "none",
+        beta: float = 0.999,
+    ) -> None:
+        super().__init__(class_counts, class_weights=class_weights, beta=beta)
+        self.offsets = torch.from_numpy(balanced_offsets(self.counts.instance_counts))
+
+
+class LogitAdjustedLoss(SoftmaxLoss):
+    """Cross-entropy of logits that get tau times the log of their class's frequency in training.
+
+    With pi(c) the frequency of class c among the boxes, training sees::
+
+        z(c) + log(pi(c)^tau + 1e-12) + log S,    S = sum_k pi(k) / (pi(k)^tau + 1e-12)
+
+    and background as it is. S keeps foreground as likely as the head's sampler made it. tau 1 is
+    `BalancedSoftmaxLoss`, save for a class without boxes, which counts as one box there and as
+    next to nothing here; 0 is plain cross-entropy, and so are equal counts with any tau.
+
+    To correct a model that was trained plainly, see `detbalance.losses.adjust_logits` and the
+    option `posthoc_tau` of `SoftmaxCrossEntropyLoss`.
+
+    Args:
+        class_counts: [K + 1] training boxes per class; index 0 is not used.
+        tau: >= 0, how much frequent classes are held back.
+        class_weights: method of `detbalance.losses.class_weights`, or weights by class name.
+        beta: of the method `effective_number`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> logits, labels = torch.zeros(2, 3), torch.tensor([1, 2])
+        >>> round(LogitAdjustedLoss([0, 900, 100], tau=0.5)(logits, labels).item(), 2)
+        1.32
+
+    Source: Menon et al., Long-tail learning via logit adjustment, 2021, arXiv:2007.07314, eq. 10,
+    with the 1e-12 of the authors' code. Differs: background takes part.
+    """
+
+    def __init__(
+        self,
+        class_counts: CountsLike,
+        *,
+        tau: float = 1.0,
+        class_weights: ClassWeights = "none",
+        beta: float = 0.999,
+    ) -> None:
+        super().__init__(class_counts, class_weights=class_weights, beta=beta)
+        check_number(type(self).__name__, "tau", tau, least=0, advice=TAU_ADVICE)
+        self.offsets = torch.from_numpy(adjusted_offsets(self.counts.instance_counts, tau))

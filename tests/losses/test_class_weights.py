@@ -105,7 +105,7 @@ def test_class_weights_refuse_bad_options():
     with pytest.raises(ValueError, match=r"method is 'inverted'\. Known: none, inverse, inv"):
         class_weights([0, 1], "inverted")
     for beta in (-0.1, 1.0, math.nan):
-        with pytest.raises(ValueError, match=r"beta is .*Expected a number in \[0, 1\)"):
+        with pytest.raises(ValueError, match=r"beta is .*Expected a number >= 0 and < 1"):
             class_weights([0, 1], "effective_number", beta=beta)
 
 

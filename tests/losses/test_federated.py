@@ -389,8 +389,8 @@ def test_lists_that_do_not_fit_are_refused(changes, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes_per_batch": 0}, "classes_per_batch is 0. Expected a whole number from 1 on"),
-        ({"power": -0.5}, r"power is -0\.5. Expected a finite number >= 0. Usual is 0\.5"),
+        ({"classes_per_batch": 0}, "classes_per_batch is 0. Expected a whole number >= 1"),
+        ({"power": -0.5}, r"power is -0\.5. Expected a number >= 0. Usual is 0\.5"),
         ({"power": float("inf")}, "power is inf"),
         ({"prior": 1.0}, r"prior is 1\.0"),
     ],

@@ -328,7 +328,7 @@ def test_rows_are_counted_over_processes_only_in_training(monkeypatch):
         ({"group_limits": [10.0, math.inf]}, "group_limits is .*inf"),
         (
             {"others_ratio": -1.0},
-            r"others_ratio is -1.0. Expected a finite number >= 0. Usual is 8",
+            r"others_ratio is -1.0. Expected a number >= 0. Usual is 8",
         ),
         ({"others_ratio": math.nan}, "others_ratio is nan"),
     ],

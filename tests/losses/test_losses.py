@@ -397,7 +397,7 @@ def test_loss_refuses_what_does_not_fit(name, loss):
         ({"gamma": -1.0}, r"gamma is -1\.0. Expected finite numbers >= 0"),
         ({"gamma": math.inf}, "gamma is inf"),
         ({"gamma": [2.0] * 5}, "gamma has 5 values.*Leave background out"),
-        ({"prior": 0.0}, r"prior is 0\.0. Expected a number in \(0, 1\)"),
+        ({"prior": 0.0}, r"prior is 0\.0. Expected a number > 0 and < 1"),
     ],
 )
 def test_focal_refuses_bad_options(options, message):

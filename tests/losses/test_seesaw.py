@@ -370,9 +370,9 @@ def test_two_processes_on_half_batches_are_one_on_the_whole(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"p": -0.1}, r"p is -0.1. Expected a finite number >= 0. Usual is 0.8; 0 turns this part"),
-        ({"q": math.inf}, r"q is inf. Expected a finite number >= 0. Usual is 2"),
-        ({"eps": 0.0}, r"eps is 0.0. Expected a number in \(0, 1\]. Usual is 0.01"),
+        ({"p": -0.1}, r"p is -0.1. Expected a number >= 0. Usual is 0.8; 0 turns this part"),
+        ({"q": math.inf}, r"q is inf. Expected a number >= 0. Usual is 2"),
+        ({"eps": 0.0}, r"eps is 0.0. Expected a number > 0 and <= 1. Usual is 0.01"),
         ({"eps": math.nan}, "eps is nan"),
     ],
 )
