@@ -9,16 +9,14 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from detbalance.data.arrays import Float64
 from detbalance.data.checks import check_number
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 CountsLike: TypeAlias = Any
 """A `ClassCounts`, a `detbalance.data.frequency.Frequency`, or boxes per class, [K + 1]."""
@@ -51,7 +49,6 @@ class ClassCounts:
     class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        """Check, and convert to float64 arrays."""
         counts = checked_counts(self.instance_counts)
         object.__setattr__(self, "instance_counts", counts)
         if self.image_counts is not None:
@@ -71,16 +68,7 @@ class ClassCounts:
 
     @classmethod
     def of(cls, counts: CountsLike) -> ClassCounts:
-        """Read what a loss was given.
-
-        Args:
-            counts: a `ClassCounts`; anything with `instance_counts`, `image_counts`, `num_images`
-                and `categories.names`, as `data.frequency.class_frequency` returns it; or an array,
-                list or tensor [K + 1] of boxes per class.
-
-        Raises:
-            ValueError: if they are no counts.
-        """
+        """Read a `ClassCounts`, a `Frequency`, or boxes per class [K + 1]."""
         if isinstance(counts, cls):
             return counts
         if hasattr(counts, "instance_counts"):
@@ -93,17 +81,7 @@ class ClassCounts:
         return cls(counts)
 
     def image_frequency(self, where: str) -> Float64:
-        """Give the fraction of images that show each class.
-
-        Args:
-            where: who asks; begins the error.
-
-        Returns:
-            float64 [K + 1] in 0..1.
-
-        Raises:
-            ValueError: if the images were not counted, or a class has more than there are.
-        """
+        """Give the fraction of images that show each class, float64 [K + 1] in 0..1."""
         if self.image_counts is None or not self.num_images:
             raise ValueError(
                 f"{where}: needs the images per class, only boxes per class were given. Expected"
@@ -121,20 +99,9 @@ class ClassCounts:
     def per_class(
         self, value: PerClass, where: str, name: str, *, default: float = 1.0
     ) -> float | Float64:
-        """Read a value that may differ by class.
+        """Read a value that may differ by class: the number, or float64 [K].
 
-        Args:
-            value: one number for all; K numbers for the classes 1..K; or a mapping from class names
-                to numbers.
-            where: the loss, begins the error.
-            name: of the argument, for the error.
-            default: of the classes that the mapping does not name.
-
-        Returns:
-            The number, or float64 [K].
-
-        Raises:
-            ValueError: if the length is wrong, or a name is unknown.
+        Classes that a mapping does not name have the default; `where` and `name` begin the error.
         """
         classes = len(self.instance_counts) - 1
         if isinstance(value, Mapping):
@@ -172,8 +139,8 @@ class ClassCounts:
 
 def checked_counts(class_counts: Any, name: str = "class_counts") -> Float64:
     """Check counts per class."""
-    # A tensor may be on another device, where NumPy cannot see it; torch is not imported for that.
-    on_host = class_counts.cpu() if hasattr(class_counts, "cpu") else class_counts
+    # NumPy cannot see a tensor on another device.
+    on_host = class_counts.cpu() if isinstance(class_counts, Tensor) else class_counts
     counts = np.asarray(on_host, dtype=np.float64)
     if counts.ndim != 1 or len(counts) < 2:
         raise ValueError(

@@ -133,27 +133,26 @@ _Result = tuple[Tensor, Tensor | None, Tensor, Tensor]
 
 def _run(logits: Tensor, labels: Tensor, terms: Terms, with_gradient: bool) -> _Result:
     """The sum; when asked for, its gradient in the precision of the calculation; column sums."""
-    if logits.dtype != torch.float64 and _has_triton(logits):
-        from detbalance.losses import triton_kernel
-
-        return triton_kernel.run(logits, labels, terms, with_gradient)
-    return pytorch_kernel.run(logits, labels, terms, with_gradient)
+    triton_kernel = None if logits.dtype == torch.float64 else _triton_kernel(logits)
+    result: _Result = (triton_kernel or pytorch_kernel).run(logits, labels, terms, with_gradient)
+    return result
 
 
 def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
     """The gradient times a factor, in place; the usual factor 1 costs nothing."""
-    if gradient.dtype == torch.float32 and _has_triton(gradient):
-        from detbalance.losses import triton_kernel
-
-        return triton_kernel.scale(gradient, factor)
+    triton_kernel = _triton_kernel(gradient) if gradient.dtype == torch.float32 else None
+    if triton_kernel is not None:
+        scaled: Tensor = triton_kernel.scale(gradient, factor)
+        return scaled
     if gradient.device.type == "cpu" and factor == 1.0:
         return gradient
     return gradient.mul_(factor)
 
 
-def _has_triton(tensor: Tensor) -> bool:
+def _triton_kernel(tensor: Tensor) -> Any:
+    """The module, imported for the first tensor on CUDA; None where it does not run."""
     if not tensor.is_cuda:
-        return False
+        return None
     from detbalance.losses import triton_kernel
 
-    return triton_kernel.works(tensor.device)
+    return triton_kernel if triton_kernel.works(tensor.device) else None

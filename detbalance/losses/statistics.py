@@ -1,4 +1,4 @@
-"""Running sums of gradients per class: for the losses that balance by them, and for the log."""
+"""Running statistics of losses: kept in float64, summed over steps and processes, not compiled."""
 
 from __future__ import annotations
 

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from detbalance.losses.pytorch_kernel import Factor, Terms
 
 try:
     import triton
     import triton.language as tl
 except ImportError:
     triton = None
-
-if TYPE_CHECKING:
-    from detbalance.losses.pytorch_kernel import Factor, Terms
 
 AVAILABLE = triton is not None
 """Whether Triton is installed."""
@@ -38,8 +37,6 @@ _logger = logging.getLogger(__name__)
 @functools.cache
 def works(device: torch.device) -> bool:
     """Tell whether the kernel runs on a device; the first call compiles it once to see."""
-    from detbalance.losses.pytorch_kernel import Terms
-
     if not AVAILABLE:
         return False
     try:

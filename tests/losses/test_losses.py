@@ -105,7 +105,7 @@ def rows_for(loss, rows=6, dtype=torch.float32, *, spread=1.0):
 
 
 def inputs_for(loss, labels):
-    """What the loss extra_inputs beside logits and labels, as a head would give it."""
+    """The extra inputs of the loss, as a head would give them."""
     generator = torch.Generator().manual_seed(6)
     lists = torch.randint(-1, 2, (2, loss.num_classes), generator=generator).to(torch.int8)
     inputs = {

@@ -19,7 +19,12 @@ from detbalance.losses import (
     EqualizedQualityFocalLoss,
     SigmoidFocalLoss,
 )
-from detbalance.losses.statistics import GradientGauge, GradientSums, sum_over_ranks
+from detbalance.losses.statistics import (
+    GradientGauge,
+    GradientSums,
+    outside_graphs,
+    sum_over_ranks,
+)
 
 COUNTS = [0, 500, 40, 3]
 KINDS = {
@@ -35,7 +40,7 @@ def loss(request):
 
 
 def batch(loss, seed, rows=12):
-    """Logits, labels and what else the loss extra_inputs, in float64."""
+    """Logits, labels and the extra inputs of the loss, in float64."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(rows, loss.num_outputs, generator=generator, dtype=torch.float64)
     labels = torch.randint(-1, 4, (rows,), generator=generator)
@@ -412,3 +417,25 @@ def test_state_on_the_gpu_is_that_of_the_cpu(loss):
         x = logits.float().cuda().requires_grad_()
         on_gpu(x, labels.cuda(), **{k: v.cuda() for k, v in options.items()}).backward()
     assert_same_state(on_gpu.cpu(), loss, rtol=2e-5)
+
+
+# ---- what stays out of compiled graphs -----------------------------------------------------------
+
+
+@outside_graphs
+def is_compiled(x):
+    """1 where a compiler has seen this function, else 0."""
+    return x * 0 + (1 if torch.compiler.is_compiling() else 0)
+
+
+@pytest.mark.parametrize("break_before", [False, True])
+def test_function_is_not_compiled_with_its_caller(break_before):
+    def model(x):
+        if break_before:
+            torch._dynamo.graph_break()
+        return is_compiled(x * 2) + 5 * is_compiled(x) + torch.compiler.is_compiling()
+
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="eager")
+    for _ in range(2):
+        assert compiled(torch.ones(2)).tolist() == [1, 1]
