@@ -8,7 +8,7 @@ from detbalance.calibration.fusion import FUSIONS, Options, fuse
 from detbalance.calibration.fusion_choice import choose_fusion
 from detbalance.calibration.fusion_members import Calibrator, ScoreCalibration
 from detbalance.calibration.fusion_result import FusionChoice
-from detbalance.calibration.rescoring import adjusted_logits, norcal, rescore
+from detbalance.calibration.rescoring import norcal, rescore
 from detbalance.calibration.rescoring_strength import StrengthChoice, choose_strength
 from detbalance.calibration.threshold_curves import Objective, parse_objective
 from detbalance.calibration.threshold_fit import fit_thresholds
@@ -31,7 +31,6 @@ __all__ = [
     "StrengthChoice",
     "ThresholdFit",
     "Thresholds",
-    "adjusted_logits",
     "apply_thresholds",
     "choose_fusion",
     "choose_strength",

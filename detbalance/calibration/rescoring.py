@@ -8,11 +8,10 @@ Which one to use:
 
 - The results file of any detector has one score a detection: `rescore`.
 - Logits or probabilities of all classes and background, for every region, from a softmax head:
-  `norcal` or `adjusted_logits`, before the detections are cut and suppressed; they can then change
-  which class a region is given to, which `rescore` cannot.
+  `norcal`, before the detections are cut and suppressed; it can then change which class a region is
+  given to, which `rescore` cannot.
 - A torch model in this package: the option `posthoc_tau` of the loss `cross_entropy`, or
-  `detbalance.losses.adjust_logits`, correct logits inside the model and leave background its share;
-  `adjusted_logits` says what it does otherwise.
+  `detbalance.losses.adjust_logits`, correct logits inside the model.
 
 Letters: R regions, K categories, D detections.
 """
@@ -92,50 +91,6 @@ def norcal(
         raise ValueError(f'norcal(): on is "{on}". Known: probabilities, logits. Choose one.')
     divided: Float64 = _softmax(values) * factors
     return np.asarray(divided / divided.sum(axis=1, keepdims=True)) if normalized else divided
-
-
-def adjusted_logits(
-    logits: npt.ArrayLike, class_counts: npt.ArrayLike, *, tau: float = 1.0
-) -> Float64:
-    """Subtract tau times the log of each class's share of the boxes from its logits.
-
-    z_c - log(pi_c^tau + 1e-12) for classes, with pi_c = n_c / n; background as it is. Softmax of
-    the result are the scores.
-
-    This is the paper's equation as it is written, for a softmax without background, or where only
-    the order of the classes of a region counts. With tau 1 and a background column it gives the
-    scores of data in which each of K classes is as frequent beside background as all of them were
-    together: objects are K times as frequent, and false positives rise with them.
-    `detbalance.losses.adjust_logits` lowers all classes by log sum_k pi_k / (pi_k^tau + 1e-12)
-    more, so that background stays as frequent as it was: the one to use in a detector with a
-    softmax head. Single sigmoid scores are odds against "not c": `rescore`.
-
-    Args:
-        logits: float [R, K + 1], background in column 0.
-        class_counts: [K + 1] training boxes of each class, or their shares; index 0 is not used.
-        tau: >= 0; 0 changes nothing (but 1e-12), 1 is the full correction.
-
-    Returns:
-        float64 [R, K + 1], logits.
-
-    Raises:
-        ValueError: if shapes do not fit or tau is negative.
-
-    Example:
-        >>> adjusted_logits(np.zeros((1, 3)), [0, 90, 10]).round(2)
-        array([[0.  , 0.11, 2.3 ]])
-
-    Source: Menon et al., Long-tail learning via logit adjustment, 2021, arXiv:2007.07314, eq. 9,
-    with the 1e-12 of the authors' code. Differs: there is no background there. Every class gains
-    on it here, as no share is above 1, and one without boxes by 27.6 or so.
-    """
-    values, _ = _checked("adjusted_logits", logits, class_counts)
-    strength = _strength("adjusted_logits", "tau", tau)
-    boxes = np.asarray(class_counts, dtype=np.float64)[1:]
-    total = boxes.sum()
-    shares = boxes / total if total > 0 else np.ones(len(boxes))
-    values[:, 1:] -= np.log(shares**strength + 1e-12)
-    return values
 
 
 def rescore(predictions: Predictions, class_counts: npt.ArrayLike, *, gamma: float) -> Predictions:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import load, make_scene, training_file
 
-from detbalance.calibration import adjusted_logits, choose_strength, fit_thresholds, norcal, rescore
+from detbalance.calibration import choose_strength, fit_thresholds, norcal, rescore
 from detbalance.calibration import rescoring_strength as strength
 from detbalance.calibration.cross_fitting import image_folds
 from detbalance.data import Annotations, Predictions
@@ -75,19 +75,6 @@ def test_norcal_is_finite_where_the_recorded_one_overflows(shared: Path) -> None
         np.testing.assert_allclose(norcal(values, counts, gamma=0.5), expected, rtol=1e-12)
 
 
-def test_adjusted_logits_equal_the_recorded_ones(shared: Path) -> None:
-    z = np.load(shared / "golden/logit_adjustment.npz")
-    hyper = json.loads(str(z["meta"]))["hyper"]
-    assert len(hyper) == 8
-    for case, options in hyper.items():
-        own = {name: f"{case}__{name}" for name in ("logits", "base_probs")}
-        values, shares = (z[key] if key in z else z[name] for name, key in own.items())
-        hidden = np.concatenate([np.full((len(values), 1), 3.5), values.astype(np.float64)], axis=1)
-        adjusted = adjusted_logits(hidden, np.r_[0, shares], tau=options["tau"])
-        np.testing.assert_array_equal(adjusted[:, 0], 3.5)  # they have no background
-        np.testing.assert_allclose(adjusted[:, 1:], z[f"{case}__posthoc_f64"], rtol=1e-10)
-
-
 def plain_norcal(values: np.ndarray, gamma: float) -> np.ndarray:
     """The formula of the paper, one entry after the other."""
     result = np.empty_like(values)
@@ -117,7 +104,6 @@ def test_large_logits_do_not_overflow_and_inputs_stay_as_they_are() -> None:
         norcal(values, COUNTS, gamma=0.5),
         norcal(values, COUNTS, gamma=0.5, on="logits"),
         norcal(values, COUNTS, gamma=0.99, weights="effective_number"),
-        adjusted_logits(values, COUNTS),
     ):
         assert np.isfinite(scores).all()
     np.testing.assert_array_equal(values, before)
@@ -139,38 +125,6 @@ def test_background_is_not_rebalanced() -> None:
     moved = norcal(values, COUNTS, gamma=0.7)
     gain = (moved[:, 1] / moved[:, 0]) / (softmax[:, 1] / softmax[:, 0])
     np.testing.assert_allclose(gain, 20000**-0.7)
-    np.testing.assert_array_equal(adjusted_logits(values, COUNTS)[:, 0], values[:, 0])
-
-
-@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
-def test_both_adjustments_of_logits_are_posteriors_under_other_frequencies(tau: float) -> None:
-    """By Bayes on a made world of 30 kinds of regions: which frequencies each stands for."""
-    torch = pytest.importorskip("torch")
-    from detbalance.losses import adjust_logits
-
-    rng = np.random.default_rng(3)
-    counts, background = np.array([0, 900, 90, 10]), 0.8
-    pi = counts[1:] / counts.sum()
-    given_class = rng.dirichlet(np.ones(30), size=4)  # p(x | c), background in front
-
-    def posterior(frequencies: np.ndarray) -> np.ndarray:
-        joint = given_class.T * frequencies
-        return joint / joint.sum(axis=1, keepdims=True)
-
-    plain = np.log(posterior(np.append(background, (1 - background) * pi)))
-    ours = adjust_logits(torch.from_numpy(plain), counts, tau=tau).numpy()
-    numpy_one = adjusted_logits(plain, counts, tau=tau)
-    wanted = pi ** (1 - tau)
-    # Background keeps its share, and the classes share the rest anew.
-    kept = np.append(background, (1 - background) * wanted / wanted.sum())
-    np.testing.assert_allclose(norcal(ours, counts, gamma=0), posterior(kept), rtol=1e-9)
-    # The paper's equation alone: objects are more frequent than they were.
-    more = np.append(background, (1 - background) * wanted)
-    np.testing.assert_allclose(norcal(numpy_one, counts, gamma=0), posterior(more), rtol=1e-9)
-    # So they differ by one number, and not in the order of the classes.
-    shift = np.log((pi / (pi**tau + 1e-12)).sum())
-    np.testing.assert_allclose(numpy_one[:, 1:] - ours[:, 1:], shift, rtol=1e-9, atol=1e-9)
-    np.testing.assert_array_equal(numpy_one[:, 0], ours[:, 0])
 
 
 def test_a_class_without_images_counts_as_one_with_one() -> None:
@@ -389,8 +343,6 @@ def test_wrong_input_is_refused(tmp_path: Path) -> None:
         norcal(logits(), COUNTS, weights="x")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r'on is "x"\. Known: probabilities, logits'):
         norcal(logits(), COUNTS, on="x")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"tau is nan\. Expected a finite number"):
-        adjusted_logits(logits(), COUNTS, tau=float("nan"))
     with pytest.raises(ValueError, match=r"class_counts is \[ 0\. -1\.\]\. Expected a number of 0"):
         norcal(np.zeros((1, 2)), [0, -1])
     with pytest.raises(ValueError, match=r"1 of 2 scores is not in \[0, 1\] \(first: detection 1"):
