@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, get_type_hints
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
+
+from detbalance.losses import ClassificationLoss
+from detbalance.losses.loss import other_loss, saved_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound="Mixin")
@@ -123,3 +126,29 @@ class FullPrecisionPool(Mixin):
             features[name] = full_precision(level)
             dtype = level.dtype
         return self.stock_forward(features, boxes, image_shapes).to(dtype)  # type: ignore[no-any-return]
+
+
+class LossStateGuard(Mixin):
+    """A head that refuses the weights of a model with another loss, also where not strict."""
+
+    class_layer: ClassVar[str]
+    """Name of the last layer, below the head."""
+
+    classification_loss: ClassificationLoss | None
+    detector_classes: int
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *others: Any, **named: Any
+    ) -> None:
+        saved = saved_name(state_dict.get(f"{prefix}classification_loss._extra_state"))
+        own = self.classification_loss
+        # A part of a state_dict, without the last layer, says nothing of the loss.
+        has_layer = f"{prefix}{self.class_layer}.weight" in state_dict
+        if (saved is None) != (own is None) and (saved is not None or has_layer):
+            other = other_loss(saved, None if own is None else own.identity())
+            raise ValueError(
+                f"load_state_dict(): the model was trained {other}. The same loss is expected."
+                " Before loading, call set_classification_loss() with the loss that it was trained"
+                " with, None for torchvision's own."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *others, **named)

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, get_worker_info
 from detbalance.augmentation.cutting import note_unusable_masks, segmentation_mask
 from detbalance.augmentation.transform import PER_IMAGE, Image, Target, take_rows
 from detbalance.data import Annotations
+from detbalance.data.checks import check_number
 from detbalance.data.images import check_size, read_image
 from detbalance.detection.crowd import CROWD_LABEL
 
@@ -83,11 +84,7 @@ class DetectionDataset(Dataset[Example]):
                 f"{image_dir}: is no folder. The folder of the images is expected. Correct the"
                 " path."
             )
-        if seed < 0:
-            raise ValueError(
-                f"DetectionDataset: seed is {seed}. A whole number from 0 on is expected. Change"
-                " seed."
-            )
+        check_number("DetectionDataset", "seed", seed, least=0, whole=True)
         if masks and annotations.segmentations is None:
             raise ValueError(
                 f"{annotations.source}: segmentations were not loaded, but masks are asked for."
@@ -121,11 +118,7 @@ class DetectionDataset(Dataset[Example]):
         Raises:
             ValueError: if it is negative.
         """
-        if epoch < 0:
-            raise ValueError(
-                f"DetectionDataset: epoch is {epoch}. A whole number from 0 on is expected. Change"
-                " epoch."
-            )
+        check_number("DetectionDataset", "epoch", epoch, least=0, whole=True)
         self._epoch.fill_(epoch)
 
     def __getitem__(self, draw: int | Draw) -> Example:

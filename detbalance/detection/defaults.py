@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from detbalance.data.checks import check_number
 from detbalance.detection.backbones import MOBILENET, TINY, TORCHVISION_BACKBONES
 
 Detector = Literal["retinanet", "fcos", "fasterrcnn"]
@@ -45,7 +47,7 @@ class DetectorDefaults:
         return self.backbone.endswith("_fpn_v2")
 
 
-def usual(detector: Detector, backbone: str) -> DetectorDefaults:
+def detector_defaults(detector: Detector, backbone: str) -> DetectorDefaults:
     """Give what torchvision does, and what suits the tiny backbone."""
     one_stage, tiny = detector != "fasterrcnn", backbone == TINY
     second = backbone.endswith("_fpn_v2")
@@ -81,79 +83,78 @@ def usual(detector: Detector, backbone: str) -> DetectorDefaults:
     )
 
 
-def usual_anchor_sizes(plan: DetectorDefaults, strides: Sequence[int]) -> list[list[float]]:
+def default_anchor_sizes(defaults: DetectorDefaults, strides: Sequence[int]) -> list[list[float]]:
     """Give the anchor sizes that are usual on each level of a pyramid."""
-    if plan.detector == "fasterrcnn" and list(strides[:2]) == [32, 32]:
+    if defaults.detector == "fasterrcnn" and list(strides[:2]) == [32, 32]:
         # Torchvision's MobileNet Faster R-CNN has coarse maps only, so all sizes on each.
         return [[32.0, 64.0, 128.0, 256.0, 512.0] for _ in strides]
-    factors = TINY_ANCHOR_STRIDES if plan.backbone == TINY else ANCHOR_STRIDES
-    bases = [int(stride * factors[plan.detector]) for stride in strides]
-    if plan.detector != "retinanet":
+    factors = TINY_ANCHOR_STRIDES if defaults.backbone == TINY else ANCHOR_STRIDES
+    bases = [int(stride * factors[defaults.detector]) for stride in strides]
+    if defaults.detector != "retinanet":
         return [[base] for base in bases]
     return [[base, int(base * 2 ** (1 / 3)), int(base * 2 ** (2 / 3))] for base in bases]
 
 
-def usual_anchor_ratios(detector: Detector) -> tuple[float, ...]:
+def default_anchor_ratios(detector: Detector) -> tuple[float, ...]:
     """Give the anchors' usual height / width."""
     return (1.0,) if detector == "fcos" else (0.5, 1.0, 2.0)
 
 
-def check_arguments(plan: DetectorDefaults, **given: Any) -> None:
+_WHERE = "build_detector()"
+_ADVICE = {"num_classes": "Background and one class at least.", "min_size": "At most max_size."}
+
+
+def check_arguments(defaults: DetectorDefaults, **given: Any) -> None:
     """Refuse arguments of `build_detector` that are wrong whatever the backbone turns out to be."""
-    if plan.detector not in get_args(Detector):
-        raise _wrong("detector", f'"{plan.detector}"', "retinanet, fcos or fasterrcnn")
-    if given["num_classes"] < 2:
-        raise _wrong("num_classes", given["num_classes"], "At least 2 (background and one class)")
-    if not 0 < plan.min_size <= plan.max_size:
-        raise _wrong("min_size", plan.min_size, f"1 to max_size ({plan.max_size})")
+    if defaults.detector not in get_args(Detector):
+        raise _wrong("detector", f'"{defaults.detector}"', "retinanet, fcos or fasterrcnn")
+    for name, value, least, most in (
+        ("num_classes", given["num_classes"], 2, math.inf),
+        ("max_size", defaults.max_size, 1, 2**16),
+        ("min_size", defaults.min_size, 1, defaults.max_size),
+        ("extra_levels", defaults.extra_levels, 0, 2),
+        ("fpn_channels", defaults.fpn_channels, 1, 8192),
+        ("head_convs", defaults.head_convs, 0, 64),
+        ("regions_per_image", defaults.regions_per_image, 1, 2**16),
+        ("detections_per_image", given["detections_per_image"], 1, 10**6),
+        ("topk_candidates", given["topk_candidates"], 1, 10**6),
+    ):
+        advice = _ADVICE.get(name, "")
+        check_number(_WHERE, name, value, least=least, most=most, whole=True, advice=advice)
+    for name in ("score_threshold", "nms_threshold"):
+        check_number(_WHERE, name, given[name], least=0, most=1)
     strides = given["strides"]
     if strides is not None and (not strides or strides != sorted(set(strides))):
         raise _wrong("strides", strides, "Ascending strides in pixels")
-    if plan.extra_levels not in (0, 1, 2):
-        raise _wrong("extra_levels", plan.extra_levels, "0, 1 or 2")
-    for name, low, high in (
-        ("fpn_channels", 1, 8192),
-        ("head_convs", 0, 64),
-        ("regions_per_image", 1, 2**16),
-        ("max_size", 1, 2**16),
-    ):
-        if not low <= getattr(plan, name) <= high:
-            raise _wrong(name, getattr(plan, name), f"{low}-{high}")
-    if plan.head_norm not in get_args(Norm):
-        raise _wrong("head_norm", f'"{plan.head_norm}"', "none, group or batch")
-    for name in ("score_threshold", "nms_threshold"):
-        if not 0 <= given[name] <= 1:
-            raise _wrong(name, given[name], "A number in 0-1")
-    for name in ("detections_per_image", "topk_candidates"):
-        if not 1 <= given[name] <= 10**6:
-            raise _wrong(name, given[name], "1-1000000")
+    if defaults.head_norm not in get_args(Norm):
+        raise _wrong("head_norm", f'"{defaults.head_norm}"', "none, group or batch")
     ratios, sizes = given["anchor_ratios"], given["anchor_sizes"]
     if ratios is not None and (not ratios or min(ratios) <= 0):
         raise _wrong("anchor_ratios", ratios, "Numbers above 0 (height / width)")
-    if plan.detector == "fcos" and ratios not in (None, [1.0]):
+    if defaults.detector == "fcos" and ratios not in (None, [1.0]):
         raise _wrong("anchor_ratios", ratios, "[1.0], as FCOS has one square anchor per place,")
     if sizes is not None:
-        levels = len(plan.strides) + plan.extra_levels
+        levels = len(defaults.strides) + defaults.extra_levels
         if len(sizes) != levels or len({len(level) for level in sizes}) != 1:
             raise _wrong(
                 "anchor_sizes", sizes, f"{levels} lists of one length, one per pyramid level,"
             )
         if not sizes[0] or min(min(level) for level in sizes) <= 0:
             raise _wrong("anchor_sizes", sizes, "Sizes above 0 in pixels")
-        if plan.detector == "fcos" and len(sizes[0]) > 1:
+        if defaults.detector == "fcos" and len(sizes[0]) > 1:
             raise _wrong("anchor_sizes", sizes, "One size per level, as FCOS has one anchor,")
-    _check_weights(plan, given["weights"], given["frozen_norm"], given["trainable_layers"])
+    _check_weights(defaults, given["weights"], given["frozen_norm"], given["trainable_layers"])
 
 
 def _check_weights(
-    plan: DetectorDefaults, weights: str, frozen_norm: bool | None, trainable_layers: int | None
+    defaults: DetectorDefaults, weights: str, frozen_norm: bool | None, trainable_layers: int | None
 ) -> None:
-    if weights == "offline" and plan.backbone != OFFLINE_BACKBONE:
+    if weights == "offline" and defaults.backbone != OFFLINE_BACKBONE:
         raise ValueError(
             f'build_detector(): weights "offline" are those of {OFFLINE_BACKBONE}, backbone is'
-            f' "{plan.backbone}". Set backbone to {OFFLINE_BACKBONE}.'
+            f' "{defaults.backbone}". Set backbone to {OFFLINE_BACKBONE}.'
         )
-    if weights == "default" and plan.backbone == TINY:
+    if weights == "default" and defaults.backbone == TINY:
         raise ValueError(
             'build_detector(): weights is "default", but there are no pretrained weights of the'
             ' backbone "tiny". It trains from scratch. Set weights to none.'
@@ -169,14 +170,13 @@ def _check_weights(
             " have been trained. Load weights, or leave frozen_norm out."
         )
     if trainable_layers is not None:
-        most = 6 if plan.backbone.startswith(MOBILENET) else 5
-        if weights == "none" or plan.backbone not in TORCHVISION_BACKBONES:
+        most = 6 if defaults.backbone.startswith(MOBILENET) else 5
+        if weights == "none" or defaults.backbone not in TORCHVISION_BACKBONES:
             raise ValueError(
                 f"build_detector(): trainable_layers is {trainable_layers}, which needs a"
                 " torchvision backbone with weights. Without them all layers train. Leave it out."
             )
-        if not 0 <= trainable_layers <= most:
-            raise _wrong("trainable_layers", trainable_layers, f"0-{most}")
+        check_number(_WHERE, "trainable_layers", trainable_layers, least=0, most=most, whole=True)
 
 
 def _wrong(name: str, value: object, expected: str) -> ValueError:

@@ -1,4 +1,4 @@
-"""What a head gives a loss beside logits and labels, and the part of a head that holds the loss.
+"""What a head gives a loss beside logits and labels: the inputs it asks for, the normalizer.
 
 Letters: N images in the batch, A rows of the whole batch, K classes.
 """
@@ -6,45 +6,15 @@ Letters: N images in the batch, A rows of the whole batch, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from detbalance.detection.adapter import Mixin
 from detbalance.detection.crowd import Target
-from detbalance.losses.loss import other_loss, saved_name
-
-if TYPE_CHECKING:
-    from detbalance.losses import ClassificationLoss
-
-
-class LossStateGuard(Mixin):
-    """A head that refuses the weights of a model with another loss, also where not strict."""
-
-    class_layer: ClassVar[str]
-    """Name of the last layer, below the head."""
-
-    classification_loss: ClassificationLoss | None
-    detector_classes: int
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *others: Any, **named: Any
-    ) -> None:
-        saved = saved_name(state_dict.get(f"{prefix}classification_loss._extra_state"))
-        own = self.classification_loss
-        # A part of a state_dict, without the last layer, says nothing of the loss.
-        has_layer = f"{prefix}{self.class_layer}.weight" in state_dict
-        if (saved is None) != (own is None) and (saved is not None or has_layer):
-            other = other_loss(saved, None if own is None else own.identity())
-            raise ValueError(
-                f"load_state_dict(): the model was trained {other}. The same loss is expected."
-                " Before loading, call set_classification_loss() with the loss that it was trained"
-                " with, None for torchvision's own."
-            )
-        super()._load_from_state_dict(state_dict, prefix, *others, **named)
-
+from detbalance.losses import ClassificationLoss
+from detbalance.losses.statistics import sum_over_ranks
 
 IMAGE_LISTS = {"negative_labels": 1, "not_exhaustive_labels": -1}
 """Keys of a target that list classes for the whole image, and their mark in `image_labels`."""
@@ -57,15 +27,15 @@ def extra_inputs(
     quality: Callable[[], Tensor],
 ) -> dict[str, Tensor]:
     """Gather the arguments that a loss takes beside logits and labels; no others are computed."""
-    given = {}
+    inputs = {}
     if "quality" in loss.extra_inputs:
         with torch.no_grad():
-            given["quality"] = quality()
+            inputs["quality"] = quality()
     if "image_index" in loss.extra_inputs:
-        given["image_index"] = image_index(labels)
+        inputs["image_index"] = image_index(labels)
     if "image_labels" in loss.extra_inputs:
-        given["image_labels"] = image_labels(targets, loss.num_classes, labels[0].device)
-    return given
+        inputs["image_labels"] = image_labels(targets, loss.num_classes, labels[0].device)
+    return inputs
 
 
 def image_index(labels: list[Tensor]) -> Tensor:
@@ -97,8 +67,5 @@ Normalizer = Literal["batch", "image"]
 
 def over_ranks(count: Tensor) -> Tensor:
     """Average a count over all processes, so that all divide by the same number, at least 1."""
-    total, processes = count.float(), 1
-    if dist.is_available() and dist.is_initialized():
-        total, processes = total.clone(), dist.get_world_size()
-        dist.all_reduce(total)
-    return total.clamp(min=1) / processes
+    processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return sum_over_ranks(count.float()).clamp(min=1) / processes

@@ -34,36 +34,36 @@ HEAD_STD = 0.01
 
 
 def retinanet_head(
-    plan: DetectorDefaults, num_classes: int, anchors: AnchorGenerator
+    defaults: DetectorDefaults, num_classes: int, anchors: AnchorGenerator
 ) -> RetinaNetHead:
     """Build both heads of a RetinaNet."""
-    channels = plan.fpn_channels
-    norm = _norm_layer(plan.head_norm, channels)
+    channels = defaults.fpn_channels
+    norm = _norm_layer(defaults.head_norm, channels)
     per_place = anchors.num_anchors_per_location()[0]
     head = RetinaNetHead(channels, per_place, num_classes, norm_layer=norm)
     for part in (head.classification_head, head.regression_head):
-        if plan.head_convs != len(part.conv):
+        if defaults.head_convs != len(part.conv):
             layers = [
                 Conv2dNormActivation(channels, channels, norm_layer=norm)
-                for _ in range(plan.head_convs)
+                for _ in range(defaults.head_convs)
             ]
             for layer in layers:
                 nn.init.normal_(layer[0].weight, std=HEAD_STD)
                 if layer[0].bias is not None:
                     nn.init.zeros_(layer[0].bias)
             part.conv = nn.Sequential(*layers)
-    if plan.second_recipe:
+    if defaults.second_recipe:
         # Torchvision's own v2 builder has no public way either.
         head.regression_head._loss_type = "giou"
     return head
 
 
-def fcos_head(plan: DetectorDefaults, num_classes: int, anchors: AnchorGenerator) -> FCOSHead:
+def fcos_head(defaults: DetectorDefaults, num_classes: int, anchors: AnchorGenerator) -> FCOSHead:
     """Build the heads of an FCOS."""
-    channels, convs = plan.fpn_channels, plan.head_convs
+    channels, convs = defaults.fpn_channels, defaults.head_convs
     per_place = anchors.num_anchors_per_location()[0]
     # For torchvision, None is a group norm of 32 groups.
-    norm = _norm_layer(plan.head_norm, channels) or nn.Identity
+    norm = _norm_layer(defaults.head_norm, channels) or nn.Identity
     head = FCOSHead(channels, per_place, num_classes, num_convs=0)
     head.classification_head = FCOSClassificationHead(
         channels, per_place, num_classes, convs, norm_layer=norm
@@ -72,22 +72,22 @@ def fcos_head(plan: DetectorDefaults, num_classes: int, anchors: AnchorGenerator
     return head
 
 
-def proposal_head(plan: DetectorDefaults, anchors: AnchorGenerator) -> RPNHead:
+def proposal_head(defaults: DetectorDefaults, anchors: AnchorGenerator) -> RPNHead:
     """Build the head of a region proposal network."""
     per_place = anchors.num_anchors_per_location()[0]
-    return RPNHead(plan.fpn_channels, per_place, conv_depth=2 if plan.second_recipe else 1)
+    return RPNHead(defaults.fpn_channels, per_place, conv_depth=2 if defaults.second_recipe else 1)
 
 
-def box_head(plan: DetectorDefaults) -> TwoMLPHead | FastRCNNConvFCHead:
+def box_head(defaults: DetectorDefaults) -> TwoMLPHead | FastRCNNConvFCHead:
     """Build the part of a second stage between the pooled features and the last layers."""
-    channels = plan.fpn_channels
-    if plan.head_convs == 0:
-        return TwoMLPHead(channels * plan.pooled**2, plan.representation)
+    channels = defaults.fpn_channels
+    if defaults.head_convs == 0:
+        return TwoMLPHead(channels * defaults.pooled**2, defaults.representation)
     return FastRCNNConvFCHead(
-        (channels, plan.pooled, plan.pooled),
-        [channels] * plan.head_convs,
-        [plan.representation],
-        norm_layer=_norm_layer(plan.head_norm, channels),
+        (channels, defaults.pooled, defaults.pooled),
+        [channels] * defaults.head_convs,
+        [defaults.representation],
+        norm_layer=_norm_layer(defaults.head_norm, channels),
     )
 
 

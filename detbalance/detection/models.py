@@ -18,9 +18,9 @@ from detbalance.detection.backbones import MOBILENET, TORCHVISION_BACKBONES, Pyr
 from detbalance.detection.defaults import (
     DetectorDefaults,
     check_arguments,
-    usual,
-    usual_anchor_ratios,
-    usual_anchor_sizes,
+    default_anchor_ratios,
+    default_anchor_sizes,
+    detector_defaults,
 )
 from detbalance.detection.head_layers import box_head, fcos_head, proposal_head, retinanet_head
 from detbalance.detection.heads import set_classification_loss
@@ -115,8 +115,8 @@ def build_detector(
         >>> type(model).__name__, round(sum(p.numel() for p in model.parameters()) / 1e6, 1)
         ('RetinaNet', 0.5)
     """
-    plan = _completed(
-        usual(detector, backbone),
+    defaults = _completed(
+        detector_defaults(detector, backbone),
         min_size=min_size,
         max_size=max_size,
         strides=None if strides is None else tuple(strides),
@@ -127,7 +127,7 @@ def build_detector(
         regions_per_image=regions_per_image,
     )
     check_arguments(
-        plan,
+        defaults,
         num_classes=num_classes,
         strides=strides,
         weights=weights,
@@ -144,26 +144,26 @@ def build_detector(
     body = build_body(
         backbone,
         strides,
-        default_strides=plan.strides,
+        default_strides=defaults.strides,
         pretrained=load_weights and weights == "default",
-        frozen_norm=(loads and not plan.second_recipe) if frozen_norm is None else frozen_norm,
+        frozen_norm=(loads and not defaults.second_recipe) if frozen_norm is None else frozen_norm,
         trainable_layers=3 if loads and trainable_layers is None else trainable_layers,
     )
     one_stage = detector != "fasterrcnn"
     pyramid = Pyramid(
         body,
-        plan.fpn_channels,
-        plan.extra_levels,
-        from_body=plan.second_recipe and one_stage,
-        norm_layer=nn.BatchNorm2d if plan.second_recipe and not one_stage else None,
+        defaults.fpn_channels,
+        defaults.extra_levels,
+        from_body=defaults.second_recipe and one_stage,
+        norm_layer=nn.BatchNorm2d if defaults.second_recipe and not one_stage else None,
     )
-    levels = body.strides + [body.strides[-1] * 2 ** (i + 1) for i in range(plan.extra_levels)]
-    sizes = anchor_sizes or usual_anchor_sizes(plan, levels)
-    ratios = tuple(anchor_ratios or usual_anchor_ratios(detector))
+    levels = body.strides + [body.strides[-1] * 2 ** (i + 1) for i in range(defaults.extra_levels)]
+    sizes = anchor_sizes or default_anchor_sizes(defaults, levels)
+    ratios = tuple(anchor_ratios or default_anchor_ratios(detector))
     anchors = AnchorGenerator(tuple(tuple(level) for level in sizes), (ratios,) * len(sizes))
     image = {
-        "min_size": plan.min_size,
-        "max_size": plan.max_size,
+        "min_size": defaults.min_size,
+        "max_size": defaults.max_size,
         "image_mean": list(body.mean),
         "image_std": list(body.std),
     }
@@ -173,7 +173,7 @@ def build_detector(
             pyramid,
             num_classes,
             anchor_generator=anchors,
-            head=head(plan, num_classes, anchors),
+            head=head(defaults, num_classes, anchors),
             score_thresh=score_threshold,
             nms_thresh=nms_threshold,
             detections_per_img=detections_per_image,
@@ -184,13 +184,13 @@ def build_detector(
         model = FasterRCNN(
             pyramid,
             rpn_anchor_generator=anchors,
-            rpn_head=proposal_head(plan, anchors),
+            rpn_head=proposal_head(defaults, anchors),
             box_roi_pool=MultiScaleRoIAlign(
-                pyramid.names, output_size=plan.pooled, sampling_ratio=2
+                pyramid.names, output_size=defaults.pooled, sampling_ratio=2
             ),
-            box_head=box_head(plan),
-            box_predictor=FastRCNNPredictor(plan.representation, num_classes),
-            box_batch_size_per_image=plan.regions_per_image,
+            box_head=box_head(defaults),
+            box_predictor=FastRCNNPredictor(defaults.representation, num_classes),
+            box_batch_size_per_image=defaults.regions_per_image,
             box_score_thresh=score_threshold,
             box_nms_thresh=nms_threshold,
             box_detections_per_img=detections_per_image,
@@ -207,14 +207,14 @@ def build_detector(
     return set_classification_loss(model, None)
 
 
-def _completed(plan: DetectorDefaults, **given: Any) -> DetectorDefaults:
-    """The plan with the arguments that were given in place of the usual ones."""
+def _completed(defaults: DetectorDefaults, **given: Any) -> DetectorDefaults:
+    """The defaults with the arguments that were given in their place."""
     chosen = {name: value for name, value in given.items() if value is not None}
     if "min_size" in chosen and "max_size" not in chosen:
         # A larger image than usual keeps the usual shape of its longest side.
-        usual_shape = plan.max_size / plan.min_size
-        chosen["max_size"] = max(plan.max_size, round(chosen["min_size"] * usual_shape))
-    return replace(plan, **chosen)
+        usual_shape = defaults.max_size / defaults.min_size
+        chosen["max_size"] = max(defaults.max_size, round(chosen["min_size"] * usual_shape))
+    return replace(defaults, **chosen)
 
 
 def _proposal_limits(backbone: str) -> dict[str, float]:

@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detbalance.detection.adapter import Mixin, full_precision, not_scripted
+from detbalance.detection.adapter import LossStateGuard, Mixin, full_precision, not_scripted
 from detbalance.detection.crowd import Target, ignored_in_crowd
 from detbalance.detection.extra_inputs import (
-    LossStateGuard,
     Normalizer,
     extra_inputs,
     over_ranks,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from detbalance.data import Predictions
+from detbalance.data.checks import check_number
 from detbalance.detection.dataset import DetectionDataset, collate, worker_deaths, worker_init
 
 
@@ -54,10 +55,7 @@ def predict(
             "predict(): the data set has an augmentation, which would move its boxes. A data set"
             " without one is expected. Build another DetectionDataset."
         )
-    if batch_size < 1:
-        raise ValueError(
-            f"predict(): batch_size is {batch_size}. At least 1 is expected. Change batch_size."
-        )
+    check_number("predict()", "batch_size", batch_size, least=1, whole=True)
     loader = DataLoader(
         dataset,
         batch_size=batch_size,

@@ -146,7 +146,7 @@ def test_impossible_arguments_are_refused(model, data):
     )
     with pytest.raises(ValueError, match="the data set has an augmentation"):
         predict(model, augmented)
-    with pytest.raises(ValueError, match=r"batch_size is 0. At least 1"):
+    with pytest.raises(ValueError, match=r"batch_size is 0. Expected a whole number >= 1"):
         predict(model, data, batch_size=0)
 
 
