@@ -113,19 +113,6 @@ def test_federated_with_room_for_all_classes_is_binary_cross_entropy(problem):
         np.testing.assert_allclose(gradient, x.grad, rtol=1e-11, atol=1e-15)
 
 
-def test_federated_gradient_is_the_derivative():
-    logits = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    labels = torch.tensor([0, 1, 3, -1, 2])
-    loss = with_set(FederatedLoss([0, 5, 4, 3, 2]), [True, True, True, False])
-    notes = torch.tensor([[0, 0, 0, 0, 0], [0, -1, 0, 0, 1]], dtype=torch.int8)
-    images = torch.tensor([0, 1, 1, 0, 1])
-    logits.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: loss(x, labels), logits)
-    assert torch.autograd.gradcheck(
-        lambda x: loss(x, labels, image_index=images, image_labels=notes), logits
-    )
-
-
 def test_federated_does_not_care_about_the_order_of_classes():
     generator = np.random.default_rng(2)
     logits, labels = generator.normal(size=(8, 5)), np.array([0, 1, 2, 3, 3, -1, 0, 5])
@@ -384,20 +371,6 @@ def test_lists_that_do_not_fit_are_refused(changes, message):
     lists = {name: v and torch.tensor(v) for name, v in lists.items()}
     with pytest.raises(ValueError, match=f"FederatedLoss: {message}"):
         FederatedLoss([0, 5])(torch.zeros(2, 1), torch.tensor([0, 1]), **lists)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"classes_per_batch": 0}, "classes_per_batch is 0. Expected a whole number >= 1"),
-        ({"power": -0.5}, r"power is -0\.5. Expected a number >= 0. Usual is 0\.5"),
-        ({"power": float("inf")}, "power is inf"),
-        ({"prior": 1.0}, r"prior is 1\.0"),
-    ],
-)
-def test_federated_refuses_bad_options(options, message):
-    with pytest.raises(ValueError, match=f"FederatedLoss: {message}"):
-        FederatedLoss([0, 5], **options)
 
 
 def test_recorded_hyper_parameters_are_the_defaults(shared):

@@ -314,25 +314,3 @@ def test_rows_are_counted_over_processes_only_in_training(monkeypatch):
     monkeypatch.setattr(group_softmax, "by_rank", lambda v: pytest.fail("called"))
     loss(torch.zeros(3, loss.num_outputs), labels)
     run(loss.eval(), np.zeros((3, loss.num_outputs)), labels)
-
-
-# ---- refusals ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"group_limits": [100.0, 10.0]}, r"group_limits is \[100.0, 10.0\]. Expected .*ascending"),
-        ({"group_limits": [10.0, 10.0]}, "group_limits is .*ascending. Usual is"),
-        ({"group_limits": [0.0, 10.0]}, "group_limits is .*Expected finite numbers > 0"),
-        ({"group_limits": [10.0, math.inf]}, "group_limits is .*inf"),
-        (
-            {"others_ratio": -1.0},
-            r"others_ratio is -1.0. Expected a number >= 0. Usual is 8",
-        ),
-        ({"others_ratio": math.nan}, "others_ratio is nan"),
-    ],
-)
-def test_bad_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=f"GroupSoftmaxLoss: {message}"):
-        GroupSoftmaxLoss(COUNTS, **options)

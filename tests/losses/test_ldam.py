@@ -267,25 +267,3 @@ def test_rows_of_a_class_without_boxes_cost_a_finite_number():
     value, gradient = run(LDAMLoss(COUNTS), np.zeros((1, 5)), [4])
     assert value == pytest.approx(math.log(1 + 4 * math.exp(15)), rel=1e-12)
     assert np.isfinite(gradient).all()
-
-
-# ---- refusals ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"max_margin": -0.5}, r"max_margin is -0.5. Expected a number >= 0. Usual is 0.5"),
-        ({"max_margin": math.nan}, "max_margin is nan"),
-        ({"scale": 0.0}, r"scale is 0.0. Expected a number > 0. Usual is 30"),
-        ({"scale": math.inf}, "scale is inf"),
-        (
-            {"deferred_after": -1},
-            r"deferred_after is -1. Expected a whole number >= 0. A number of steps; leave",
-        ),
-        ({"deferred_beta": 1.0}, r"deferred_beta is 1.0. Expected a number >= 0 and < 1"),
-    ],
-)
-def test_bad_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=f"LDAMLoss: {message}"):
-        LDAMLoss(COUNTS, **options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 import pickle
 import typing
 
@@ -385,24 +384,6 @@ def test_loss_refuses_what_does_not_fit(name, loss):
         type(loss)([3])
     with pytest.raises(ValueError, match="method is 'median'"):
         type(loss)(NAMED, class_weights="median")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"alpha": 1.5}, r"alpha is 1\.5. Expected numbers in \[0, 1\], or -1"),
-        ({"alpha": -0.5}, r"alpha is -0\.5"),
-        ({"alpha": [0.5, 0.5]}, "alpha has 2 values. Expected one number, or 4 for the classes"),
-        ({"alpha": [0.5, 0.5, 0.5, math.nan]}, "alpha is .*nan"),
-        ({"gamma": -1.0}, r"gamma is -1\.0. Expected finite numbers >= 0"),
-        ({"gamma": math.inf}, "gamma is inf"),
-        ({"gamma": [2.0] * 5}, "gamma has 5 values.*Leave background out"),
-        ({"prior": 0.0}, r"prior is 0\.0. Expected a number > 0 and < 1"),
-    ],
-)
-def test_focal_refuses_bad_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        SigmoidFocalLoss(COUNTS, **options)
 
 
 @pytest.mark.gpu

@@ -362,20 +362,3 @@ def test_two_processes_on_half_batches_are_one_on_the_whole(tmp_path):
     whole = [run(loss, logits, labels, normalizer=1.0)[0] for _ in range(2)]
     assert counts == others == loss.cumulative_counts.tolist()
     np.testing.assert_allclose(np.add(first, second), whole, rtol=1e-12)
-
-
-# ---- refusals ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"p": -0.1}, r"p is -0.1. Expected a number >= 0. Usual is 0.8; 0 turns this part"),
-        ({"q": math.inf}, r"q is inf. Expected a number >= 0. Usual is 2"),
-        ({"eps": 0.0}, r"eps is 0.0. Expected a number > 0 and <= 1. Usual is 0.01"),
-        ({"eps": math.nan}, "eps is nan"),
-    ],
-)
-def test_bad_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=f"SeesawLoss: {message}"):
-        SeesawLoss(COUNTS, **options)
