@@ -132,66 +132,40 @@ def build_body(
         norm = FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d
         return Body(TinyBody(norm), list(TinyBody.channels), list(TinyBody.strides), *HALF)
     if name in TORCHVISION_BACKBONES:
-        build = _mobilenet if name.startswith(MOBILENET) else _resnet
-        return build(name, strides, default_strides, frozen_norm, trainable_layers)
-
+        return _torchvision_body(name, strides, default_strides, frozen_norm, trainable_layers)
     return timm_body(name, strides or default_strides, pretrained, frozen_norm)
 
 
-def _resnet(
+def _torchvision_body(
     name: str,
     strides: Sequence[int] | None,
     default_strides: Sequence[int],
     frozen_norm: bool,
     trainable_layers: int | None,
 ) -> Body:
-    layers = {4: 1, 8: 2, 16: 3, 32: 4}
-    _check_strides(name, strides, list(layers))
-    found = list(strides or default_strides)
-    built = resnet_fpn_backbone(
-        backbone_name=resnet_name(name),
-        weights=None,
-        norm_layer=FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d,
-        trainable_layers=5 if trainable_layers is None else trainable_layers,
-        returned_layers=[layers[stride] for stride in found],
-    )
-    return Body(built.body, _channels(built.fpn), found, *IMAGENET)
-
-
-def _mobilenet(
-    name: str,
-    strides: Sequence[int] | None,
-    default_strides: Sequence[int],
-    frozen_norm: bool,
-    trainable_layers: int | None,
-) -> Body:
-    stages = {8: 2, 16: 3, 32: 5}
+    mobile = name.startswith(MOBILENET)
+    stages = {8: 2, 16: 3, 32: 5} if mobile else {4: 1, 8: 2, 16: 3, 32: 4}
     _check_strides(name, strides, list(stages))
-    if strides is None and list(default_strides) == [32, 32]:
-        # That of torchvision's Faster R-CNN: its last two stages, both of stride 32.
-        found, returned = [32, 32], [4, 5]
+    chosen = list(strides or default_strides)
+    options = {
+        "weights": None,
+        "norm_layer": FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d,
+        # Torchvision's MobileNet Faster R-CNN takes the last two stages, both of stride 32.
+        "returned_layers": [4, 5] if chosen == [32, 32] else [stages[stride] for stride in chosen],
+        "trainable_layers": (6 if mobile else 5) if trainable_layers is None else trainable_layers,
+    }
+    if mobile:
+        built = mobilenet_backbone(backbone_name=MOBILENET, fpn=True, **options)
     else:
-        found = list(strides or default_strides)
-        returned = [stages[stride] for stride in found]
-    built = mobilenet_backbone(
-        backbone_name=MOBILENET,
-        weights=None,
-        fpn=True,
-        norm_layer=FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d,
-        trainable_layers=6 if trainable_layers is None else trainable_layers,
-        returned_layers=returned,
-    )
-    return Body(built.body, _channels(built.fpn), found, *IMAGENET)
+        built = resnet_fpn_backbone(backbone_name=resnet_name(name), **options)
+    # What goes into the pyramid that torchvision built around the body.
+    channels = [block[0].in_channels for block in built.fpn.inner_blocks]
+    return Body(built.body, channels, chosen, *IMAGENET)
 
 
 def resnet_name(backbone: str) -> str:
     """Give torchvision's name of the classifier that a ResNet backbone is cut from."""
     return backbone.removesuffix("_v2").removesuffix("_fpn")
-
-
-def _channels(pyramid: FeaturePyramidNetwork) -> list[int]:
-    """Input channels of a pyramid that torchvision built around a body."""
-    return [block[0].in_channels for block in pyramid.inner_blocks]
 
 
 def _check_strides(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +17,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from detbalance.augmentation.cutting import note_unusable_masks, segmentation_mask
-from detbalance.augmentation.transform import PER_IMAGE, Image, Target, take_rows
+from detbalance.augmentation.transform import PER_IMAGE, Augmentation, Image, Target, take_rows
 from detbalance.data import Annotations
 from detbalance.data.checks import check_number
 from detbalance.data.images import check_size, read_image
 from detbalance.detection.crowd import CROWD_LABEL
-
-if TYPE_CHECKING:
-    from detbalance.augmentation import Augmentation
 
 __all__ = ["DetectionDataset", "Draw", "Example", "collate", "worker_deaths", "worker_init"]
 

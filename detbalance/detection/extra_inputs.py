@@ -9,12 +9,11 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from detbalance.detection.crowd import Target
 from detbalance.losses import ClassificationLoss
-from detbalance.losses.statistics import sum_over_ranks
+from detbalance.losses.statistics import num_processes, sum_over_ranks
 
 IMAGE_LISTS = {"negative_labels": 1, "not_exhaustive_labels": -1}
 """Keys of a target that list classes for the whole image, and their mark in `image_labels`."""
@@ -67,5 +66,4 @@ Normalizer = Literal["batch", "image"]
 
 def over_ranks(count: Tensor) -> Tensor:
     """Average a count over all processes, so that all divide by the same number, at least 1."""
-    processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    return sum_over_ranks(count.float()).clamp(min=1) / processes
+    return sum_over_ranks(count.float()).clamp(min=1) / num_processes()

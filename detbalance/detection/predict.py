@@ -29,7 +29,9 @@ def predict(
 ) -> Predictions:
     """Detect objects on every image of a data set.
 
-    The model is left as it was found: in training or eval mode, and on its device.
+    The model is left as it was found: in training or eval mode, and on its device. Which detections
+    are kept is the model's: `score_threshold`, `nms_threshold` and `detections_per_image` of
+    `build_detector`, `score_thresh` and so on in torchvision's own.
 
     Args:
         model: any detector that takes a list of images and, in eval mode, returns a list of dicts

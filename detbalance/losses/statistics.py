@@ -63,9 +63,14 @@ class Float64Buffers(nn.Module):
         return self
 
 
+def num_processes() -> int:
+    """Count the processes of the process group; 1 where there is none."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Sum over all processes, where there is a process group."""
-    if not (dist.is_available() and dist.is_initialized()):
+    """Sum over all processes, where there are several."""
+    if num_processes() == 1:
         return values
     total = values.clone()
     dist.all_reduce(total)
@@ -73,10 +78,10 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def by_rank(values: Tensor) -> tuple[Tensor, int]:
-    """Give the values of all processes, where there is a process group, and which are one's own."""
-    if not (dist.is_available() and dist.is_initialized()):
+    """Give the values of all processes, and which are one's own."""
+    if num_processes() == 1:
         return values[None], 0
-    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    parts = [torch.empty_like(values) for _ in range(num_processes())]
     dist.all_gather(parts, values.contiguous())
     return torch.stack(parts), dist.get_rank()
 
