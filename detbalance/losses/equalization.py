@@ -36,8 +36,7 @@ class EqualizationLoss(SigmoidLoss):
             for LVIS v0.5; for LVIS v1 they take 0.0011. It suits thousands of images: on a smaller
             set choose it so that the tail of *your* classes lies below.
         prior: in (0, 1), the probability that each class starts from.
-        class_weights: see `ClassificationLoss`.
-        beta: see `ClassificationLoss`.
+        class_weights, beta: see `ClassificationLoss`.
 
     Attributes:
         is_rare: bool [K], the classes 1..K that lie below the threshold.
@@ -126,8 +125,7 @@ class EqualizationLossV2(SigmoidLoss):
         alpha: how much more the positives of a class without any positive gradient count, >= 0.
         prior: in (0, 1), the probability that each class starts from; background starts from
             1 - prior.
-        class_weights: see `ClassificationLoss`; the weights count in the sums.
-        beta: see `ClassificationLoss`.
+        class_weights, beta: see `ClassificationLoss`; the weights count in the sums.
 
     Attributes:
         gradients: the sums [K], see `GradientSums`.

@@ -39,8 +39,7 @@ class EqualizedFocalLoss(SigmoidLoss):
         alpha: weight of positives, in [0, 1]; -1 turns the weighting off (1 for both).
         prior: in (0, 1), the probability that each class starts from. With many classes the
             gradients of the first steps are mostly those of easy negatives, hence the low value.
-        class_weights: see `ClassificationLoss`; the weights count in the sums.
-        beta: see `ClassificationLoss`.
+        class_weights, beta: see `ClassificationLoss`; the weights count in the sums.
 
     Attributes:
         gradients: the sums [K], see `GradientSums`.
@@ -146,8 +145,7 @@ class EqualizedQualityFocalLoss(EqualizedFocalLoss):
         gamma: see `EqualizedFocalLoss`; at least 1, below it the gradient is infinite at p = q.
         scale: see `EqualizedFocalLoss`.
         prior: in (0, 1), the probability that each class starts from.
-        class_weights: see `ClassificationLoss`; the weights count in the sums.
-        beta: see `ClassificationLoss`.
+        class_weights, beta: see `ClassificationLoss`; the weights count in the sums.
 
     Raises:
         ValueError: if an argument is out of its range.

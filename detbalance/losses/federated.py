@@ -44,8 +44,7 @@ class FederatedLoss(SigmoidLoss):
         classes_per_batch: size of the set, >= 1.
         power: of the counts, >= 0; 0 draws all classes alike, 1 in proportion to their images.
         prior: in (0, 1), the probability that each class starts from.
-        class_weights: method of `detbalance.losses.class_weights`, or weights by class name.
-        beta: of the method `effective_number`.
+        class_weights, beta: see `ClassificationLoss`.
 
     Raises:
         ValueError: if an argument is out of its range.

@@ -39,9 +39,7 @@ class GroupSoftmaxLoss(SoftmaxLoss):
         group_limits: ascending and > 0, the boxes from which the second, third, ... bin begins;
             None for 10, 100, 1000.
         others_ratio: >= 0.
-        class_weights: method of `detbalance.losses.class_weights`, or weights by class name; a
-            row has its weight in all bins.
-        beta: of the method `effective_number`.
+        class_weights, beta: see `ClassificationLoss`; a row has its weight in all bins.
 
     Attributes:
         bins: int64 [K + 1], the bin 1, 2, ... of each class; index 0 is 0.

@@ -38,8 +38,7 @@ class LDAMLoss(SoftmaxLoss):
             `class_weights`; None for never.
         deferred_beta: in [0, 1), of the deferred weights, which are
             `class_weights(class_counts, "effective_number", beta=deferred_beta)`.
-        class_weights: method of `detbalance.losses.class_weights`, or weights by class name.
-        beta: of the method `effective_number`.
+        class_weights, beta: see `ClassificationLoss`.
 
     Attributes:
         margins: float64 [K + 1], index 0 is 0.

@@ -34,8 +34,7 @@ class SeesawLoss(SoftmaxLoss):
         p: >= 0, strength of M (mitigation); 0 turns it off.
         q: >= 0, strength of C (compensation); 0 turns it off.
         eps: in (0, 1], what s(i) is at least taken for.
-        class_weights: method of `detbalance.losses.class_weights`, or weights by class name.
-        beta: of the method `effective_number`.
+        class_weights, beta: see `ClassificationLoss`.
 
     Attributes:
         cumulative_counts: float64 [K + 1], buffer; rows of background and each class so far. It

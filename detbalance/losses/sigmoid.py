@@ -123,8 +123,7 @@ class SigmoidFocalLoss(SigmoidLoss):
         gamma: how much easy rows are damped, >= 0: one for all, K values, or some by name (others
             2); 0 is cross-entropy.
         prior: in (0, 1), the probability that each class starts from.
-        class_weights: method of `detbalance.losses.class_weights`, or weights by class name.
-        beta: of the method `effective_number`.
+        class_weights, beta: see `ClassificationLoss`.
 
     Raises:
         ValueError: if an argument is out of its range or has not K values.
@@ -215,8 +214,7 @@ class BalancedSigmoidLoss(SigmoidLoss):
         class_counts: a `Frequency`, or `ClassCounts` with `image_counts` and `num_images`; boxes
             per class alone are not enough.
         prior: in (0, 1), the probability that each class starts from.
-        class_weights: method of `detbalance.losses.class_weights`, or weights by class name.
-        beta: of the method `effective_number`.
+        class_weights, beta: see `ClassificationLoss`.
 
     Raises:
         ValueError: if the images were not counted, or an argument is out of its range.

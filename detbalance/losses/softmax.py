@@ -75,8 +75,7 @@ class SoftmaxCrossEntropyLoss(SoftmaxLoss):
         posthoc_tau: >= 0, how far `scores` corrects for the class frequencies at inference, as
             `detbalance.losses.adjust_logits` does: 0 not at all, 1 fully. Training is not changed,
             so a trained model can be given another value.
-        class_weights: method of `detbalance.losses.class_weights`, or weights by class name.
-        beta: of the method `effective_number`.
+        class_weights, beta: see `ClassificationLoss`.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -131,8 +130,7 @@ class BalancedSoftmaxLoss(SoftmaxLoss):
 
     Args:
         class_counts: [K + 1] training boxes per class; index 0 is not used.
-        class_weights: method of `detbalance.losses.class_weights`, or weights by class name.
-        beta: of the method `effective_number`.
+        class_weights, beta: see `ClassificationLoss`.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -176,8 +174,7 @@ class LogitAdjustedLoss(SoftmaxLoss):
     Args:
         class_counts: [K + 1] training boxes per class; index 0 is not used.
         tau: >= 0, how much frequent classes are held back.
-        class_weights: method of `detbalance.losses.class_weights`, or weights by class name.
-        beta: of the method `effective_number`.
+        class_weights, beta: see `ClassificationLoss`.
 
     Raises:
         ValueError: if an argument is out of its range.

@@ -18,6 +18,7 @@ from detectors import (
     batch,
     captured_head_loss,
     detections_of,
+    full_batch,
     gradients_of,
     last_layer,
     losses_of,
@@ -51,13 +52,7 @@ def test_stock_loss_is_bit_equal_to_torchvision(name):
     [("faster", "batch"), ("faster", "image"), ("mask", "image"), ("keypoint", "image")],
 )
 def test_cross_entropy_on_an_rcnn_is_bit_equal_to_torchvision(kind, normalizer):
-    images, targets = batch()
-    for image, target in zip(images, targets, strict=True):
-        n = len(target["boxes"])
-        target["masks"] = torch.ones(n, *image.shape[1:], dtype=torch.uint8)
-        target["keypoints"] = torch.cat(
-            [target["boxes"][:, None, :2] + 3.0, torch.ones(n, 1, 1)], 2
-        ).expand(n, 3, 3)
+    images, targets = full_batch()
     stock, ours = rcnn(kind=kind), rcnn(kind=kind)
     set_classification_loss(ours, SoftmaxCrossEntropyLoss(COUNTS), normalizer=normalizer)
     state = ours.state_dict()

@@ -11,6 +11,7 @@ from detectors import (
     batch,
     detections_of,
     fcos,
+    full_batch,
     losses_of,
     rcnn,
     retinanet,
@@ -35,15 +36,10 @@ PAIRS = [
 ]
 
 
-def full_batch():
-    """With masks, keypoints and the lists of LVIS."""
-    images, targets = batch()
-    for image, target in zip(images, targets, strict=True):
-        n = len(target["boxes"])
-        target["masks"] = torch.ones(n, *image.shape[1:], dtype=torch.uint8)
-        target["keypoints"] = torch.cat(
-            [target["boxes"][:, None, :2] + 3.0, torch.ones(n, 1, 1)], 2
-        ).expand(n, 3, 3)
+def listed_batch():
+    """With the lists of LVIS, too."""
+    images, targets = full_batch()
+    for target in targets:
         target["negative_labels"] = torch.tensor([1])
         target["not_exhaustive_labels"] = torch.tensor([], dtype=torch.int64)
     return images, targets
@@ -51,7 +47,7 @@ def full_batch():
 
 @pytest.mark.parametrize(("detector", "loss"), PAIRS)
 def test_every_loss_trains_detects_and_is_saved(detector, loss):
-    images, targets = full_batch()
+    images, targets = listed_batch()
     normalizer = "image" if detector in ("fcos", "faster") else "batch"
     model = DETECTORS[detector]()
     set_classification_loss(model, build(loss), normalizer=normalizer)
@@ -84,14 +80,14 @@ def test_every_loss_trains_detects_and_is_saved(detector, loss):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_starts_low(loss):
     """What a new last layer starts from is no shock: a sampled region costs a few nats at most."""
-    images, targets = full_batch()
+    images, targets = listed_batch()
     model = set_classification_loss(rcnn(), build(loss))
     assert losses_of(model, images, targets)["loss_classifier"] < 10
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_learns_nothing_in_eval_mode(loss):
-    images, targets = full_batch()
+    images, targets = listed_batch()
     model = set_classification_loss(rcnn(), build(loss))
     losses_of(model, images, targets)
     before = state_of_loss(model)

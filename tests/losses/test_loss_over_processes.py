@@ -1,4 +1,4 @@
-"""Two processes with halves of a batch: each loss is that of the batch, and so is its gradient."""
+"""Two processes with halves of a batch: loss, gradient and statistics are those of the batch."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def batches(loss):
 
 
 def trained(rows: slice, processes: int):
-    """Value and gradient of each loss in each step, on some of the rows."""
-    results = {}
+    """Value and gradient of each loss in each step on some of the rows, and its statistics."""
+    results, statistics = {}, {}
     for name in LOSSES:
         loss = LOSSES[name](COUNTS)
         results[name] = []
@@ -37,7 +37,8 @@ def trained(rows: slice, processes: int):
             value = loss(part, labels[rows], normalizer=normalizer)
             value.backward()
             results[name].append((value.item(), part.grad.numpy()))
-    return results
+        statistics[name] = {key: buffer.numpy() for key, buffer in loss.named_buffers()}
+    return results, statistics
 
 
 def on_a_half():
@@ -58,8 +59,12 @@ def whole():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_halves_of_a_batch_are_the_batch(name, halves, whole):
-    for step, (value, gradient) in enumerate(whole[name]):
-        parts = [half[name][step] for half in halves]
+    steps, statistics = whole
+    for step, (value, gradient) in enumerate(steps[name]):
+        parts = [half[name][step] for half, _ in halves]
         assert np.mean([part[0] for part in parts]) == pytest.approx(value, rel=1e-10)
         joined = np.concatenate([part[1] for part in parts]) / 2  # processes average gradients
         np.testing.assert_allclose(joined, gradient, rtol=1e-9, atol=1e-14)
+    for _, own in halves:
+        for key, value in statistics[name].items():
+            np.testing.assert_allclose(own[name][key], value, rtol=1e-10, err_msg=key)

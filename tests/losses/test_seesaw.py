@@ -330,35 +330,3 @@ def test_counts_do_not_depend_on_the_gradients_scale():
     loss(x, torch.tensor(labels)).backward()
     (scaled(x, torch.tensor(labels)) * 65536).backward()
     assert torch.equal(loss.cumulative_counts, scaled.cumulative_counts)
-
-
-def _half_batches(rank: int, path: str, results) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{path}", rank=rank, world_size=2
-    )
-    logits, labels, _ = problem(11, columns=7)
-    rows = slice(0, 5) if rank == 0 else slice(5, None)
-    loss = SeesawLoss([0] * 6)
-    values = [run(loss, logits[rows], labels[rows], normalizer=1.0)[0] for _ in range(2)]
-    results.put((values, loss.cumulative_counts.tolist()))
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_on_half_batches_are_one_on_the_whole(tmp_path):
-    context = torch.multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    workers = [
-        context.Process(target=_half_batches, args=(rank, str(tmp_path / "init"), queue))
-        for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    (first, counts), (second, others) = queue.get(), queue.get()
-    for worker in workers:
-        worker.join()
-    logits, labels, _ = problem(11, columns=7)
-    loss = SeesawLoss([0] * 6)
-    whole = [run(loss, logits, labels, normalizer=1.0)[0] for _ in range(2)]
-    assert counts == others == loss.cumulative_counts.tolist()
-    np.testing.assert_allclose(np.add(first, second), whole, rtol=1e-12)

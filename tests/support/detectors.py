@@ -108,6 +108,17 @@ def batch(seed: int = 0):
     return images, targets
 
 
+def full_batch():
+    """The batch with masks and keypoints, as Mask and Keypoint R-CNN take it."""
+    images, targets = batch()
+    for image, target in zip(images, targets, strict=True):
+        n = len(target["boxes"])
+        target["masks"] = torch.ones(n, *image.shape[1:], dtype=torch.uint8)
+        corners = torch.cat([target["boxes"][:, None, :2] + 3.0, torch.ones(n, 1, 1)], 2)
+        target["keypoints"] = corners.expand(n, 3, 3)
+    return images, targets
+
+
 def with_crowd(target, *boxes):
     crowd = torch.tensor(boxes, dtype=torch.float32)
     return {
