@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 
 from detbalance.data.annotations import Annotations
-from detbalance.data.arrays import Float64, Int64, ReadOnlyArrays
+from detbalance.data.arrays import Bool, Float64, Int64, ReadOnlyArrays
 from detbalance.data.files import replace_file
 
 
@@ -71,6 +71,11 @@ class Predictions(ReadOnlyArrays):
         """D, the number of detections."""
         return len(self.scores)
 
+    def take(self, rows: Int64 | Bool) -> Predictions:
+        """Return the detections of `rows` (indices in any order, or a mask)."""
+        fields = (self.image_index, self.labels, self.bbox, self.scores)
+        return Predictions(*(field[rows] for field in fields))
+
     def relabelled(self, labels: Int64) -> Predictions:
         """Give the detections the labels of another file.
 
@@ -79,7 +84,7 @@ class Predictions(ReadOnlyArrays):
         """
         new = labels[self.labels]
         kept = new > 0
-        return Predictions(self.image_index[kept], new[kept], self.bbox[kept], self.scores[kept])
+        return replace(self, labels=new).take(kept)
 
 
 _CHUNK = 20_000  # entries encoded at a time, so that memory stays small
