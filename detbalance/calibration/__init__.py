@@ -5,20 +5,20 @@ does not help is said not to help. No torch is needed.
 """
 
 from detbalance.calibration.fusion import FUSIONS, Options, fuse
-from detbalance.calibration.fusion_choice import choose_fusion
+from detbalance.calibration.fusion_choice import FusionChoice, choose_fusion
 from detbalance.calibration.fusion_members import Calibrator, ScoreCalibration
-from detbalance.calibration.fusion_result import FusionChoice
 from detbalance.calibration.rescoring import norcal, rescore
 from detbalance.calibration.rescoring_strength import StrengthChoice, choose_strength
 from detbalance.calibration.threshold_curves import Objective, parse_objective
 from detbalance.calibration.threshold_fit import fit_thresholds
-from detbalance.calibration.threshold_result import (
+from detbalance.calibration.thresholds import (
     ClassThreshold,
     ThresholdFit,
+    Thresholds,
+    apply_thresholds,
     load_thresholds,
     save_thresholds,
 )
-from detbalance.calibration.thresholds import Thresholds, apply_thresholds
 
 __all__ = [
     "FUSIONS",

@@ -1,54 +1,53 @@
-"""Figures on images that nothing was fitted on, for settings and for the choice among them.
+"""The best setting on images that nothing was fitted on, and whether it helps: one engine.
 
-The images are cut into folds. A setting (a shrinkage, a strength of rescoring) is judged by fitting
-on all folds but one and counting on that one, each in turn. The best of several settings looks
-better than it is on the folds that it was chosen on, so the choice is judged too: for each fold it
-is made again by what the other folds say alone.
+The images are cut into folds. A setting (a shrinkage, a strength of rescoring, weights of a fusion)
+is judged by fitting on all folds but one and looking at that one, each in turn. The best of several
+settings looks better than it is on the folds that it was chosen on, so the choice is judged too:
+for each fold it is made again by what the other folds say alone.
 
 Letters: K categories, M images, D detections, F folds, A settings, B draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
-from detbalance.calibration.threshold_curves import Objective, ScoreCounts, fit, make_curves
+from detbalance.calibration.threshold_curves import (
+    ROUNDING,
+    Numbers,
+    Objective,
+    ScoreCounts,
+    fit,
+    make_curves,
+    parse_objective,
+    recall_and_precision,
+)
 from detbalance.data.arrays import Bool, Float64, Int64
+from detbalance.data.checks import check_number
+from detbalance.data.messages import counted
 from detbalance.data.split import deal_images
 from detbalance.evaluation.accumulate import mean_of_defined
-from detbalance.evaluation.matching import Matches
+from detbalance.evaluation.build import TrainingCounts, training_counts
+from detbalance.evaluation.matching import Matches, match
+from detbalance.evaluation.operating_points import f_score
+from detbalance.evaluation.report import GROUP_NAMES
+from detbalance.evaluation.rules import RulesChoice
 
 if TYPE_CHECKING:
-    from detbalance.data import Annotations
+    from detbalance.data import Annotations, Predictions
+    from detbalance.data.frequency import Frequency, Groups
 
-# Right and wrong detections that are shown, bool [D] each.
-Shown: TypeAlias = "tuple[Bool, Bool]"
+Part = TypeVar("Part")
+Shown: TypeAlias = "tuple[Bool, Bool]"  # right and wrong detections that are shown, [D] each
 FEWEST_FOLDS = 3  # to choose on two and judge on the third
+NUM_BOOTSTRAP = 200
+NAMES_SHOWN = 5  # in a note
 
-
-@dataclass(frozen=True, eq=False)
-class Trials:
-    """Counts of A settings: fitted without two folds, counted on the second of them."""
-
-    right: Int64
-    wrong: Int64
-    boxes: Int64
-    thresholds: Float64
-
-
-@dataclass(frozen=True, eq=False)
-class HeldOut:
-    """Counts on images that were not fitted on, all folds together."""
-
-    right: Int64
-    wrong: Int64
-    boxes: Int64
-    settings: Int64
-    thresholds: Float64
+# ---- the engine ----------------------------------------------------------------------------------
 
 
 def image_folds(annotations: Annotations, num_folds: int, seed: int) -> Int64:
@@ -56,13 +55,114 @@ def image_folds(annotations: Annotations, num_folds: int, seed: int) -> Int64:
     if not FEWEST_FOLDS <= num_folds <= annotations.num_images:
         images = "only image" if annotations.num_images == 1 else f"{annotations.num_images} images"
         raise ValueError(
-            f"folds: {num_folds} folds of the {images} of "
-            f"{annotations.source}. Expected {FEWEST_FOLDS} or more, and no more than images. "
-            "Choose another number, or calibrate on more images."
+            f"folds: {num_folds} folds of the {images} of {annotations.source}. Expected"
+            f" {FEWEST_FOLDS} or more, and no more than images. Choose another number, or calibrate"
+            " on more images."
         )
     return deal_images(
         annotations.labels, annotations.image_index, annotations.num_images, num_folds, seed
     )
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFit(Generic[Part]):
+    """Settings judged on folds that had no part in fitting or choosing them."""
+
+    parts: list[tuple[Part, ...]]  # [F][A], what each setting gives on a fold, fitted without it
+    utility: list[float]  # [A], of each setting on all folds together
+    best: int  # the setting of the highest utility, the first of equal ones
+    of_fold: Int64  # [F], the setting that the other folds choose for a fold
+
+    def held_out(self, setting: int | Int64) -> list[Part]:
+        """What one setting, or one for each fold, gives on every fold."""
+        settings = np.broadcast_to(setting, len(self.parts))
+        return [part[a] for part, a in zip(self.parts, settings, strict=True)]
+
+
+def cross_fit(
+    num_folds: int,
+    trials: Callable[[int], Iterable[tuple[Part, float]]],
+    utility: Callable[[Sequence[Part]], float],
+    *,
+    first: int = 0,
+) -> CrossFit[Part]:
+    """Judge settings, ordered from the plainest on, and choose the best one.
+
+    Args:
+        num_folds: F.
+        trials: gives for a fold k, and each setting, what the setting gives on fold k when fitted
+            without it, and its utility on the other folds, each fitted without itself and k.
+        utility: of what a setting gives on all folds; the higher the better, NaN is the lowest.
+        first: the plainest setting that may be chosen.
+    """
+    parts, each = [], []
+    for k in range(num_folds):
+        of_setting, on_others = zip(*trials(k), strict=True)
+        parts.append(of_setting)
+        each.append(first + first_best(on_others[first:]))
+    means = [utility(one) for one in zip(*parts, strict=True)]
+    return CrossFit(parts, means, first + first_best(means[first:]), np.array(each))
+
+
+def first_best(values: Sequence[float]) -> int:
+    """The first of the largest values; a NaN is never chosen over a number."""
+    return int(np.argmax(np.nan_to_num(values, nan=-1.0)))
+
+
+def means_outcome(
+    name: str, fitted: tuple[str, float], plain: tuple[str, float], error: float
+) -> str:
+    """Two ways and what each gives, in words for a verdict."""
+    return (
+        f"{name} is {figure(fitted[1])} with {fitted[0]}, {figure(plain[1])} with {plain[0]}"
+        f" ({fitted[1] - plain[1]:+.3f}, standard error {error:.3f})"
+    )
+
+
+def verdict(outcome: str, fitted: str, *, helps: bool, advice: str) -> str:
+    """Say whether what was fitted helps on held-out images, and what is done about it."""
+    opening = "On held-out images" if helps else f"No clear gain on held-out images by {fitted}:"
+    return f"{opening} {outcome}. {advice}"
+
+
+def figure(value: float) -> str:
+    """Three decimals without the leading zero, "-" where undefined."""
+    return "-" if value != value else f"{value:.3f}".removeprefix("0")
+
+
+# ---- counts of right and wrong detections --------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Right and wrong detections that are shown, and boxes to find: [K + 1] each."""
+
+    right: Numbers
+    wrong: Numbers
+    boxes: Numbers
+
+    @classmethod
+    def total(cls, parts: Sequence[Counts]) -> Counts:
+        """All folds together."""
+        right, wrong, boxes = (
+            np.sum([getattr(part, name) for part in parts], axis=0)
+            for name in ("right", "wrong", "boxes")
+        )
+        return cls(right, wrong, boxes)
+
+    def utility(self, objective: Objective) -> float:
+        """Mean of `Objective.utility` over the classes with boxes to find."""
+        return mean_of_defined(objective.utility(self.right, self.wrong, self.boxes))
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """Counts of A settings: fitted without two folds, counted on the second of them."""
+
+    right: Int64  # [A, F, F, K + 1]
+    wrong: Int64  # [A, F, F, K + 1]
+    boxes: Int64  # [F, K + 1]
+    thresholds: Float64  # [A, F, K + 1], fitted without one fold
 
 
 def run_trials(
@@ -91,55 +191,28 @@ def run_trials(
     return Trials(right, wrong, counts.boxes, thresholds)
 
 
-def stack(trials: Iterable[Trials]) -> Trials:
-    """Put the settings of several trials on the same folds one after the other."""
-    every = list(trials)
-    return Trials(
-        np.concatenate([one.right for one in every]),
-        np.concatenate([one.wrong for one in every]),
-        every[0].boxes,
-        np.concatenate([one.thresholds for one in every]),
-    )
-
-
-def held_out(trials: Trials, setting: int | Int64) -> HeldOut:
-    """Count what a setting gives on images that it was not fitted on."""
-    folds = np.arange(len(trials.boxes))
-    settings = np.broadcast_to(np.asarray(setting, dtype=np.int64), folds.shape)
-    return HeldOut(
-        trials.right[settings, folds, folds].sum(axis=0),
-        trials.wrong[settings, folds, folds].sum(axis=0),
-        trials.boxes.sum(axis=0),
-        settings,
-        trials.thresholds[settings, folds],
-    )
-
-
-def choose(trials: Trials, objective: Objective, *, first: int = 0) -> tuple[int, Int64]:
+def choose(trials: Trials, objective: Objective, *, first: int = 0) -> CrossFit[Counts]:
     """Choose the setting with the highest mean utility on held-out images."""
-    num_settings, num_folds = trials.thresholds.shape[:2]
-    folds = np.arange(num_folds)
-    settings = range(first, num_settings)
-    singles = [held_out(trials, a) for a in settings]
-    whole = _first_best([mean_utility(objective, s.right, s.wrong, s.boxes) for s in singles])
-    each = np.empty(num_folds, dtype=np.int64)
-    for k in range(num_folds):
-        others = folds[folds != k]
-        right, wrong = trials.right[:, k, others].sum(axis=1), trials.wrong[:, k, others].sum(1)
-        boxes = trials.boxes[others].sum(axis=0)
-        each[k] = _first_best(
-            [mean_utility(objective, right[a], wrong[a], boxes) for a in settings]
-        )
-    return first + whole, first + each
+    num_folds = len(trials.boxes)
+
+    def of_fold(k: int) -> Iterable[tuple[Counts, float]]:
+        others = np.arange(num_folds) != k
+        for right, wrong in zip(trials.right[:, k], trials.wrong[:, k], strict=True):
+            rest = (table[others].sum(axis=0) for table in (right, wrong, trials.boxes))
+            yield Counts(right[k], wrong[k], trials.boxes[k]), Counts(*rest).utility(objective)
+
+    return cross_fit(
+        num_folds, of_fold, lambda parts: Counts.total(parts).utility(objective), first=first
+    )
 
 
 def shown(
     matches: Matches, fold_of_image: Int64, thresholds: Float64, *, iou: float = 0.5
 ) -> Shown:
-    """Mark the detections that thresholds show, each by the thresholds of the fold it is in."""
+    """Mark the detections that thresholds [F, K + 1] show, each by those of the fold it is in."""
     t, predictions = matches.at(iou), matches.predictions
-    floor = thresholds[fold_of_image[predictions.image_index], predictions.labels]
-    visible = predictions.scores >= floor
+    least = thresholds[fold_of_image[predictions.image_index], predictions.labels]
+    visible = predictions.scores >= least
     return visible & matches.is_true_positive[:, t], visible & matches.is_false_positive[:, t]
 
 
@@ -149,10 +222,10 @@ def standard_error(
     after: Shown,
     objective: Objective,
     *,
-    draws: int = 200,
+    num_bootstrap: int = NUM_BOOTSTRAP,
     seed: int = 0,
 ) -> float:
-    """How uncertain the difference of two mean worths is, by a bootstrap over images."""
+    """How uncertain the difference of two mean utilities is, by a bootstrap over images."""
     predictions, truth = matches.predictions, matches.annotations
     num_images, num_classes = truth.num_images, len(matches.num_positive)
     positive = np.flatnonzero(matches.positive)
@@ -160,28 +233,158 @@ def standard_error(
     cells = [(predictions.image_index[rows], predictions.labels[rows]) for rows in chosen]
     cells.append((truth.image_index[positive], truth.labels[positive]))
     rng = np.random.default_rng(seed)
-    differences = np.empty(draws)
-    for b in range(draws):
+    differences = np.empty(num_bootstrap)
+    for b in range(num_bootstrap):
         drawn = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images)
         right_before, wrong_before, right, wrong, boxes = (
             np.bincount(labels, weights=drawn[images], minlength=num_classes)
             for images, labels in cells
         )
-        differences[b] = mean_utility(objective, right, wrong, boxes)
-        differences[b] -= mean_utility(objective, right_before, wrong_before, boxes)
+        differences[b] = Counts(right, wrong, boxes).utility(objective)
+        differences[b] -= Counts(right_before, wrong_before, boxes).utility(objective)
     return float(np.std(differences[~np.isnan(differences)]))
 
 
-def mean_utility(
-    objective: Objective,
-    right: Int64 | Float64,
-    wrong: Int64 | Float64,
-    boxes: Int64 | Float64,
-) -> float:
-    """Mean of `Objective.utility` over the classes with boxes to find."""
-    return mean_of_defined(objective.utility(right, wrong, boxes))
+# ---- what is shown of them -----------------------------------------------------------------------
 
 
-def _first_best(values: Sequence[float]) -> int:
-    """The first of the largest values; a NaN is never chosen over a number."""
-    return int(np.argmax(np.nan_to_num(values, nan=-1.0)))
+@dataclass(frozen=True)
+class Figures:
+    """Recall, precision and F-beta of one class or the means of several; NaN where undefined."""
+
+    recall: float
+    precision: float
+    f_score: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a way of choosing thresholds gives on images that had no part in it."""
+
+    utility: float
+    kept: int | None  # classes that keep the floor, None without one
+    num_classes: int  # with boxes
+    means: dict[str, Figures]  # by group, and of "all"
+
+
+def class_figures(counts: Counts, objective: Objective) -> list[Figures]:
+    """Figures of each label, index 0 for background, from held-out counts."""
+    recall, precision = recall_and_precision(counts.right, counts.wrong, counts.boxes)
+    f = f_score(precision, recall, beta=objective.beta)
+    return [Figures(*map(float, row)) for row in zip(recall, precision, f, strict=True)]
+
+
+def judge(counts: Counts, objective: Objective, groups: Sequence[str | None]) -> Judged:
+    """Average held-out counts over classes; `groups` are those of labels, [K + 1]."""
+    figures = class_figures(counts, objective)
+    present = [label for label in range(1, len(figures)) if counts.boxes[label]]
+    members = {"all": present}
+    for name in GROUP_NAMES:
+        if own := [label for label in present if groups[label] == name]:
+            members[name] = own
+    kept = None
+    if objective.is_floor:
+        successes, trials = objective.successes(counts.right, counts.wrong, counts.boxes)
+        holds = (trials > 0) & (successes >= objective.amount * trials - ROUNDING)
+        kept = int(holds[present].sum())
+    return Judged(
+        counts.utility(objective),
+        kept,
+        len(present),
+        {
+            name: Figures(
+                *(
+                    mean_of_defined([getattr(figures[label], key) for label in labels])
+                    for key in ("recall", "precision", "f_score")
+                )
+            )
+            for name, labels in members.items()
+        },
+    )
+
+
+def objective_outcome(
+    objective: Objective, after: tuple[str, Judged], before: tuple[str, Judged], error: float
+) -> str:
+    """What two named ways of choosing give, in words for a verdict."""
+    (fitted, new), (plain, old) = after, before
+    if not objective.is_floor:
+        name = f"mean {str(objective).upper()}"
+        return means_outcome(name, (fitted, new.utility), (plain, old.utility), error)
+    paid = "precision" if objective.kind == "recall" else "recall"
+    means = [figure(getattr(one.means["all"], paid)) for one in (new, old)]
+    return (
+        f"{new.kept} of {counted(new.num_classes, 'class')} keep {objective} with {fitted},"
+        f" {old.kept} with {plain}; mean {paid} {means[0]} against {means[1]} ({paid} times how"
+        f" likely the floor is kept: {new.utility - old.utility:+.3f}, standard error {error:.3f})"
+    )
+
+
+# ---- a calibration file, ready to be fitted on ---------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was fitted on, and how."""
+
+    annotations: str
+    predictions: str | None
+    frequency_source: str | None
+    group_rule: str | None
+    rules: str
+    iou: float
+    confidence: float | None
+    folds: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """A calibration file, matched and cut into folds."""
+
+    objective: Objective
+    matches: Matches
+    folds: Int64  # [M]
+    training: TrainingCounts
+    settings: Settings
+
+    def judge(self, parts: Sequence[Counts]) -> Judged:
+        """Average what all folds give over classes and groups."""
+        groups = [None, *(group for group, _, _ in self.training.counts)]
+        return judge(Counts.total(parts), self.objective, groups)
+
+
+def prepare(
+    annotations: Annotations,
+    predictions: Predictions,
+    objective: Objective | str,
+    frequency: Frequency | None,
+    groups: Groups | None,
+    *,
+    rules: RulesChoice,
+    iou: float,
+    confidence: float,
+    num_folds: int,
+    seed: int,
+    predictions_file: str | None,
+) -> Calibration:
+    """Check what a user chooses, match, and cut the images into folds."""
+    goal = parse_objective(objective) if isinstance(objective, str) else objective
+    advice = "A floor is kept with such a confidence, for example 0.9."
+    check_number("calibration", "confidence", confidence, above=0.5, below=1, advice=advice)
+    matches = match(annotations, predictions, rules=rules)
+    matches.at(iou)
+    training = training_counts(annotations, matches.rules.name, frequency, groups)
+    settings = Settings(
+        annotations=str(annotations.source),
+        predictions=predictions_file,
+        frequency_source=training.source,
+        group_rule=training.rule,
+        rules=matches.rules.name,
+        iou=iou,
+        confidence=confidence if goal.is_floor else None,
+        folds=num_folds,
+        seed=seed,
+    )
+    folds = image_folds(annotations, num_folds, seed)
+    return Calibration(goal, matches, folds, training, settings)

@@ -1,28 +1,35 @@
-"""Several detectors' detections made one set: the methods by name, and what they are given.
+"""Several detectors' detections made one set: the methods by name, and what they work on.
+
+Only detections of one group, an image and class, can be in each other's way, so all groups are
+worked on at once: they are laid out as columns, best detection on top, and the methods go from row
+to row.
 
 Why no library does it: ensemble-boxes 1.0.9, of 2022, is what there is. It takes one image at a
 time, in coordinates of 0..1, and brings numba, llvmlite and pandas (290 MB); it returns unlowered
 scores from soft-NMS, rounds merged boxes to float32 and orders ties by chance. Its results are
 recorded, and equalled where they are right.
 
-Letters as in `fusion_members.py`.
+Letters: D detections of all members that take part, J members, K categories, G groups of a batch, S
+the size of the largest of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.calibration.fusion_members import Pool, area_of, overlap
 from detbalance.data import Predictions
 from detbalance.data.arrays import Float64, Int64
+from detbalance.data.checks import check_number
 from detbalance.evaluation.filters import places_in_group
 
 Confidence: TypeAlias = Literal["box_and_model_avg", "avg", "max", "absent_model_aware_avg"]
+_BATCH = 1 << 15  # entries of one working array: small enough for the cache of a core
+_TINY = np.finfo(np.float64).tiny
 
 
 @dataclass(frozen=True)
@@ -47,23 +54,12 @@ class Options:
     max_detections: int | None = None
 
     def __post_init__(self) -> None:
-        cap = self.max_detections
-        for name, value, is_right, expected in (
-            ("iou_threshold", self.iou_threshold, 0 <= self.iou_threshold < 1, "in [0, 1)"),
-            ("sigma", self.sigma, self.sigma > 0, "above 0"),
-            ("score_threshold", self.score_threshold, 0 <= self.score_threshold <= 1, "in [0, 1]"),
-            (
-                "min_fused_score",
-                self.min_fused_score,
-                0 <= self.min_fused_score <= 1,
-                "in [0, 1]",
-            ),
-            ("max_detections", cap, cap is None or cap >= 1, "1 or more"),
-        ):
-            if not is_right:
-                raise ValueError(
-                    f"fuse(): {name} is {value}. A number {expected} is expected. Give another."
-                )
+        check_number("fuse()", "iou_threshold", self.iou_threshold, least=0, below=1)
+        check_number("fuse()", "sigma", self.sigma, above=0)
+        check_number("fuse()", "score_threshold", self.score_threshold, least=0, most=1)
+        check_number("fuse()", "min_fused_score", self.min_fused_score, least=0, most=1)
+        if self.max_detections is not None:
+            check_number("fuse()", "max_detections", self.max_detections, least=1, whole=True)
         if self.confidence not in get_args(Confidence):
             raise ValueError(
                 f'fuse(): confidence is "{self.confidence}". Known: '
@@ -116,22 +112,17 @@ def fuse(
         _check_scores(member, number)
     pool = Pool.of(members, table, score_threshold=options.score_threshold)
     rows, bbox, scores = FUSIONS[method](pool, options)
-    kept = np.flatnonzero(scores >= options.min_fused_score)
-    rows, bbox, scores = rows[kept], bbox[kept], scores[kept]
-    image_index, labels = pool.image_index[rows], pool.labels[rows]
-    order = np.lexsort((*bbox.T[::-1], labels, -scores, image_index))
-    fused = Predictions(image_index[order], labels[order], bbox[order], scores[order])
-    return keep_best(fused, options.max_detections)
+    fused = Predictions(pool.image_index[rows], pool.labels[rows], bbox, scores)
+    fused = fused.take(scores >= options.min_fused_score)
+    order = np.lexsort((*fused.bbox.T[::-1], fused.labels, -fused.scores, fused.image_index))
+    return keep_best(fused.take(order), options.max_detections)
 
 
 def keep_best(fused: Predictions, max_detections: int | None) -> Predictions:
     """Keep the highest scores of each image."""
     if max_detections is None:
         return fused
-    kept = places_in_group(fused.image_index) < max_detections
-    return Predictions(
-        fused.image_index[kept], fused.labels[kept], fused.bbox[kept], fused.scores[kept]
-    )
+    return fused.take(places_in_group(fused.image_index) < max_detections)
 
 
 def check_weights(
@@ -170,6 +161,109 @@ def _check_scores(member: Predictions, number: int) -> None:
             f"in [0, 1] (first: detection {first}, {member.scores[first]:g}). Scores of different "
             "detectors must be on one scale. Turn logits into probabilities."
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Detections in order: by image, then class, then from the highest weighted score down."""
+
+    image_index: Int64  # [D]
+    labels: Int64  # [D]
+    members: Int64  # [D]
+    bbox: Float64  # [D, 4]
+    corners: Float64  # [4, D + 1], the last one of 0: what stands behind the end of a column
+    scores: Float64  # [D]
+    weights: Float64  # [D], of the member for the class, the heaviest 1
+    member_weights: Float64  # [J, K + 1]
+    starts: Int64  # [groups + 1], rows
+
+    @classmethod
+    def of(
+        cls, members: Sequence[Predictions], member_weights: Float64, *, score_threshold: float
+    ) -> Pool:
+        """Put detections side by side."""
+        member = np.repeat(np.arange(len(members)), [m.num_predictions for m in members])
+        image_index, labels, bbox, scores = (
+            np.concatenate([getattr(m, name) for m in members])
+            for name in ("image_index", "labels", "bbox", "scores")
+        )
+        weights = member_weights / np.maximum(member_weights.max(axis=0), _TINY)
+        weight = weights[member, labels]
+        kept = (weight > 0) & (scores >= score_threshold) & (bbox[:, 2] * bbox[:, 3] > 0)
+        rows = np.flatnonzero(kept)
+        groups = image_index[rows] * member_weights.shape[1] + labels[rows]
+        order = _order(groups, -(scores[rows] * weight[rows]), bbox[rows])
+        rows, groups = rows[order], groups[order]
+        bbox = bbox[rows]
+        corners = np.zeros((4, len(rows) + 1))
+        corners[:2, :-1] = bbox[:, :2].T
+        corners[2:, :-1] = (bbox[:, :2] + bbox[:, 2:]).T
+        starts = np.append(np.flatnonzero(np.diff(groups, prepend=-1)), len(rows))
+        return cls(
+            image_index[rows],
+            labels[rows],
+            member[rows],
+            bbox,
+            corners,
+            scores[rows],
+            weight[rows],
+            weights,
+            starts,
+        )
+
+    @property
+    def strengths(self) -> Float64:
+        """float64 [D], weighted scores in 0..1."""
+        return self.scores * self.weights
+
+    def batches(self) -> Iterator[tuple[Int64, Int64]]:
+        """Lay out groups as columns, those of about the same size together.
+
+        Gives rows int64 [S, G] of detections, D behind the end of a column, and how many columns
+        each of the S rows has, [S].
+        """
+        sizes = np.diff(self.starts)
+        order = np.argsort(-sizes, kind="stable")
+        first = 0
+        while first < len(order):
+            size = int(sizes[order[first]])
+            chosen = order[first : first + max(1, _BATCH // size)]
+            first += len(chosen)
+            depth = np.arange(size)[:, None]
+            rows = np.where(depth < sizes[chosen], self.starts[chosen] + depth, len(self.scores))
+            yield rows, (rows < len(self.scores)).sum(axis=1)
+
+
+def overlap(
+    one: Float64, others: Float64, areas: Float64, area: Float64
+) -> tuple[Float64, Float64]:
+    """Shared and joint areas of boxes."""
+    width = np.minimum(one[2], others[2])
+    width -= np.maximum(one[0], others[0])
+    height = np.minimum(one[3], others[3])
+    height -= np.maximum(one[1], others[1])
+    np.maximum(width, 0.0, out=width)
+    width *= np.maximum(height, 0.0, out=height)
+    union = np.subtract(areas + area, width, out=height)
+    return width, union
+
+
+def area_of(corners: Float64) -> Float64:
+    """Areas of boxes given by corners [4, ...]."""
+    return np.asarray((corners[2] - corners[0]) * (corners[3] - corners[1]))
+
+
+def _order(groups: Int64, falling: Float64, bbox: Float64) -> Int64:
+    """Sort by group, then the second key, then the box."""
+    order = np.lexsort((falling, groups))
+    same = (np.diff(groups[order]) == 0) & (np.diff(falling[order]) == 0)
+    if same.any():
+        # Six keys take their time, so only what is tied is sorted by all of them.
+        tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+        rows = order[tied]
+        keys = (*bbox[rows].T[::-1], falling[rows], groups[rows])
+        order[tied] = rows[np.lexsort(keys)]
+    return np.asarray(order)
 
 
 def nms(pool: Pool, options: Options) -> tuple[Int64, Float64, Float64]:
@@ -230,9 +324,6 @@ def soft_nms(pool: Pool, options: Options) -> tuple[Int64, Float64, Float64]:
     return np.arange(len(pool.scores)), pool.bbox, lowered[:-1]
 
 
-_TINY = np.finfo(np.float64).tiny
-
-
 def wbf(pool: Pool, options: Options) -> tuple[Int64, Float64, Float64]:
     """Fuse boxes into their mean, weighted by score and member.
 
@@ -242,11 +333,15 @@ def wbf(pool: Pool, options: Options) -> tuple[Int64, Float64, Float64]:
     scores are cut at 1; "box_and_model_avg" by default, "avg" there.
     """
     lead, corners = _clusters(pool, options.iou_threshold)
-    return _fused(pool, lead, corners, _scores(pool, lead, options.confidence))
+    first = np.flatnonzero(lead == np.arange(len(lead)))
+    alone = np.bincount(lead, minlength=len(lead))[first] == 1
+    x1, y1, x2, y2 = corners[:, first]
+    bbox = np.where(alone[:, None], pool.bbox[first], np.stack([x1, y1, x2 - x1, y2 - y1], axis=1))
+    return first, bbox, _scores(pool, lead, options.confidence)[first]
 
 
 def _clusters(pool: Pool, iou_threshold: float) -> tuple[Int64, Float64]:
-    """Give each detection to a cluster, round by round."""
+    """Give each detection to a cluster: its first row [D], and there its corners [4, D]."""
     count = len(pool.scores)
     lead = np.arange(count + 1)
     result = pool.corners.copy()
@@ -289,17 +384,6 @@ def _clusters(pool: Pool, iou_threshold: float) -> tuple[Int64, Float64]:
         used = began < count
         result[:, began[used]] = corners[:, used]
     return lead[:-1], result[:, :-1]
-
-
-def _fused(
-    pool: Pool, lead: Int64, corners: Float64, scores: Float64
-) -> tuple[Int64, Float64, Float64]:
-    """Take what stands at the first detection of each cluster."""
-    first = np.flatnonzero(lead == np.arange(len(lead)))
-    alone = np.bincount(lead, minlength=len(lead))[first] == 1
-    x1, y1, x2, y2 = corners[:, first]
-    bbox = np.where(alone[:, None], pool.bbox[first], np.stack([x1, y1, x2 - x1, y2 - y1], axis=1))
-    return first, bbox, scores[first]
 
 
 def _scores(pool: Pool, lead: Int64, confidence: str) -> Float64:

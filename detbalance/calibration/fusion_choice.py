@@ -1,182 +1,151 @@
 """How to fuse, chosen on held-out images: scores made comparable, weights by skill.
 
-Letters: J members, K categories, B draws.
-
 For each fold k that is judged, everything is done again without its images: each of the other folds
 j is fused with calibrations and weights that were fitted without k and j, a setting is chosen by
 the AP50 of those folds, and fold k is fused by it, with what was fitted without k.
 
-Letters: J members, K categories, M images, F folds, A settings.
+Letters: J members, K categories, M images, F folds, A settings, B draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from detbalance.calibration.cross_fitting import image_folds
+from detbalance.calibration.cross_fitting import (
+    NAMES_SHOWN,
+    NUM_BOOTSTRAP,
+    cross_fit,
+    figure,
+    first_best,
+    image_folds,
+    means_outcome,
+    verdict,
+)
 from detbalance.calibration.fusion import Options, fuse
 from detbalance.calibration.fusion_members import (
-    Calibrator,
+    Fitted,
     ScoreCalibration,
     Setting,
-    comparable,
     settings_to_try,
-    weights_by_skill,
 )
-from detbalance.calibration.fusion_result import (
-    FusedClass,
-    FusionChoice,
-    FusionSettings,
-    Way,
-    WayFigures,
-    fusion_verdict,
-    harm_warnings,
-    with_setting,
-)
-from detbalance.calibration.threshold_fit import listed
-from detbalance.calibration.threshold_result import GROUP_NAMES
 from detbalance.data import Predictions
 from detbalance.data.arrays import Bool, Float64, Int64
+from detbalance.data.categories import shorten
 from detbalance.data.messages import counted
 from detbalance.evaluation.accumulate import mean_of_defined
 from detbalance.evaluation.bootstrap import bootstrap, weighted_figures
 from detbalance.evaluation.build import TrainingCounts, training_counts
 from detbalance.evaluation.matching import Matches, match
+from detbalance.evaluation.report import GROUP_NAMES
 from detbalance.evaluation.rules import Rules, RulesChoice, choose_rules
 
 if TYPE_CHECKING:
     from detbalance.data import Annotations
     from detbalance.data.frequency import Frequency, Groups
 
-
-class Fitted:
-    """Calibrations and APs of all members, without each fold, without each two, and on all."""
-
-    def __init__(self, alone: Sequence[Matches], folds: Int64, num_folds: int) -> None:
-        """Fit all of it."""
-        pairs = [(k, j) for k in range(num_folds) for j in range(k, num_folds)]
-        images = [(folds != k) & (folds != j) for k, j in pairs]
-        images.append(np.ones(len(folds), dtype=np.bool_))
-        calibrators = [Calibrator(matches) for matches in alone]
-        self._place = {pair: i for i, pair in enumerate(pairs)}
-        self._calibrations = [
-            comparable([calibrator.fit(chosen) for calibrator in calibrators]) for chosen in images
-        ]
-        counted = np.stack(images).astype(np.int32)
-        self._ap = np.stack(
-            [weighted_figures(m, counted, score_threshold=0.0)["AP50"] for m in alone], axis=1
-        )
-        truth, positive = alone[0].annotations, alone[0].positive
-        self._boxes = [
-            np.bincount(
-                truth.labels[positive & chosen[truth.image_index]],
-                minlength=truth.categories.num_classes,
-            )
-            for chosen in images
-        ]
-
-    def calibrations(self, k: int, j: int) -> tuple[ScoreCalibration, ...]:
-        """Those fitted without the folds k and j."""
-        return self._calibrations[self._place[min(k, j), max(k, j)]]
-
-    def weights(self, k: int, j: int, setting: Setting) -> Float64:
-        """Weights [J, K + 1] of a setting, without the folds k and j."""
-        return self._weights(self._place[min(k, j), max(k, j)], setting)
-
-    def whole(self, setting: Setting) -> tuple[tuple[ScoreCalibration, ...], Float64]:
-        """Calibrations and weights of a setting, on all images."""
-        return self._calibrations[-1], self._weights(-1, setting)
-
-    def _weights(self, place: int, setting: Setting) -> Float64:
-        return weights_by_skill(
-            self._ap[place],
-            self._boxes[place],
-            power=setting.power,
-            shrink_boxes=setting.shrink_boxes,
-        )
+Way: TypeAlias = Literal["as they are", "equal", "chosen"]
+_SEEN = 0.0005  # a difference in the third decimal
+_HARM = 0.01  # AP50 that a group may lose against the best member before it is said
 
 
-def cross_fit(
-    annotations: Annotations,
-    members: Sequence[Predictions],
-    method: str,
-    options: Options,
-    tried: Sequence[Setting],
-    folds: Int64,
-    fitted: Fitted,
-    rules: Rules,
-) -> tuple[list[list[Predictions]], Int64]:
-    """Fuse every fold by every setting, and choose one for each fold by the others."""
-    num_folds, num_classes = int(folds.max()) + 1, annotations.categories.num_classes
-    parts: list[list[Predictions]] = [[] for _ in tried]
-    each = np.empty(num_folds, dtype=np.int64)
-    for k in range(num_folds):
-        # Each fold has weights of its own, so classes get a number of their own in each.
-        calibrated = [
-            _by_fold(member, folds, [fitted.calibrations(k, j)[m] for j in range(num_folds)])
-            for m, member in enumerate(members)
-        ]
-        others = (folds != k).astype(np.int32)[None]
-        utility = []
-        for a, setting in enumerate(tried):
-            weights = [fitted.weights(k, j, setting) for j in range(num_folds)]
-            fused = fuse(
-                calibrated,
-                method,
-                weights=np.concatenate(weights, axis=1),
-                options=with_setting(options, setting),
-            )
-            fused = replace(fused, labels=fused.labels % num_classes)
-            parts[a].append(_take(fused, folds[fused.image_index] == k))
-            matches = match(annotations, fused, rules=rules)
-            ap = weighted_figures(matches, others, score_threshold=0.0)["AP50"][0]
-            utility.append(mean_of_defined(ap))
-        each[k] = first_best(utility)
-    return parts, each
+@dataclass(frozen=True)
+class WayFigures:
+    """AP50 of a member, or of a way to fuse, on images that nothing was chosen on."""
+
+    name: str
+    mean: float
+    groups: dict[str, float]
 
 
-def _by_fold(
-    member: Predictions, folds: Int64, calibrations: Sequence[ScoreCalibration]
-) -> Predictions:
-    """Calibrate the detections of each fold, and number its classes on from the fold before."""
-    fold = folds[member.image_index]
-    scores = np.empty(len(fold))
-    for j, calibration in enumerate(calibrations):
-        rows = fold == j
-        scores[rows] = calibration.apply(_take(member, rows)).scores
-    num_classes = len(calibrations[0].class_offsets)
-    return replace(member, labels=member.labels + fold * num_classes, scores=scores)
+@dataclass(frozen=True)
+class FusedClass:
+    """AP50 of one class on held-out images; NaN without boxes."""
+
+    name: str
+    group: str | None
+    train_boxes: int | None
+    boxes: int
+    members: tuple[float, ...]
+    equal: float
+    used: float
+    weights: tuple[float, ...]
 
 
-def _take(predictions: Predictions, rows: Bool) -> Predictions:
-    return Predictions(
-        predictions.image_index[rows],
-        predictions.labels[rows],
-        predictions.bbox[rows],
-        predictions.scores[rows],
-    )
+@dataclass(frozen=True)
+class FusionSettings:
+    """What was chosen on, and how."""
+
+    annotations: str
+    members: tuple[str, ...]
+    method: str
+    frequency_source: str | None
+    group_rule: str | None
+    rules: str
+    folds: int
+    seed: int
 
 
-def join(parts: Sequence[Predictions]) -> Predictions:
-    """Put detections one after the other."""
-    return Predictions(
-        np.concatenate([part.image_index for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.bbox for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-    )
+@dataclass(frozen=True, eq=False)
+class FusionChoice:
+    """How to fuse the members, and what it gives.
 
+    Attributes:
+        used: "as they are" for equal weights and the members' own scores, "equal" for equal weights
+            and calibrated scores, "chosen" for weights by skill.
+        setting: in use; equal weights unless others are better by more than a standard error.
+        best_setting: the one with the highest held-out AP50, whether or not the gain is clear.
+        weights: float64 [J, K + 1], to use.
+        calibrations: of each member, fitted on all images; None where scores stay.
+        options: with the chosen IoU threshold.
+        alone: held-out figures of each member.
+        ways: of the ways to fuse.
+        gain: mean AP50 of the chosen weights less that of equal ones.
+        standard_error: of the gain.
+        over_best: mean AP50 of the way in use less that of the best member.
+        over_best_error: standard error of it.
+        classes: rarest first.
+        held_out: the calibration images' detections, each image fused by what the other folds say.
+        verdict: the outcome in words.
+        warnings: what is worse than before, in words.
+        notes: what to know before using it.
+        settings: what it was chosen on.
+    """
 
-def first_best(values: Sequence[float]) -> int:
-    """The first of the largest values; a NaN is never chosen over a number."""
-    return int(np.argmax(np.nan_to_num(values, nan=-1.0)))
+    used: Way
+    setting: Setting
+    best_setting: Setting
+    weights: Float64
+    calibrations: tuple[ScoreCalibration, ...] | None
+    options: Options
+    alone: tuple[WayFigures, ...]
+    ways: dict[Way, WayFigures]
+    gain: float
+    standard_error: float
+    over_best: float
+    over_best_error: float
+    classes: tuple[FusedClass, ...]
+    held_out: Predictions
+    verdict: str
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    settings: FusionSettings
 
+    def fuse(self, members: Sequence[Predictions]) -> Predictions:
+        """Fuse detections of the same members on other images.
 
-_DRAWS = 200
+        Args:
+            members: in the order of the calibration.
+
+        Returns:
+            The fused detections.
+        """
+        if self.calibrations is not None:
+            members = [c.apply(m) for c, m in zip(self.calibrations, members, strict=True)]
+        return fuse(members, self.settings.method, weights=self.weights, options=self.options)
 
 
 def choose_fusion(
@@ -219,88 +188,160 @@ def choose_fusion(
     options = Options() if options is None else options
     names = tuple(names or (f"member {j}" for j in range(len(members))))
     tried = settings_to_try(tuple(iou_thresholds or (options.iou_threshold,)), len(members))
-    plain = with_setting(options, tried[0])
+    plain = replace(options, iou_threshold=tried[0].iou_threshold)
     as_they_are = fuse(members, method, options=plain)  # checks the members, too
-    wanted = replace(choose_rules(annotations, rules), iou_thresholds=(0.5,))
-    alone = [match(annotations, m, rules=wanted) for m in members]
+    ap50 = replace(choose_rules(annotations, rules), iou_thresholds=(0.5,))
+    alone = [match(annotations, m, rules=ap50) for m in members]
     folds = image_folds(annotations, num_folds, seed)
     fitted = Fitted(alone, folds, num_folds)
-    parts, each = cross_fit(annotations, members, method, options, tried, folds, fitted, wanted)
-    singles = [join(part) for part in parts]
-    means = [_mean_ap(match(annotations, one, rules=wanted)) for one in singles]
-    best = first_best(means)
+    trials = FusionTrials(annotations, members, method, options, tried, folds, fitted, ap50)
+    crossed = cross_fit(
+        num_folds,
+        trials,
+        lambda parts: _mean_ap50(match(annotations, _join(parts), rules=ap50)),
+    )
     fused: dict[Way, Predictions] = {
         "as they are": as_they_are,
-        "equal": singles[0],
-        "chosen": join([parts[a][k] for k, a in enumerate(each)]),
+        "equal": _join(crossed.held_out(0)),
+        "chosen": _join(crossed.held_out(crossed.of_fold)),
     }
-    judged = {way: match(annotations, one, rules=wanted) for way, one in fused.items()}
-    ap, draws = _drawn([*alone, *judged.values()], seed)
+    judged = [match(annotations, one, rules=ap50) for one in fused.values()]
+    ap, drawn = _bootstrap([*alone, *judged], seed)
     at = {way: len(members) + i for i, way in enumerate(fused)}
     mean = [mean_of_defined(row) for row in ap]
 
     def difference(one: int, other: int) -> tuple[float, float]:
-        spread = draws[one] - draws[other]
+        spread = drawn[one] - drawn[other]
         return mean[one] - mean[other], float(np.std(spread[~np.isnan(spread)]))
 
     gain, error = difference(at["chosen"], at["equal"])
-    used: Way = "chosen" if best and gain > error else "equal"
+    best = tried[crossed.best]
+    used: Way = "chosen" if crossed.best and gain > error else "equal"
     lead, doubt = difference(at["as they are"], at[used])
     if lead > doubt:
         used = "as they are"
     best_member = first_best(mean[: len(members)])
     over_best, over_best_error = difference(at[used], best_member)
-    training = training_counts(annotations, wanted.name, frequency, groups)
+    training = training_counts(annotations, ap50.name, frequency, groups)
     figures = [
         WayFigures(name, mean[i], _group_means(ap[i], training))
         for i, name in enumerate([*names, *fused])
     ]
-    setting = tried[best] if used == "chosen" else tried[0]
-    calibrations, weights = fitted.whole(setting)
+    ways = {way: figures[i] for way, i in at.items()}
+    setting = best if used == "chosen" else tried[0]
+    weights = fitted.weights(setting)
+    boxes = alone[0].num_positive
+    classes = [
+        FusedClass(
+            name=name,
+            group=group,
+            train_boxes=train_boxes,
+            boxes=int(boxes[label]),
+            members=tuple(ap[: len(members), label].tolist()),
+            equal=float(ap[at["equal"], label]),
+            used=float(ap[at[used], label]),
+            weights=tuple(weights[:, label].tolist()),
+        )
+        for label, (name, (group, _, train_boxes)) in enumerate(
+            zip(annotations.categories.names, training.counts, strict=True), start=1
+        )
+    ]
+    classes.sort(key=lambda row: (row.train_boxes or 0, row.boxes))
     return FusionChoice(
         used=used,
         setting=setting,
-        best_setting=tried[best],
+        best_setting=best,
         weights=weights,
-        calibrations=None if used == "as they are" else calibrations,
-        options=with_setting(options, setting),
+        calibrations=None if used == "as they are" else fitted.calibrations(),
+        options=replace(options, iou_threshold=setting.iou_threshold),
         alone=tuple(figures[: len(members)]),
-        ways={way: figures[i] for way, i in at.items()},
+        ways=ways,
         gain=gain,
         standard_error=error,
         over_best=over_best,
         over_best_error=over_best_error,
-        classes=_rows(annotations, training, alone, ap, at["equal"], at[used], weights),
+        classes=tuple(classes),
         held_out=fused[used],
-        verdict=fusion_verdict(
-            {way: figures[i] for way, i in at.items()},
-            error,
-            used=used,
-            best=tried[best] if len(tried) > 1 else None,
-        ),
-        warnings=harm_warnings(figures[at[used]], figures[best_member], over_best, over_best_error),
-        notes=_notes(annotations, members, names, alone[0]),
+        verdict=_verdict(ways, error, used, best if len(tried) > 1 else None),
+        warnings=tuple(_warnings(ways[used], figures[best_member], over_best, over_best_error)),
+        notes=tuple(_notes(annotations, members, names, boxes)),
         settings=FusionSettings(
             annotations=str(annotations.source),
             members=names,
             method=method,
             frequency_source=training.source,
             group_rule=training.rule,
-            rules=wanted.name,
+            rules=ap50.name,
             folds=num_folds,
             seed=seed,
         ),
     )
 
 
-def _mean_ap(matches: Matches) -> float:
-    once = np.ones((1, matches.annotations.num_images), dtype=np.int32)
+@dataclass(frozen=True, eq=False)
+class FusionTrials:
+    """Fuses every fold by every setting, for `cross_fit`."""
+
+    annotations: Annotations
+    members: Sequence[Predictions]
+    method: str
+    options: Options
+    tried: Sequence[Setting]
+    folds: Int64
+    fitted: Fitted
+    rules: Rules
+
+    def __call__(self, k: int) -> Iterator[tuple[Predictions, float]]:
+        """Detections of fold k, and the mean AP50 of the other folds, by each setting."""
+        every = range(int(self.folds.max()) + 1)
+        num_classes = self.annotations.categories.num_classes
+        # Each fold has weights of its own, so classes get a number of their own in each.
+        calibrated = [
+            _by_fold(member, self.folds, [self.fitted.calibrations(k, j)[m] for j in every])
+            for m, member in enumerate(self.members)
+        ]
+        for setting in self.tried:
+            fused = fuse(
+                calibrated,
+                self.method,
+                weights=np.concatenate([self.fitted.weights(setting, k, j) for j in every], axis=1),
+                options=replace(self.options, iou_threshold=setting.iou_threshold),
+            )
+            fused = replace(fused, labels=fused.labels % num_classes)
+            matches = match(self.annotations, fused, rules=self.rules)
+            own = fused.take(self.folds[fused.image_index] == k)
+            yield own, _mean_ap50(matches, self.folds != k)
+
+
+def _by_fold(
+    member: Predictions, folds: Int64, calibrations: Sequence[ScoreCalibration]
+) -> Predictions:
+    """Calibrate the detections of each fold, and number its classes on from the fold before."""
+    fold = folds[member.image_index]
+    scores = np.empty(len(fold))
+    for j, calibration in enumerate(calibrations):
+        rows = fold == j
+        scores[rows] = calibration.apply(member.take(rows)).scores
+    num_classes = len(calibrations[0].class_offsets)
+    return replace(member, labels=member.labels + fold * num_classes, scores=scores)
+
+
+def _join(parts: Sequence[Predictions]) -> Predictions:
+    """Put detections one after the other."""
+    names = ("image_index", "labels", "bbox", "scores")
+    return Predictions(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+
+
+def _mean_ap50(matches: Matches, images: Bool | None = None) -> float:
+    """Mean AP50 of the classes, on all images or those of a mask [M]."""
+    chosen = np.ones(matches.annotations.num_images, dtype=np.bool_) if images is None else images
+    once = chosen.astype(np.int32)[None]
     return mean_of_defined(weighted_figures(matches, once, score_threshold=0.0)["AP50"][0])
 
 
-def _drawn(runs: Sequence[Matches], seed: int) -> tuple[Float64, Float64]:
+def _bootstrap(runs: Sequence[Matches], seed: int) -> tuple[Float64, Float64]:
     """AP50 [runs, K + 1] on the images, and its mean over classes [runs, B] on draws of them."""
-    drawn = bootstrap(runs, num_bootstrap=_DRAWS, seed=seed, score_threshold=0.0)
+    drawn = bootstrap(runs, num_bootstrap=NUM_BOOTSTRAP, seed=seed, score_threshold=0.0)
     values = drawn.values["AP50"].astype(np.float64)
     defined = ~np.isnan(values)
     total = np.where(defined, values, 0.0).sum(axis=2)
@@ -311,63 +352,54 @@ def _drawn(runs: Sequence[Matches], seed: int) -> tuple[Float64, Float64]:
 
 
 def _group_means(ap: Float64, training: TrainingCounts) -> dict[str, float]:
-    of_class = [group for group, _, _ in training.counts]
-    means = {}
-    for name in GROUP_NAMES:
-        own = np.array([group == name for group in of_class])
-        if (own & ~np.isnan(ap[1:])).any():
-            means[name] = mean_of_defined(ap[1:][own])
-    return means
+    of_class = np.array([None, *(group for group, _, _ in training.counts)])
+    means = {name: ap[(of_class == name) & ~np.isnan(ap)] for name in GROUP_NAMES}
+    return {name: mean_of_defined(own) for name, own in means.items() if own.size}
 
 
-def _rows(
-    annotations: Annotations,
-    training: TrainingCounts,
-    alone: Sequence[Matches],
-    ap: Float64,
-    equal: int,
-    used: int,
-    weights: Float64,
-) -> tuple[FusedClass, ...]:
-    """One row a class, the rarest first."""
-    boxes = alone[0].num_positive
-    rows = [
-        FusedClass(
-            name=name,
-            group=group,
-            train_boxes=train_boxes,
-            boxes=int(boxes[label]),
-            members=tuple(ap[: len(alone), label].tolist()),
-            equal=float(ap[equal, label]),
-            used=float(ap[used, label]),
-            weights=tuple(weights[:, label].tolist()),
+def _verdict(ways: dict[Way, WayFigures], error: float, used: Way, best: Setting | None) -> str:
+    """Say what calibrated scores and chosen weights are worth, and what is used."""
+    own, equal, chosen = (ways[way].mean for way in ("as they are", "equal", "chosen"))
+    calibrated = "equal weights and calibrated scores"
+    outcome = f"mean AP50 is {figure(equal)} with {calibrated}"
+    if best is not None:
+        fitted = "the setting that was chosen on the other folds"
+        outcome = means_outcome("mean AP50", (fitted, chosen), (calibrated, equal), error)
+    scores = "scores as the members gave them" if used == "as they are" else "calibrated scores"
+    advice = f"Used: {best if used == 'chosen' else f'equal weights, {scores}'}."
+    helps = used == "chosen" or best is None
+    own_scores = f"With the scores as the members gave them it is {figure(own)}."
+    return verdict(outcome, "other weights", helps=helps, advice=f"{own_scores} {advice}")
+
+
+def _warnings(used: WayFigures, best: WayFigures, over_best: float, error: float) -> Iterator[str]:
+    """Say plainly where fusing does worse than the best member alone."""
+    if over_best < -_SEEN:
+        doubt = "" if -over_best > error else "; that can be chance"
+        yield (
+            f"Fusion is worse than {best.name} alone on held-out images: mean AP50 "
+            f"{figure(used.mean)} against {figure(best.mean)} ({over_best:+.3f}, standard error "
+            f"{error:.3f}{doubt})."
         )
-        for label, (name, (group, _, train_boxes)) in enumerate(
-            zip(annotations.categories.names, training.counts, strict=True), start=1
-        )
-    ]
-    return tuple(sorted(rows, key=lambda row: (row.train_boxes or 0, row.boxes)))
+    for group, value in used.groups.items():
+        loss = value - best.groups[group]
+        if loss < -_HARM:
+            yield (
+                f"Fusion costs the {group} classes {-loss:.3f} of mean AP50 on held-out images: "
+                f"{figure(value)} against {figure(best.groups[group])} of {best.name} alone."
+            )
 
 
 def _notes(
-    annotations: Annotations,
-    members: Sequence[Predictions],
-    names: Sequence[str],
-    matches: Matches,
-) -> tuple[str, ...]:
-    notes = []
-    absent = [
-        annotations.categories.name(int(label))
-        for label in np.flatnonzero(matches.num_positive[1:] == 0) + 1
-    ]
-    if absent:
-        notes.append(
+    annotations: Annotations, members: Sequence[Predictions], names: Sequence[str], boxes: Int64
+) -> Iterator[str]:
+    if absent := [
+        name for name, n in zip(annotations.categories.names, boxes[1:], strict=True) if not n
+    ]:
+        yield (
             f"{counted(len(absent), 'class')} without boxes in {annotations.source} get the weights"
-            f" of the mean class: {listed(absent)}."
+            f" of the mean class: {shorten(absent, NAMES_SHOWN)}."
         )
-    notes += [
-        f"{name} has no detection at all on {annotations.source}."
-        for name, member in zip(names, members, strict=True)
-        if not member.num_predictions
-    ]
-    return tuple(notes)
+    for name, member in zip(names, members, strict=True):
+        if not member.num_predictions:
+            yield f"{name} has no detection at all on {annotations.source}."

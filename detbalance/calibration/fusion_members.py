@@ -1,136 +1,25 @@
-"""Members of a fusion side by side: their detections in groups, comparable scores, weights.
-
-Only detections of one group can be in each other's way, so all groups are worked on at once: they
-are laid out as columns, best detection on top, and the methods go from row to row.
-
-Letters: D detections of all members that take part, J members, K categories, G groups of a batch, S
-the size of the largest of them.
+"""Members of a fusion made comparable: calibrated scores, and weights by skill.
 
 One detector gives 0.9 where another gives 0.4. Each is put on the scale of probabilities by two
-numbers of its own and one for each class.
+numbers of its own and one for each class. A weight for every member and class, found one by one,
+would fit the noise of a few boxes. So all follow from the APs of the members and two numbers, which
+is what cross-fitting chooses.
 
-Letters: D detections, K categories, M images.
-
-A weight for every member and class, found one by one, would fit the noise of a few boxes. So all
-follow from the APs of the members and two numbers, which is what cross-fitting chooses.
-
-Letters: J members, K categories.
+Letters: J members, D detections, K categories, M images, F folds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from detbalance.data import Predictions
 from detbalance.data.arrays import Bool, Float64, Int64
+from detbalance.evaluation.bootstrap import weighted_figures
 from detbalance.evaluation.matching import Matches
-
-# Entries of one working array: small enough for the cache of a core.
-_BATCH = 1 << 15
-
-
-@dataclass(frozen=True, eq=False)
-class Pool:
-    """Detections in order: by image, then class, then from the highest weighted score down."""
-
-    image_index: Int64
-    labels: Int64
-    members: Int64
-    bbox: Float64
-    corners: Float64
-    scores: Float64
-    weights: Float64
-    member_weights: Float64
-    starts: Int64
-
-    @classmethod
-    def of(
-        cls, members: Sequence[Predictions], member_weights: Float64, *, score_threshold: float
-    ) -> Pool:
-        """Put detections side by side."""
-        member = np.repeat(np.arange(len(members)), [m.num_predictions for m in members])
-        image_index, labels, bbox, scores = (
-            np.concatenate([getattr(m, name) for m in members])
-            for name in ("image_index", "labels", "bbox", "scores")
-        )
-        weights = member_weights / np.maximum(member_weights.max(axis=0), np.finfo(float).tiny)
-        weight = weights[member, labels]
-        kept = (weight > 0) & (scores >= score_threshold) & (bbox[:, 2] * bbox[:, 3] > 0)
-        rows = np.flatnonzero(kept)
-        groups = image_index[rows] * member_weights.shape[1] + labels[rows]
-        order = _order(groups, -(scores[rows] * weight[rows]), bbox[rows])
-        rows, groups = rows[order], groups[order]
-        bbox = bbox[rows]
-        corners = np.zeros((4, len(rows) + 1))
-        corners[:2, :-1] = bbox[:, :2].T
-        corners[2:, :-1] = (bbox[:, :2] + bbox[:, 2:]).T
-        starts = np.append(np.flatnonzero(np.diff(groups, prepend=-1)), len(rows))
-        return cls(
-            image_index[rows],
-            labels[rows],
-            member[rows],
-            bbox,
-            corners,
-            scores[rows],
-            weight[rows],
-            weights,
-            starts,
-        )
-
-    @property
-    def strengths(self) -> Float64:
-        """float64 [D], weighted scores in 0..1."""
-        return self.scores * self.weights
-
-    def batches(self) -> Iterator[tuple[Int64, Int64]]:
-        """Lay out groups as columns, those of about the same size together."""
-        sizes = np.diff(self.starts)
-        order = np.argsort(-sizes, kind="stable")
-        first = 0
-        while first < len(order):
-            size = int(sizes[order[first]])
-            chosen = order[first : first + max(1, _BATCH // size)]
-            first += len(chosen)
-            depth = np.arange(size)[:, None]
-            rows = np.where(depth < sizes[chosen], self.starts[chosen] + depth, len(self.scores))
-            yield rows, (rows < len(self.scores)).sum(axis=1)
-
-
-def overlap(
-    one: Float64, others: Float64, areas: Float64, area: Float64
-) -> tuple[Float64, Float64]:
-    """Shared and joint areas of boxes."""
-    width = np.minimum(one[2], others[2])
-    width -= np.maximum(one[0], others[0])
-    height = np.minimum(one[3], others[3])
-    height -= np.maximum(one[1], others[1])
-    np.maximum(width, 0.0, out=width)
-    width *= np.maximum(height, 0.0, out=height)
-    union = np.subtract(areas + area, width, out=height)
-    return width, union
-
-
-def area_of(corners: Float64) -> Float64:
-    """Areas of boxes given by corners [4, ...]."""
-    return np.asarray((corners[2] - corners[0]) * (corners[3] - corners[1]))
-
-
-def _order(groups: Int64, falling: Float64, bbox: Float64) -> Int64:
-    """Sort by group, then the second key, then the box."""
-    order = np.lexsort((falling, groups))
-    same = (np.diff(groups[order]) == 0) & (np.diff(falling[order]) == 0)
-    if same.any():
-        # Six keys take their time, so only what is tied is sorted by all of them.
-        tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
-        rows = order[tied]
-        keys = (*bbox[rows].T[::-1], falling[rows], groups[rows])
-        order[tied] = rows[np.lexsort(keys)]
-    return np.asarray(order)
-
 
 _EDGE = 1e-9  # scores of 0 and 1 have no logit
 _LOWEST_SLOPE = 0.05  # a score that says nothing or the reverse still orders its detections
@@ -262,8 +151,8 @@ class Setting:
     """How to fuse, as far as it is chosen on data."""
 
     iou_threshold: float
-    power: float = 0.0
-    shrink_boxes: float = math.inf
+    power: float = 0.0  # of a member's skill; 0 for equal weights
+    shrink_boxes: float = math.inf  # strength with which APs of classes lean on their mean
 
     def __str__(self) -> str:
         what = "equal weights"
@@ -291,12 +180,55 @@ def settings_to_try(iou_thresholds: tuple[float, ...], num_members: int) -> tupl
 
 
 def weights_by_skill(ap: Float64, boxes: Int64, *, power: float, shrink_boxes: float) -> Float64:
-    """Weigh members by their APs."""
-    found = boxes > 0
-    means = ap[:, found].mean(axis=1, keepdims=True) if found.any() else np.zeros((len(ap), 1))
+    """Weigh members by their APs [J, K + 1]; those of few boxes lean on the mean of all classes."""
+    present = boxes > 0
+    means = ap[:, present].mean(axis=1, keepdims=True) if present.any() else np.zeros((len(ap), 1))
     share = np.zeros(len(boxes)) if math.isinf(shrink_boxes) else boxes / (boxes + shrink_boxes)
-    own = np.where(found, ap, 0.0)
-    skill = share * own + (1 - share) * means
+    skill = share * np.where(present, ap, 0.0) + (1 - share) * means
     best = skill.max(axis=0)
     # Relative to the best before the power is taken, which can be infinite.
     return np.asarray(np.where(best > 0, skill / np.where(best > 0, best, 1.0), 1.0) ** power)
+
+
+class Fitted:
+    """Calibrations and APs of all members, without each fold, without each two, and on all.
+
+    What is left out is given as folds: `(k, j)` in any order, `(k, k)`, or none.
+    """
+
+    def __init__(self, alone: Sequence[Matches], folds: Int64, num_folds: int) -> None:
+        """Fit all of it."""
+        pairs = [frozenset((k, j)) for k in range(num_folds) for j in range(k, num_folds)]
+        left_out: list[frozenset[int]] = [*pairs, frozenset()]
+        images = [~np.isin(folds, list(one)) for one in left_out]
+        self._place = {one: i for i, one in enumerate(left_out)}
+        calibrators = [Calibrator(matches) for matches in alone]
+        self._calibrations = [
+            comparable([calibrator.fit(chosen) for calibrator in calibrators]) for chosen in images
+        ]
+        counted = np.stack(images).astype(np.int32)
+        self._ap = np.stack(
+            [weighted_figures(m, counted, score_threshold=0.0)["AP50"] for m in alone], axis=1
+        )
+        truth, positive = alone[0].annotations, alone[0].positive
+        self._boxes = [
+            np.bincount(
+                truth.labels[positive & chosen[truth.image_index]],
+                minlength=truth.categories.num_classes,
+            )
+            for chosen in images
+        ]
+
+    def calibrations(self, *left_out: int) -> tuple[ScoreCalibration, ...]:
+        """Those of all members."""
+        return self._calibrations[self._place[frozenset(left_out)]]
+
+    def weights(self, setting: Setting, *left_out: int) -> Float64:
+        """Weights [J, K + 1] of a setting."""
+        place = self._place[frozenset(left_out)]
+        return weights_by_skill(
+            self._ap[place],
+            self._boxes[place],
+            power=setting.power,
+            shrink_boxes=setting.shrink_boxes,
+        )

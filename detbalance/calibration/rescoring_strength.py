@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from detbalance.calibration.cross_fitting import (
-    HeldOut,
-    Shown,
+    NAMES_SHOWN,
+    Counts,
+    Figures,
+    Judged,
+    Settings,
+    Trials,
     choose,
-    held_out,
-    mean_utility,
+    class_figures,
+    objective_outcome,
+    prepare,
     run_trials,
     shown,
-    stack,
     standard_error,
+    verdict,
 )
 from detbalance.calibration.rescoring import rescore
 from detbalance.calibration.threshold_curves import (
@@ -27,18 +32,9 @@ from detbalance.calibration.threshold_curves import (
     fit,
     make_curves,
 )
-from detbalance.calibration.threshold_fit import listed, prepare
-from detbalance.calibration.threshold_result import (
-    Figures,
-    Judged,
-    Settings,
-    class_figures,
-    judge,
-    verdict,
-)
 from detbalance.data.arrays import Int64
+from detbalance.data.categories import shorten
 from detbalance.data.messages import counted
-from detbalance.evaluation.build import TrainingCounts
 from detbalance.evaluation.matching import match
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.evaluation.sanity_checks import cap_notes
@@ -58,14 +54,14 @@ class RescoredClass:
     group: str | None
     train_images: int
     boxes: int
-    half: float
+    half: float  # what a score of .5 becomes
     before: Figures
     after: Figures
 
 
 @dataclass(frozen=True)
 class StrengthChoice:
-    """A strength of rebalancing and what it is utility.
+    """A strength of rebalancing and what it is worth.
 
     Attributes:
         gamma: to use; 0 where rebalancing does not help.
@@ -162,9 +158,8 @@ def choose_strength(
     )
     goal, matches, folds = data.objective, data.matches, data.folds
     images = np.array([0, *(number or 0 for _, number, _ in data.training.counts)])
-    fold_of_detection = folds[predictions.image_index]
     # Each class keeps its order, and so its matches, unless others can take its places.
-    same_matches = matches.rules.cap_is_per_class or matches.within_cap.all()
+    same_matches = matches.rules.cap_is_per_class or bool(matches.within_cap.all())
     trials, masks, thresholds = [], [], []
     for gamma in strengths:
         rescored = rescore(predictions, images, gamma=gamma)
@@ -177,117 +172,95 @@ def choose_strength(
         masks.append(shown(matches, folds, trials[-1].thresholds[0], iou=iou))
         curves = make_curves(*counts.without(), goal, confidence=confidence)
         thresholds.append(float(counts.thresholds[fit(curves, SHARED)[0]]))
-    every = stack(trials)
-    best, each = choose(every, goal)
-    singles = [held_out(every, a) for a in range(len(strengths))]
-    results = {"before": singles[0], "after": held_out(every, each)}
-    table = {name: judge(result, goal, data.group_of_class) for name, result in results.items()}
+    right, wrong, fitted = (
+        np.concatenate([getattr(one, name) for one in trials])
+        for name in ("right", "wrong", "thresholds")
+    )
+    crossed = choose(Trials(right, wrong, trials[0].boxes, fitted), goal)
+    held_out = {"before": crossed.held_out(0), "after": crossed.held_out(crossed.of_fold)}
+    table = {name: data.judge(parts) for name, parts in held_out.items()}
     gain = table["after"].utility - table["before"].utility
-    error = standard_error(
-        matches, masks[0], _by_fold(masks, each, fold_of_detection), goal, seed=seed
-    )
-    helps = best > 0 and gain > error
-    used = best if helps else 0
+    # What is shown when every fold has the strength that the others chose for it.
+    strength = crossed.of_fold[folds[predictions.image_index]]
+    each = np.stack(masks, axis=1)[:, strength, np.arange(len(strength))]
+    error = standard_error(matches, masks[0], (each[0], each[1]), goal, seed=seed)
+    helps = crossed.best > 0 and gain > error
+    used, best_gamma = crossed.best if helps else 0, strengths[crossed.best]
     threshold = thresholds[used]
-    advice = (
-        f"Scores are rebalanced with gamma {strengths[used]:g}; the threshold for all classes is "
-        f"then {threshold:.3f}."
-        if used
-        else f"Scores stay as they are: gamma is 0, the threshold for all classes {threshold:.3f}."
-    )
-    return StrengthChoice(
-        gamma=strengths[used],
-        best_gamma=strengths[best],
-        objective=str(goal),
-        threshold=threshold,
-        utility={
-            gamma: mean_utility(goal, one.right, one.wrong, one.boxes)
-            for gamma, one in zip(strengths, singles, strict=True)
-        },
-        gain=gain,
-        standard_error=error,
-        class_counts=images,
-        classes=_rows(annotations, data.training, images, strengths[best], results, goal),
-        held_out=table,
-        verdict=verdict(
-            goal,
-            table["before"],
-            table["after"],
-            error,
-            helps=helps,
-            what=("rebalanced scores", "the scores as they are"),
-            advice=advice,
-        ),
-        settings=data.settings,
-        notes=(
-            *_notes(annotations, images, strengths, best, is_capped=not same_matches),
-            *cap_notes(annotations, data.matches.rules),
-        ),
-    )
-
-
-def _by_fold(masks: Sequence[Shown], each: Int64, fold_of_detection: Int64) -> Shown:
-    """What is shown when every fold has the strength that the others chose for it."""
-    strength, row = each[fold_of_detection], np.arange(len(fold_of_detection))
-    right, wrong = (np.stack(kind)[strength, row] for kind in zip(*masks, strict=True))
-    return right, wrong
-
-
-def _rows(
-    annotations: Annotations,
-    training: TrainingCounts,
-    images: Int64,
-    gamma: float,
-    results: dict[str, HeldOut],
-    objective: Objective,
-) -> tuple[RescoredClass, ...]:
-    """One row a class, the rarest first."""
-    before, after = (class_figures(results[name], objective) for name in ("before", "after"))
-    counts = np.maximum(images, 1)
-    half = 1 / (1 + (counts / counts[1:].max()) ** gamma)  # the odds of a half are 1
-    rows = [
+    advice = f"Scores stay as they are: gamma is 0, the threshold for all classes {threshold:.3f}."
+    if used:
+        advice = (
+            f"Scores are rebalanced with gamma {strengths[used]:g}; the threshold for all classes"
+            f" is then {threshold:.3f}."
+        )
+    before, after = (class_figures(Counts.total(parts), goal) for parts in held_out.values())
+    boxes = trials[0].boxes.sum(axis=0)
+    atleast_one = np.maximum(images, 1)
+    half = 1 / (1 + (atleast_one / atleast_one[1:].max()) ** best_gamma)  # odds of a half are 1
+    classes = [
         RescoredClass(
             name=name,
             group=group,
             train_images=int(images[label]),
-            boxes=int(results["before"].boxes[label]),
+            boxes=int(boxes[label]),
             half=float(half[label]),
             before=before[label],
             after=after[label],
         )
         for label, (name, (group, _, _)) in enumerate(
-            zip(annotations.categories.names, training.counts, strict=True), start=1
+            zip(annotations.categories.names, data.training.counts, strict=True), start=1
         )
     ]
-    return tuple(sorted(rows, key=lambda row: (row.train_images, row.boxes)))
+    classes.sort(key=lambda row: (row.train_images, row.boxes))
+    ways = (("rebalanced scores", table["after"]), ("the scores as they are", table["before"]))
+    notes = _notes(
+        annotations,
+        images,
+        best_gamma,
+        is_highest=crossed.best == len(strengths) - 1,
+        is_capped=not same_matches,
+    )
+    return StrengthChoice(
+        gamma=strengths[used],
+        best_gamma=best_gamma,
+        objective=str(goal),
+        threshold=threshold,
+        utility=dict(zip(strengths, crossed.utility, strict=True)),
+        gain=gain,
+        standard_error=error,
+        class_counts=images,
+        classes=tuple(classes),
+        held_out=table,
+        verdict=verdict(
+            objective_outcome(goal, *ways, error), "rebalanced scores", helps=helps, advice=advice
+        ),
+        settings=data.settings,
+        notes=(*notes, *cap_notes(annotations, data.matches.rules)),
+    )
 
 
 def _notes(
     annotations: Annotations,
     images: Int64,
-    strengths: Sequence[float],
-    best: int,
+    best_gamma: float,
     *,
+    is_highest: bool,
     is_capped: bool,
-) -> tuple[str, ...]:
-    notes = []
-    unseen = [
-        annotations.categories.name(int(label)) for label in np.flatnonzero(images[1:] == 0) + 1
-    ]
-    if unseen:
-        notes.append(
+) -> Iterator[str]:
+    names = annotations.categories.names
+    if unseen := [name for name, number in zip(names, images[1:], strict=True) if not number]:
+        yield (
             f"{counted(len(unseen), 'class')} without training images count as one with a single"
-            f" image: {listed(unseen)}."
+            f" image: {shorten(unseen, NAMES_SHOWN)}."
         )
-    if best == len(strengths) - 1:
-        notes.append(
-            f"The best strength, {strengths[best]:g}, is the highest that was tried; a "
-            "stronger one may do better still."
+    if is_highest:
+        yield (
+            f"The best strength, {best_gamma:g}, is the highest that was tried; a stronger one may"
+            " do better still."
         )
-    notes.append(
+    yield (
         "AP and AR change only as far as the cap of detections per image, over all classes, keeps "
         "others than before."
         if is_capped
         else "AP and AR of a class do not change: its detections keep their order."
     )
-    return tuple(notes)

@@ -2,184 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 from detbalance.calibration.cross_fitting import (
+    NAMES_SHOWN,
+    Calibration,
+    Counts,
     choose,
-    held_out,
-    image_folds,
+    class_figures,
+    objective_outcome,
+    prepare,
     run_trials,
     shown,
     standard_error,
+    verdict,
 )
 from detbalance.calibration.threshold_curves import (
+    ROUNDING,
     SHARED,
     Curves,
     Objective,
-    check_confidence,
     count_scores,
     fit,
     lower_end,
     make_curves,
-    parse_objective,
 )
-from detbalance.calibration.threshold_result import (
+from detbalance.calibration.thresholds import (
     ClassThreshold,
-    Figures,
     FloorStatus,
-    Settings,
     ThresholdFit,
-    class_figures,
-    judge,
-    verdict,
+    Thresholds,
 )
-from detbalance.calibration.thresholds import Thresholds
-from detbalance.data.arrays import Float64, Int64
 from detbalance.data.categories import shorten
 from detbalance.data.messages import counted
-from detbalance.evaluation.build import TrainingCounts, training_counts
-from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.evaluation.sanity_checks import cap_notes, odd_scores
 
 if TYPE_CHECKING:
     from detbalance.data import Annotations, Predictions
     from detbalance.data.frequency import Frequency, Groups
-
-
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """A calibration file, ready to be fitted on."""
-
-    objective: Objective
-    matches: Matches
-    folds: Int64
-    training: TrainingCounts
-    settings: Settings
-
-    @property
-    def group_of_class(self) -> list[str | None]:
-        """[K + 1], the group of each label."""
-        return [None, *(group for group, _, _ in self.training.counts)]
-
-
-def prepare(
-    annotations: Annotations,
-    predictions: Predictions,
-    objective: Objective | str,
-    frequency: Frequency | None,
-    groups: Groups | None,
-    *,
-    rules: RulesChoice,
-    iou: float,
-    confidence: float,
-    num_folds: int,
-    seed: int,
-    predictions_file: str | None,
-) -> Calibration:
-    """Check what a user chooses, match, and cut the images into folds."""
-    goal = parse_objective(objective) if isinstance(objective, str) else objective
-    check_confidence(confidence)
-    matches = match(annotations, predictions, rules=rules)
-    matches.at(iou)
-    training = training_counts(annotations, matches.rules.name, frequency, groups)
-    return Calibration(
-        objective=goal,
-        matches=matches,
-        folds=image_folds(annotations, num_folds, seed),
-        training=training,
-        settings=Settings(
-            annotations=str(annotations.source),
-            predictions=predictions_file,
-            frequency_source=training.source,
-            group_rule=training.rule,
-            rules=matches.rules.name,
-            iou=iou,
-            confidence=confidence if goal.is_floor else None,
-            folds=num_folds,
-            seed=seed,
-        ),
-    )
-
-
-_NAMED = 5
-_COUNTED = {"recall": "boxes", "precision": "detections"}
-_LOW_SCORE = 0.01  # detectors that keep detections below are not cut by their own floor
-
-
-def calibration_notes(
-    curves: Curves,
-    rows: Sequence[ClassThreshold],
-    annotations: Annotations,
-    predictions: Predictions,
-    *,
-    confidence: float,
-) -> tuple[str, ...]:
-    """Name the classes that thresholds could not be fitted for, or whose floor is not kept."""
-    notes = []
-    if odd := odd_scores(predictions):
-        notes.append(f"{odd}. The thresholds hold for scores of this kind only.")
-    label = {name: i for i, name in enumerate(annotations.categories.names, start=1)}
-    if absent := [row.name for row in rows if not row.boxes]:
-        notes.append(
-            f"{counted(len(absent), 'class')} without boxes in {annotations.source} get the shared"
-            f" threshold: {listed(absent)}."
-        )
-    never = [row.name for row in rows if row.boxes and not curves.weights[label[row.name]]]
-    if never:
-        notes.append(
-            f"{counted(len(never), 'class')} with boxes and no right detection at any score get"
-            f" the shared threshold: {listed(never)}."
-        )
-    if curves.objective.is_floor:
-        best = {row.name: float(curves.own[label[row.name]].max()) for row in rows}
-        notes += _floor_notes(curves, rows, best, confidence)
-        lowest = float(predictions.scores.min())
-        short = any(row.boxes and best[row.name] < curves.objective.amount for row in rows)
-        if curves.objective.kind == "recall" and short and lowest >= _LOW_SCORE:
-            notes.append(
-                f"The lowest score in the predictions is {lowest:.3f}: detections below it may "
-                "have been cut off. Predict with a lower score threshold for more recall."
-            )
-    return tuple(notes)
-
-
-def _floor_notes(
-    curves: Curves, rows: Sequence[ClassThreshold], best: dict[str, float], confidence: float
-) -> list[str]:
-    goal, notes = curves.objective, []
-    beyond = {row.name: row.boxes for row in rows if row.boxes and 0 < best[row.name] < goal.amount}
-    if beyond:
-        figures = [f"{name} {best[name]:.2f} ({counted(n, 'box')})" for name, n in beyond.items()]
-        notes.append(
-            f"{goal} is out of reach for {counted(len(beyond), 'class')} at every threshold; the"
-            f" best that there is: {listed(figures)}."
-        )
-    unsure = [row.name for row in rows if row.floor == "unsure"]
-    if unsure:
-        verb = "keeps" if len(unsure) == 1 else "keep"
-        notes.append(
-            f"{counted(len(unsure), 'class')} {verb} {goal} here, but by too few"
-            f" {_COUNTED[goal.kind]} for {confidence:.0%} confidence: {listed(unsure)}."
-        )
-    missed = [row.name for row in rows if row.floor == "missed" and row.name not in beyond]
-    if missed:
-        verb = "misses" if len(missed) == 1 else "miss"
-        notes.append(
-            f"{counted(len(missed), 'class')} {verb} {goal} at the threshold chosen, though"
-            f" another would keep it here: {listed(missed)}."
-        )
-    return notes
-
-
-def listed(names: Sequence[str]) -> str:
-    """Join names, the first five of them and how many more there are."""
-    return shorten(names, _NAMED)
-
 
 PerClass: TypeAlias = Literal["auto", "always", "never"]
 # From the shared threshold to every class's own: the plainer of two that do as well is chosen.
@@ -190,6 +54,7 @@ _ADVICE = {
     (False, "auto"): "All classes get the shared threshold; --per-class always keeps their own.",
     (False, "never"): "All classes get the shared threshold, as was asked for.",
 }
+_LOW_SCORE = 0.01  # detectors that keep detections below are not cut by their own threshold
 
 
 def fit_thresholds(
@@ -240,7 +105,10 @@ def fit_thresholds(
     Yang, A study on thresholding strategies for text categorization, SIGIR 2001. Differs: where
     that paper gives such classes a fixed threshold, theirs move to the shared one by degrees.
     """
-    _check(per_class)
+    if per_class not in ("auto", "always", "never"):
+        raise ValueError(
+            f'fit_thresholds(): per_class is "{per_class}". Known: auto, always, never. Choose one.'
+        )
     data = prepare(
         annotations,
         predictions,
@@ -257,95 +125,31 @@ def fit_thresholds(
     goal, matches, folds = data.objective, data.matches, data.folds
     counts = count_scores(matches, folds, iou=iou)
     trials = run_trials(counts, goal, SHRINKAGES, confidence=confidence)
-    best, each = choose(trials, goal, first=1 if per_class == "always" else 0)
-    results = {
-        "shared": held_out(trials, 0),
-        "own": held_out(trials, len(SHRINKAGES) - 1),
-        "shrunk": held_out(trials, each),
-    }
-    table = {name: judge(result, goal, data.group_of_class) for name, result in results.items()}
+    crossed = choose(trials, goal, first=1 if per_class == "always" else 0)
+    ways = {"shared": np.int64(0), "own": np.int64(len(SHRINKAGES) - 1), "shrunk": crossed.of_fold}
+    held_out = {way: crossed.held_out(setting) for way, setting in ways.items()}
+    table = {way: data.judge(parts) for way, parts in held_out.items()}
     before, after = (
-        shown(matches, folds, results[name].thresholds, iou=iou) for name in ("shared", "shrunk")
+        shown(matches, folds, trials.thresholds[setting, np.arange(num_folds)], iou=iou)
+        for setting in (ways["shared"], ways["shrunk"])
     )
     error = standard_error(matches, before, after, goal, seed=seed)
     gain = table["shrunk"].utility - table["shared"].utility
-    helps = best > 0 and gain > error
+    helps = crossed.best > 0 and gain > error
     differs = per_class == "always" or (per_class == "auto" and helps)
 
     right, wrong, boxes = counts.without()
     curves = make_curves(right, wrong, boxes, goal, confidence=confidence)
-    place, label = fit(curves, SHRINKAGES[best] if differs else SHARED), np.arange(len(boxes))
-    rows = _rows(
-        annotations,
-        data.training,
-        boxes,
-        counts.thresholds[place],
-        counts.thresholds[fit(curves, 0.0)],
-        _statuses(goal, right[label, place], wrong[label, place], boxes, confidence),
-        class_figures(results["shrunk" if differs else "shared"], goal),
-        class_figures(results["shared"], goal),
+    shared, own = (counts.thresholds[fit(curves, n)] for n in (SHARED, 0.0))
+    place = fit(curves, SHRINKAGES[crossed.best] if differs else SHARED)
+    chosen, label = counts.thresholds[place], np.arange(len(boxes))
+    statuses = _floor_statuses(
+        Counts(right[label, place], wrong[label, place], boxes), goal, confidence
     )
-    return ThresholdFit(
-        thresholds=Thresholds({row.name: row.threshold for row in rows}, "fit_thresholds()"),
-        objective=str(goal),
-        shared=float(counts.thresholds[fit(curves, SHARED)[0]]),
-        is_per_class=differs,
-        shrink_boxes=SHRINKAGES[best],
-        gain=gain,
-        standard_error=error,
-        classes=rows,
-        held_out=table,
-        verdict=verdict(
-            goal,
-            table["shared"],
-            table["shrunk"],
-            error,
-            helps=helps,
-            what=("thresholds per class", "one shared threshold"),
-            advice=_ADVICE[differs, per_class],
-        ),
-        settings=data.settings,
-        notes=(
-            *calibration_notes(curves, rows, annotations, predictions, confidence=confidence),
-            *cap_notes(annotations, matches.rules),
-        ),
+    figures, shared_figures = (
+        class_figures(Counts.total(held_out[way]), goal)
+        for way in ("shrunk" if differs else "shared", "shared")
     )
-
-
-def _check(per_class: str) -> None:
-    if per_class not in ("auto", "always", "never"):
-        raise ValueError(
-            f'fit_thresholds(): per_class is "{per_class}". Known: auto, always, never. Choose one.'
-        )
-
-
-def _statuses(
-    objective: Objective, right: Int64, wrong: Int64, boxes: Int64, confidence: float
-) -> list[FloorStatus | None]:
-    """What the detections of each class alone say of its floor; index 0 is background."""
-    if not objective.is_floor:
-        return [None] * len(boxes)
-    found, trials = objective.kept(right, wrong, boxes)
-    floor = objective.amount - 1e-9
-    sure = lower_end(found, trials, confidence) >= floor
-    likely = found >= floor * trials
-    return [
-        None if n == 0 or whole == 0 else "kept" if s else "unsure" if e else "missed"
-        for n, whole, s, e in zip(boxes, trials, sure, likely, strict=True)
-    ]
-
-
-def _rows(
-    annotations: Annotations,
-    training: TrainingCounts,
-    boxes: Int64,
-    chosen: Float64,
-    own: Float64,
-    statuses: list[FloorStatus | None],
-    figures: list[Figures],
-    shared: list[Figures],
-) -> tuple[ClassThreshold, ...]:
-    """One row a class, the rarest first."""
     rows = [
         ClassThreshold(
             name=name,
@@ -356,10 +160,103 @@ def _rows(
             own=float(own[label]),
             floor=statuses[label],
             held_out=figures[label],
-            shared=shared[label],
+            shared=shared_figures[label],
         )
         for label, (name, (group, _, train_boxes)) in enumerate(
-            zip(annotations.categories.names, training.counts, strict=True), start=1
+            zip(annotations.categories.names, data.training.counts, strict=True), start=1
         )
     ]
-    return tuple(sorted(rows, key=lambda row: (row.train_boxes or 0, row.boxes)))
+    rows.sort(key=lambda row: (row.train_boxes or 0, row.boxes))
+    ways_compared = (
+        ("thresholds per class", table["shrunk"]),
+        ("one shared threshold", table["shared"]),
+    )
+    return ThresholdFit(
+        thresholds=Thresholds({row.name: row.threshold for row in rows}, "fit_thresholds()"),
+        objective=str(goal),
+        shared=float(shared[0]),
+        is_per_class=differs,
+        shrink_boxes=SHRINKAGES[crossed.best],
+        gain=gain,
+        standard_error=error,
+        classes=tuple(rows),
+        held_out=table,
+        verdict=verdict(
+            objective_outcome(goal, *ways_compared, error),
+            "thresholds per class",
+            helps=helps,
+            advice=_ADVICE[differs, per_class],
+        ),
+        settings=data.settings,
+        notes=(
+            *_notes(data, curves, rows, predictions, confidence),
+            *cap_notes(annotations, matches.rules),
+        ),
+    )
+
+
+def _floor_statuses(
+    counts: Counts, objective: Objective, confidence: float
+) -> list[FloorStatus | None]:
+    """What the detections of each class alone say of its floor; index 0 is background."""
+    if not objective.is_floor:
+        return [None] * len(counts.boxes)
+    successes, trials = objective.successes(counts.right, counts.wrong, counts.boxes)
+    floor = objective.amount - ROUNDING
+    sure = lower_end(successes, trials, confidence) >= floor
+    likely = successes >= floor * trials
+    return [
+        None if n == 0 or whole == 0 else "kept" if s else "unsure" if e else "missed"
+        for n, whole, s, e in zip(counts.boxes, trials, sure, likely, strict=True)
+    ]
+
+
+def _notes(
+    data: Calibration,
+    curves: Curves,
+    rows: Sequence[ClassThreshold],
+    predictions: Predictions,
+    confidence: float,
+) -> Iterator[str]:
+    """Name the classes that thresholds could not be fitted for, or whose floor is not kept."""
+    annotations, goal = data.matches.annotations, data.objective
+    label = {name: i for i, name in enumerate(annotations.categories.names, start=1)}
+    if odd := odd_scores(predictions):
+        yield f"{odd}. The thresholds hold for scores of this kind only."
+    if absent := [row.name for row in rows if not row.boxes]:
+        yield (
+            f"{counted(len(absent), 'class')} without boxes in {annotations.source} get the shared"
+            f" threshold: {shorten(absent, NAMES_SHOWN)}."
+        )
+    if never := [row.name for row in rows if row.boxes and not curves.weights[label[row.name]]]:
+        yield (
+            f"{counted(len(never), 'class')} with boxes and no right detection at any score get"
+            f" the shared threshold: {shorten(never, NAMES_SHOWN)}."
+        )
+    if not goal.is_floor:
+        return
+    best = {row.name: float(curves.own[label[row.name]].max()) for row in rows if row.boxes}
+    beyond = {row.name: row.boxes for row in rows if 0 < best.get(row.name, 0) < goal.amount}
+    if beyond:
+        figures = [f"{name} {best[name]:.2f} ({counted(n, 'box')})" for name, n in beyond.items()]
+        yield (
+            f"{goal} is out of reach for {counted(len(beyond), 'class')} at every threshold; the"
+            f" best that there is: {shorten(figures, NAMES_SHOWN)}."
+        )
+    if unsure := [row.name for row in rows if row.floor == "unsure"]:
+        yield (
+            f"{counted(len(unsure), 'class keeps', 'classes keep')} {goal} here, but by too few"
+            f" {'boxes' if goal.kind == 'recall' else 'detections'} for {confidence:.0%}"
+            f" confidence: {shorten(unsure, NAMES_SHOWN)}."
+        )
+    if missed := [row.name for row in rows if row.floor == "missed" and row.name not in beyond]:
+        yield (
+            f"{counted(len(missed), 'class misses', 'classes miss')} {goal} at the threshold"
+            f" chosen, though another would keep it here: {shorten(missed, NAMES_SHOWN)}."
+        )
+    lowest = float(predictions.scores.min())
+    if goal.kind == "recall" and min(best.values()) < goal.amount and lowest >= _LOW_SCORE:
+        yield (
+            f"The lowest score in the predictions is {lowest:.3f}: detections below it may have"
+            " been cut off. Predict with a lower score threshold for more recall."
+        )

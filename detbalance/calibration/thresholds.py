@@ -1,4 +1,4 @@
-"""A score threshold for each class: applied to detections, looked up by label.
+"""A score threshold for each class: fitted, applied to detections, saved and read.
 
 Letters: K categories, D detections.
 """
@@ -6,14 +6,27 @@ Letters: K categories, D detections.
 from __future__ import annotations
 
 import difflib
+import json
+import math
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from detbalance.calibration.cross_fitting import Figures, Judged, Settings
 from detbalance.data import Categories, Predictions
 from detbalance.data.arrays import Float64
 from detbalance.data.categories import shorten
+from detbalance.data.faults import show
+from detbalance.data.files import open_file, parse_json, replace_file
+from detbalance.data.json_nan import nan_to_null
+
+FloorStatus: TypeAlias = Literal["kept", "unsure", "missed"]
+SCHEMA = "detbalance.thresholds/1"
+_EXPECTED = f'Expected {{"schema": "{SCHEMA}", "thresholds": {{class name: score}}}}'
 
 
 @dataclass(frozen=True)
@@ -83,10 +96,147 @@ def apply_thresholds(
     Raises:
         ValueError: if the classes are not those of the thresholds.
     """
-    kept = predictions.scores >= thresholds.by_label(categories)[predictions.labels]
-    return Predictions(
-        predictions.image_index[kept],
-        predictions.labels[kept],
-        predictions.bbox[kept],
-        predictions.scores[kept],
+    return predictions.take(
+        predictions.scores >= thresholds.by_label(categories)[predictions.labels]
     )
+
+
+@dataclass(frozen=True)
+class ClassThreshold:
+    """The threshold of one class.
+
+    Attributes:
+        name: of the class.
+        group: rare, common or frequent, None without training data.
+        train_boxes: None without training data.
+        boxes: of the calibration file.
+        threshold: the smallest score to show.
+        own: what the class alone would choose, without shrinkage.
+        floor: whether its own detections say that the floor is kept at `threshold`: "kept" with
+            the confidence asked for, "unsure" by the estimate only, "missed" not at all; None
+            without a floor, and where there is nothing to say it by.
+        held_out: figures with the thresholds that were chosen, on images not fitted on.
+        shared: the same with the shared threshold.
+    """
+
+    name: str
+    group: str | None
+    train_boxes: int | None
+    boxes: int
+    threshold: float
+    own: float
+    floor: FloorStatus | None
+    held_out: Figures
+    shared: Figures
+
+
+@dataclass(frozen=True)
+class ThresholdFit:
+    """Thresholds of all classes and what they are worth.
+
+    Attributes:
+        thresholds: to apply.
+        objective: what they are for, as text.
+        shared: the one threshold that is best for the mean class.
+        is_per_class: whether the thresholds differ, or all are the shared one.
+        shrink_boxes: n_0 of the shrinkage that cross-fitting chose, infinite for the shared one.
+        gain: held-out utility of the shrunk thresholds less that of the shared one.
+        standard_error: of the gain.
+        classes: rarest first.
+        held_out: by way of choosing: "shared", "own" (not shrunk), "shrunk".
+        verdict: the outcome in words.
+        settings: what it was fitted on.
+        notes: what to know before using it.
+    """
+
+    thresholds: Thresholds
+    objective: str
+    shared: float
+    is_per_class: bool
+    shrink_boxes: float
+    gain: float
+    standard_error: float
+    classes: tuple[ClassThreshold, ...]
+    held_out: dict[str, Judged]
+    verdict: str
+    settings: Settings
+    notes: tuple[str, ...]
+
+
+def save_thresholds(path: str | os.PathLike[str], fitted: ThresholdFit) -> None:
+    """Write thresholds and how they were found.
+
+    "thresholds" maps class names to scores, all that a program needs; "classes" has the figures of
+    each class, "held_out" the comparison that decided. The file appears whole or not at all.
+
+    Args:
+        path: file to write; its folder is made if need be. An existing file is replaced.
+        fitted: of `detbalance.calibration.fit_thresholds`.
+
+    Raises:
+        ValueError: if the file cannot be written.
+    """
+    values: dict[str, Any] = nan_to_null(asdict(fitted))
+    values["thresholds"] = dict(fitted.thresholds.values)
+    classes = {row["name"]: row for row in values.pop("classes")}
+    for row in classes.values():
+        del row["name"], row["threshold"]
+    if math.isinf(fitted.shrink_boxes):
+        values["shrink_boxes"] = None
+    text = json.dumps(
+        {"schema": SCHEMA, **values, "classes": classes},
+        indent=1,
+        ensure_ascii=False,
+        allow_nan=False,
+    )
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replace_file(path) as file:
+            file.write(f"{text}\n".encode())
+    except OSError as error:
+        raise ValueError(
+            f"{path}: the thresholds cannot be written ({error.strerror}). Expected a file to "
+            "write. Choose another path."
+        ) from error
+
+
+def load_thresholds(path: str | os.PathLike[str]) -> Thresholds:
+    """Read thresholds by class name; whether the classes are right shows where they are used.
+
+    Args:
+        path: file of `save_thresholds`, or one written by hand with "schema" and "thresholds".
+
+    Returns:
+        The thresholds.
+
+    Raises:
+        ValueError: if the file cannot be read, is no such file, or a threshold is not a finite
+            number.
+    """
+    document = parse_json(open_file(path), path)
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: the file holds {show(document)}. {_EXPECTED}.")
+    if document.get("schema") != SCHEMA:
+        schema = show(document["schema"]) if "schema" in document else "missing"
+        raise ValueError(
+            f'{path}: "schema" is {schema}. {_EXPECTED}. Write it with: detbalance thresholds.'
+        )
+    values = document.get("thresholds")
+    if not isinstance(values, dict) or not values:
+        raise ValueError(f'{path}: "thresholds" is {show(values)}. {_EXPECTED}.')
+    wrong = [name for name, value in values.items() if not _is_finite(value)]
+    if wrong:
+        number = f"{len(wrong)} thresholds are not finite numbers"
+        number = "1 threshold is no finite number" if len(wrong) == 1 else number
+        raise ValueError(
+            f'{path}: {number} (first: "{wrong[0]}": {show(values[wrong[0]])}). {_EXPECTED}.'
+            " Correct it."
+        )
+    return Thresholds({name: float(value) for name, value in values.items()}, str(path))
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # an integer of hundreds of digits
+        return False

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detbalance.calibration import FUSIONS, Options, fuse
-from detbalance.calibration import fusion_members as pool
+from detbalance.calibration import FUSIONS, Options, fuse, fusion
 from detbalance.data import Predictions
 
 CLASSES = 3
@@ -49,11 +48,6 @@ def columns(predictions: Predictions) -> np.ndarray:
 
 def same(one: Predictions, other: Predictions, *, tolerance: float = 0.0) -> None:
     np.testing.assert_allclose(columns(one), columns(other), rtol=0, atol=tolerance)
-
-
-def take(predictions: Predictions, rows: object) -> Predictions:
-    fields = (predictions.image_index, predictions.labels, predictions.bbox, predictions.scores)
-    return Predictions(*(field[rows] for field in fields))
 
 
 # ---- the same in plain loops ---------------------------------------------------------------------
@@ -179,7 +173,7 @@ def test_every_method_equals_plain_loops(method: str, seed: int) -> None:
 def test_how_groups_are_laid_out_changes_nothing(method: str, monkeypatch) -> None:
     members = make_members(3, images=40, most=400)
     whole = fuse(members, method)
-    monkeypatch.setattr(pool, "_BATCH", 7)
+    monkeypatch.setattr(fusion, "_BATCH", 7)
     same(whole, fuse(members, method))
 
 
@@ -273,7 +267,7 @@ def test_neither_order_of_members_nor_of_detections_matters(method: str, seed: i
     members = make_members(seed, 4)
     rng = np.random.default_rng(seed)
     fused = fuse(members, method)
-    mixed = [take(m, rng.permutation(m.num_predictions)) for m in members]
+    mixed = [m.take(rng.permutation(m.num_predictions)) for m in members]
     mixed = [mixed[i] for i in rng.permutation(len(mixed))]
     same(fused, fuse(mixed, method))
     same(fused, fuse(members, method))
@@ -324,10 +318,10 @@ def test_a_member_of_weight_0_is_left_out(method: str, seed: int) -> None:
     weights = np.ones((3, CLASSES + 1))
     weights[1, 2] = 0
     fused = fuse(members, method, weights=weights)
-    without = [take(m, m.labels == 2) for m in members[::2]]
-    same(take(fused, fused.labels == 2), fuse(without, method))
-    others = [take(m, m.labels != 2) for m in members]
-    same(take(fused, fused.labels != 2), fuse(others, method))
+    without = [m.take(m.labels == 2) for m in members[::2]]
+    same(fused.take(fused.labels == 2), fuse(without, method))
+    others = [m.take(m.labels != 2) for m in members]
+    same(fused.take(fused.labels != 2), fuse(others, method))
 
 
 @pytest.mark.parametrize("method", ["wbf", "nms"])

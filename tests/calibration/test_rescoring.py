@@ -280,8 +280,8 @@ def test_a_fold_has_no_say_in_its_own_strength(tmp_path: Path) -> None:
         patch.setattr(strength, "choose", spy)
         for each in (predictions, replace(predictions, scores=scores)):
             choose_strength(annotations, each, frequency, num_folds=5)
-    (_, before), (_, after) = chosen
-    assert before[1] == after[1]
+    before, after = chosen
+    assert before.of_fold[1] == after.of_fold[1]
 
 
 def test_a_gain_counts_from_one_standard_error_on(tmp_path: Path) -> None:

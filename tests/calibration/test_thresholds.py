@@ -24,12 +24,11 @@ from detbalance.calibration import (
     save_thresholds,
 )
 from detbalance.calibration.cross_fitting import (
-    HeldOut,
+    Counts,
     Trials,
     choose,
-    held_out,
     image_folds,
-    mean_utility,
+    judge,
     run_trials,
     shown,
     standard_error,
@@ -41,7 +40,6 @@ from detbalance.calibration.threshold_curves import (
     lower_end,
     make_curves,
 )
-from detbalance.calibration.threshold_result import judge
 from detbalance.data import Annotations, Categories, Predictions
 from detbalance.data.frequency import class_frequency
 from detbalance.data.intervals import wilson_interval
@@ -61,14 +59,8 @@ def part(annotations: Annotations, predictions: Predictions, images: np.ndarray)
     """Matches of some of the images alone."""
     row = np.full(annotations.num_images, -1)
     row[images] = np.arange(len(images))
-    kept = row[predictions.image_index] >= 0
-    fewer = Predictions(
-        row[predictions.image_index[kept]],
-        predictions.labels[kept],
-        predictions.bbox[kept],
-        predictions.scores[kept],
-    )
-    return match(annotations.subset(images), fewer)
+    moved = dataclasses.replace(predictions, image_index=row[predictions.image_index])
+    return match(annotations.subset(images), moved.take(moved.image_index >= 0))
 
 
 def counted(matches: Matches, floor: float, label: int) -> tuple[int, int, int]:
@@ -115,7 +107,7 @@ def test_an_objective_cut_by_the_shell_is_explained() -> None:
         parse_objective("recall")
 
 
-def test_worth_of_a_floor_rises_up_to_it_and_then_stays() -> None:
+def test_the_utility_of_a_floor_rises_up_to_it_and_then_stays() -> None:
     goal = parse_objective("recall>=0.5")
     right = np.array([0, 30, 45, 50, 55, 90, 100])
     # Precision is one half everywhere.
@@ -275,7 +267,7 @@ def test_shrinking_helps_where_boxes_are_few(tmp_path: Path) -> None:
             np.bincount(fresh.predictions.labels[visible & kind[:, 0]], minlength=41)
             for kind in (fresh.is_true_positive, fresh.is_false_positive)
         )
-        return mean_utility(parse_objective("f1"), right, wrong, fresh.num_positive)
+        return Counts(right, wrong, fresh.num_positive).utility(parse_objective("f1"))
 
     own = utility({row.name: row.own for row in fitted.classes})
     shrunk = utility(dict(fitted.thresholds.values))
@@ -305,10 +297,7 @@ def test_two_right_detections_of_two_do_not_keep_a_floor_of_precision(tmp_path: 
 def test_a_floor_that_cannot_be_reached_is_said_with_the_best_there_is(tmp_path: Path) -> None:
     annotations, predictions = make_set(tmp_path, [300, 200], missed=0)
     lost = np.flatnonzero(predictions.labels == 2)[:120]
-    kept = np.setdiff1d(np.arange(len(predictions.scores)), lost)
-    fewer = Predictions(
-        *(getattr(predictions, n)[kept] for n in ("image_index", "labels", "bbox", "scores"))
-    )
+    fewer = predictions.take(np.setdiff1d(np.arange(len(predictions.scores)), lost))
     fitted = fit_thresholds(annotations, fewer, "recall>=0.9", per_class="always")
     row = next(row for row in fitted.classes if row.name == "c2")
     assert row.floor == "missed"
@@ -330,7 +319,7 @@ def test_a_floor_is_kept_from_its_last_box_on() -> None:
         np.array([0, 100, 100, 100, 0]),
     )
     groups = [None, "rare", "rare", "frequent", "frequent"]
-    result = judge(HeldOut(*counts, np.zeros(3, int), np.zeros((3, 5))), goal, groups)
+    result = judge(Counts(*counts), goal, groups)
     assert (result.kept, result.num_classes) == (2, 3)
     assert result.means["rare"].recall == pytest.approx(0.795)
     assert result.means["frequent"].recall == pytest.approx(0.81)
@@ -365,7 +354,7 @@ def test_floors_are_kept_on_new_images(tmp_path: Path, text: str) -> None:
         )
         for label, name in enumerate(fresh.annotations.categories.names, start=1):
             counts = counted_fast(fresh, fitted.thresholds.values[name], label)
-            found, trials = goal.kept(*map(np.asarray, counts))
+            found, trials = goal.successes(*map(np.asarray, counts))
             kept += found >= 0.8 * trials - 1e-9
     # With 90% confidence for one threshold; the extreme of many is chosen, which costs a little.
     assert kept >= 32
@@ -412,7 +401,7 @@ def test_held_out_counts_are_those_of_refitting_without_the_fold(tmp_path: Path,
             alone = part(annotations, predictions, np.flatnonzero(folds == fold))
             for label in range(1, 4):
                 total[:, label] += counted(alone, counts.thresholds[place[label]], label)
-        result = held_out(trials, a)
+        result = Counts.total(choose(trials, goal).held_out(a))
         np.testing.assert_array_equal([result.right, result.wrong, result.boxes], total)
 
 
@@ -431,7 +420,7 @@ def test_what_a_fold_is_judged_by_does_not_know_the_fold(tmp_path: Path) -> None
     results = []
     for each in (matches, other):
         trials = run_trials(count_scores(each, folds), goal, settings_of)
-        results.append((trials.thresholds, choose(trials, goal)[1]))
+        results.append((trials.thresholds, choose(trials, goal).of_fold))
     (before, chosen), (after, chosen_after) = results
     np.testing.assert_array_equal(before[:, 2], after[:, 2])
     assert chosen[2] == chosen_after[2]
@@ -446,12 +435,10 @@ def test_a_fold_has_no_vote_on_its_own_setting() -> None:
     boxes = np.full((3, 2), 100)
     right[..., 0] = boxes[:, 0] = 0
     trials = Trials(right, np.zeros_like(right), boxes, np.zeros((2, 3, 2)))
-    whole, each = choose(trials, parse_objective("f1"))
-    assert whole == 0
-    np.testing.assert_array_equal(each, [1, 0, 0])
-    whole, each = choose(trials, parse_objective("f1"), first=1)
-    assert whole == 1
-    np.testing.assert_array_equal(each, [1, 1, 1])
+    for first, best, of_fold in ((0, 0, [1, 0, 0]), (1, 1, [1, 1, 1])):
+        crossed = choose(trials, parse_objective("f1"), first=first)
+        assert crossed.best == best
+        np.testing.assert_array_equal(crossed.of_fold, of_fold)
 
 
 @settings(max_examples=15)
@@ -461,9 +448,11 @@ def test_what_is_shown_is_what_is_counted(seed: int) -> None:
     if not matches.is_true_positive[:, 0].any():
         return
     folds = np.arange(matches.annotations.num_images) % 3
-    trials = run_trials(count_scores(matches, folds), parse_objective("f1"), SHRINKAGES)
-    result = held_out(trials, np.array([2, 0, 1]))
-    right, wrong = shown(matches, folds, result.thresholds)
+    goal, settings_of_folds = parse_objective("f1"), np.array([2, 0, 1])
+    trials = run_trials(count_scores(matches, folds), goal, SHRINKAGES)
+    result = Counts.total(choose(trials, goal).held_out(settings_of_folds))
+    thresholds = trials.thresholds[settings_of_folds, np.arange(3)]
+    right, wrong = shown(matches, folds, thresholds)
     labels, num_classes = matches.predictions.labels, len(matches.num_positive)
     np.testing.assert_array_equal(np.bincount(labels[right], minlength=num_classes), result.right)
     np.testing.assert_array_equal(np.bincount(labels[wrong], minlength=num_classes), result.wrong)
@@ -473,9 +462,9 @@ def test_the_plainest_of_equally_good_settings_is_chosen(tmp_path: Path) -> None
     annotations, predictions = make_set(tmp_path, [50, 50])
     goal = parse_objective("f1")
     counts = count_scores(match(annotations, predictions), image_folds(annotations, 4, 0))
-    best, each = choose(run_trials(counts, goal, [SHARED, SHARED, SHARED]), goal)
-    assert best == 0
-    assert (each == 0).all()
+    crossed = choose(run_trials(counts, goal, [SHARED, SHARED, SHARED]), goal)
+    assert crossed.best == 0
+    assert (crossed.of_fold == 0).all()
 
 
 def test_the_standard_error_is_that_of_drawing_images_again(tmp_path: Path) -> None:
@@ -488,11 +477,11 @@ def test_the_standard_error_is_that_of_drawing_images_again(tmp_path: Path) -> N
         # Two thresholds that are given, not fitted.
         pair = [shown(matches, folds, np.full((1, 4), t)) for t in (0.3, 0.6)]
         errors.append(standard_error(matches, *pair, goal))
-        worths = []
+        utilities = []
         for masks in pair:
             counts = (np.bincount(matches.predictions.labels[mask], minlength=4) for mask in masks)
-            worths.append(mean_utility(goal, *counts, matches.num_positive))
-        gains.append(worths[1] - worths[0])
+            utilities.append(Counts(*counts, matches.num_positive).utility(goal))
+        gains.append(utilities[1] - utilities[0])
     assert np.mean(errors) == pytest.approx(np.std(gains), rel=0.2)
     assert standard_error(matches, pair[0], pair[0], goal) == 0
 
@@ -576,10 +565,7 @@ def test_groups_and_order_come_from_the_training_file(tmp_path: Path) -> None:
 
 def test_classes_without_boxes_or_right_detections_are_named(tmp_path: Path) -> None:
     annotations, predictions = make_set(tmp_path, [100, 0, 60, 5], shifts=[0, 0, -2, 0], missed=0)
-    hidden = predictions.labels != 4
-    predictions = Predictions(
-        *(getattr(predictions, n)[hidden] for n in ("image_index", "labels", "bbox", "scores"))
-    )
+    predictions = predictions.take(predictions.labels != 4)
     fitted = fit_thresholds(annotations, predictions, per_class="always")
     for name in ("c2", "c4"):
         assert fitted.thresholds.values[name] == fitted.shared
@@ -594,7 +580,7 @@ def test_nothing_right_and_wrong_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none of the 0 detections"):
         fit_thresholds(annotations, Predictions([], [], [], []))
     for options, message in (
-        ({"confidence": 0.3}, "confidence: is 0.3. A floor"),
+        ({"confidence": 0.3}, "confidence is 0.3. Expected a number > 0.5 and < 1. A floor"),
         ({"per_class": "yes"}, 'per_class is "yes". Known: auto, always, never'),
         ({"iou": 0.4}, "iou: 0.4 is none of the thresholds"),
     ):
