@@ -447,7 +447,7 @@ def read_results(path: Path) -> None:
 
 def read_thresholds(path: Path) -> None:
     """By class name."""
-    from detbalance.calibration.threshold_result import load_thresholds
+    from detbalance.calibration import load_thresholds
 
     load_thresholds(path)
 

@@ -68,7 +68,7 @@ class Ground:
                 "--rare, --common: are limits of training images, and --train is missing. A"
                 " training file is expected. Add --train train.json."
             )
-        from detbalance.calibration.threshold_result import load_thresholds
+        from detbalance.calibration.thresholds import load_thresholds
 
         truth = load_annotations(annotations, drop_invalid=given.drop_invalid)
         fitted = None if given.thresholds is None else load_thresholds(given.thresholds)

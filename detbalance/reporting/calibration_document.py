@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from detbalance.calibration import ClassThreshold, StrengthChoice, ThresholdFit, parse_objective
-from detbalance.calibration.fusion_result import FusedClass, FusionChoice, Way
+from detbalance.calibration.cross_fitting import Figures, Judged, Settings
+from detbalance.calibration.fusion_choice import FusedClass, FusionChoice, Way
 from detbalance.calibration.rescoring_strength import RescoredClass
-from detbalance.calibration.threshold_result import GROUP_NAMES, Figures, Judged, Settings
 from detbalance.data.messages import counted
+from detbalance.evaluation.report import GROUP_NAMES
 from detbalance.reporting.document import (
     CHOSEN,
     KEPT_OF_MANY,
