@@ -13,7 +13,7 @@ from importlib import import_module
 import click
 
 from detbalance.cli.commands import COMMANDS, EVERY, RENAMED
-from detbalance.cli.options import verbosity
+from detbalance.cli.options import VERBOSITY
 from detbalance.cli.running import run
 
 
@@ -26,8 +26,8 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import a command."""
-        if name in RENAMED:
-            ctx.fail(f"{name}: is called {RENAMED[name]} now. Run: detbalance {RENAMED[name]}.")
+        if new := RENAMED.get(name):
+            raise ValueError(f"{name}: is called {new} now. Run: detbalance {new}")
         if name not in EVERY:
             return None
         word = name.replace("-", "_")
@@ -45,6 +45,7 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
+    params=VERBOSITY,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
@@ -52,7 +53,6 @@ class _Commands(click.Group):
     },
 )
 @click.version_option(package_name="detbalance")
-@verbosity
 def cli() -> None:
     """Make object detectors find the classes that their training data shows too rarely."""
 

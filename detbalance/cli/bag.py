@@ -7,19 +7,17 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import click
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import detbalance
 from detbalance.calibration.bagging import balanced_bags
 from detbalance.calibration.cross_fitting import image_folds
-from detbalance.cli.options import CONFIG, DATA_ROOT, FILE, OVERRIDES, SEED, Whole, command
+from detbalance.cli.options import Configured, Seed, Whole, command
 from detbalance.cli.outputs import BAG, refuse_configured
+from detbalance.cli.printing import say
 from detbalance.data import load_annotations
 from detbalance.data.files import replace_file
 from detbalance.data.messages import counted
-from detbalance.reporting.terminal import Console
 
 if TYPE_CHECKING:
     from detbalance.training.config import Config
@@ -29,151 +27,114 @@ logger = logging.getLogger(__name__)
 
 
 @command("bag", "detbalance bag --config configs/bccd.yaml --output bags --members 3")
-@CONFIG
-@OVERRIDES
-@DATA_ROOT
-@click.option("--output", required=True, type=BAG, help="Folder of the members.")
-@click.option(
-    "--by",
-    default="bags",
-    type=click.Choice(["bags", "seeds", "folds", "losses"]),
-    help="What members differ in, beside their seed: balanced bags of the training images, nothing"
-    " else, the fold of images that each leaves out, the classification loss.",
-)
-@click.option("--members", default=3, type=Whole(1, 1000))
-@click.option("--losses", multiple=True, metavar="NAME", help="One for each member. Repeatable.")
-@click.option(
-    "--target",
-    type=Whole(1),
-    help="Boxes of a class that are enough for a bag. Default: the geometric mean of the smallest"
-    " and the largest class.",
-)
-@click.option(
-    "--backbone",
-    type=FILE,
-    help="Checkpoint of a detector of the same architecture: members start from it, and share its"
-    " backbone, which is not trained.",
-)
-@click.option(
-    "--member",
-    "only",
-    multiple=True,
-    type=Whole(0),
-    help="Train this member alone, for example on another machine. Repeatable.",
-)
-@click.option("--prepare-only", is_flag=True, help="Write the configurations, and train nothing.")
-@SEED
-@click.option("--overwrite", is_flag=True, help="Replace members that the folder holds.")
 def bag_command(
-    config: Path,
-    overrides: tuple[str, ...],
-    data_root: Path | None,
-    output: Path,
-    by: str,
-    members: int,
-    losses: tuple[str, ...],
-    target: int | None,
-    backbone: Path | None,
-    only: tuple[int, ...],
-    prepare_only: bool,
-    seed: int,
-    overwrite: bool,
+    *,
+    options: Configured,
+    output: Annotated[Path, BAG, "Folder of the members."],
+    by: Annotated[
+        Literal["bags", "seeds", "folds", "losses"],
+        "What members differ in, beside their seed: balanced bags of the training images, nothing"
+        " else, the fold of images that each leaves out, the classification loss.",
+    ] = "bags",
+    members: Annotated[int, Whole(1, 1000), "Detectors to train."] = 3,
+    losses: Annotated[tuple[str, ...], "--losses NAME", "One for each member. Repeatable."] = (),
+    target: Annotated[
+        int | None,
+        Whole(1),
+        "Boxes of a class that are enough for a bag. Default: the geometric mean of the smallest"
+        " and the largest class.",
+    ] = None,
+    backbone: Annotated[
+        Path | None,
+        "Checkpoint of a detector of the same architecture: members start from it, and share its"
+        " backbone, which is not trained.",
+    ] = None,
+    only: Annotated[
+        tuple[int, ...],
+        "--member",
+        Whole(0),
+        "Train this member alone, for example on another machine. Repeatable.",
+    ] = (),
+    prepare_only: Annotated[bool, "Write the configurations, and train nothing."] = False,
+    seed: Seed = 0,
+    overwrite: Annotated[bool, "Replace members that the folder holds."] = False,
 ) -> None:
     """Train several detectors to be fused; members that are finished are not trained again."""
-    from detbalance.training.config import load_config
-
-    _check(by, members, losses, target, only)
-    frozen = _frozen(backbone)
-    base = load_config(config, [*overrides, *frozen], data_root=data_root)
+    number = len(losses) if by == "losses" else members
+    _check(by, number, losses, target, only)
+    shared = _shared_backbone(backbone)
+    base = options.load(*shared)
     refuse_configured(output, BAG, base.to_dict())
     output.mkdir(parents=True, exist_ok=True)
-    number = len(losses) if by == "losses" else members
-    changes = _changes(base, by, number, losses, target, seed, output)
-    files = []
-    for i, own in enumerate(changes):
-        place = output / f"member-{i}"
-        made = load_config(
-            config,
-            [*overrides, *frozen, *own, f"seed={seed + i}", f"output={place}"],
-            data_root=data_root,
-        )
-        files.append(_written(place.with_suffix(".yaml"), made, overwrite))
-    chosen = [file for i, file in enumerate(files) if not only or i in only]
-    console = Console()
+    if by == "seeds":
+        changes = [""] * number
+    elif by == "losses":
+        # Options of one loss mean nothing to another.
+        changes = [f"loss={{name: {name}}}" for name in losses]
+    else:
+        changes = [f"data.train={file}" for file in _parts(base, by, number, target, seed, output)]
+    folders = [output / f"member-{i}" for i in range(number)]
+    configs = {}
+    for i, (folder, change) in enumerate(zip(folders, changes, strict=True)):
+        own = [change] if change else []
+        config = options.load(*shared, *own, f"seed={seed + i}", f"output={folder}")
+        _write(folder.with_suffix(".yaml"), config, overwrite)
+        if not only or i in only:
+            configs[folder.with_suffix(".yaml")] = config
     if prepare_only:
-        _say(console, "Train each with:")
-        for file in chosen:
-            _say(console, f"  detbalance train --config {file}")
+        say("Train each with:", *(f"  detbalance train --config {file}" for file in configs))
         return
-    dead = [file for file in chosen if not _trained(file, overwrite)]
-    if dead:
+    failed = [str(f) for f, config in configs.items() if not _trained(f, config, overwrite)]
+    if failed:
         raise ValueError(
-            f"{output}: {len(dead)} of {counted(len(chosen), 'run')} did not finish"
-            f" ({', '.join(map(str, dead))}). All are expected to. See what they said above; the"
+            f"{output}: {len(failed)} of {counted(len(configs), 'run')} did not finish"
+            f" ({', '.join(failed)}). All are expected to. See what they said above; the"
             " same command goes on with them alone."
         )
-    done = [m for m in range(number) if not only or m in only]
-    folders = " ".join(str(output / f"member-{m}") for m in range(number))
-    _say(console, f"Members trained: {', '.join(map(str, done))}. Make one of them with:")
-    _say(console, f"  detbalance fuse {folders} --annotations {base.data.path('val')}"
-         f" --output {output / 'fused.json'}")  # fmt: skip
-
-
-def _changes(
-    base: Config,
-    by: str,
-    members: int,
-    losses: Sequence[str],
-    target: int | None,
-    seed: int,
-    output: Path,
-) -> list[list[str]]:
-    """What tells each member from the configuration, beside its seed."""
-    if by == "seeds":
-        return [[] for _ in range(members)]
-    if by == "losses":
-        # Options of one loss mean nothing to another.
-        return [[f"loss={{name: {name}}}"] for name in losses]
-    train = base.data.path("train")
-    truth = load_annotations(train, segmentations=True, drop_invalid=base.data.drop_invalid)
-    if by == "folds":
-        fold = image_folds(truth, members, seed)
-        parts = [(fold != member).nonzero()[0] for member in range(members)]
-    else:
-        parts = balanced_bags(truth, members, target=target, seed=seed)
-    changes = []
-    for member, rows in enumerate(parts):
-        file = (output / f"member-{member}.json").resolve()
-        truth.subset(rows).save(file)
-        logger.info("member %d: %d of %d images", member, len(rows), truth.num_images)
-        changes.append([f"data.train={file}"])
-    return changes
-
-
-def _written(file: Path, config: Config, overwrite: bool) -> Path:
-    same = file.exists() and config.is_written_in(file.read_bytes())
-    if file.exists() and not same and not overwrite:
-        raise _another_ensemble(file)
-    with replace_file(file) as target:
-        target.write(config.to_yaml().encode())
-    return file
-
-
-def _another_ensemble(file: Path) -> ValueError:
-    return ValueError(
-        f"{file}: is of another ensemble than the one asked for now. The same options are"
-        " expected, to go on with it. Give another --output, or --overwrite."
+    trained = [str(i) for i in range(number) if not only or i in only]
+    say(
+        f"Members trained: {', '.join(trained)}. Make one of them with:",
+        f"  detbalance fuse {' '.join(map(str, folders))} --annotations {base.data.path('val')}"
+        f" --output {output / 'fused.json'}",
     )
 
 
-def _trained(file: Path, overwrite: bool) -> bool:
-    """Train a member in a process of its own; if it dies, once more from its last checkpoint."""
-    from detbalance.cli.runs import finished
-    from detbalance.training.checkpoint import LAST
-    from detbalance.training.config import load_config
+def _parts(
+    base: Config, by: str, number: int, target: int | None, seed: int, output: Path
+) -> list[Path]:
+    """Write the training file of each member."""
+    train = base.data.path("train")
+    truth = load_annotations(train, segmentations=True, drop_invalid=base.data.drop_invalid)
+    if by == "folds":
+        fold = image_folds(truth, number, seed)
+        parts = [(fold != member).nonzero()[0] for member in range(number)]
+    else:
+        parts = balanced_bags(truth, number, target=target, seed=seed)
+    files = []
+    for member, rows in enumerate(parts):
+        files.append((output / f"member-{member}.json").resolve())
+        truth.subset(rows).save(files[-1])
+        logger.info("member %d: %d of %d images", member, len(rows), truth.num_images)
+    return files
 
-    config = load_config(file)
-    if finished(config) and not overwrite:
+
+def _write(file: Path, config: Config, overwrite: bool) -> None:
+    same = file.exists() and config.is_written_in(file.read_bytes())
+    if file.exists() and not same and not overwrite:
+        raise ValueError(
+            f"{file}: is of another ensemble than the one asked for now. The same options are"
+            " expected, to go on with it. Give another --output, or --overwrite."
+        )
+    with replace_file(file) as target:
+        target.write(config.to_yaml().encode())
+
+
+def _trained(file: Path, config: Config, overwrite: bool) -> bool:
+    """Train a member in a process of its own; if it dies, once more from its last checkpoint."""
+    from detbalance.cli.runs import is_finished
+    from detbalance.training.checkpoint import LAST
+
+    if is_finished(config) and not overwrite:
         logger.info("%s: is there already", config.output)
         return True
     for attempt in range(2):
@@ -204,7 +165,7 @@ def _run(*words: str) -> int:
             raise
 
 
-def _frozen(backbone: Path | None) -> list[str]:
+def _shared_backbone(backbone: Path | None) -> list[str]:
     """Overrides that let members share the backbone of a trained detector, which stays as it is."""
     if backbone is None:
         return []
@@ -217,7 +178,7 @@ def _frozen(backbone: Path | None) -> list[str]:
 
 
 def _check(
-    by: str, members: int, losses: Sequence[str], target: int | None, only: Sequence[int]
+    by: str, number: int, losses: Sequence[str], target: int | None, only: Sequence[int]
 ) -> None:
     from detbalance.losses import LOSSES
 
@@ -237,13 +198,8 @@ def _check(
             f"--by, --target: {target} boxes are enough for a bag, and members differ by {by}."
             " --by bags is expected with it. Correct one of them."
         )
-    number = len(losses) if by == "losses" else members
     wrong = [member for member in only if member >= number]
     if wrong:
         raise ValueError(
             f"--member: {wrong[0]} does not exist. Members are 0 to {number - 1}. Choose of them."
         )
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, soft_wrap=True, highlight=False, markup=False)

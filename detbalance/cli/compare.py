@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import click
 
 from detbalance.cli.evaluating import (
-    Ground,
+    Evaluator,
     check_images,
-    compared,
+    compare_runs,
     results_file,
     show_comparison,
 )
-from detbalance.cli.options import EVALUATION, FILE, Evaluated, Whole, command
+from detbalance.cli.options import EvaluationOptions, Positional, Whole, command
 from detbalance.data.messages import printable
 from detbalance.evaluation import Comparison, Gate, parse_gate
 from detbalance.evaluation.comparison import digits_for
@@ -22,45 +23,33 @@ from detbalance.evaluation.comparison import digits_for
 GATE_STATUS = 1
 
 
-@command("compare", "detbalance compare plain balanced --annotations val.json --train train.json")
-@click.argument("files", nargs=-1, type=FILE, metavar="[BASELINE.JSON OURS.JSON]")
-@click.option(
-    "--baseline",
-    type=FILE,
-    multiple=True,
-    help="COCO results file of a run of the baseline. Repeatable: one for each seed.",
-)
-@click.option("--ours", type=FILE, multiple=True, help="The same of the other detector.")
-@click.option("--annotations", required=True, type=FILE, help="COCO file with the ground truth.")
-@click.option(
-    "--figure",
-    default="AP",
-    type=click.Choice(["AP", "AP50", "AR", "recall", "precision"]),
-    help="What the verdict is of.",
-)
-@click.option(
-    "--fail-if",
-    multiple=True,
-    metavar="CONDITION",
-    help='End with status 1 where it holds, for example "rare.recall < -0.01" (the difference),'
-    ' "all.AP.low < -0.02" (an end of its interval), "copper.AP50.ours < 0.3". Repeatable.',
-)
-@EVALUATION
-@click.option(
-    "--num-bootstrap",
-    default=1000,
-    type=Whole(2, 100_000),
-    help="Draws of images that intervals and p-values come from.",
+@command(
+    "compare",
+    "detbalance compare plain balanced --annotations val.json --train train.json",
+    overwrite="Replace what the folder holds.",
 )
 def compare_command(
-    files: tuple[Path, ...],
-    baseline: tuple[Path, ...],
-    ours: tuple[Path, ...],
-    annotations: Path,
-    figure: str,
-    fail_if: tuple[str, ...],
-    given: Evaluated,
-    num_bootstrap: int,
+    *,
+    files: Annotated[tuple[Path, ...], Positional("[BASELINE.JSON OURS.JSON]")] = (),
+    baseline: Annotated[
+        tuple[Path, ...],
+        "COCO results file of a run of the baseline. Repeatable: one for each seed.",
+    ] = (),
+    ours: Annotated[tuple[Path, ...], "The same of the other detector."] = (),
+    annotations: Annotated[Path, "COCO file with the ground truth."],
+    figure: Annotated[
+        Literal["AP", "AP50", "AR", "recall", "precision"], "What the verdict is of."
+    ] = "AP",
+    fail_if: Annotated[
+        tuple[str, ...],
+        "--fail-if CONDITION",
+        'End with status 1 where it holds, for example "rare.recall < -0.01" (the difference),'
+        ' "all.AP.low < -0.02" (an end of its interval), "copper.AP50.ours < 0.3". Repeatable.',
+    ] = (),
+    options: EvaluationOptions,
+    num_bootstrap: Annotated[
+        int, Whole(2, 100_000), "Draws of images that intervals and p-values come from."
+    ] = 1000,
 ) -> int:
     """Read, evaluate every run, compare, print, write, and judge the conditions.
 
@@ -68,16 +57,22 @@ def compare_command(
     """
     sides = _sides(files, baseline, ours)
     gates = [parse_gate(text) for text in fail_if]
-    check_images(given.images, given.output)
-    ground = Ground.read(annotations, given)
+    check_images(options.images, options.output)
+    evaluator = Evaluator.read(annotations, options)
     for gate in gates:
-        gate.check(ground.truth.categories.names, str(annotations))
-    before, after = ([ground.evaluate(results_file(file)) for file in side] for side in sides)
-    comparison, before, after = compared(
-        ground, before, after, figure=figure, num_bootstrap=num_bootstrap
+        gate.check(evaluator.truth.categories.names, str(annotations))
+    before, after = ([evaluator.evaluate(results_file(file)) for file in side] for side in sides)
+    comparison, before, after = compare_runs(
+        evaluator, before, after, figure=figure, num_bootstrap=num_bootstrap
     )
     show_comparison(
-        ground, comparison, before[0], after[0], given.output, given.images, as_json=given.as_json
+        evaluator,
+        comparison,
+        before[0],
+        after[0],
+        options.output,
+        options.images,
+        as_json=options.as_json,
     )
     return _judge(gates, comparison)
 
@@ -100,14 +95,13 @@ def _sides(
 def _judge(gates: list[Gate], comparison: Comparison) -> int:
     """Say which conditions are met; exit status."""
     # A condition that cannot be judged is an error even where another one is met.
-    found = [(gate, gate.find(comparison), gate.fails(comparison)) for gate in gates]
-    for gate, one, fails in found:
-        end = "fails" if fails else "holds"
+    judged = [(gate, gate.find(comparison), gate.fails(comparison)) for gate in gates]
+    for gate, one, fails in judged:
         digits = digits_for(one.difference, one.low, one.high, least=3)
         change, low, high = (f"{v:+.{digits}f}" for v in (one.difference, one.low, one.high))
         line = (
-            f"{end}: {gate.who}.{gate.figure} is {one.baseline:.3f} to {one.ours:.3f},"
-            f" {change} [{low}, {high}] (--fail-if {gate})"
+            f"{'fails' if fails else 'holds'}: {gate.who}.{gate.figure} is {one.baseline:.3f} to"
+            f" {one.ours:.3f}, {change} [{low}, {high}] (--fail-if {gate})"
         )
         click.secho(printable(line), fg="red" if fails else None, err=True)
-    return GATE_STATUS if any(fails for _, _, fails in found) else 0
+    return GATE_STATUS if any(fails for _, _, fails in judged) else 0

@@ -3,84 +3,64 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-import click
 import numpy as np
 
 from detbalance.cli.evaluating import check_folder
-from detbalance.cli.options import DROP_INVALID, FILE, SEED, Real, Whole, command
-from detbalance.cli.outputs import OUTPUT_FILE, overwrite
-from detbalance.cli.progress import progress
+from detbalance.cli.options import DropInvalid, Real, Seed, TrainedOn, Whole, command
+from detbalance.cli.outputs import OUTPUT_FILE
+from detbalance.cli.printing import print_table, progress
 from detbalance.data import Annotations, load_annotations
 from detbalance.data.frequency import class_frequency, frequency_groups
 from detbalance.data.messages import counted
-from detbalance.reporting.console import print_document
-from detbalance.reporting.document import AnyCell, Cell, Column, Document, Table, group_cell, lines
+from detbalance.reporting.document import group_cell
 
 if TYPE_CHECKING:
     from detbalance.augmentation.packing import Packed
+    from detbalance.reporting.document import AnyCell
 
 
 _LISTED = 60
 _NAMED = 10
-_logger = logging.getLogger(__name__)
+_COUNTS = ("boxes", "donors", "small", "overlapping", "over_limit", "unreadable")
+_TITLES = {"small": "too small", "over_limit": "over limit"}
+logger = logging.getLogger(__name__)
 
 
-@command("donors", "detbalance donors --annotations train.json --images train --output donors.bin")
-@click.option("--annotations", required=True, type=FILE, help="COCO file of the training images.")
-@click.option("--images", required=True, type=FILE, help="Folder of its images.")
-@click.option(
-    "--output",
-    required=True,
-    type=OUTPUT_FILE,
-    help="File to write, for example donors.safetensors.",
+@command(
+    "donors",
+    "detbalance donors --annotations train.json --images train --output donors.bin",
+    overwrite="Replace the file.",
 )
-@click.option(
-    "--classes",
-    multiple=True,
-    metavar="NAME",
-    help="Class to cut out, repeatable. Default: the rare and the common ones.",
-)
-@click.option(
-    "--margin",
-    default=0.2,
-    type=Real(0, 1),
-    help="Context on each side as a part of the box; paste must be given the same.",
-)
-@click.option(
-    "--min-size",
-    default=8.0,
-    type=Real(0),
-    help="Least square root of width x height, in pixels.",
-)
-@click.option(
-    "--max-overlap",
-    default=0.3,
-    type=Real(0, 1),
-    help="Part of a box, or of the other, that it may share with another one.",
-)
-@click.option(
-    "--max-per-class",
-    default=2000,
-    type=Whole(1),
-    help="Boxes of a class; drawn at random where there are more.",
-)
-@SEED
-@DROP_INVALID
-@overwrite("Replace the file.")
 def donors_command(
-    annotations: Path,
-    images: Path,
-    output: Path,
-    classes: tuple[str, ...],
-    margin: float,
-    min_size: float,
-    max_overlap: float,
-    max_per_class: int,
-    seed: int,
-    drop_invalid: bool,
+    *,
+    annotations: TrainedOn,
+    images: Annotated[Path, "Folder of its images."],
+    output: Annotated[Path, OUTPUT_FILE, "File to write, for example donors.safetensors."],
+    classes: Annotated[
+        tuple[str, ...],
+        "--classes NAME",
+        "Class to cut out, repeatable. Default: the rare and the common ones.",
+    ] = (),
+    margin: Annotated[
+        float,
+        Real(0, 1),
+        "Context on each side as a part of the box; paste must be given the same.",
+    ] = 0.2,
+    min_size: Annotated[float, Real(0), "Least square root of width x height, in pixels."] = 8.0,
+    max_overlap: Annotated[
+        float,
+        Real(0, 1),
+        "Part of a box, or of the other, that it may share with another one.",
+    ] = 0.3,
+    max_per_class: Annotated[
+        int, Whole(1), "Boxes of a class; drawn at random where there are more."
+    ] = 2000,
+    seed: Seed = 0,
+    drop_invalid: DropInvalid = False,
 ) -> None:
     """Cut out the objects that may be pasted, once, so that training opens no image for them."""
     from detbalance.augmentation.packing import pack_donors
@@ -102,55 +82,40 @@ def donors_command(
             progress=tell,
         )
     _name_problems(packed)
-    line = (
+    print_table(
+        ("class", "group", *(_TITLES.get(name, name) for name in _COUNTS)),
+        _rows(train, packed),
         f"Written: {output} ({counted(packed.written.number, 'donor')},"
         f" {packed.written.megabytes:.1f} MB)."
-        f" Use it with augmentation.paste.donor_file: {output}"
+        f" Use it with augmentation.paste.donor_file: {output}",
+        num_texts=2,
     )
-    print_document(Document("Donors", [_table(train, packed), *lines("legend", line)]))
 
 
 def _name_problems(packed: Packed) -> None:
     if not packed.problems:
         return
-    _logger.warning(
+    logger.warning(
         "Images that cannot be used: %d, donors left out with them: %d.",
         len(packed.problems),
         packed.unreadable.sum(),
     )
     for problem in list(packed.problems.values())[:_NAMED]:
-        _logger.warning("  %s", problem)
+        logger.warning("  %s", problem)
     if len(packed.problems) > _NAMED:
-        names = list(packed.problems)[_NAMED:]
-        _logger.warning("  and %s", ", ".join(names))
+        logger.warning("  and %s", ", ".join(list(packed.problems)[_NAMED:]))
 
 
-def _table(train: Annotations, packed: Packed) -> Table:
+def _rows(train: Annotations, packed: Packed) -> Iterator[list[str | int | AnyCell] | None]:
     """What became of the boxes of each class, the rarest first."""
     groups = frequency_groups(class_frequency(train))
-    titles = ("boxes", "donors", "too small", "overlapping", "over limit", "unreadable")
-    columns = [Column("class", numeric=False), Column("group", numeric=False), *map(Column, titles)]
-    counts = np.stack(
-        [
-            packed.boxes,
-            packed.donors,
-            packed.small,
-            packed.overlapping,
-            packed.over_limit,
-            packed.unreadable,
-        ]
-    )
-    asked = np.flatnonzero(packed.boxes)
-    asked = asked[np.argsort(packed.boxes[asked], kind="stable")]
-    rows: list[list[AnyCell]] = [
-        [
-            Cell(train.categories.name(label), name=True),
-            group_cell(groups.group(label)),
-            *(Cell(str(n)) for n in counts[:, label].tolist()),
-        ]
-        for label in asked.tolist()
-    ]
-    every = [Cell("all", "bold"), Cell(""), *(Cell(str(n)) for n in counts.sum(axis=1).tolist())]
-    few = range(_LISTED) if len(rows) > _LISTED else None
-    left_out = counted(len(rows) - _LISTED, "more frequent class") if few else ""
-    return Table(columns, rows, [every], few=few, left_out=left_out)
+    counts = np.stack([getattr(packed, name) for name in _COUNTS], axis=1)
+    chosen = np.flatnonzero(packed.boxes)
+    chosen = chosen[np.argsort(packed.boxes[chosen], kind="stable")]
+    for label in chosen[:_LISTED].tolist():
+        name, group = train.categories.name(label), group_cell(groups.group(label))
+        yield [name, group, *counts[label].tolist()]
+    if len(chosen) > _LISTED:
+        yield [counted(len(chosen) - _LISTED, "more frequent class")]
+    yield None
+    yield ["all", "", *counts.sum(axis=0).tolist()]

@@ -12,7 +12,8 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from detbalance.cli.progress import QUICK, rounded, waiting
+from detbalance.cli.options import EvaluationOptions
+from detbalance.cli.printing import is_quick, rounded, say, waiting
 from detbalance.data import Annotations, Predictions, load_annotations, load_predictions
 from detbalance.data.frequency import Frequency, Groups, class_frequency, frequency_groups
 from detbalance.evaluation import (
@@ -34,10 +35,8 @@ from detbalance.reporting.console import print_document
 from detbalance.reporting.files import json_text, write_comparison, write_report
 from detbalance.reporting.label_issues import LabelIssuesSection
 from detbalance.reporting.report_document import report_document
-from detbalance.reporting.terminal import Console
 
 if TYPE_CHECKING:
-    from detbalance.cli.options import Evaluated
     from detbalance.reporting.gallery import Gallery
 
 logger = logging.getLogger(__name__)
@@ -47,8 +46,8 @@ _SMALL = 1e9  # bytes that draws may take without being asked for
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
-    """What detections are held against, and how."""
+class Evaluator:
+    """Ground truth with what detections are evaluated by."""
 
     truth: Annotations
     frequency: Frequency | None = None
@@ -60,61 +59,68 @@ class Ground:
     seed: int = 0
 
     @classmethod
-    def read(cls, annotations: Path, given: Evaluated) -> Ground:
+    def read(cls, annotations: Path, options: EvaluationOptions) -> Evaluator:
         """Read the files."""
-        limits = group_limits(given.rare, given.common)
-        if limits is not None and given.train_file is None:
+        limits = group_limits(options.rare, options.common)
+        if limits is not None and options.train_file is None:
             raise ValueError(
                 "--rare, --common: are limits of training images, and --train is missing. A"
                 " training file is expected. Add --train train.json."
             )
         from detbalance.calibration.thresholds import load_thresholds
 
-        truth = load_annotations(annotations, drop_invalid=given.drop_invalid)
-        fitted = None if given.thresholds is None else load_thresholds(given.thresholds)
+        truth = load_annotations(annotations, drop_invalid=options.drop_invalid)
+        score_threshold: float | npt.NDArray[np.float64] = options.score_threshold
+        if options.thresholds is not None:
+            score_threshold = load_thresholds(options.thresholds).by_label(truth.categories)
         frequency = groups = None
-        if given.train_file is not None:
-            train = load_annotations(given.train_file, drop_invalid=given.drop_invalid)
+        if options.train_file is not None:
+            train = load_annotations(options.train_file, drop_invalid=options.drop_invalid)
             frequency = class_frequency(train)
             groups = frequency_groups(frequency, limits=limits)
         return cls(
             truth,
             frequency,
             groups,
-            given.score_threshold if fitted is None else fitted.by_label(truth.categories),
-            given.thresholds,
-            given.rules,
-            given.confidence,
-            given.seed,
+            score_threshold,
+            options.thresholds,
+            options.rules,
+            options.confidence,
+            options.seed,
         )
 
     def evaluate(
-        self, found: Path | Predictions, *, predictions_file: Path | None = None, **settings: Any
+        self, found: Path | Predictions, *, file: Path | None = None, **settings: Any
     ) -> Evaluation:
-        """Evaluate detections, those of a results file or others."""
+        """Evaluate detections, those of a results file or those that a file was made of."""
         if isinstance(found, Path):
-            predictions_file = found
-            found = load_predictions(found, self.truth)
+            file, found = found, load_predictions(found, self.truth)
         return evaluate(
             self.truth,
             found,
             score_threshold=self.score_threshold,
             rules=self.rules,
             confidence=self.confidence,
-            predictions_file=None if predictions_file is None else str(predictions_file),
+            predictions_file=None if file is None else str(file),
             thresholds_file=None if self.thresholds is None else str(self.thresholds),
             **settings,
         )
 
-    def report(self, evaluation: Evaluation) -> Report:
+    def report(
+        self, evaluation: Evaluation, positive_share: npt.NDArray[np.float64] | None = None
+    ) -> Report:
         """Set an evaluation beside the training counts."""
         return build_report(
-            evaluation, self.truth, train_frequency=self.frequency, groups=self.groups
+            evaluation,
+            self.truth,
+            train_frequency=self.frequency,
+            groups=self.groups,
+            positive_share=positive_share,
         )
 
 
-def compared(
-    ground: Ground,
+def compare_runs(
+    evaluator: Evaluator,
     before: Sequence[Evaluation],
     after: Sequence[Evaluation],
     *,
@@ -122,42 +128,49 @@ def compared(
     num_bootstrap: int = DRAWS,
 ) -> tuple[Comparison, list[Evaluation], list[Evaluation]]:
     """Compare two detectors, one run or several a side; the runs come back with their draws."""
-    every = [*before, *after]
-    check_room(len(every), num_bootstrap, ground.truth.categories.num_classes)
-    undrawn = [run for run in every if run.settings.num_bootstrap != num_bootstrap]
+    runs = [*before, *after]
+    check_room(len(runs), num_bootstrap, evaluator.truth.categories.num_classes)
+    undrawn = [run for run in runs if run.settings.num_bootstrap != num_bootstrap]
     seconds = sum(drawing_seconds(run.matches, num_bootstrap) for run in undrawn)
-    with waiting(f"drawing the images {num_bootstrap:,} times for {len(every)} runs", seconds):
-        every = [
-            with_bootstrap(run, num_bootstrap, seed=ground.seed) if run in undrawn else run
-            for run in every
+    with waiting(f"drawing the images {num_bootstrap:,} times for {len(runs)} runs", seconds):
+        runs = [
+            with_bootstrap(run, num_bootstrap, seed=evaluator.seed) if run in undrawn else run
+            for run in runs
         ]
-        before, after = every[: len(before)], every[len(before) :]
+        before, after = runs[: len(before)], runs[len(before) :]
         comparison = compare(
             before,
             after,
-            train_frequency=ground.frequency,
-            groups=ground.groups,
+            train_frequency=evaluator.frequency,
+            groups=evaluator.groups,
             figure=figure,
             num_bootstrap=num_bootstrap,
-            seed=ground.seed,
+            seed=evaluator.seed,
         )
     return comparison, before, after
 
 
-def with_draws(result: Evaluation, draws: int | None, seed: int) -> tuple[Evaluation, str]:
-    """Add the intervals of AP and AR, or say how to get them."""
-    seconds = drawing_seconds(result.matches, DRAWS if draws is None else draws)
-    needed = drawn_bytes(1, DRAWS, len(result.val_boxes))
-    if draws is None and (seconds > QUICK or needed > _SMALL):
-        room = f" and {needed / 1e9:.1f} GB of memory" if needed > _SMALL else ""
-        return result, (
-            f"AP and AR have no intervals: those take about {rounded(seconds)}{room}. Pass"
-            f" --num-bootstrap {DRAWS} for them."
-        )
+def with_draws(result: Evaluation, draws: int | None, seed: int) -> Evaluation:
+    """Add the intervals of AP and AR; where no number of draws is given, if that is quick."""
+    if draws is None:
+        draws = 0 if why_no_draws(result) else DRAWS
     if draws == 0:
-        return result, ""
-    with waiting(f"drawing the images {draws or DRAWS:,} times", seconds):
-        return with_bootstrap(result, draws or DRAWS, seed=seed), ""
+        return result
+    with waiting(f"drawing the images {draws:,} times", drawing_seconds(result.matches, draws)):
+        return with_bootstrap(result, draws, seed=seed)
+
+
+def why_no_draws(result: Evaluation) -> str:
+    """Why AP and AR get no intervals unasked, and how to get them; "" where they get them."""
+    seconds = drawing_seconds(result.matches, DRAWS)
+    needed = drawn_bytes(1, DRAWS, len(result.val_boxes))
+    if is_quick(seconds) and needed <= _SMALL:
+        return ""
+    room = f" and {needed / 1e9:.1f} GB of memory" if needed > _SMALL else ""
+    return (
+        f"AP and AR have no intervals: those take about {rounded(seconds)}{room}. Pass"
+        f" --num-bootstrap {DRAWS} for them."
+    )
 
 
 def drawing_seconds(matches: Matches, draws: int) -> float:
@@ -174,19 +187,19 @@ def show(
     comparison: Comparison | None = None,
     gallery: Gallery | None = None,
     label_issues: LabelIssuesSection | None = None,
+    hint: str = "",
     as_json: bool = False,
 ) -> None:
     """Print a report, and write it where a folder is given."""
-    console = Console()
     if as_json:
         click.echo(json_text(report.to_dict()))
     else:
-        print_document(report_document(report), console)
+        print_document(report_document(report))
         if comparison is not None:
-            console.print()
-            print_document(comparison_document(comparison), console)
+            say("")
+            print_document(comparison_document(comparison))
     if output is not None:
-        written = [*write_report(report, output, label_issues=label_issues)]
+        written: list[Path] = [*write_report(report, output, label_issues=label_issues)]
         if comparison is not None:
             written += write_comparison(comparison, output)
         written += write_html(
@@ -198,11 +211,13 @@ def show(
             label_issues=label_issues,
         )
         if not as_json:
-            console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
+            say(f"Written: {', '.join(map(str, written))}")
+    if hint and not as_json:
+        say(hint, style="dim")
 
 
 def show_comparison(
-    ground: Ground,
+    evaluator: Evaluator,
     comparison: Comparison,
     before: Evaluation,
     after: Evaluation,
@@ -212,23 +227,25 @@ def show_comparison(
     as_json: bool = False,
 ) -> None:
     """Print a comparison, and write it where a folder is given, with the page of its first runs."""
-    console = Console()
     if as_json:
         click.echo(json_text(comparison.to_dict()))
     else:
-        print_document(comparison_document(comparison), console)
-    if output is not None:
-        written = [*write_comparison(comparison, output)]
-        report = ground.report(after)
-        written += write_html(
+        print_document(comparison_document(comparison))
+    if output is None:
+        return
+    report = evaluator.report(after)
+    written = [
+        *write_comparison(comparison, output),
+        *write_html(
             report,
             output / "comparison.html",
-            baseline=ground.report(before),
+            baseline=evaluator.report(before),
             comparison=comparison,
             gallery=None if images is None else pictures(after, report, images),
-        )
-        if not as_json:
-            console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
+        ),
+    ]
+    if not as_json:
+        say(f"Written: {', '.join(map(str, written))}")
 
 
 def pictures(evaluation: Evaluation, report: Report, images: Path) -> Gallery | None:
@@ -253,9 +270,9 @@ def write_html(report: Report, path: Path, **parts: Any) -> list[Path]:
         return []
 
 
-def results_file(given: Path) -> Path:
+def results_file(path: Path) -> Path:
     """The results file; of a run's folder the one that it holds."""
-    return given / "predictions.json" if given.is_dir() else given
+    return path / "predictions.json" if path.is_dir() else path
 
 
 def load_probabilities(file: Path, truth: Annotations) -> Predictions:
@@ -267,16 +284,19 @@ def load_probabilities(file: Path, truth: Annotations) -> Predictions:
 
 
 def training_frequency(
-    train_file: Path | None, annotations: Path, drop_invalid: bool
+    train_file: Path | None,
+    annotations: Path,
+    drop_invalid: bool,
+    option: str = "--annotations",
 ) -> Frequency | None:
     """Count the training file; what a detector learned from cannot calibrate it."""
     if train_file is None:
         return None
     if train_file.resolve() == annotations.resolve():
         raise ValueError(
-            f"--annotations: {annotations} is the training file too. Scores on images that the"
-            " detector learned from are too high; other images are expected. Calibrate on the"
-            " validation file."
+            f"{option}: {annotations} is the training file too. Scores on images that a detector"
+            " learned from are too high; other images are expected. Calibrate on the validation"
+            " file."
         )
     return class_frequency(load_annotations(train_file, drop_invalid=drop_invalid))
 

@@ -2,101 +2,63 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import click
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from detbalance.cli.evaluating import check_folder
-from detbalance.cli.options import DROP_INVALID, FILE, SEED, Whole, command
+from detbalance.cli.options import Device, DropInvalid, Seed, TrainedOn, Whole, command
 from detbalance.cli.outputs import Output
-from detbalance.cli.progress import progress
+from detbalance.cli.printing import print_table, progress
 from detbalance.data import load_annotations
 from detbalance.data.messages import counted
-from detbalance.reporting.console import print_document
-from detbalance.reporting.document import Cell, Column, Document, Table, lines
 
 if TYPE_CHECKING:
     from detbalance.generation import ClassResult, Result
 
 
-logger = logging.getLogger(__name__)
+_TITLES = (
+    *("class", "donors", "made", "kept", "copies", "repeats", "nonsense", "real\nkept"),
+    *("backgr.\nkept", "KID", "KID of\nreal", "KID of\nbackgr."),
+)
 
 
 @command("generate", "detbalance generate --annotations train.json --images train --output donors")
-@click.option("--annotations", required=True, type=FILE, help="COCO file of the training images.")
-@click.option("--images", required=True, type=FILE, help="Folder of its images.")
-@click.option(
-    "--output",
-    required=True,
-    type=Output("*", lock="beside"),
-    help="Folder for the crops and donors.json.",
-)
-@click.option(
-    "--classes",
-    multiple=True,
-    metavar="NAME",
-    help="Class to generate, repeatable. Default: the rare and the common ones.",
-)
-@click.option(
-    "--size",
-    default="32",
-    type=click.Choice(["32", "48", "64"]),
-    help="Side of what the generator draws, in pixels.",
-)
-@click.option(
-    "--iterations",
-    default=3000,
-    type=Whole(1),
-    help="Steps of training.",
-)
-@click.option(
-    "--per-class",
-    default=50,
-    type=Whole(1),
-    help="Crops to keep of each class.",
-)
-@click.option(
-    "--min-donors",
-    default=20,
-    type=Whole(3),
-    help="Leave out classes with fewer real objects: they would be learned by heart.",
-)
-@click.option(
-    "--with-frequent/--rare-only",
-    default=None,
-    help="Whether to show the other classes in training, so that rare ones share what objects look"
-    " like. Default: where a class has fewer than 200 donors.",
-)
-@click.option(
-    "--symmetry",
-    default="none",
-    type=click.Choice(["none", "mirror", "square"]),
-    help="What is as good as the real objects: mirrored ones, or all turned by 90 degrees as well.",
-)
-@SEED
-@click.option("--device", help="For example cuda, cuda:1, cpu. Default: a GPU where there is one.")
-@DROP_INVALID
-@click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
-@click.option("--overwrite", is_flag=True, help="Replace generated donors that the folder holds.")
 def generate_command(
-    annotations: Path,
-    images: Path,
-    output: Path,
-    classes: tuple[str, ...],
-    size: str,
-    iterations: int,
-    per_class: int,
-    min_donors: int,
-    with_frequent: bool | None,
-    symmetry: str,
-    seed: int,
-    device: str | None,
-    drop_invalid: bool,
-    resume: bool,
-    overwrite: bool,
+    *,
+    annotations: TrainedOn,
+    images: Annotated[Path, "Folder of its images."],
+    output: Annotated[Path, Output("*", lock="beside"), "Folder for the crops and donors.json."],
+    classes: Annotated[
+        tuple[str, ...],
+        "--classes NAME",
+        "Class to generate, repeatable. Default: the rare and the common ones.",
+    ] = (),
+    size: Annotated[
+        Literal["32", "48", "64"], "Side of what the generator draws, in pixels."
+    ] = "32",
+    iterations: Annotated[int, Whole(1), "Steps of training."] = 3000,
+    per_class: Annotated[int, Whole(1), "Crops to keep of each class."] = 50,
+    min_donors: Annotated[
+        int,
+        Whole(3),
+        "Leave out classes with fewer real objects: they would be learned by heart.",
+    ] = 20,
+    with_frequent: Annotated[
+        bool | None,
+        "--with-frequent/--rare-only",
+        "Whether to show the other classes in training, so that rare ones share what objects look"
+        " like. Default: where a class has fewer than 200 donors.",
+    ] = None,
+    symmetry: Annotated[
+        Literal["none", "mirror", "square"],
+        "What is as good as the real objects: mirrored ones, or all turned by 90 degrees as well.",
+    ] = "none",
+    seed: Seed = 0,
+    device: Device = None,
+    drop_invalid: DropInvalid = False,
+    resume: Annotated[bool, "Go on with a run that was stopped."] = False,
+    overwrite: Annotated[bool, "Replace generated donors that the folder holds."] = False,
 ) -> None:
     """Learn to draw the objects of rare classes, and keep what passes as real and new."""
     from detbalance.cli.runs import chosen_device
@@ -130,45 +92,16 @@ def generate_command(
             )
         except Stopped as error:
             raise KeyboardInterrupt(str(error)) from error
-    _show(result)
+    print_table(_TITLES, map(_row, result.classes), *_sentences(result))
 
 
-def _show(result: Result) -> None:
-    print_document(
-        Document("Generated", [_table(result.classes), *lines("sentence", *_sentences(result))])
-    )
-
-
-def _table(classes: tuple[ClassResult, ...]) -> Table:
-    columns = [Column("class", numeric=False)]
-    for title in (
-        "donors",
-        "made",
-        "kept",
-        "copies",
-        "repeats",
-        "nonsense",
-        "real\nkept",
-        "backgr.\nkept",
-        "KID",
-        "KID of\nreal",
-        "KID of\nbackgr.",
-    ):
-        columns.append(Column(title))
-    rows = [[Cell(row.name, name=True), *map(Cell, _cells(row))] for row in classes]
-    return Table(columns, rows)
-
-
-def _cells(row: ClassResult) -> list[str]:
+def _row(row: ClassResult) -> list[str | int]:
     counts = (row.made, row.kept, row.copies, row.repeats, row.nonsense)
+    distances = (row.kid.generated, row.kid.real, row.kid.background)
     return [
-        str(row.donors),
-        *(str(count) if row.made else "-" for count in counts),
+        *(row.name, row.donors, *(counts if row.made else "-----")),
         *("-" if math.isnan(v) else f"{v:.0%}" for v in (row.held_out_kept, row.background_kept)),
-        *(
-            "-" if math.isnan(v) else f"{v:.3f}"
-            for v in (row.kid.generated, row.kid.real, row.kid.background)
-        ),
+        *("-" if math.isnan(v) else f"{v:.3f}" for v in distances),
     ]
 
 

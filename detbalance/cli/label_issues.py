@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import click
 import numpy as np
-from rich.table import Table
 
 from detbalance.cli.options import (
-    BATCH_SIZE,
-    CHECKPOINT,
-    DEVICE,
-    DROP_INVALID,
-    FEATURES,
-    FILE,
-    SEED,
-    SHOWN_FROM,
-    TRAINED_ON,
-    WORKERS,
+    DetectorOptions,
+    Features,
+    Seed,
+    ShownFrom,
+    TrainedOn,
     Whole,
     command,
 )
-from detbalance.cli.outputs import Output, overwrite
-from detbalance.cli.progress import progress
+from detbalance.cli.outputs import Output
+from detbalance.cli.printing import print_table, progress, say
 from detbalance.data import Annotations
 from detbalance.data.files import replace_file
 from detbalance.data.images import read_image
 from detbalance.data.messages import counted
 from detbalance.reporting.files import csv_lines
 from detbalance.reporting.label_issues import FORMAT
-from detbalance.reporting.terminal import Console
 
 if TYPE_CHECKING:
     from detbalance.repair.label_issues import LabelIssues
@@ -47,50 +39,26 @@ _PRINTED = 15
     "label-issues",
     "detbalance label-issues --checkpoint best.pt --annotations train.json --images train"
     " --output issues",
+    overwrite="Replace what the folder holds.",
 )
-@CHECKPOINT
-@TRAINED_ON
-@click.option("--images", required=True, type=FILE, help="Folder of its images.")
-@click.option(
-    "--output",
-    required=True,
-    type=Output("label_issues.*", holds="label issues"),
-    help="Folder for label_issues.json, label_issues.csv and a sheet.",
-)
-@FEATURES
-@click.option(
-    "--judge",
-    default="combined",
-    type=click.Choice(["combined", "classifier", "detector"]),
-    help="A classifier that has not seen the image, the detector, or the mean of both.",
-)
-@SHOWN_FROM
-@click.option(
-    "--sheet",
-    default=48,
-    type=Whole(0),
-    help="Boxes on the sheet of pictures; 0 for none.",
-)
-@BATCH_SIZE
-@WORKERS
-@DEVICE
-@SEED
-@DROP_INVALID
-@overwrite("Replace what the folder holds.")
 def label_issues_command(
-    checkpoint: Path,
-    annotations: Path,
-    images: Path,
-    output: Path,
-    features: Path | None,
-    judge: str,
-    score_threshold: float,
-    sheet: int,
-    batch_size: int,
-    workers: int | None,
-    device: str | None,
-    seed: int,
-    drop_invalid: bool,
+    *,
+    options: DetectorOptions,
+    annotations: TrainedOn,
+    images: Annotated[Path, "Folder of its images."],
+    output: Annotated[
+        Path,
+        Output("label_issues.*", holds="label issues"),
+        "Folder for label_issues.json, label_issues.csv and a sheet.",
+    ],
+    features: Features = None,
+    judge: Annotated[
+        Literal["combined", "classifier", "detector"],
+        "A classifier that has not seen the image, the detector, or the mean of both.",
+    ] = "combined",
+    score_threshold: ShownFrom = 0.3,
+    sheet: Annotated[int, Whole(0), "Boxes on the sheet of pictures; 0 for none."] = 48,
+    seed: Seed = 0,
 ) -> None:
     """Judge every label by what other images taught, write lists and a sheet to look at."""
     from detbalance.cli.region_data import Detector, region_data
@@ -98,8 +66,8 @@ def label_issues_command(
     from detbalance.repair.label_issues import find_label_issues
     from detbalance.repair.novelty import novel_images
 
-    detector = Detector.read(checkpoint, device)
-    truth = detector.annotations(annotations, images, drop_invalid)
+    detector = Detector.read(options)
+    truth = detector.annotations(annotations, images)
     output.mkdir(parents=True, exist_ok=True)
     every = max(1, len(truth.labels))
     data = region_data(
@@ -111,11 +79,9 @@ def label_issues_command(
         limits=RegionQuota(every, hard=16, random=8, boxes=every),
         repeats=0,
         seed=seed,
-        batch_size=batch_size,
-        workers=workers,
     )
     with progress("judging", "fits") as tell:
-        found = find_label_issues(
+        issues = find_label_issues(
             data.samples, data.rows, data.scores, judge, seed=seed, progress=tell
         )
     plain = np.flatnonzero(data.plain)
@@ -127,43 +93,43 @@ def label_issues_command(
         floor=score_threshold,
         seed=seed,
     )
-    records = _records(found, truth)
+    records = _records(issues, truth)
     about = {
         "format": FORMAT,
-        "checkpoint": str(checkpoint),
+        "checkpoint": str(options.checkpoint),
         "annotations": str(annotations),
         "images": str(images.absolute()),
         "judge": judge,
         "judged_by": "what regions of other images taught, by cross-fitting",
         "boxes_judged": len(records),
         "boxes_not_judged": int((~truth.is_crowd).sum()) - len(records),
-        "classes_with_too_few_boxes": [truth.categories.name(label) for label in found.few],
+        "classes_with_too_few_boxes": [truth.categories.name(label) for label in issues.few],
         "label_issues": records,
         "score_threshold": score_threshold,
         "novel_images": _novel_records(novel, truth),
     }
-    with replace_file(output / f"{NAME}.json") as file:
-        file.write(json.dumps(about, indent=1).encode())
-    with replace_file(output / f"{NAME}.csv") as file:
-        file.write(_table(records).encode())
-    written = [output / f"{NAME}.json", output / f"{NAME}.csv"]
+    names = [name for name in records[0] if name != "bbox"] if records else ["rank"]
+    lines = csv_lines([names, *([record[name] for name in names] for record in records)])
+    written = []
+    for suffix, text in (("json", json.dumps(about, indent=1)), ("csv", lines)):
+        written.append(output / f"{NAME}.{suffix}")
+        with replace_file(written[-1]) as file:
+            file.write(text.encode())
     if sheet and records:
-        written.append(_draw(found, truth, images, output / f"{NAME}.png", sheet))
-    _print(about, [str(path) for path in written])
-    Console().print(
+        written.append(_draw(issues, truth, images, output / f"{NAME}.png", sheet))
+    _print(about)
+    say(
+        f"Written: {', '.join(map(str, written))}",
         f"To see them by class, rarest first: detbalance report GT.JSON PREDICTIONS.JSON --output"
         f" REPORT --label-issues {output}",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
     )
 
 
-def _records(found: LabelIssues, truth: Annotations) -> list[dict[str, Any]]:
+def _records(issues: LabelIssues, truth: Annotations) -> list[dict[str, Any]]:
     seen: dict[int, int] = {}
     records = []
     for place, (row, label, likely, suspicion) in enumerate(
-        zip(found.rows, found.labels, found.likely, found.suspicion, strict=True), start=1
+        zip(issues.rows, issues.labels, issues.likely, issues.suspicion, strict=True), start=1
     ):
         seen[int(label)] = seen.get(int(label), 0) + 1
         image = int(truth.image_index[row])
@@ -183,7 +149,7 @@ def _records(found: LabelIssues, truth: Annotations) -> list[dict[str, Any]]:
     return records
 
 
-def _novel_records(found: NovelImages, truth: Annotations) -> list[dict[str, Any]]:
+def _novel_records(novel: NovelImages, truth: Annotations) -> list[dict[str, Any]]:
     return [
         {
             "image_id": int(truth.image_ids[image]),
@@ -193,24 +159,19 @@ def _novel_records(found: NovelImages, truth: Annotations) -> list[dict[str, Any
             "annotation_id": int(truth.annotation_ids[row]) if row >= 0 else None,
         }
         for image, ood_score, box, row in zip(
-            found.images, found.ood_score, found.boxes, found.rows, strict=True
+            novel.images, novel.ood_score, novel.boxes, novel.rows, strict=True
         )
     ]
 
 
-def _table(records: list[dict[str, Any]]) -> str:
-    names = [name for name in records[0] if name != "bbox"] if records else ["rank"]
-    return csv_lines([names, *([record[name] for name in names] for record in records)])
-
-
-def _draw(found: LabelIssues, truth: Annotations, images: Path, path: Path, count: int) -> Path:
+def _draw(issues: LabelIssues, truth: Annotations, images: Path, path: Path, count: int) -> Path:
     """The most suspicious boxes with what is around them."""
     from detbalance.reporting.gallery import part_around
     from detbalance.reporting.pictures import OWN, PASTED, Tile, save_sheet
 
     cells = []
     for row, label, likely in zip(
-        found.rows[:count], found.labels[:count], found.likely[:count], strict=True
+        issues.rows[:count], issues.labels[:count], issues.likely[:count], strict=True
     ):
         pixels = read_image(truth.image_path(int(truth.image_index[row]), images))
         bbox = truth.bbox[row].astype(np.float64)
@@ -226,28 +187,22 @@ def _draw(found: LabelIssues, truth: Annotations, images: Path, path: Path, coun
     return save_sheet(cells, path, columns=8, width=150, title=title)
 
 
-def _print(about: dict[str, Any], written: list[str]) -> None:
-    console = Console()
-    table = Table(box=None, pad_edge=False)
-    for name in ("annotation", "image", "class", "looks like", "suspicion"):
-        table.add_column(name, justify="right" if name == "suspicion" else "left")
-    for one in about["label_issues"][:_PRINTED]:
-        table.add_row(
-            str(one["annotation_id"]),
-            one["file_name"],
-            one["class"],
-            one["looks_like"] or "-",
-            f"{one['suspicion']:.2f}",
-        )
-    console.print(table, highlight=False, markup=False)
-    console.print(
-        f"{counted(about['boxes_judged'], 'box')} judged, {about['boxes_not_judged']} not;"
-        " image of an unknown object:"
-        f" {about['novel_images'][0]['file_name'] if about['novel_images'] else '-'}",
-        highlight=False,
-        markup=False,
+def _print(about: dict[str, Any]) -> None:
+    novel, few = about["novel_images"], about["classes_with_too_few_boxes"]
+    print_table(
+        ("annotation", "image", "class", "looks like", "suspicion"),
+        (
+            (
+                str(one["annotation_id"]),
+                one["file_name"],
+                one["class"],
+                one["looks_like"] or "-",
+                f"{one['suspicion']:.2f}",
+            )
+            for one in about["label_issues"][:_PRINTED]
+        ),
+        f"{counted(about['boxes_judged'], 'box')} judged, {about['boxes_not_judged']} not; image of"
+        f" an unknown object: {novel[0]['file_name'] if novel else '-'}",
+        *([f"Too few boxes to be judged: {', '.join(few)}"] if few else []),
+        num_texts=4,
     )
-    if about["classes_with_too_few_boxes"]:
-        few = ", ".join(about["classes_with_too_few_boxes"])
-        console.print(f"Too few boxes to be judged: {few}", highlight=False, markup=False)
-    console.print(f"Written: {', '.join(written)}", soft_wrap=True, highlight=False, markup=False)

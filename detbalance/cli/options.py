@@ -1,80 +1,140 @@
-"""How a command is declared, and the options that several commands have."""
+"""How a command is declared: one function, each option once, in its signature.
+
+`images: Annotated[Path | None, "Folder of the images."] = None` is an option `--images PATH`. The
+type says what is accepted, the default whether the option must be given. Of what stands behind the
+type, a text is the help, one like `--set KEY=VALUE` is the name, and a type of click narrows the
+values. A parameter that is a dataclass stands for the options that its fields are.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
+import inspect
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import click
 
 from detbalance.cli.commands import EVERY
-from detbalance.cli.outputs import COMPARISON, REPORT, Command, Output, overwrite
+from detbalance.cli.outputs import COMPARISON, REPORT, Command, Output
 
 if TYPE_CHECKING:
-    from detbalance.evaluation.rules import RulesChoice
+    from detbalance.training.config import Config
 
 FILE = click.Path(path_type=Path)
-_Declared = Callable[..., Any]
 
 
-def command(name: str, example: str) -> Callable[[_Declared], click.Command]:
-    """Make a command of a function: its help, its example and `--quiet` come with it."""
+class Positional(str):
+    """What an argument without a name is called in the help."""
 
-    def declared(function: _Declared) -> click.Command:
-        words = (function.__doc__ or "").partition("\n")[2].strip()
-        return click.command(
-            name,
-            cls=Command,
-            help="\n\n".join([EVERY[name][0], words]),
-            epilog=f"\b\nExample:\n  {example}",
-        )(verbosity(function))
-
-    return declared
+    __slots__ = ()
 
 
-def verbosity(function: _Declared) -> _Declared:
-    """Give a command `--quiet` and `--verbose`."""
+def command(
+    name: str, example: str, *, overwrite: str = ""
+) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a command of a function: its help, its example and `--quiet` come with it.
 
-    def set_level(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-        if value:
-            logging.getLogger().setLevel(
-                logging.WARNING if param.name == "quiet" else logging.DEBUG
-            )
+    With a help for `--overwrite` that option is looked at before the function starts.
+    """
 
-    for name, words in (
-        ("verbose", "Show what the libraries below have to say, too."),
-        ("quiet", "Show results and warnings, no progress."),
-    ):
-        option = click.option(
-            f"--{name}", is_flag=True, expose_value=False, callback=set_level, help=words
-        )
-        function = option(function)
-    return function
+    def declare(function: Callable[..., Any]) -> click.Command:
+        parameters = inspect.signature(function, eval_str=True).parameters
+        groups = {n: p.annotation for n, p in parameters.items() if _is_group(p)}
 
-
-def collected(
-    kind: type, name: str, *declared: Callable[[_Declared], _Declared]
-) -> Callable[[_Declared], _Declared]:
-    """Several options as one decorator, which hands them over as one frozen object."""
-
-    def decorate(function: _Declared) -> _Declared:
-        @functools.wraps(function)
         def call(**values: Any) -> Any:
-            own = {field.name: values.pop(field.name) for field in dataclasses.fields(kind)}
-            return function(**values, **{name: kind(**own)})
+            for group, kind in groups.items():
+                own = {field.name: values.pop(field.name) for field in dataclasses.fields(kind)}
+                values[group] = kind(**own)
+            return function(**values)
 
-        command: _Declared = call
-        for option in reversed(declared):
-            command = option(command)
-        return command
+        words = (function.__doc__ or "").partition("\n")[2].strip()
+        return Command(
+            name,
+            callback=call,
+            params=[
+                *map(_declared, _flattened(parameters.values())),
+                *([_overwrite(overwrite)] if overwrite else []),
+                *VERBOSITY,
+            ],
+            help=f"{EVERY[name][0]}\n\n{words}",
+            epilog=f"\b\nExample:\n  {example}",
+        )
 
-    return decorate
+    return declare
+
+
+def _is_group(parameter: inspect.Parameter) -> bool:
+    return dataclasses.is_dataclass(parameter.annotation)
+
+
+def _flattened(parameters: Any) -> Iterator[inspect.Parameter]:
+    for parameter in parameters:
+        if _is_group(parameter):
+            yield from inspect.signature(parameter.annotation, eval_str=True).parameters.values()
+        else:
+            yield parameter
+
+
+def _declared(parameter: inspect.Parameter) -> click.Parameter:
+    """What click is told of a parameter."""
+    kind, *about = get_args(parameter.annotation)
+    is_several = get_origin(kind) is tuple
+    if is_several or NoneType in get_args(kind):
+        kind = next(one for one in get_args(kind) if one is not NoneType)
+    accepted: Any = next((one for one in about if isinstance(one, click.ParamType)), None)
+    if accepted is None and get_origin(kind) is Literal:
+        accepted = click.Choice(get_args(kind))
+    accepted = accepted or (FILE if kind is Path else kind)
+    is_required = parameter.default is parameter.empty
+    words = [one for one in about if isinstance(one, str)]
+    if isinstance(words[0], Positional):
+        nargs = -1 if is_several else 1
+        name = [parameter.name]
+        return click.Argument(
+            name, type=accepted, required=is_required, nargs=nargs, metavar=words[0]
+        )
+    option, _, metavar = words[0].partition(" ") if words[0].startswith("--") else ("", "", "")
+    return click.Option(
+        [parameter.name, option or f"--{parameter.name.replace('_', '-')}"],
+        type=accepted,
+        required=is_required,
+        default=None if is_required or parameter.default == () else parameter.default,
+        multiple=is_several,
+        is_flag=kind is bool,
+        metavar=metavar or None,
+        help=words[-1],
+    )
+
+
+def _overwrite(help: str) -> click.Option:
+    return click.Option(
+        ["--overwrite"],
+        is_flag=True,
+        help=help,
+        expose_value=False,
+        callback=lambda ctx, param, value: ctx.meta.update(overwrite=value),
+    )
+
+
+def _set_level(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        logging.getLogger().setLevel(logging.WARNING if param.name == "quiet" else logging.DEBUG)
+
+
+# Of the program and of every command.
+VERBOSITY = [
+    click.Option([f"--{name}"], is_flag=True, expose_value=False, callback=_set_level, help=words)
+    for name, words in (
+        ("quiet", "Show results and warnings, no progress."),
+        ("verbose", "Show what the libraries below have to say, too."),
+    )
+]
 
 
 class Real(click.FloatRange):
@@ -98,205 +158,144 @@ class Whole(click.IntRange):
         return f"x>={self.min}" if self.max == 2**31 - 1 else super()._describe_range()
 
 
-CONFIG = click.option(
-    "--config", required=True, type=FILE, help="YAML file; examples are in configs/."
-)
-OVERRIDES = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a field, for example train.iterations=500. Repeatable.",
-)
-DATA_ROOT = click.option(
-    "--data-root",
-    type=FILE,
-    help="Start of the relative paths in the config's data section. Default: the environment"
-    " variable DETBALANCE_DATA.",
-)
-DROP_INVALID = click.option(
-    "--drop-invalid", is_flag=True, help="Leave out invalid annotations and say how many."
-)
-SCORE_THRESHOLD = click.option(
-    "--score-threshold",
-    default=0.3,
-    type=Real(0, 1),
-    help="Recall and precision count detections with at least this score.",
-)
-THRESHOLDS = click.option(
-    "--thresholds",
-    type=FILE,
-    help="File of `detbalance thresholds`: one for each class, for --score-threshold.",
-)
-SEED = click.option("--seed", default=0, type=Whole(0, 2**32 - 1))
-RARE = click.option(
-    "--rare",
-    type=Whole(1),
-    help="Classes in at most this many training images are rare.",
-)
-COMMON = click.option(
-    "--common",
-    type=Whole(1),
-    help="Classes in at most this many training images are common.",
-)
-RULES = click.option(
-    "--rules",
-    default="auto",
-    type=click.Choice(["auto", "coco", "lvis"]),
-    help="Whose rules boxes are matched by; auto: what the annotation file asks for.",
-)
-CHECKPOINT = click.option(
-    "--checkpoint", required=True, type=FILE, help="best.pt or last.pt of a run."
-)
-BATCH_SIZE = click.option("--batch-size", default=8, type=Whole(1, 4096))
-WORKERS = click.option(
-    "--workers",
-    type=Whole(0, 512),
-    help="Loader processes. Default: none without a GPU, else one a core up to 8.",
-)
-DEVICE = click.option(
-    "--device", help="For example cuda, cuda:1, cpu. Default: a GPU where there is one."
-)
-JSON = click.option(
-    "--json", "as_json", is_flag=True, help="Print the JSON document alone, for scripts."
-)
+# Options of several commands.
+DropInvalid = Annotated[bool, "Leave out invalid annotations and say how many."]
+Seed = Annotated[int, Whole(0, 2**32 - 1), "Where random draws start."]
+Json = Annotated[bool, "--json", "Print the JSON document alone, for scripts."]
+Rules = Annotated[
+    Literal["auto", "coco", "lvis"],
+    "Whose rules boxes are matched by; auto: what the annotation file asks for.",
+]
+ScoreThreshold = Annotated[
+    float, Real(0, 1), "Recall and precision count detections with at least this score."
+]
+Thresholds = Annotated[
+    Path | None, "File of `detbalance thresholds`: one for each class, for --score-threshold."
+]
+Rare = Annotated[int | None, Whole(1), "Classes in at most this many training images are rare."]
+Common = Annotated[int | None, Whole(1), "Classes in at most this many training images are common."]
+Folds = Annotated[
+    int, Whole(3), "Parts of the calibration images; each is judged by what the others say."
+]
+Device = Annotated[str | None, "For example cuda, cuda:1, cpu. Default: a GPU where there is one."]
+# Of the commands that repair a detector.
+STORED = Output("features.f16", "regions.bin", "state.json", lock="")
+COMPARED = ("predictions.json", "predictions_before.json", "comparison/*")
+TrainedOn = Annotated[Path, "COCO file of the training images."]
+Features = Annotated[
+    Path | None,
+    STORED,
+    "Folder of the region features, made if it is not there: several calls can share it. Default:"
+    " features/ in the output.",
+]
+Params = Annotated[
+    tuple[str, ...],
+    "--param NAME=VALUE",
+    "Option of the method, for example k_neighbors=3. Repeatable.",
+]
+Before = Annotated[
+    Path | None,
+    "COCO results of the detector as it was on the images to compare on, for example the"
+    " predictions.json of its run. Default: it is asked anew.",
+]
+MaxLoss = Annotated[
+    float, Real(0, 1), "A group that loses more AP50 or recall than this is named at the end."
+]
+ShownFrom = Annotated[
+    float, Real(0, 1, min_open=True, max_open=True), "Score from which a detection is shown."
+]
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class Configured:
+    """A training as it is configured."""
+
+    config: Annotated[Path, "YAML file; examples are in configs/."]
+    overrides: Annotated[
+        tuple[str, ...],
+        "--set KEY=VALUE",
+        "Override a field, for example train.iterations=500. Repeatable.",
+    ] = ()
+    data_root: Annotated[
+        Path | None,
+        "Start of the relative paths in the config's data section. Default: the environment"
+        " variable DETBALANCE_DATA.",
+    ] = None
+
+    def load(self, *more: str, **values: object) -> Config:
+        """Read the configuration, with more overrides, and values by their dotted names."""
+        from detbalance.training.config import load_config
+
+        overrides = [*self.overrides, *more]
+        return load_config(self.config, overrides, values=values, data_root=self.data_root)
+
+
+@dataclass(frozen=True)
+class DetectorOptions:
+    """A trained detector, and how it is run."""
+
+    checkpoint: Annotated[Path, "best.pt or last.pt of a run."]
+    batch_size: Annotated[int, Whole(1, 4096), "Images at a time."] = 8
+    workers: Annotated[
+        int | None,
+        Whole(0, 512),
+        "Loader processes. Default: none without a GPU, else one a core up to 8.",
+    ] = None
+    device: Device = None
+    drop_invalid: DropInvalid = False
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
     """What `report` and `compare` are asked for alike."""
 
-    train_file: Path | None
-    output: Path | None
-    images: Path | None
-    score_threshold: float
-    thresholds: Path | None
-    rules: RulesChoice
-    confidence: float
-    seed: int
-    rare: int | None
-    common: int | None
-    drop_invalid: bool
-    as_json: bool
-
-
-EVALUATION = collected(
-    Evaluated,
-    "given",
-    click.option(
+    train_file: Annotated[
+        Path | None,
         "--train",
-        "train_file",
-        type=FILE,
-        help="COCO file of the training data: frequencies and groups come from it.",
-    ),
-    click.option(
-        "--output",
-        type=Output(*REPORT, *COMPARISON, holds="a {}"),
-        help="Folder for JSON, CSV, Markdown and HTML. Default: print only.",
-    ),
-    click.option(
-        "--images",
-        type=FILE,
-        help="Folder of the images: the HTML file shows missed objects and confident mistakes.",
-    ),
-    SCORE_THRESHOLD,
-    THRESHOLDS,
-    RULES,
-    click.option(
-        "--confidence",
-        default=0.95,
-        type=Real(0, 1, min_open=True, max_open=True),
-        help="How often intervals hold the true figure.",
-    ),
-    SEED,
-    RARE,
-    COMMON,
-    DROP_INVALID,
-    JSON,
-    overwrite("Replace what the folder holds."),
-)
+        "COCO file of the training data: frequencies and groups come from it.",
+    ] = None
+    output: Annotated[
+        Path | None,
+        Output(*REPORT, *COMPARISON, holds="a {}"),
+        "Folder for JSON, CSV, Markdown and HTML. Default: print only.",
+    ] = None
+    images: Annotated[
+        Path | None,
+        "Folder of the images: the HTML file shows missed objects and confident mistakes.",
+    ] = None
+    score_threshold: ScoreThreshold = 0.3
+    thresholds: Thresholds = None
+    rules: Rules = "auto"
+    confidence: Annotated[
+        float, Real(0, 1, min_open=True, max_open=True), "How often intervals hold the true figure."
+    ] = 0.95
+    seed: Seed = 0
+    rare: Rare = None
+    common: Common = None
+    drop_invalid: DropInvalid = False
+    as_json: Json = False
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class CalibrationOptions:
     """What `thresholds` and `rescore` are asked for alike."""
 
-    annotations: Path
-    predictions: Path
-    objective: str
-    rules: RulesChoice
-    iou: float
-    confidence: float
-    folds: int
-    seed: int
-    drop_invalid: bool
-
-
-CALIBRATION = collected(
-    Calibrated,
-    "given",
-    click.option(
-        "--annotations",
-        required=True,
-        type=FILE,
-        help="COCO file to calibrate on; not training data.",
-    ),
-    click.option(
-        "--predictions", required=True, type=FILE, help="COCO results file of its images."
-    ),
-    click.option(
-        "--for",
-        "objective",
-        default="f1",
-        metavar="OBJECTIVE",
-        help='f1, f2, f0.5; or a floor that each class shall keep: "recall>=0.9",'
-        ' "precision>=0.8".',
-    ),
-    RULES,
-    click.option(
-        "--iou",
-        default=0.5,
-        type=Real(0.5, 0.95),
-        help="Overlap that a right detection needs: 0.5, 0.55, ... 0.95.",
-    ),
-    click.option(
-        "--confidence",
-        default=0.9,
-        type=Real(0.5, 1, min_open=True, max_open=True),
-        help="How sure it shall be that a floor is kept, one-sided.",
-    ),
-    click.option(
-        "--folds",
-        default=5,
-        type=Whole(3),
-        help="Parts of the images; each is judged by what the others say.",
-    ),
-    SEED,
-    DROP_INVALID,
-    overwrite("Replace the output file."),
-)
-# Of the commands that repair a detector.
-COMPARED = ("predictions.json", "predictions_before.json", "comparison/*")
-STORED = Output("features.f16", "regions.bin", "state.json", lock="")
-
-TRAINED_ON = click.option(
-    "--annotations", required=True, type=FILE, help="COCO file of the training images."
-)
-FEATURES = click.option(
-    "--features",
-    type=STORED,
-    help="Folder of the region features, for example one that refit made; made if it is not there."
-    " Default: features/ in the output.",
-)
-BEFORE = click.option(
-    "--before",
-    type=FILE,
-    help="COCO results of the detector as it was on the images to compare on, for example the"
-    " predictions.json of its run. Default: it is asked anew.",
-)
-SHOWN_FROM = click.option(
-    "--score-threshold",
-    default=0.3,
-    type=Real(0, 1, min_open=True, max_open=True),
-    help="Score from which a detection is shown.",
-)
+    annotations: Annotated[Path, "COCO file to calibrate on; not training data."]
+    predictions: Annotated[Path, "COCO results file of its images."]
+    objective: Annotated[
+        str,
+        "--for OBJECTIVE",
+        'f1, f2, f0.5; or a floor that each class shall keep: "recall>=0.9", "precision>=0.8".',
+    ] = "f1"
+    rules: Rules = "auto"
+    iou: Annotated[
+        float, Real(0.5, 0.95), "Overlap that a right detection needs: 0.5, 0.55, ... 0.95."
+    ] = 0.5
+    confidence: Annotated[
+        float,
+        Real(0.5, 1, min_open=True, max_open=True),
+        "How sure it shall be that a floor is kept, one-sided.",
+    ] = 0.9
+    folds: Folds = 5
+    seed: Seed = 0
+    drop_invalid: DropInvalid = False

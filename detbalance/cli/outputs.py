@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import click
-
-from detbalance.data.files import lock_folder
 
 
 class Output(click.Path):
@@ -32,19 +30,8 @@ BAG = Output("member-*")
 RUN = Output(*_STATE, *REPORT, "predictions.json", lock="")
 
 
-def overwrite(help: str) -> Callable[[Any], Any]:
-    """The option without which nothing that is there is replaced; `Command` looks at it."""
-    return click.option(
-        "--overwrite",
-        is_flag=True,
-        help=help,
-        expose_value=False,
-        callback=lambda ctx, param, value: ctx.meta.update(overwrite=value),
-    )
-
-
 class Command(click.Command):
-    """A command that looks at all of its paths before it starts, and holds what it writes to."""
+    """A command that looks at all of its paths before it starts, and locks what it writes to."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options by what they are about: files, how it runs, and what is asked for."""
@@ -65,15 +52,14 @@ class Command(click.Command):
         for option, kind, path in outputs:
             refuse_inputs(option, path, kind.names, inputs)
             _refuse_what_is_there(option, path, kind, kept)
-        with ExitStack() as held:
+        with ExitStack() as locks:
             for _, kind, path in outputs:
-                _lock(held, path, kind.lock)
+                _lock(locks, path, kind.lock)
             try:
                 return super().invoke(ctx)
             except OSError as error:
-                if (
-                    error.errno and error.filename is None and outputs
-                ):  # a write does not say what it wrote to
+                # A write does not say what it wrote to.
+                if error.errno and error.filename is None and outputs:
                     error.filename = str(outputs[0][2])
                 raise
 
@@ -99,9 +85,9 @@ def _paths(ctx: click.Context) -> tuple[list[tuple[str, Output, Path]], list[tup
     inputs: list[tuple[str, Path]] = []
     for param in ctx.command.params:
         if isinstance(param.type, click.Path) and param.name is not None:
-            given = ctx.params[param.name]
+            value = ctx.params[param.name]
             option = param.opts[0] if isinstance(param, click.Option) else "the arguments"
-            for path in given if isinstance(given, tuple) else (given,):
+            for path in value if isinstance(value, tuple) else (value,):
                 if path is not None and isinstance(param.type, Output):
                     outputs.append((option, param.type, path))
                 elif path is not None:
@@ -194,10 +180,12 @@ def _refuse_what_is_there(option: str, path: Path, kind: Output, kept: bool) -> 
         )
 
 
-def _lock(held: ExitStack, path: Path, kind: str) -> None:
+def _lock(locks: ExitStack, path: Path, kind: str) -> None:
+    from detbalance.data.files import lock_folder  # after `--help`, which needs no NumPy
+
     place = path.parent / f".{path.name}.lock" if kind == "beside" else path
     try:
         if kind:
-            held.enter_context(lock_folder(place))
+            locks.enter_context(lock_folder(place))
     except ValueError as error:
         raise ValueError(str(error).replace(str(place), str(path))) from error

@@ -6,60 +6,54 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import click
 
 from detbalance.cli.evaluating import check_folder, group_limits
-from detbalance.cli.options import COMMON, FILE, JSON, RARE, Real, Whole, command
-from detbalance.cli.outputs import Output, overwrite
-from detbalance.cli.progress import progress
+from detbalance.cli.options import Common, Json, Positional, Rare, Real, Whole, command
+from detbalance.cli.outputs import Output
+from detbalance.cli.printing import progress, say
 from detbalance.data import load_annotations
 from detbalance.planning import duplicate_findings, make_plan
 from detbalance.reporting.console import print_document
 from detbalance.reporting.files import json_text, write_plan
 from detbalance.reporting.plan_document import plan_document
-from detbalance.reporting.terminal import Console
 
 
-@command("plan", "detbalance plan train.json --val val.json")
-@click.argument("train_file", metavar="TRAIN.JSON", type=FILE)
-@click.option("--val", "val_file", type=FILE, help="COCO file of the validation data.")
-@click.option(
-    "--images", type=FILE, help="Folder of the training images, to find images that occur twice."
+@command(
+    "plan",
+    "detbalance plan train.json --val val.json",
+    overwrite="Replace a plan that the folder holds.",
 )
-@click.option(
-    "--val-images", type=FILE, help="Folder of the validation images, to find those in training."
-)
-@click.option(
-    "--output",
-    type=Output("plan.json", "plan.csv", "plan.png", "plan.svg", holds="a plan"),
-    help="Folder for plan.json, plan.csv, plan.png and plan.svg. Default: print only.",
-)
-@click.option(
-    "--target-length",
-    type=Whole(1),
-    help="Images per epoch to compare settings at. Default: chosen from the data.",
-)
-@click.option(
-    "--images-per-second",
-    type=Real(0, min_open=True),
-    help="Speed of your training, to show how long an epoch takes.",
-)
-@RARE
-@COMMON
-@JSON
-@overwrite("Replace a plan that the folder holds.")
 def plan_command(
-    train_file: Path,
-    val_file: Path | None,
-    images: Path | None,
-    val_images: Path | None,
-    output: Path | None,
-    target_length: int | None,
-    images_per_second: float | None,
-    rare: int | None,
-    common: int | None,
-    as_json: bool,
+    *,
+    train_file: Annotated[Path, Positional("TRAIN.JSON")],
+    val_file: Annotated[Path | None, "--val", "COCO file of the validation data."] = None,
+    images: Annotated[
+        Path | None, "Folder of the training images, to find images that occur twice."
+    ] = None,
+    val_images: Annotated[
+        Path | None, "Folder of the validation images, to find those in training."
+    ] = None,
+    output: Annotated[
+        Path | None,
+        Output("plan.json", "plan.csv", "plan.png", "plan.svg", holds="a plan"),
+        "Folder for plan.json, plan.csv, plan.png and plan.svg. Default: print only.",
+    ] = None,
+    target_length: Annotated[
+        int | None,
+        Whole(1),
+        "Images per epoch to compare settings at. Default: chosen from the data.",
+    ] = None,
+    images_per_second: Annotated[
+        float | None,
+        Real(0, min_open=True),
+        "Speed of your training, to show how long an epoch takes.",
+    ] = None,
+    rare: Rare = None,
+    common: Common = None,
+    as_json: Json = False,
 ) -> None:
     """Read, plan, print, and write the plan with its figure where a folder is given."""
     limits = group_limits(rare, common)
@@ -83,22 +77,20 @@ def plan_command(
         images_per_second=images_per_second,
         duplicates=duplicates,
     )
-    console = Console()
+    line = (
+        "Nothing is written. --output DIR keeps plan.json, plan.csv with every class, plan.png and"
+        " plan.svg."
+    )
     if as_json:
         click.echo(json_text(plan.to_dict()))
     else:
-        print_document(plan_document(plan, has_csv=output is not None), console)
-    if output is None and not as_json:
-        console.print(
-            "\nNothing is written. --output DIR keeps plan.json, plan.csv with every class,"
-            " plan.png and plan.svg.",
-            style="dim",
-        )
+        print_document(plan_document(plan, has_csv=output is not None))
     if output is not None:
         written = [*write_plan(plan, output)]
         written += [draw_plan(plan, output / f"plan.{kind}") for kind in ("png", "svg")]
-        if not as_json:
-            console.print(f"\nWritten: {', '.join(map(str, written))}", soft_wrap=True)
+        line = f"Written: {', '.join(map(str, written))}"
+    if not as_json:
+        say("", line)
 
 
 def _check_folders(val: Path | None, images: Path | None, val_images: Path | None) -> None:

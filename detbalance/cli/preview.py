@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-import click
 import numpy as np
-import numpy.typing as npt
 
-from detbalance.cli.options import CONFIG, DATA_ROOT, OVERRIDES, Whole, command
-from detbalance.cli.outputs import OUTPUT_FILE, overwrite, refuse_configured
-from detbalance.cli.progress import progress
+from detbalance.cli.options import Configured, Whole, command
+from detbalance.cli.outputs import OUTPUT_FILE, refuse_configured
+from detbalance.cli.printing import print_table, progress
+from detbalance.data.arrays import Int64
 from detbalance.data.frequency import frequency_groups
 from detbalance.data.messages import counted
-from detbalance.reporting.console import print_document
-from detbalance.reporting.document import AnyCell, Cell, Column, Document, Table, group_cell, lines
+from detbalance.reporting.document import group_cell
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from detbalance.reporting.document import AnyCell
     from detbalance.reporting.pictures import Tile
     from detbalance.training.setup import Data
 
@@ -29,68 +29,62 @@ _MANY = 8  # own boxes, from which on only rare and pasted ones are named
 _TITLE = "blue: own boxes and those of mixed images; orange: pasted; grey: crowd regions, ignored"
 
 
-@command("preview", "detbalance preview --config configs/bccd.yaml --images 12")
-@CONFIG
-@OVERRIDES
-@DATA_ROOT
-@click.option(
-    "--output",
-    default=Path("runs/preview.png"),
-    type=OUTPUT_FILE,
-    help="PNG file to write.",
+@command(
+    "preview",
+    "detbalance preview --config configs/bccd.yaml --images 12",
+    overwrite="Replace the file.",
 )
-@click.option("--images", default=24, type=Whole(1, 500), help="Images to draw.")
-@click.option(
-    "--draws",
-    default=200,
-    type=Whole(1, 1_000_000),
-    help="Images to make for the counts; the first of them are drawn.",
-)
-@overwrite("Replace the file.")
 def preview_command(
-    config: Path,
-    overrides: tuple[str, ...],
-    data_root: Path | None,
-    output: Path,
-    images: int,
-    draws: int,
+    *,
+    options: Configured,
+    output: Annotated[Path, OUTPUT_FILE, "PNG file to write."] = Path("runs/preview.png"),
+    images: Annotated[int, Whole(1, 500), "Images to draw."] = 24,
+    draws: Annotated[
+        int,
+        Whole(1, 1_000_000),
+        "Images to make for the counts; the first of them are drawn.",
+    ] = 200,
 ) -> None:
     """Make the first draws of the configured training, draw some, count all."""
+    from detbalance.augmentation.paste import OUTCOMES
     from detbalance.detection.dataset import Draw
     from detbalance.reporting.pictures import save_sheet
     from detbalance.sampling import RepeatFactorSampler
-    from detbalance.training.config import load_config
     from detbalance.training.setup import load_data
 
-    settings = load_config(config, overrides, data_root=data_root)
-    refuse_configured(output, OUTPUT_FILE, settings.to_dict())
-    data = load_data(settings)
-    sampler = RepeatFactorSampler(data.factors, seed=settings.seed, infinite=True)
-    labels: list[npt.NDArray[np.int64]] = []
-    pastes: list[npt.NDArray[np.int64]] = []
-    tiles: list[Tile] = []
+    config = options.load()
+    refuse_configured(output, OUTPUT_FILE, config.to_dict())
+    data = load_data(config)
+    num_classes = data.train.categories.num_classes
+    sampler = RepeatFactorSampler(data.factors, seed=config.seed, infinite=True)
+    shown = np.zeros(num_classes, np.int64)
+    outcomes = np.zeros((num_classes, len(OUTCOMES)), np.int64)
+    cells: list[Tile] = []
     draws = max(draws, images)
     with progress("making images") as tell:
         for done, draw in enumerate(islice(map(Draw, sampler, count()), draws), start=1):
             tell(done, draws)
             image, target = data.train_dataset[draw]
-            labels.append(target["labels"][target["labels"] > 0].numpy())
+            np.add.at(shown, target["labels"][target["labels"] > 0].numpy(), 1)
             if "pastes" in target:
-                pastes.append(target["pastes"].numpy())
-            if len(tiles) < images:
-                tiles.append(_tile(data, draw.index, image, target))
+                np.add.at(outcomes, tuple(target["pastes"].numpy().T), 1)
+            if len(cells) < images:
+                cells.append(_cell(data, draw.index, image, target))
     output.parent.mkdir(parents=True, exist_ok=True)
-    save_sheet(tiles, output, title=_TITLE)
-    words = (
+    save_sheet(cells, output, title=_TITLE)
+    reasons = [n for n in range(1, len(OUTCOMES)) if outcomes[:, n].any()]
+    names = [OUTCOMES[n].replace("_", " ") for n in reasons]
+    print_table(
+        ("class", "group", "boxes", "shown", "asked", "pasted", *names),
+        _rows(data, shown, outcomes, reasons),
         f"boxes: in {data.train.source}. shown: in the first {draws:,} drawn images, pasted ones"
-        f" included. asked: donors drawn, {sum(map(len, pastes)):,} in all.",
-        f"The first {counted(len(tiles), 'image')} of the training: {output}",
+        f" included. asked: donors drawn, {outcomes.sum():,} in all.",
+        f"The first {counted(len(cells), 'image')} of the training: {output}",
+        num_texts=2,
     )
-    table = _counts_table(data, np.concatenate(labels), pastes)
-    print_document(Document("Preview", [table, *lines("legend", *words)]))
 
 
-def _tile(data: Data, index: int, image: Tensor, target: dict[str, Tensor]) -> Tile:
+def _cell(data: Data, index: int, image: Tensor, target: dict[str, Tensor]) -> Tile:
     from detbalance.reporting.pictures import CROWD, OWN, PASTED, Tile
 
     categories, groups = data.train.categories, frequency_groups(data.frequency)
@@ -113,31 +107,16 @@ def _tile(data: Data, index: int, image: Tensor, target: dict[str, Tensor]) -> T
     )
 
 
-def _counts_table(
-    data: Data, labels: npt.NDArray[np.int64], pastes: list[npt.NDArray[np.int64]]
-) -> Table:
+def _rows(
+    data: Data, shown: Int64, outcomes: Int64, reasons: list[int]
+) -> Iterator[list[str | int | AnyCell]]:
     """Boxes of each class in the file and as shown, and what became of its donors."""
-    from detbalance.augmentation.paste import OUTCOMES
-
-    categories, frequency = data.train.categories, data.frequency
-    groups = frequency_groups(frequency)
-    shown = np.bincount(labels, minlength=categories.num_classes)
-    asked = np.concatenate([np.zeros((0, 2), np.int64), *pastes])
-    outcomes = np.zeros((categories.num_classes, len(OUTCOMES)), np.int64)
-    np.add.at(outcomes, (asked[:, 0], asked[:, 1]), 1)
-    reasons = [n for n in range(1, len(OUTCOMES)) if outcomes[:, n].any()]
-    refused = [OUTCOMES[n].replace("_", " ") for n in reasons]
-    columns = [Column("class", numeric=False), Column("group", numeric=False)]
-    columns += [Column(title) for title in ("boxes", "shown", "asked", "pasted", *refused)]
-    rows: list[list[AnyCell]] = []
-    for label in np.argsort(frequency.image_counts[1:], kind="stable") + 1:
+    groups = frequency_groups(data.frequency)
+    for label in (np.argsort(data.frequency.image_counts[1:], kind="stable") + 1).tolist():
         row = outcomes[label]
-        numbers = [frequency.instance_counts[label], shown[label], row.sum(), row[0]]
-        rows.append(
-            [
-                Cell(categories.name(int(label)), name=True),
-                group_cell(groups.group(int(label))),
-                *(Cell(f"{int(n):,}") for n in [*numbers, *row[reasons]]),
-            ]
-        )
-    return Table(columns, rows)
+        numbers = [data.frequency.instance_counts[label], shown[label], row.sum(), row[0]]
+        yield [
+            data.train.categories.name(label),
+            group_cell(groups.group(label)),
+            *(int(number) for number in (*numbers, *row[reasons])),
+        ]

@@ -4,43 +4,34 @@ from __future__ import annotations
 
 import json
 import time
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import numpy as np
-from rich.table import Table
 
 from detbalance.cli.options import (
-    BATCH_SIZE,
-    BEFORE,
-    CHECKPOINT,
     COMPARED,
-    DEVICE,
-    DROP_INVALID,
-    FEATURES,
-    FILE,
-    SEED,
-    SHOWN_FROM,
-    TRAINED_ON,
-    WORKERS,
+    Before,
+    DetectorOptions,
+    Features,
+    MaxLoss,
+    Params,
     Real,
+    Seed,
+    ShownFrom,
+    TrainedOn,
     Whole,
     command,
 )
-from detbalance.cli.outputs import Output, overwrite
-from detbalance.cli.progress import progress
+from detbalance.cli.outputs import Output
+from detbalance.cli.printing import print_table, progress, say
 from detbalance.data import Annotations, Categories
 from detbalance.data.files import replace_file
 from detbalance.data.frequency import class_frequency, frequency_groups
-from detbalance.reporting.terminal import Console
 
 if TYPE_CHECKING:
-    from detbalance.cli.region_data import Detector, RegionData
     from detbalance.repair.novelty import GateFigures, OneClassModels
     from detbalance.repair.second_classifier import Weighing
-    from detbalance.repair.second_classifier_file import Reclassifier
 
 
 SAVED, ABOUT = "second_classifier.skops", "second_classifier.json"
@@ -50,202 +41,161 @@ SAVED, ABOUT = "second_classifier.skops", "second_classifier.json"
     "reclassify",
     "detbalance reclassify --checkpoint best.pt --annotations train.json --images train"
     " --output second",
+    overwrite="Replace what the folder holds.",
 )
-@CHECKPOINT
-@TRAINED_ON
-@click.option("--images", type=FILE, help="Folder of its images.")
-@click.option(
-    "--method",
-    default="LogisticRegression",
-    metavar="NAME",
-    help="A classifier of scikit-learn or imbalanced-learn (BalancedBaggingClassifier,"
-    " EasyEnsembleClassifier, RUSBoostClassifier, BalancedRandomForestClassifier,"
-    " HistGradientBoostingClassifier ...), or one-class models of rare classes"
-    " (measured: they bring back few rare boxes): Mahalanobis, OneClassSVM, IsolationForest,"
-    " LocalOutlierFactor.",
-)
-@click.option(
-    "--param",
-    "params",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Option of the method, for example n_estimators=50. Repeatable.",
-)
-@click.option(
-    "--output",
-    required=True,
-    type=Output("second_classifier.*", *COMPARED, holds="a second classifier"),
-    help="Folder for second_classifier.skops and more.",
-)
-@FEATURES
-@click.option(
-    "--classifier",
-    "saved",
-    type=FILE,
-    help="second_classifier.skops of an earlier call, to predict with; none is fitted.",
-)
-@click.option(
-    "--class",
-    "classes",
-    multiple=True,
-    metavar="NAME",
-    help="Class whose missed objects one-class models bring back. Repeatable. Default: rare ones.",
-)
-@click.option(
-    "--max-fppi",
-    default=0.02,
-    type=Real(0),
-    help="False positives per image that one-class models may bring to a class.",
-)
-@SHOWN_FROM
-@click.option("--predict", type=FILE, help="COCO file to compare before and after on.")
-@click.option("--predict-images", type=FILE, help="Folder of its images.")
-@BEFORE
-@click.option(
-    "--candidates",
-    default=300,
-    type=Whole(1),
-    help="Regions of an image that are classified again, those with the highest scores.",
-)
-@click.option(
-    "--max-background",
-    default=10_000,
-    type=Whole(1),
-    help="Background regions that are learned from.",
-)
-@BATCH_SIZE
-@WORKERS
-@DEVICE
-@click.option(
-    "--max-loss",
-    default=0.02,
-    type=Real(0, 1),
-    help="A group that loses more AP50 or recall on --predict is named at the end.",
-)
-@SEED
-@DROP_INVALID
-@overwrite("Replace what the folder holds.")
 def reclassify_command(
-    checkpoint: Path,
-    annotations: Path,
-    images: Path | None,
-    method: str,
-    params: tuple[str, ...],
-    output: Path,
-    features: Path | None,
-    saved: Path | None,
-    classes: tuple[str, ...],
-    max_fppi: float,
-    score_threshold: float,
-    predict: Path | None,
-    predict_images: Path | None,
-    before: Path | None,
-    candidates: int,
-    max_background: int,
-    batch_size: int,
-    workers: int | None,
-    device: str | None,
-    max_loss: float,
-    seed: int,
-    drop_invalid: bool,
+    *,
+    options: DetectorOptions,
+    annotations: TrainedOn,
+    images: Annotated[Path | None, "Folder of its images."] = None,
+    method: Annotated[
+        str,
+        "--method NAME",
+        "A classifier of scikit-learn or imbalanced-learn (BalancedBaggingClassifier,"
+        " EasyEnsembleClassifier, RUSBoostClassifier, BalancedRandomForestClassifier,"
+        " HistGradientBoostingClassifier ...), or one-class models of rare classes"
+        " (measured: they bring back few rare boxes): Mahalanobis, OneClassSVM, IsolationForest,"
+        " LocalOutlierFactor.",
+    ] = "LogisticRegression",
+    params: Params = (),
+    output: Annotated[
+        Path,
+        Output("second_classifier.*", *COMPARED, holds="a second classifier"),
+        "Folder for second_classifier.skops and more.",
+    ],
+    features: Features = None,
+    saved: Annotated[
+        Path | None,
+        "--classifier",
+        "second_classifier.skops of an earlier call, to predict with; none is fitted.",
+    ] = None,
+    classes: Annotated[
+        tuple[str, ...],
+        "--class NAME",
+        "Class whose missed objects one-class models bring back. Repeatable. Default: rare ones.",
+    ] = (),
+    max_fppi: Annotated[
+        float, Real(0), "False positives per image that one-class models may bring to a class."
+    ] = 0.02,
+    score_threshold: ShownFrom = 0.3,
+    predict: Annotated[Path | None, "COCO file to compare before and after on."] = None,
+    predict_images: Annotated[Path | None, "Folder of its images."] = None,
+    before: Before = None,
+    candidates: Annotated[
+        int,
+        Whole(1),
+        "Regions of an image that are classified again, those with the highest scores.",
+    ] = 300,
+    max_background: Annotated[int, Whole(1), "Background regions that are learned from."] = 10_000,
+    max_loss: MaxLoss = 0.02,
+    seed: Seed = 0,
 ) -> None:
     """Fit a second classifier or read one, save it, and let the detector be told by it."""
     from detbalance.cli.region_data import Detector, parse_params, region_data, show_effect
     from detbalance.repair.collecting import RegionQuota
-    from detbalance.repair.second_classifier import advised
+    from detbalance.repair.estimators import is_one_class, make_classifier, make_one_class
+    from detbalance.repair.novelty import fit_gates
+    from detbalance.repair.second_classifier import advised, fit_second_classifier
     from detbalance.repair.second_classifier_file import (
+        Reclassifier,
         load_second_classifier,
         save_second_classifier,
     )
 
-    options = parse_params(params)
+    method_options = parse_params(params)
     if saved is None:
-        _check_method(method, options, seed)
-    if saved is None and images is None:
-        raise ValueError(
-            "--images: is missing. The folder of the training images is expected, unless"
-            " --classifier names a saved one. Add it."
-        )
-    if saved is not None and predict is None:
+        # An unknown method or option, or a missing library, is told before any work.
+        if is_one_class(method):
+            make_one_class(method, method_options, 10, seed)
+        else:
+            make_classifier(method, method_options, seed)
+        if images is None:
+            raise ValueError(
+                "--images: is missing. The folder of the training images is expected, unless"
+                " --classifier names a saved one. Add it."
+            )
+    elif predict is None:
         raise ValueError(
             "--classifier: there is nothing to do with it. --predict and --predict-images are"
             " expected. Add them."
         )
-    detector = Detector.read(checkpoint, device)
-    shown = detector.judged_on(predict, predict_images, before, "--predict", drop_invalid)
+    detector = Detector.read(options)
+    shown = detector.compared_on(predict, predict_images, before, "--predict")
     output.mkdir(parents=True, exist_ok=True)
+    second: Reclassifier
     if saved is None:
         assert images is not None
-        truth = detector.annotations(annotations, images, drop_invalid)
+        truth = detector.annotations(annotations, images)
+        folder = features or output / "features"
         data = region_data(
-            detector,
-            truth,
-            images,
-            features or output / "features",
-            limits=RegionQuota(),
-            repeats=3,
-            seed=seed,
-            batch_size=batch_size,
-            workers=workers,
+            detector, truth, images, folder, limits=RegionQuota(), repeats=3, seed=seed
         )
-        recovered = _labels(truth, classes)
-        found, about = _fit(
-            detector,
-            data,
-            method,
-            options,
-            recovered,
-            max_fppi,
-            score_threshold,
-            max_background,
-            seed,
-        )
-        about |= {
-            "options": options,
-            "checkpoint": str(checkpoint),
+        labels = _labels(truth, classes)
+        regions = (data.samples, data.rows, data.scores)
+        shared = not detector.classifier.sigmoid
+        started = time.perf_counter()
+        with progress("fitting", "fits") as tell:
+            if is_one_class(method):
+                second, figures = fit_gates(
+                    *regions,
+                    labels,
+                    method,
+                    method_options,
+                    shared=shared,
+                    max_fppi=max_fppi,
+                    floor=score_threshold,
+                    max_background=max_background,
+                    seed=seed,
+                    progress=tell,
+                )
+                about = _about_gates(second, figures, detector.categories, max_fppi)
+            else:
+                second, weighing = fit_second_classifier(
+                    *regions,
+                    method,
+                    method_options,
+                    shared=shared,
+                    floor=score_threshold,
+                    max_background=max_background,
+                    seed=seed,
+                    progress=tell,
+                )
+                about = _about_weight(method, weighing, detector.categories)
+        about = {
+            "method": method,
+            **about,
+            "minutes": round((time.perf_counter() - started) / 60, 2),
+            "options": method_options,
+            "checkpoint": str(options.checkpoint),
             "annotations": str(annotations),
             "chosen_on": "held-out images of the annotations above, by cross-fitting",
         }
         save_second_classifier(
             output / SAVED,
-            found,
+            second,
             weights=detector.weights,
             categories=detector.categories,
             width=data.samples.features.shape[1],
         )
         with replace_file(output / ABOUT) as file:
             file.write(json.dumps(about, indent=1).encode())
-        line = f"Second classifier: {output / SAVED}"
-        Console().print(line, soft_wrap=True, highlight=False, markup=False)
+        say(f"Second classifier: {output / SAVED}")
     else:
-        found = load_second_classifier(
+        second = load_second_classifier(
             saved, weights=detector.weights, categories=detector.categories
         )
     if shown is not None and predict_images is not None:
         show_effect(
+            detector,
             before or detector.model,
-            detector.model,
             shown,
             predict_images,
             output,
             train_file=annotations,
-            batch_size=batch_size,
-            workers=workers,
             max_loss=max_loss,
-            drop_invalid=drop_invalid,
-            changed=partial(advised, detector.classifier, found, candidates=candidates),
+            changed=advised(detector.classifier, second, candidates=candidates),
             name="second classifier",
         )
-
-
-def _check_method(method: str, options: dict[str, Any], seed: int) -> None:
-    """An unknown method or option, or a missing library, is told before any work."""
-    from detbalance.repair.estimators import is_one_class, make_classifier, make_one_class
-
-    if is_one_class(method):
-        make_one_class(method, options, 10, seed)
-    else:
-        make_classifier(method, options, seed)
 
 
 def _labels(truth: Annotations, classes: tuple[str, ...]) -> list[int]:
@@ -256,84 +206,35 @@ def _labels(truth: Annotations, classes: tuple[str, ...]) -> list[int]:
     return [int(label) for label in np.flatnonzero(groups == 0)]
 
 
-def _fit(
-    detector: Detector,
-    data: RegionData,
-    method: str,
-    options: dict[str, Any],
-    labels: list[int],
-    max_fppi: float,
-    floor: float,
-    max_background: int,
-    seed: int,
-) -> tuple[Reclassifier, dict[str, Any]]:
-    """The second_classifier, and what to write of it."""
-    from detbalance.repair.estimators import is_one_class
-    from detbalance.repair.novelty import fit_gates
-    from detbalance.repair.second_classifier import fit_second_classifier
-
-    started = time.perf_counter()
-    given = (data.samples, data.rows, data.scores)
-    shared = not detector.classifier.sigmoid
-    names = detector.categories
-    with progress("fitting", "fits") as tell:
-        if is_one_class(method):
-            gates, figures = fit_gates(
-                *given,
-                labels,
-                method,
-                options,
-                shared=shared,
-                max_fppi=max_fppi,
-                floor=floor,
-                max_background=max_background,
-                seed=seed,
-                progress=tell,
+def _about_weight(method: str, weighing: Weighing, categories: Categories) -> dict[str, Any]:
+    """Print how a weight was chosen; what to write of it."""
+    means = {f"{weight:g}": float(np.nanmean(v)) for weight, v in weighing.precision.items()}
+    shares = {f"{weight:g}": share for weight, share in weighing.shown.items()}
+    taken = f"{weighing.weight:g}"
+    few = [categories.name(label) for label in weighing.few]
+    lines = [f"Too few boxes to learn from: {', '.join(few)}"] if few else []
+    if not weighing.weight:
+        lines.append("No weight did better on held-out images: the detector is left alone.")
+    print_table(
+        (f"weight of {method}", "mean AP of classes, regions of held-out images", "boxes shown"),
+        (
+            (
+                f"{weight}{' (the detector alone)' if weight == '0' else ''}",
+                f"{mean:.4f}",
+                f"{shares[weight]:.3f}{' <- taken' if weight == taken else ''}",
             )
-            about = _about_gates(gates, figures, names, max_fppi)
-            found: Reclassifier = gates
-        else:
-            found, weighing = fit_second_classifier(
-                *given,
-                method,
-                options,
-                shared=shared,
-                floor=floor,
-                max_background=max_background,
-                seed=seed,
-                progress=tell,
-            )
-            about = _about_weight(method, weighing, names)
-    about["minutes"] = round((time.perf_counter() - started) / 60, 2)
-    return found, {"method": method, **about}
-
-
-def _about_weight(method: str, found: Weighing, categories: Categories) -> dict[str, Any]:
-    console = Console()
-    table = Table(box=None, pad_edge=False)
-    table.add_column(f"weight of {method}")
-    table.add_column("mean AP of classes, regions of held-out images", justify="right")
-    table.add_column("boxes shown", justify="right")
-    means = {weight: float(np.nanmean(values)) for weight, values in found.precision.items()}
-    for weight, mean in means.items():
-        mark = " <- taken" if weight == found.weight else ""
-        alone = " (the detector alone)" if not weight else ""
-        shown = f"{found.shown[weight]:.3f}"
-        table.add_row(f"{weight:g}{alone}", f"{mean:.4f}", f"{shown}{mark}")
-    console.print(table, highlight=False)
-    few = [categories.name(label) for label in found.few]
-    if few:
-        console.print(f"Too few boxes to learn from: {', '.join(few)}", highlight=False)
-    if not found.weight:
-        console.print("No weight did better on held-out images: the detector is left alone.")
+            for weight, mean in means.items()
+        ),
+        *lines,
+    )
     return {
-        "weight": found.weight,
-        "power": found.power,
-        "held_out_mean_ap": {f"{weight:g}": mean for weight, mean in means.items()},
-        "held_out_shown": {f"{weight:g}": share for weight, share in found.shown.items()},
+        "weight": weighing.weight,
+        "power": weighing.power,
+        "held_out_mean_ap": means,
+        "held_out_shown": shares,
         "held_out_ap": {
             f"{weight:g}": [None if np.isnan(v) else float(v) for v in values[1:]]
-            for weight, values in found.precision.items()
+            for weight, values in weighing.precision.items()
         },
         "classes": list(categories.names),
         "too_few_boxes": few,
@@ -341,33 +242,33 @@ def _about_weight(method: str, found: Weighing, categories: Categories) -> dict[
 
 
 def _about_gates(
-    found: OneClassModels, figures: list[GateFigures], categories: Categories, max_fppi: float
+    models: OneClassModels, figures: list[GateFigures], categories: Categories, max_fppi: float
 ) -> dict[str, Any]:
-    console = Console()
-    table = Table(box=None, pad_edge=False)
-    table.add_column(f"{found.method}, held-out images")
-    columns = ("boxes", "shown", "regained", "false an image", "by score alone")
-    for name in columns:
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for one in figures:
-        false = f"{one.false_per_image:.3f}"
-        values = (one.boxes, one.shown, one.regained, false, one.by_score)
-        note = "" if one.used else f"left alone: {one.why}"
-        table.add_row(categories.name(one.label), *map(str, values), note)
-    console.print(table, highlight=False)
+    """Print what one-class models bring back; what to write of it."""
+    lines = []
     better = [categories.name(o.label) for o in figures if o.used and o.by_score > o.regained]
     if better:
-        console.print(
+        lines.append(
             f"For {', '.join(better)} a lower threshold of the class alone brings back more at the"
-            " same rate: see `detbalance thresholds`.",
-            highlight=False,
-            soft_wrap=True,
+            " same rate: see `detbalance thresholds`."
         )
-    if not found.gates:
-        console.print("No class is recovered: the detector is left alone.")
+    if not models.gates:
+        lines.append("No class is recovered: the detector is left alone.")
+    titles = ("boxes", "shown", "regained", "false an image", "by score alone", "")
+    print_table(
+        (f"{models.method}, held-out images", *titles),
+        (
+            (
+                *(categories.name(one.label), one.boxes, one.shown, one.regained),
+                *(f"{one.false_per_image:.3f}", one.by_score),
+                "" if one.used else f"left alone: {one.why}",
+            )
+            for one in figures
+        ),
+        *lines,
+    )
     return {
-        "floor": found.floor,
+        "floor": models.floor,
         "max_false_per_image": max_fppi,
         "recovered": [
             {

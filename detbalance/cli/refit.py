@@ -6,32 +6,24 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import click
-from rich.table import Table
+from typing import TYPE_CHECKING, Annotated, Any
 
 from detbalance.cli.options import (
-    BATCH_SIZE,
-    BEFORE,
-    CHECKPOINT,
     COMPARED,
-    DEVICE,
-    DROP_INVALID,
-    FILE,
-    SEED,
-    STORED,
-    TRAINED_ON,
-    WORKERS,
-    Real,
+    Before,
+    DetectorOptions,
+    Features,
+    MaxLoss,
+    Params,
+    Seed,
+    TrainedOn,
     Whole,
     command,
 )
-from detbalance.cli.outputs import Output, overwrite
-from detbalance.cli.progress import progress
+from detbalance.cli.outputs import Output
+from detbalance.cli.printing import print_table, progress, say
 from detbalance.data import Categories
 from detbalance.data.files import replace_file
-from detbalance.reporting.terminal import Console
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,113 +39,58 @@ _ALLOW_FOR_FREQUENCY = ("balanced_softmax", "logit_adjustment", "balanced_sigmoi
 @command(
     "refit",
     "detbalance refit --checkpoint best.pt --annotations train.json --images train --output refit",
+    overwrite="Replace the refit that the folder holds.",
 )
-@CHECKPOINT
-@TRAINED_ON
-@click.option("--images", required=True, type=FILE, help="Folder of its images.")
-@click.option(
-    "--method",
-    default="crt",
-    metavar="NAME",
-    help="crt, lws, tau, fasa, or any sampler of imbalanced-learn: SMOTE, BorderlineSMOTE,"
-    " ADASYN, RandomOverSampler, RandomUnderSampler, NearMiss, SMOTEENN ...",
-)
-@click.option(
-    "--param",
-    "params",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Option of the method, for example k_neighbors=3 or balance=0.5. Repeatable.",
-)
-@click.option(
-    "--output",
-    required=True,
-    type=Output("refit.pt", "refit.json", *COMPARED, holds="a refit"),
-    help="Folder for refit.pt and refit.json.",
-)
-@click.option(
-    "--features",
-    type=STORED,
-    help="Folder of the region features, made if it is not there: several methods can share it."
-    " Default: features/ in the output.",
-)
-@click.option("--val", type=FILE, help="COCO file to compare before and after on.")
-@click.option("--val-images", type=FILE, help="Folder of its images.")
-@BEFORE
-@click.option(
-    "--boxes-per-class",
-    default=2000,
-    type=Whole(1),
-    help="Boxes of a class whose regions are kept, drawn at random where there are more.",
-)
-@click.option(
-    "--negatives",
-    default=64,
-    type=Whole(2),
-    help="Background regions of an image that are kept: half of them those with the highest"
-    " scores, half drawn from the rest.",
-)
-@click.option(
-    "--max-boxes",
-    default=100_000,
-    type=Whole(1),
-    help="Boxes of all classes together whose regions are kept; where there are more, fewer of the"
-    " largest classes are.",
-)
-@click.option(
-    "--max-negatives",
-    default=400_000,
-    type=Whole(1),
-    help="Background regions of all images together that are kept; where there would be more, fewer"
-    " of each image are.",
-)
-@click.option(
-    "--repeats",
-    default=3,
-    type=Whole(0),
-    help="At most so many further looks at an image of rare classes, augmented.",
-)
-@click.option(
-    "--iterations",
-    default=400,
-    type=Whole(1),
-    help="Steps of each fit.",
-)
-@BATCH_SIZE
-@WORKERS
-@DEVICE
-@click.option(
-    "--max-loss",
-    default=0.02,
-    type=Real(0, 1),
-    help="A group that loses more AP50 or recall on --val is named at the end.",
-)
-@SEED
-@DROP_INVALID
-@overwrite("Replace the refit that the folder holds.")
 def refit_command(
-    checkpoint: Path,
-    annotations: Path,
-    images: Path,
-    method: str,
-    params: tuple[str, ...],
-    output: Path,
-    features: Path | None,
-    val: Path | None,
-    val_images: Path | None,
-    before: Path | None,
-    boxes_per_class: int,
-    negatives: int,
-    max_boxes: int,
-    max_negatives: int,
-    repeats: int,
-    iterations: int,
-    batch_size: int,
-    workers: int | None,
-    device: str | None,
-    max_loss: float,
-    seed: int,
-    drop_invalid: bool,
+    *,
+    options: DetectorOptions,
+    annotations: TrainedOn,
+    images: Annotated[Path, "Folder of its images."],
+    method: Annotated[
+        str,
+        "--method NAME",
+        "crt, lws, tau, fasa, or any sampler of imbalanced-learn: SMOTE, BorderlineSMOTE,"
+        " ADASYN, RandomOverSampler, RandomUnderSampler, NearMiss, SMOTEENN ...",
+    ] = "crt",
+    params: Params = (),
+    output: Annotated[
+        Path,
+        Output(SAVED, ABOUT, *COMPARED, holds="a refit"),
+        "Folder for refit.pt and refit.json.",
+    ],
+    features: Features = None,
+    val: Annotated[Path | None, "COCO file to compare before and after on."] = None,
+    val_images: Annotated[Path | None, "Folder of its images."] = None,
+    before: Before = None,
+    boxes_per_class: Annotated[
+        int,
+        Whole(1),
+        "Boxes of a class whose regions are kept, drawn at random where there are more.",
+    ] = 2000,
+    negatives: Annotated[
+        int,
+        Whole(2),
+        "Background regions of an image that are kept: half of them those with the highest"
+        " scores, half drawn from the rest.",
+    ] = 64,
+    max_boxes: Annotated[
+        int,
+        Whole(1),
+        "Boxes of all classes together whose regions are kept; where there are more, fewer of the"
+        " largest classes are.",
+    ] = 100_000,
+    max_negatives: Annotated[
+        int,
+        Whole(1),
+        "Background regions of all images together that are kept; where there would be more, fewer"
+        " of each image are.",
+    ] = 400_000,
+    repeats: Annotated[
+        int, Whole(0), "At most so many further looks at an image of rare classes, augmented."
+    ] = 3,
+    iterations: Annotated[int, Whole(1), "Steps of each fit."] = 400,
+    max_loss: MaxLoss = 0.02,
+    seed: Seed = 0,
 ) -> None:
     """Take the features out once, refit the classifier to them, write a checkpoint, show it."""
     from detbalance.cli.region_data import Detector, parse_params, show_effect, taken_features
@@ -163,75 +100,60 @@ def refit_command(
     from detbalance.repair.region_features import read_samples
     from detbalance.training.checkpoint import model_from_checkpoint
 
-    options = parse_params(params)
+    method_options = parse_params(params)
     fits_of(method)  # an unknown method, or a missing library, before any work
-    detector = Detector.read(checkpoint, device)
-    truth = detector.annotations(annotations, images, drop_invalid)
-    shown = detector.judged_on(val, val_images, before, "--val", drop_invalid)
+    detector = Detector.read(options)
+    truth = detector.annotations(annotations, images)
+    shown = detector.compared_on(val, val_images, before, "--val")
     started = time.perf_counter()
+    hard = negatives // 2
     stored = taken_features(
         detector,
         truth,
         images,
         features or output / "features",
-        limits=RegionQuota(
-            boxes_per_class,
-            negatives // 2,
-            negatives - negatives // 2,
-            max_boxes,
-            max_negatives,
-        ),
-        most_repeats=repeats,
+        limits=RegionQuota(boxes_per_class, hard, negatives - hard, max_boxes, max_negatives),
+        repeats=repeats,
         seed=seed,
-        batch_size=batch_size,
-        workers=workers,
     )
     minutes_of_features = _minutes_since(started)
-    model, classifier = detector.model, detector.classifier
     started = time.perf_counter()
     with progress("refitting", "fits") as tell:
-        found = refit(
-            RefitContext(
-                classifier,
-                read_samples(stored, classifier),
-                FitSettings(iterations=iterations, seed=seed),
-                options,
-                progress=tell,
-            ),
-            method,
+        context = RefitContext(
+            detector.classifier,
+            read_samples(stored, detector.classifier),
+            FitSettings(iterations=iterations, seed=seed),
+            method_options,
+            progress=tell,
         )
+        result = refit(context, method)
     minutes = _minutes_since(started)
-    where = next(model.parameters()).device
-    classifier.write(found.weight.to(where), found.bias.to(where))
+    device = detector.device
+    detector.classifier.write(result.weight.to(device), result.bias.to(device))
     output.mkdir(parents=True, exist_ok=True)
-    saved = save_refit(
-        output,
-        detector.state,
-        model,
-        found,
-        {
-            "method": method,
-            "options": options,
-            "checkpoint": str(checkpoint),
-            "annotations": str(annotations),
-            "minutes": minutes,
-            "minutes_of_features": minutes_of_features,
-        },
-    )
-    _print(found, method, truth.categories, saved)
-    _caution(detector.state["config"]["loss"]["name"], method, options)
+    about = {
+        "method": method,
+        "options": method_options,
+        "checkpoint": str(options.checkpoint),
+        "annotations": str(annotations),
+        "minutes": minutes,
+        "minutes_of_features": minutes_of_features,
+        "chosen": result.chosen,
+        "chosen_on": "held-out images of the annotations above, by cross-fitting",
+        "held_out_loss": result.held_out,
+        "regions": result.regions.tolist(),
+    }
+    _save(output, detector.state, detector.model, about)
+    _print(result, method, truth.categories, output / SAVED)
+    _caution(detector.state["config"]["loss"]["name"], method, method_options)
     if shown is not None and val_images is not None:
+        if before is None:
+            name = str(options.checkpoint)
+            earlier: nn.Module | Path = model_from_checkpoint(detector.state, name).to(device)
+        else:
+            earlier = before
         show_effect(
-            before or model_from_checkpoint(detector.state, str(checkpoint)).to(where),
-            model,
-            shown,
-            val_images,
-            output,
-            train_file=annotations,
-            batch_size=batch_size,
-            workers=workers,
-            max_loss=max_loss,
-            drop_invalid=drop_invalid,
+            detector, earlier, shown, val_images, output, train_file=annotations, max_loss=max_loss
         )
 
 
@@ -239,25 +161,14 @@ def _minutes_since(started: float) -> float:
     return round((time.perf_counter() - started) / 60, 2)
 
 
-def save_refit(
-    folder: Path,
-    state: Mapping[str, Any],
-    model: nn.Module,
-    found: Refit,
-    asked: Mapping[str, Any],
-) -> Path:
-    """Write the checkpoint and what it came from; returns the checkpoint's path."""
+def _save(
+    folder: Path, state: Mapping[str, Any], model: nn.Module, about: Mapping[str, Any]
+) -> None:
+    """Write the checkpoint and what it came from."""
     import torch
 
     from detbalance.training.checkpoint import save_checkpoint
 
-    about = {
-        **asked,
-        "chosen": found.chosen,
-        "chosen_on": "held-out images of the annotations above, by cross-fitting",
-        "held_out_loss": found.held_out,
-        "regions": found.regions.tolist(),
-    }
     kept = ("iteration", "config", "categories", "frequency", "push", "exposure")
     weights = {
         name: value.cpu() if isinstance(value, torch.Tensor) else value
@@ -267,37 +178,32 @@ def save_refit(
     save_checkpoint(folder / SAVED, {**new, "model": weights, "ema": None, "refit": about})
     with replace_file(folder / ABOUT) as file:
         file.write(json.dumps(about, indent=1).encode())
-    return folder / SAVED
 
 
 def _caution(loss: str, method: str, options: Mapping[str, Any]) -> None:
     """Two ways to rebalance that do not know of each other add up."""
     if loss in _ALLOW_FOR_FREQUENCY and method != "tau" and options.get("balance") != 0:
-        Console().print(
+        say(
             f"The detector was trained with {loss}, which allows for how frequent classes are; on"
             " balanced regions rare classes gain a second time. --method crt --param balance=0"
-            " refits to regions as frequent as they are.",
-            soft_wrap=True,
-            highlight=False,
+            " refits to regions as frequent as they are."
         )
 
 
-def _print(found: Refit, method: str, categories: Categories, saved: Path) -> None:
-    console = Console()
-    table = Table(box=None, pad_edge=False)
-    table.add_column(f"{method}: loss per object on held-out images, classes alike")
-    table.add_column("", justify="right")
-    for name, value in found.held_out.items():
-        mark = " <- taken" if name == (found.chosen or "as it was") else ""
-        table.add_row(name, f"{value:.4f}{mark}")
-    console.print(table)
-    few = [
-        f"{name} {count}"
-        for name, count in zip(categories.names, found.regions[1:].tolist(), strict=True)
-        if count < 10
-    ]
-    if few:
-        console.print(f"Classes with fewer than 10 regions: {', '.join(few)}", highlight=False)
-    if found.chosen is None:
-        console.print("No setting did better on held-out images: the classifier is as it was.")
-    console.print(f"Checkpoint: {saved}", soft_wrap=True, highlight=False, markup=False)
+def _print(result: Refit, method: str, categories: Categories, saved: Path) -> None:
+    taken = result.chosen or "as it was"
+    counts = zip(categories.names, result.regions[1:].tolist(), strict=True)
+    few = [f"{name} {count}" for name, count in counts if count < 10]
+    print_table(
+        (f"{method}: loss per object on held-out images, classes alike", ""),
+        (
+            (name, f"{value:.4f}{' <- taken' if name == taken else ''}")
+            for name, value in result.held_out.items()
+        ),
+        *([f"Classes with fewer than 10 regions: {', '.join(few)}"] if few else []),
+        *([_NONE_BETTER] if result.chosen is None else []),
+    )
+    say(f"Checkpoint: {saved}")
+
+
+_NONE_BETTER = "No setting did better on held-out images: the classifier is as it was."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +15,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from detbalance.augmentation import StandardAugmentation
-from detbalance.cli.evaluating import Ground, compared, show_comparison
-from detbalance.cli.progress import progress
+from detbalance.cli.evaluating import Evaluator, compare_runs, show_comparison
+from detbalance.cli.options import DetectorOptions
+from detbalance.cli.printing import progress, say
 from detbalance.cli.runs import chosen_device, detect
 from detbalance.data import (
     Annotations,
@@ -40,7 +40,6 @@ from detbalance.repair.region_features import (
     read_samples,
     read_state,
 )
-from detbalance.reporting.terminal import Console
 from detbalance.sampling import repeat_factors
 from detbalance.training.checkpoint import load_checkpoint, model_from_checkpoint
 from detbalance.training.config import parse_config
@@ -53,37 +52,46 @@ from detbalance.training.setup import labels_in, loader_workers
 class Detector:
     """A trained detector."""
 
-    path: Path
+    options: DetectorOptions
     state: dict[str, Any]
     model: nn.Module
     classifier: Classifier
     categories: Categories
-    weights: str
+    weights: str  # a digest
 
     @classmethod
-    def read(cls, checkpoint: Path, device: str | None) -> Detector:
+    def read(cls, options: DetectorOptions) -> Detector:
         """Load a checkpoint."""
-        where = chosen_device(device)
-        state = dict(load_checkpoint(checkpoint))
-        model = model_from_checkpoint(state, str(checkpoint)).to(where)
+        device = chosen_device(options.device)
+        state = dict(load_checkpoint(options.checkpoint))
+        model = model_from_checkpoint(state, str(options.checkpoint)).to(device)
         categories = Categories.from_dict(state["categories"])
         weights = digest_of(value for _, value in sorted(model.state_dict().items()))
-        return cls(checkpoint, state, model, classifier_of(model), categories, weights)
+        return cls(options, state, model, classifier_of(model), categories, weights)
 
-    def annotations(self, file: Path, images: Path, drop_invalid: bool) -> Annotations:
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.model.parameters()).device
+
+    def load(self, file: Path) -> Annotations:
+        """Read annotations, whatever the order of their classes."""
+        return load_annotations(file, drop_invalid=self.options.drop_invalid)
+
+    def annotations(self, file: Path, images: Path) -> Annotations:
         """Read annotations with the labels of the detector, and look for their images."""
-        truth = load_annotations(file, drop_invalid=drop_invalid)
-        truth = in_order(truth, self.categories, self.path)
+        truth = self.load(file)
+        theirs = labels_in(truth, self.categories, str(self.options.checkpoint))
+        if truth.categories.names != self.categories.names:
+            ours = np.zeros(truth.categories.num_classes, dtype=np.int64)
+            ours[theirs] = np.arange(len(theirs))
+            ours[0] = 0
+            truth = replace(truth, labels=ours[truth.labels], categories=self.categories)
         usable_images(truth, images)
         return truth
 
-    def judged_on(
-        self,
-        file: Path | None,
-        images: Path | None,
-        before: Path | None,
-        option: str,
-        drop_invalid: bool,
+    def compared_on(
+        self, file: Path | None, images: Path | None, before: Path | None, option: str
     ) -> Annotations | None:
         """Read the annotations to show an effect on, before any work; None where none are named."""
         if (file is None) != (images is None):
@@ -98,8 +106,8 @@ class Detector:
                     f" {option}-images are expected with it. Add them, or leave it out."
                 )
             return None
-        truth = load_annotations(file, drop_invalid=drop_invalid)
-        labels_in(truth, self.categories, str(self.path))
+        truth = self.load(file)
+        labels_in(truth, self.categories, str(self.options.checkpoint))
         usable_images(truth, images)
         if before is not None:
             load_predictions(before, truth)
@@ -126,36 +134,22 @@ def region_data(
     limits: RegionQuota,
     repeats: int,
     seed: int,
-    batch_size: int,
-    workers: int | None,
 ) -> RegionData:
     """Read the region features in a folder, as many as were kept; take them out if it has none."""
-    found = _finished(folder)
-    labels = digest_of([truth.labels, truth.boxes])
-    if found is not None:
-        for key, now in (
-            ("weights", detector.weights),
-            ("labels_and_boxes", labels),
-            ("images", truth.num_images),
-        ):
-            if found["source"].get(key) != now:
+    state = _finished(folder)
+    if state is not None:
+        for key, now in {**_source(detector, truth), "images": truth.num_images}.items():
+            before = state["source"].get(key)
+            if before != now:
                 raise ValueError(
-                    f"{folder}: holds region features made with {key}"
-                    f" {found['source'].get(key)!r}, now it is {now!r}. Features of this checkpoint"
-                    " and these annotations are expected. Name another --features folder."
+                    f"{folder}: holds region features made with {key} {before!r}, now it is"
+                    f" {now!r}. Features of this checkpoint and these annotations are expected."
+                    " Name another --features folder."
                 )
         stored = RegionFeatures(folder)
     else:
         stored = taken_features(
-            detector,
-            truth,
-            images,
-            folder,
-            limits=limits,
-            most_repeats=repeats,
-            seed=seed,
-            batch_size=batch_size,
-            workers=workers,
+            detector, truth, images, folder, limits=limits, repeats=repeats, seed=seed
         )
     samples = read_samples(stored, detector.classifier)
     for what, most, all_ in (
@@ -177,11 +171,10 @@ def region_data(
 
 
 def _scores(detector: Detector, samples: Samples) -> NDArray[np.float32]:
-    where = next(detector.model.parameters()).device
     scores = np.empty((len(samples), detector.classifier.num_classes), np.float32)
     with torch.no_grad():
         for chunk in samples.chunks():
-            logits = torch.from_numpy(samples.logits[chunk]).to(where)
+            logits = torch.from_numpy(samples.logits[chunk]).to(detector.device)
             scores[chunk] = detector.classifier.scores(logits).float().cpu().numpy()
     scores = np.nan_to_num(scores, nan=0.0)
     if detector.classifier.sigmoid:
@@ -210,36 +203,29 @@ def taken_features(
     folder: Path,
     *,
     limits: RegionQuota,
-    most_repeats: int,
+    repeats: int,
     seed: int,
-    batch_size: int,
-    workers: int | None,
 ) -> RegionFeatures:
     """Take the features of all regions out, or go on where that was stopped."""
-    config = parse_config(with_new_names(detector.state["config"]), str(detector.path))
+    options = detector.options
+    config = parse_config(with_new_names(detector.state["config"]), str(options.checkpoint))
     standard = config.augmentation.standard
     augmentation = None if standard is None else StandardAugmentation(**standard.model_dump())
-    again = _repeats(truth, most_repeats)
-    source = {
-        "weights": detector.weights,
-        "labels_and_boxes": digest_of([truth.labels, truth.boxes]),
-        "repeats": most_repeats,
-    }
     # Features that are all there are read by as many as like.
-    held = nullcontext() if _finished(folder) else lock_folder(folder)
-    telling = progress("taking features out")
-    with held, worker_deaths(), telling as tell, stop_request() as stop:
+    lock = nullcontext() if _finished(folder) else lock_folder(folder)
+    bar = progress("taking features out")
+    with lock, worker_deaths(), bar as tell, stop_request() as stop:
         stored = collect_features(
             detector.classifier,
             DetectionDataset(truth, images),
             folder,
             limits=limits,
             augmentation=augmentation,
-            repeats=again,
+            repeats=_repeats(truth, repeats),
             seed=seed,
-            batch_size=batch_size,
-            workers=loader_workers(workers),
-            source=source,
+            batch_size=options.batch_size,
+            workers=loader_workers(options.workers),
+            source={**_source(detector, truth), "repeats": repeats},
             progress=tell,
             stop=stop.is_set,
         )
@@ -250,7 +236,13 @@ def taken_features(
     return stored
 
 
-def _repeats(truth: Annotations, most: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _source(detector: Detector, truth: Annotations) -> dict[str, Any]:
+    """What features are of."""
+    labels = digest_of([truth.labels, truth.boxes])
+    return {"weights": detector.weights, "labels_and_boxes": labels}
+
+
+def _repeats(truth: Annotations, most: int) -> NDArray[np.int64]:
     """Further looks at images of classes that are rarer than the median class."""
     counts = class_frequency(truth).image_counts[1:]
     present = counts[counts > 0]
@@ -271,68 +263,55 @@ def digest_of(values: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def in_order(truth: Annotations, categories: Categories, checkpoint: Path) -> Annotations:
-    """The annotations with the checkpoint's labels."""
-    theirs = labels_in(truth, categories, str(checkpoint))
-    if truth.categories.names == categories.names:
-        return truth
-    ours = np.zeros(truth.categories.num_classes, dtype=np.int64)
-    ours[theirs] = np.arange(len(theirs))
-    ours[0] = 0
-    return replace(truth, labels=ours[truth.labels], categories=categories)
-
-
 def show_effect(
+    detector: Detector,
     before: nn.Module | Path,
-    after: nn.Module,
     truth: Annotations,
     images: Path,
     output: Path,
     *,
     train_file: Path,
-    batch_size: int,
-    workers: int | None,
     max_loss: float,
-    drop_invalid: bool,
-    changed: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    changed: AbstractContextManager[Any] | None = None,
     name: str = "refit",
 ) -> None:
     """Predict with both, compare, and say plainly which groups lost more than is allowed."""
-    labels = labels_in(truth, after.categories, "the checkpoint")  # type: ignore[arg-type]
-    frequency = class_frequency(load_annotations(train_file, drop_invalid=drop_invalid))
-    ground = Ground(truth, frequency, frequency_groups(frequency), rules="coco")
+    labels = labels_in(truth, detector.categories, "the checkpoint")
+    frequency = class_frequency(detector.load(train_file))
+    evaluator = Evaluator(truth, frequency, frequency_groups(frequency), rules="coco")
 
-    def asked(model: nn.Module, file: str) -> Evaluation:
-        found = detect(model, truth, images, labels, batch_size=batch_size, workers=workers)
-        save_predictions(output / file, found, truth)
-        return ground.evaluate(found, predictions_file=output / file)
+    def evaluated(model: nn.Module, file: Path) -> Evaluation:
+        options = detector.options
+        predictions = detect(
+            model, truth, images, labels, batch_size=options.batch_size, workers=options.workers
+        )
+        save_predictions(file, predictions, truth)
+        return evaluator.evaluate(predictions, file=file)
 
-    was = (
-        ground.evaluate(before)
-        if isinstance(before, Path)
-        else asked(before, "predictions_before.json")
+    if isinstance(before, Path):
+        old = evaluator.evaluate(before)
+    else:
+        old = evaluated(before, output / "predictions_before.json")
+    with changed or nullcontext():
+        new = evaluated(detector.model, output / "predictions.json")
+    comparison, (old,), (new,) = compare_runs(
+        evaluator, [old], [new], figure="AP50", num_bootstrap=500
     )
-    with changed():
-        now = asked(after, "predictions.json")
-    comparison, old, new = compared(ground, [was], [now], figure="AP50", num_bootstrap=500)
-    show_comparison(ground, comparison, old[0], new[0], output / "comparison")
+    show_comparison(evaluator, comparison, old, new, output / "comparison")
     lost = [
         f"{group} {figure} {one.baseline:.2f} -> {one.ours:.2f}"
         for group in ("rare", "common", "frequent")
         for figure in ("AP50", "recall")
         if (one := comparison.groups[group].figures[figure]).baseline - one.ours > max_loss
     ]
-    out = Console()
     if lost:
-        out.print(
+        say(
             f"This {name} harms: {'; '.join(lost)} (limit {max_loss:g}, --max-loss). The detector"
             " before it may be the better one.",
             style="bold yellow",
-            highlight=False,
-            soft_wrap=True,
         )
     else:
-        out.print(f"No group lost more than {max_loss:g} in AP50 or recall.", highlight=False)
+        say(f"No group lost more than {max_loss:g} in AP50 or recall.")
 
 
 def parse_params(params: tuple[str, ...]) -> dict[str, Any]:

@@ -3,118 +3,105 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import click
+from typing import Annotated
 
 from detbalance.cli.evaluating import (
     DRAWS,
-    Ground,
+    Evaluator,
     check_images,
-    compared,
+    compare_runs,
     pictures,
     results_file,
     show,
+    why_no_draws,
     with_draws,
 )
-from detbalance.cli.options import EVALUATION, FILE, Evaluated, Real, command
+from detbalance.cli.options import EvaluationOptions, Positional, Real, command
 from detbalance.data.messages import counted
 from detbalance.evaluation import Evaluation
 from detbalance.reporting.label_issues import label_issues_section, load_label_issues
-from detbalance.reporting.terminal import Console
 
 _MOST_DRAWS = 1_000_000
 
 
-@command("report", "detbalance report val.json predictions.json --train train.json --output report")
-@click.argument("files", nargs=-1, type=FILE, metavar="[GT.JSON PREDICTIONS.JSON]")
-@click.option("--annotations", type=FILE, help="COCO file with the ground truth, as GT.JSON.")
-@click.option("--predictions", type=FILE, help="COCO results file, as PREDICTIONS.JSON.")
-@click.option(
-    "--baseline",
-    type=FILE,
-    help="COCO results file of another detector to compare with; `detbalance compare` has more.",
-)
-@EVALUATION
-@click.option(
-    "--label-issues",
-    type=FILE,
-    help="Folder that `detbalance label-issues` wrote: the HTML and Markdown files show labels that"
-    " look wrong.",
-)
-@click.option(
-    "--num-bootstrap",
-    default="auto",
-    metavar="auto|N",
-    help="Draws of images for intervals of AP and AR, 0 for none; auto: 1000 if that is quick.",
-)
-@click.option(
-    "--beta",
-    default=1.0,
-    type=Real(0, min_open=True),
-    help="How many times recall weighs as much as precision in F-beta.",
-)
-@click.option(
-    "--min-precision",
-    default=0.9,
-    type=Real(0, 1),
-    help="Precision at which recall is given as recall_at_precision.",
-)
-@click.option(
-    "--max-fppi",
-    default=0.1,
-    type=Real(0),
-    help="False positives of a class per image at which recall is given as recall_at_fppi.",
+@command(
+    "report",
+    "detbalance report val.json predictions.json --train train.json --output report",
+    overwrite="Replace what the folder holds.",
 )
 def report_command(
-    files: tuple[Path, ...],
-    annotations: Path | None,
-    predictions: Path | None,
-    baseline: Path | None,
-    given: Evaluated,
-    label_issues: Path | None,
-    num_bootstrap: str,
-    beta: float,
-    min_precision: float,
-    max_fppi: float,
+    *,
+    files: Annotated[tuple[Path, ...], Positional("[GT.JSON PREDICTIONS.JSON]")] = (),
+    annotations: Annotated[Path | None, "COCO file with the ground truth, as GT.JSON."] = None,
+    predictions: Annotated[Path | None, "COCO results file, as PREDICTIONS.JSON."] = None,
+    baseline: Annotated[
+        Path | None,
+        "COCO results file of another detector to compare with; `detbalance compare` has more.",
+    ] = None,
+    options: EvaluationOptions,
+    label_issues: Annotated[
+        Path | None,
+        "Folder that `detbalance label-issues` wrote: the HTML and Markdown files show labels that"
+        " look wrong.",
+    ] = None,
+    num_bootstrap: Annotated[
+        str,
+        "--num-bootstrap auto|N",
+        "Draws of images for intervals of AP and AR, 0 for none; auto: 1000 if that is quick.",
+    ] = "auto",
+    beta: Annotated[
+        float,
+        Real(0, min_open=True),
+        "How many times recall weighs as much as precision in F-beta.",
+    ] = 1.0,
+    min_precision: Annotated[
+        float, Real(0, 1), "Precision at which recall is given as recall_at_precision."
+    ] = 0.9,
+    max_fppi: Annotated[
+        float,
+        Real(0),
+        "False positives of a class per image at which recall is given as recall_at_fppi.",
+    ] = 0.1,
 ) -> None:
     """Read, evaluate, print; write where a folder is given."""
-    truth_file, found_file = _input_files(files, annotations, predictions)
-    draws = _wanted_draws(num_bootstrap, baseline)
-    check_images(given.images, given.output)
-    if label_issues is not None and given.output is None:
+    truth_file, predictions_file = _input_files(files, annotations, predictions)
+    draws = _number_of_draws(num_bootstrap, baseline)
+    check_images(options.images, options.output)
+    if label_issues is not None and options.output is None:
         raise ValueError(
             "--label-issues: labels that look wrong are shown in files, and --output is missing. A"
             " folder to write into is expected. Add --output FOLDER."
         )
-    labels = None if label_issues is None else label_issues_section(load_label_issues(label_issues))
-    ground = Ground.read(truth_file, given)
+    section = None
+    if label_issues is not None:
+        section = label_issues_section(load_label_issues(label_issues))
+    evaluator = Evaluator.read(truth_file, options)
 
-    def measured(results: Path) -> tuple[Evaluation, str]:
-        result = ground.evaluate(
-            results_file(results), beta=beta, min_precision=min_precision, max_fppi=max_fppi
+    def evaluated(file: Path) -> Evaluation:
+        result = evaluator.evaluate(
+            results_file(file), beta=beta, min_precision=min_precision, max_fppi=max_fppi
         )
-        return with_draws(result, draws, given.seed)
+        return with_draws(result, draws, options.seed)
 
-    ours, hint = measured(found_file)
-    report = ground.report(ours)
-    gallery = None if given.images is None else pictures(ours, report, given.images)
-    other = comparison = None
+    ours = evaluated(predictions_file)
+    report = evaluator.report(ours)
+    gallery = None if options.images is None else pictures(ours, report, options.images)
+    baseline_report = comparison = None
     if baseline is not None:
-        theirs, _ = measured(baseline)
+        theirs = evaluated(baseline)
         number = ours.settings.num_bootstrap
-        comparison, _, _ = compared(ground, [theirs], [ours], num_bootstrap=number)
-        other = ground.report(theirs)
+        comparison, _, _ = compare_runs(evaluator, [theirs], [ours], num_bootstrap=number)
+        baseline_report = evaluator.report(theirs)
     show(
         report,
-        given.output,
-        baseline=other,
+        options.output,
+        baseline=baseline_report,
         comparison=comparison,
         gallery=gallery,
-        label_issues=labels,
-        as_json=given.as_json,
+        label_issues=section,
+        hint=why_no_draws(ours) if draws is None else "",
+        as_json=options.as_json,
     )
-    if hint and not given.as_json:
-        Console().print(hint, style="dim", soft_wrap=True)
 
 
 def _input_files(
@@ -123,17 +110,17 @@ def _input_files(
     """The two files, given one after the other or by option."""
     named = [file for file in (annotations, predictions) if file is not None]
     if len(files) + len(named) != 2 or len(named) == 1:
-        given = ", ".join(map(str, (*files, *named)))
+        names = ", ".join(map(str, (*files, *named)))
         raise ValueError(
             f"report: {counted(len(files) + len(named), 'file is', 'files are')} given"
-            f"{given and f' ({given})'}. Two are expected, the ground truth and the results of a"
+            f"{names and f' ({names})'}. Two are expected, the ground truth and the results of a"
             " detector. Run: detbalance report GT.JSON PREDICTIONS.JSON"
         )
     first, second = files or named
     return first, second
 
 
-def _wanted_draws(number: str, baseline: Path | None) -> int | None:
+def _number_of_draws(number: str, baseline: Path | None) -> int | None:
     """How many draws of images are asked for; None for as many as are quick."""
     if number == "auto":
         return None if baseline is None else DRAWS

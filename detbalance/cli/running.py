@@ -15,7 +15,6 @@ from contextlib import contextmanager
 import click
 
 from detbalance.cli.commands import EVERY
-from detbalance.data.messages import needs, printable
 
 
 class _StderrHandler(logging.Handler):
@@ -25,22 +24,24 @@ class _StderrHandler(logging.Handler):
         """Pass a note on a data file once, however often a command reads the file."""
         if record.name.startswith("detbalance.data"):
             line = record.getMessage()
-            if line in _said:
+            if line in _notes:
                 return False
-            _said.add(line)
+            _notes.add(line)
         return bool(super().filter(record))
 
     def emit(self, record: logging.LogRecord) -> None:
+        from detbalance.data.messages import printable
+
         own = record.name.startswith("detbalance") and not record.exc_info  # always one line
         sys.stderr.write(printable(self.format(record), keep="" if own else "\n") + "\n")
 
 
-_said: set[str] = set()  # notes on data files, in this run
+_notes: set[str] = set()  # on data files, in this run
 
 
 def run(cli: click.Group, arguments: Sequence[str] | None = None) -> None:
     """Run a command; whatever a user can cause ends in one line and exit status 2."""
-    _said.clear()
+    _notes.clear()
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_StderrHandler()])
     for noisy in ("timm", "httpx", "matplotlib", "absl"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -61,6 +62,8 @@ def run(cli: click.Group, arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("detbalance"):
             raise
+        from detbalance.data.messages import needs
+
         _fail(str(needs(command, error.name, EVERY.get(command, ("", "quickstart"))[1])))
     except ImportError as error:
         if "pip install" not in str(error):  # the line that our own modules write
@@ -133,10 +136,10 @@ def _what_the_system_says(error: OSError, command: str) -> str:
     number, where = error.errno, error.filename2 or error.filename
     if number is None:  # of a loader's worker only the words are left
         words = _own_words(str(error))
-        found = re.search(r"\[Errno (\d+)\] [^:]*(?:: '(.*)')?$", words)
-        if found is None:
+        match = re.search(r"\[Errno (\d+)\] [^:]*(?:: '(.*)')?$", words)
+        if match is None:
             return words
-        number, where = int(found[1]), found[2]
+        number, where = int(match[1]), match[2]
     usual = (os.strerror(number), "A path that can be read and written is expected. Check it")
     what, remedy = _SYSTEM.get(number, usual)
     return f"{where or command}: {what}. {remedy}."
@@ -150,6 +153,8 @@ def _own_words(message: str) -> str:
 
 
 def _fail(line: str, status: int = 2) -> None:
+    from detbalance.data.messages import printable
+
     click.secho("error: ", fg="red", nl=False, err=True)
     click.echo(printable(" ".join(line.split())), err=True)
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""The work below the commands that train or ask a detector: plain functions, no commands."""
+"""The work below the commands that train or run a detector: plain functions, no commands."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from detbalance.cli.evaluating import Ground, with_draws
-from detbalance.cli.progress import progress
+from detbalance.cli.evaluating import Evaluator, with_draws
+from detbalance.cli.printing import progress
 from detbalance.data import Annotations, Predictions, save_predictions
 from detbalance.data.arrays import Float64, Int64
 from detbalance.data.frequency import frequency_groups
 from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.predict import predict
-from detbalance.evaluation import Evaluation, Report, build_report, load_report
+from detbalance.evaluation import Evaluation, Report, load_report
 from detbalance.reporting.files import write_report
 from detbalance.training.checkpoint import CONFIG_FILE
 from detbalance.training.config import Config
@@ -30,13 +30,13 @@ from detbalance.training.setup import Data, loader_workers
 
 def train_run(config: Config, *, resume: bool = False, overwrite: bool = False) -> Report | None:
     """Train with a progress bar; returns the run's report (None on all but the main process)."""
-    last: list[Report] = []
+    reports: list[Report] = []
 
     def evaluate(
         model: nn.Module, data: Data, positive_share: Float64
     ) -> Mapping[str, float | None]:
-        last[:] = [_judged(config, model, data, positive_share)]
-        return _headline(last[0])
+        reports[:] = [_report_of_run(config, model, data, positive_share)]
+        return _headline(reports[0])
 
     with progress("training") as tell:
 
@@ -48,32 +48,32 @@ def train_run(config: Config, *, resume: bool = False, overwrite: bool = False) 
             train(config, resume=resume, overwrite=overwrite, evaluate=evaluate, on_step=on_step)
         except Interrupted as error:
             raise KeyboardInterrupt(str(error)) from error
-    if last:
-        return last[0]
-    finished = config.output / "report.json"
+    if reports:
+        return reports[0]
+    earlier = config.output / "report.json"
     is_main = os.environ.get("RANK", "0") == "0"
-    return load_report(finished) if is_main and finished.exists() else None
+    return load_report(earlier) if is_main and earlier.exists() else None
 
 
-def _judged(config: Config, model: nn.Module, data: Data, positive_share: Float64) -> Report:
+def _report_of_run(config: Config, model: nn.Module, data: Data, positive_share: Float64) -> Report:
     """Judge a model on the val data of its run; predictions and report go to the run's folder."""
     options = config.evaluation
-    ground = Ground(
-        data.val,
-        data.frequency,
-        frequency_groups(data.frequency),
-        score_threshold=options.score_threshold,
-    )
-    found = predict(
+    predictions = predict(
         model,
         data.val_dataset,
         batch_size=options.batch_size,
         workers=loader_workers(config.train.workers),
     ).relabelled(data.val_labels)
     file = config.output / "predictions.json"
-    save_predictions(file, found, data.val)
+    save_predictions(file, predictions, data.val)
+    evaluator = Evaluator(
+        data.val,
+        data.frequency,
+        frequency_groups(data.frequency),
+        score_threshold=options.score_threshold,
+    )
     shares = by_label(positive_share, data.val_labels, data.val)
-    report, _, _ = judge(ground, found, shares, draws=0, file=file)
+    report, _ = judge(evaluator, predictions, shares, draws=0, file=file)
     write_report(report, config.output)
     return report
 
@@ -95,7 +95,6 @@ def detect(
     *,
     batch_size: int,
     workers: int | None,
-    device: torch.device | None = None,
     autocast: bool = False,
 ) -> Predictions:
     """Run a detector over the images of a file; labels are then those of the file."""
@@ -105,30 +104,22 @@ def detect(
             DetectionDataset(truth, images),
             batch_size=batch_size,
             workers=loader_workers(workers),
-            device=device,
             autocast=autocast,
             progress=tell,
         ).relabelled(labels)
 
 
 def judge(
-    ground: Ground,
-    found: Predictions,
+    evaluator: Evaluator,
+    predictions: Predictions,
     positive_share: Float64 | None = None,
     *,
     draws: int | None = None,
     file: Path | None = None,
-) -> tuple[Report, Evaluation, str]:
-    """The report of detections, what it was made of, and a hint where intervals would take long."""
-    result, hint = with_draws(ground.evaluate(found, predictions_file=file), draws, ground.seed)
-    report = build_report(
-        result,
-        ground.truth,
-        train_frequency=ground.frequency,
-        groups=ground.groups,
-        positive_share=positive_share,
-    )
-    return report, result, hint
+) -> tuple[Report, Evaluation]:
+    """The report of detections, and what it was made of."""
+    result = with_draws(evaluator.evaluate(predictions, file=file), draws, evaluator.seed)
+    return evaluator.report(result, positive_share), result
 
 
 def chosen_device(name: str | None) -> torch.device:
@@ -144,7 +135,7 @@ def chosen_device(name: str | None) -> torch.device:
         ) from error
 
 
-def finished(config: Config) -> bool:
+def is_finished(config: Config) -> bool:
     """Whether the run of this very configuration is there, to its last iteration."""
     metrics = read_metrics(config.output) if (config.output / METRICS_FILE).exists() else []
     done = any("val" in r and r["iteration"] == config.train.iterations for r in metrics)

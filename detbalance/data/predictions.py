@@ -73,8 +73,9 @@ class Predictions(ReadOnlyArrays):
 
     def take(self, rows: Int64 | Bool) -> Predictions:
         """Return the detections of `rows` (indices in any order, or a mask)."""
-        fields = (self.image_index, self.labels, self.bbox, self.scores)
-        return Predictions(*(field[rows] for field in fields))
+        return Predictions(
+            self.image_index[rows], self.labels[rows], self.bbox[rows], self.scores[rows]
+        )
 
     def relabelled(self, labels: Int64) -> Predictions:
         """Give the detections the labels of another file.

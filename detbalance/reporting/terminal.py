@@ -32,8 +32,3 @@ class Console(rich.console.Console):
                 yield segment
             else:
                 yield segment._replace(text=printable(segment.text, keep="\n"))
-
-
-def say(line: str, style: str = "") -> None:
-    """Print a line on standard output, however long."""
-    Console().print(line, style=style, soft_wrap=True)

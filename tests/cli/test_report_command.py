@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scenes import load, make_scene, training_file
 
-from detbalance.cli import evaluating, main, progress
+from detbalance.cli import main, printing
 from detbalance.evaluation import load_report
 
 pytest.importorskip("rich")
@@ -123,8 +123,7 @@ def test_intervals_of_ap_come_without_asking_where_that_is_quick(
     _, without, _ = run(capsys, files, "--num-bootstrap", 0)
     assert "95%, of recall and prec., from the number of boxes" in without
     assert "--num-bootstrap" not in without
-    monkeypatch.setattr(evaluating, "QUICK", -1.0)
-    monkeypatch.setattr(progress, "QUICK", -1.0)
+    monkeypatch.setattr(printing, "QUICK", -1.0)
     _, slow, _ = run(capsys, files)
     assert slow.splitlines()[:-1] == without.splitlines()
     assert "Pass --num-bootstrap 1000" in slow.splitlines()[-1]

@@ -16,7 +16,7 @@ from typing import Any
 
 from _digits_runs import train_missing
 
-from detbalance.cli.evaluating import Ground
+from detbalance.cli.evaluating import Evaluator
 from detbalance.data import load_annotations
 from detbalance.data.frequency import class_frequency, frequency_groups
 from detbalance.evaluation import compare, with_bootstrap
@@ -107,7 +107,7 @@ def differences(
         `high`, its 95 % interval, from the reference; and the val boxes of each group.
     """
     frequency = class_frequency(load_annotations(settings.data.path("train")))
-    ground = Ground(
+    evaluator = Evaluator(
         load_annotations(settings.data.path("val")),
         frequency,
         frequency_groups(frequency),
@@ -115,7 +115,7 @@ def differences(
         rules="coco",
     )
     evaluations = {
-        method: [with_bootstrap(ground.evaluate(file), DRAWS) for file in files]
+        method: [with_bootstrap(evaluator.evaluate(file), DRAWS) for file in files]
         for method, files in results.items()
     }
     figures: dict[str, dict[str, Any]] = {}
@@ -123,11 +123,11 @@ def differences(
         against = compare(
             evaluations[reference],
             ours,
-            train_frequency=ground.frequency,
-            groups=ground.groups,
+            train_frequency=evaluator.frequency,
+            groups=evaluator.groups,
             num_bootstrap=DRAWS,
         )
-        reports = [ground.report(run) for run in ours]
+        reports = [evaluator.report(run) for run in ours]
         figures[method] = {}
         for group in GROUPS:
             for name in FIGURES:

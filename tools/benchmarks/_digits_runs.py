@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, TypeVar
 
-from detbalance.cli.runs import finished
+from detbalance.cli.runs import is_finished
 from detbalance.data.digits import make_digits
 from detbalance.evaluation import load_report
 from detbalance.training.config import load_config
@@ -71,7 +71,7 @@ def train_all(
 
 def train_missing(config: str, changes: Sequence[str]) -> None:
     """Train one detector, unless it is there."""
-    if not finished(load_config(config, changes)):
+    if not is_finished(load_config(config, changes)):
         command = [sys.executable, "tools/train.py", "--config", config, "--overwrite"]
         command += [word for change in changes for word in ("--set", change)]
         one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
