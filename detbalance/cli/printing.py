@@ -47,7 +47,8 @@ def print_table(
         if row is None:
             ends.add(len(cells) - 1)
         else:
-            cells.append([_cell(cell) for cell in row])
+            rest = [Cell("")] * (len(columns) - len(row))
+            cells.append([*map(_cell, row), *rest])
     table = Table(columns, cells, ends=frozenset(ends))
     print_document(Document("", [table, *lines("legend", *texts)]))
 
