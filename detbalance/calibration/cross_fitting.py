@@ -164,6 +164,15 @@ class Trials:
     boxes: Int64  # [F, K + 1]
     thresholds: Float64  # [A, F, K + 1], fitted without one fold
 
+    @classmethod
+    def stack(cls, trials: Sequence[Trials]) -> Trials:
+        """The settings of several trials on the same folds, one after the other."""
+        right, wrong, thresholds = (
+            np.concatenate([getattr(one, name) for one in trials])
+            for name in ("right", "wrong", "thresholds")
+        )
+        return cls(right, wrong, trials[0].boxes, thresholds)
+
 
 def run_trials(
     counts: ScoreCounts,
@@ -267,40 +276,33 @@ class Judged:
     means: dict[str, Figures]  # by group, and of "all"
 
 
-def class_figures(counts: Counts, objective: Objective) -> list[Figures]:
-    """Figures of each label, index 0 for background, from held-out counts."""
+def figure_table(counts: Counts, objective: Objective) -> Float64:
+    """Recall, precision and F-beta of each label from held-out counts, [3, K + 1]."""
     recall, precision = recall_and_precision(counts.right, counts.wrong, counts.boxes)
-    f = f_score(precision, recall, beta=objective.beta)
-    return [Figures(*map(float, row)) for row in zip(recall, precision, f, strict=True)]
+    return np.stack([recall, precision, f_score(precision, recall, beta=objective.beta)])
+
+
+def class_figures(parts: Sequence[Counts], objective: Objective) -> list[Figures]:
+    """Figures of each label, index 0 for background, of all folds together."""
+    return [Figures(*row) for row in figure_table(Counts.total(parts), objective).T.tolist()]
 
 
 def judge(counts: Counts, objective: Objective, groups: Sequence[str | None]) -> Judged:
     """Average held-out counts over classes; `groups` are those of labels, [K + 1]."""
-    figures = class_figures(counts, objective)
-    present = [label for label in range(1, len(figures)) if counts.boxes[label]]
-    members = {"all": present}
-    for name in GROUP_NAMES:
-        if own := [label for label in present if groups[label] == name]:
-            members[name] = own
+    table, group = figure_table(counts, objective), np.array(groups)
+    present = counts.boxes > 0
+    members = {"all": present, **{name: present & (group == name) for name in GROUP_NAMES}}
     kept = None
     if objective.is_floor:
         successes, trials = objective.successes(counts.right, counts.wrong, counts.boxes)
         holds = (trials > 0) & (successes >= objective.amount * trials - ROUNDING)
         kept = int(holds[present].sum())
-    return Judged(
-        counts.utility(objective),
-        kept,
-        len(present),
-        {
-            name: Figures(
-                *(
-                    mean_of_defined([getattr(figures[label], key) for label in labels])
-                    for key in ("recall", "precision", "f_score")
-                )
-            )
-            for name, labels in members.items()
-        },
-    )
+    means = {
+        name: Figures(*(mean_of_defined(row[chosen]) for row in table))
+        for name, chosen in members.items()
+        if name == "all" or chosen.any()
+    }
+    return Judged(counts.utility(objective), kept, int(present.sum()), means)
 
 
 def objective_outcome(

@@ -26,6 +26,7 @@ from detbalance.data import Predictions
 from detbalance.data.arrays import Float64, Int64
 from detbalance.data.checks import check_number
 from detbalance.evaluation.filters import places_in_group
+from detbalance.evaluation.sanity_checks import odd_scores
 
 Confidence: TypeAlias = Literal["box_and_model_avg", "avg", "max", "absent_model_aware_avg"]
 _BATCH = 1 << 15  # entries of one working array: small enough for the cache of a core
@@ -109,7 +110,11 @@ def fuse(
     most = max((int(m.labels.max()) for m in members if m.num_predictions), default=0)
     table = check_weights(weights, len(members), most + 1)
     for number, member in enumerate(members):
-        _check_scores(member, number)
+        if odd := odd_scores(member):
+            raise ValueError(
+                f"fuse(): member {number}: {odd}. Expected scores on one scale. Turn them into "
+                "probabilities."
+            )
     pool = Pool.of(members, table, score_threshold=options.score_threshold)
     rows, bbox, scores = FUSIONS[method](pool, options)
     fused = Predictions(pool.image_index[rows], pool.labels[rows], bbox, scores)
@@ -150,17 +155,6 @@ def check_weights(
             "that shall have no say."
         )
     return np.repeat(table[:, None], least, axis=1) if table.ndim == 1 else table
-
-
-def _check_scores(member: Predictions, number: int) -> None:
-    wrong = ~((member.scores >= 0) & (member.scores <= 1))
-    if wrong.any():
-        first = int(np.argmax(wrong))
-        raise ValueError(
-            f"fuse(): {np.count_nonzero(wrong)} of {len(wrong)} scores of member {number} are not "
-            f"in [0, 1] (first: detection {first}, {member.scores[first]:g}). Scores of different "
-            "detectors must be on one scale. Turn logits into probabilities."
-        )
 
 
 @dataclass(frozen=True, eq=False)

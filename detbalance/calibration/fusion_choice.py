@@ -41,7 +41,7 @@ from detbalance.evaluation.bootstrap import bootstrap, weighted_figures
 from detbalance.evaluation.build import TrainingCounts, training_counts
 from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.report import GROUP_NAMES
-from detbalance.evaluation.rules import Rules, RulesChoice, choose_rules
+from detbalance.evaluation.rules import RulesChoice, choose_rules
 
 if TYPE_CHECKING:
     from detbalance.data import Annotations
@@ -193,11 +193,10 @@ def choose_fusion(
     ap50 = replace(choose_rules(annotations, rules), iou_thresholds=(0.5,))
     alone = [match(annotations, m, rules=ap50) for m in members]
     folds = image_folds(annotations, num_folds, seed)
-    fitted = Fitted(alone, folds, num_folds)
-    trials = FusionTrials(annotations, members, method, options, tried, folds, fitted, ap50)
+    fitted = Fitted(alone, folds)
     crossed = cross_fit(
         num_folds,
-        trials,
+        lambda k: fuse_folds(fitted, k, method, options, tried),
         lambda parts: _mean_ap50(match(annotations, _join(parts), rules=ap50)),
     )
     fused: dict[Way, Predictions] = {
@@ -278,39 +277,27 @@ def choose_fusion(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class FusionTrials:
-    """Fuses every fold by every setting, for `cross_fit`."""
-
-    annotations: Annotations
-    members: Sequence[Predictions]
-    method: str
-    options: Options
-    tried: Sequence[Setting]
-    folds: Int64
-    fitted: Fitted
-    rules: Rules
-
-    def __call__(self, k: int) -> Iterator[tuple[Predictions, float]]:
-        """Detections of fold k, and the mean AP50 of the other folds, by each setting."""
-        every = range(int(self.folds.max()) + 1)
-        num_classes = self.annotations.categories.num_classes
-        # Each fold has weights of its own, so classes get a number of their own in each.
-        calibrated = [
-            _by_fold(member, self.folds, [self.fitted.calibrations(k, j)[m] for j in every])
-            for m, member in enumerate(self.members)
-        ]
-        for setting in self.tried:
-            fused = fuse(
-                calibrated,
-                self.method,
-                weights=np.concatenate([self.fitted.weights(setting, k, j) for j in every], axis=1),
-                options=replace(self.options, iou_threshold=setting.iou_threshold),
-            )
-            fused = replace(fused, labels=fused.labels % num_classes)
-            matches = match(self.annotations, fused, rules=self.rules)
-            own = fused.take(self.folds[fused.image_index] == k)
-            yield own, _mean_ap50(matches, self.folds != k)
+def fuse_folds(
+    fitted: Fitted, k: int, method: str, options: Options, tried: Sequence[Setting]
+) -> Iterator[tuple[Predictions, float]]:
+    """By each setting: detections of fold k, and the mean AP50 of the other folds."""
+    folds, truth = fitted.folds, fitted.alone[0].annotations
+    every = range(int(folds.max()) + 1)
+    # Each fold has weights of its own, so classes get a number of their own in each.
+    calibrated = [
+        _by_fold(one.predictions, folds, [fitted.calibrations(k, j)[m] for j in every])
+        for m, one in enumerate(fitted.alone)
+    ]
+    for setting in tried:
+        fused = fuse(
+            calibrated,
+            method,
+            weights=np.concatenate([fitted.weights(setting, k, j) for j in every], axis=1),
+            options=replace(options, iou_threshold=setting.iou_threshold),
+        )
+        fused = replace(fused, labels=fused.labels % truth.categories.num_classes)
+        matches = match(truth, fused, rules=fitted.alone[0].rules)
+        yield fused.take(folds[fused.image_index] == k), _mean_ap50(matches, folds != k)
 
 
 def _by_fold(

@@ -196,10 +196,11 @@ class Fitted:
     What is left out is given as folds: `(k, j)` in any order, `(k, k)`, or none.
     """
 
-    def __init__(self, alone: Sequence[Matches], folds: Int64, num_folds: int) -> None:
+    def __init__(self, alone: Sequence[Matches], folds: Int64) -> None:
         """Fit all of it."""
-        pairs = [frozenset((k, j)) for k in range(num_folds) for j in range(k, num_folds)]
-        left_out: list[frozenset[int]] = [*pairs, frozenset()]
+        self.alone, self.folds = alone, folds
+        every = range(int(folds.max()) + 1)
+        left_out = [frozenset((k, j)) for k in every for j in every if k <= j] + [frozenset()]
         images = [~np.isin(folds, list(one)) for one in left_out]
         self._place = {one: i for i, one in enumerate(left_out)}
         calibrators = [Calibrator(matches) for matches in alone]

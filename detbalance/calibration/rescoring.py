@@ -18,14 +18,16 @@ Letters: R regions, K categories, D detections.
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from detbalance.data import Predictions
-from detbalance.data.arrays import Float64
+from detbalance.data.arrays import Float64, Int64
+from detbalance.data.checks import check_number
+from detbalance.evaluation.sanity_checks import odd_scores
 
 
 def norcal(
@@ -70,16 +72,19 @@ def norcal(
     that are divided and not normalised are not offered: they are these values with
     `normalized=False` times a number of each row.
     """
-    values, counts = _checked("norcal", logits, class_counts)
+    values, counts = np.array(logits, dtype=np.float64), _counts("norcal", class_counts)
+    if values.ndim != 2 or values.shape[1] != len(counts):
+        raise ValueError(
+            f"norcal(): logits are {list(values.shape)}. Expected [regions, {len(counts)}] for "
+            f"{len(counts)} classes with background. Put background in column 0."
+        )
     factors = np.ones(len(counts))
     if weights == "power":
-        factors[1:] = np.exp(-_strength("norcal", "gamma", gamma) * np.log(counts[1:]))
+        _check_gamma("norcal", gamma)
+        factors[1:] = np.exp(-gamma * np.log(counts[1:]))
     elif weights == "effective_number":
-        if not 0 <= gamma < 1:
-            raise ValueError(
-                f"norcal(): gamma is {gamma:g}. As beta of the effective number it is in [0, 1). "
-                "Pass for example 0.99."
-            )
+        advice = "It is beta of the effective number. Pass for example 0.99."
+        check_number("norcal()", "gamma", gamma, least=0, below=1, advice=advice)
         factors[1:] = (1 - gamma) / (1 - gamma ** counts[1:])
     else:
         raise ValueError(
@@ -131,24 +136,26 @@ def rescore(predictions: Predictions, class_counts: npt.ArrayLike, *, gamma: flo
     which treat softmax scores.
     """
     counts = _counts("rescore", class_counts)
-    strength = _strength("rescore", "gamma", gamma)
+    _check_gamma("rescore", gamma)
     labels, scores = predictions.labels, predictions.scores
-    _check_scores(labels, scores, len(counts))
-    if strength == 0 or not len(scores):
+    if odd := odd_scores(predictions):
+        raise ValueError(f"rescore(): {odd}. Expected probabilities. Turn logits into them first.")
+    unknown = labels[(labels < 1) | (labels >= len(counts))]
+    if len(unknown):
+        raise ValueError(
+            f"rescore(): label {unknown[0]} has no count. Labels are 1 to {len(counts) - 1}. Count "
+            "the training file that the detector learned from."
+        )
+    if gamma == 0 or not len(scores):
         return predictions
     # Odds are divided by `factor`, at most 1: no score falls, and none is pressed to 0.
-    factor = np.exp(strength * np.log(counts[1:] / counts[1:].max()))
+    factor = np.exp(gamma * np.log(counts[1:] / counts[1:].max()))
     factor = np.concatenate([[1.0], factor])[labels]
     raised = scores / (scores + (1 - scores) * factor)
-    return Predictions(
-        predictions.image_index,
-        labels,
-        predictions.bbox,
-        _in_order(labels, scores, np.clip(raised, scores, 1.0)),
-    )
+    return replace(predictions, scores=_in_order(labels, scores, np.clip(raised, scores, 1.0)))
 
 
-def _in_order(labels: npt.NDArray[np.int64], before: Float64, after: Float64) -> Float64:
+def _in_order(labels: Int64, before: Float64, after: Float64) -> Float64:
     """Undo what rounding did to the order within a class: swapped or merged neighbours."""
     order = np.lexsort((before, labels))
     starts = np.flatnonzero(
@@ -173,18 +180,6 @@ def _softmax(values: Float64) -> Float64:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def _checked(
-    where: str, logits: npt.ArrayLike, class_counts: npt.ArrayLike
-) -> tuple[Float64, Float64]:
-    values, counts = np.array(logits, dtype=np.float64), _counts(where, class_counts)
-    if values.ndim != 2 or values.shape[1] != len(counts):
-        raise ValueError(
-            f"{where}(): logits are {list(values.shape)}. Expected [regions, {len(counts)}] for "
-            f"{len(counts)} classes with background. Put background in column 0."
-        )
-    return values, counts
-
-
 def _counts(where: str, class_counts: npt.ArrayLike) -> Float64:
     """Float64 [K + 1], at least 1 each."""
     counts = np.asarray(class_counts, dtype=np.float64)
@@ -196,28 +191,6 @@ def _counts(where: str, class_counts: npt.ArrayLike) -> Float64:
     return np.maximum(counts, 1.0)
 
 
-def _strength(where: str, name: str, value: float) -> float:
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(
-            f"{where}(): {name} is {value:g}. Expected a finite number of 0 or more. 0 changes "
-            "nothing, 1 is the full correction."
-        )
-    return value
-
-
-def _check_scores(labels: npt.NDArray[np.int64], scores: Float64, num_classes: int) -> None:
-    outside = ~((scores >= 0) & (scores <= 1))
-    if outside.any():
-        number = np.count_nonzero(outside)
-        are = "is" if number == 1 else "are"
-        raise ValueError(
-            f"rescore(): {number} of {len(scores)} scores {are} not in [0, 1] "
-            f"(first: detection {np.argmax(outside)}, {scores[np.argmax(outside)]:g}). "
-            "Probabilities are expected. Pass logits through a sigmoid first."
-        )
-    if len(labels) and not (labels.min() > 0 and labels.max() < num_classes):
-        wrong = labels[(labels < 1) | (labels >= num_classes)][0]
-        raise ValueError(
-            f"rescore(): label {wrong} has no count. Labels are 1 to {num_classes - 1}. Count the "
-            "training file that the detector learned from."
-        )
+def _check_gamma(where: str, gamma: float) -> None:
+    advice = "0 changes nothing, 1 is the full correction."
+    check_number(f"{where}()", "gamma", gamma, least=0, advice=advice)

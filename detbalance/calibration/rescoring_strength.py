@@ -10,7 +10,6 @@ import numpy as np
 
 from detbalance.calibration.cross_fitting import (
     NAMES_SHOWN,
-    Counts,
     Figures,
     Judged,
     Settings,
@@ -172,11 +171,7 @@ def choose_strength(
         masks.append(shown(matches, folds, trials[-1].thresholds[0], iou=iou))
         curves = make_curves(*counts.without(), goal, confidence=confidence)
         thresholds.append(float(counts.thresholds[fit(curves, SHARED)[0]]))
-    right, wrong, fitted = (
-        np.concatenate([getattr(one, name) for one in trials])
-        for name in ("right", "wrong", "thresholds")
-    )
-    crossed = choose(Trials(right, wrong, trials[0].boxes, fitted), goal)
+    crossed = choose(Trials.stack(trials), goal)
     held_out = {"before": crossed.held_out(0), "after": crossed.held_out(crossed.of_fold)}
     table = {name: data.judge(parts) for name, parts in held_out.items()}
     gain = table["after"].utility - table["before"].utility
@@ -193,7 +188,7 @@ def choose_strength(
             f"Scores are rebalanced with gamma {strengths[used]:g}; the threshold for all classes"
             f" is then {threshold:.3f}."
         )
-    before, after = (class_figures(Counts.total(parts), goal) for parts in held_out.values())
+    before, after = (class_figures(parts, goal) for parts in held_out.values())
     boxes = trials[0].boxes.sum(axis=0)
     atleast_one = np.maximum(images, 1)
     half = 1 / (1 + (atleast_one / atleast_one[1:].max()) ** best_gamma)  # odds of a half are 1
@@ -212,7 +207,10 @@ def choose_strength(
         )
     ]
     classes.sort(key=lambda row: (row.train_images, row.boxes))
-    ways = (("rebalanced scores", table["after"]), ("the scores as they are", table["before"]))
+    fitted = "rebalanced scores"
+    outcome = objective_outcome(
+        goal, (fitted, table["after"]), ("the scores as they are", table["before"]), error
+    )
     notes = _notes(
         annotations,
         images,
@@ -231,9 +229,7 @@ def choose_strength(
         class_counts=images,
         classes=tuple(classes),
         held_out=table,
-        verdict=verdict(
-            objective_outcome(goal, *ways, error), "rebalanced scores", helps=helps, advice=advice
-        ),
+        verdict=verdict(outcome, fitted, helps=helps, advice=advice),
         settings=data.settings,
         notes=(*notes, *cap_notes(annotations, data.matches.rules)),
     )

@@ -147,8 +147,7 @@ def fit_thresholds(
         Counts(right[label, place], wrong[label, place], boxes), goal, confidence
     )
     figures, shared_figures = (
-        class_figures(Counts.total(held_out[way]), goal)
-        for way in ("shrunk" if differs else "shared", "shared")
+        class_figures(held_out[way], goal) for way in ("shrunk" if differs else "shared", "shared")
     )
     rows = [
         ClassThreshold(
@@ -167,9 +166,9 @@ def fit_thresholds(
         )
     ]
     rows.sort(key=lambda row: (row.train_boxes or 0, row.boxes))
-    ways_compared = (
-        ("thresholds per class", table["shrunk"]),
-        ("one shared threshold", table["shared"]),
+    fitted = "thresholds per class"
+    outcome = objective_outcome(
+        goal, (fitted, table["shrunk"]), ("one shared threshold", table["shared"]), error
     )
     return ThresholdFit(
         thresholds=Thresholds({row.name: row.threshold for row in rows}, "fit_thresholds()"),
@@ -181,12 +180,7 @@ def fit_thresholds(
         standard_error=error,
         classes=tuple(rows),
         held_out=table,
-        verdict=verdict(
-            objective_outcome(goal, *ways_compared, error),
-            "thresholds per class",
-            helps=helps,
-            advice=_ADVICE[differs, per_class],
-        ),
+        verdict=verdict(outcome, fitted, helps=helps, advice=_ADVICE[differs, per_class]),
         settings=data.settings,
         notes=(
             *_notes(data, curves, rows, predictions, confidence),

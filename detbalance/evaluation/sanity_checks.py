@@ -242,7 +242,7 @@ def doubts_on_boxes(annotations: Annotations, rules: RulesName) -> Iterator[str]
 def odd_scores(predictions: Predictions) -> str:
     """Say that scores are no probabilities, and what they look like; "" where they may be some."""
     scores = predictions.scores
-    wrong = (scores < 0) | (scores > 1)
+    wrong = ~((scores >= 0) & (scores <= 1))  # a NaN, too
     if not wrong.any():
         return ""
     first = int(np.argmax(wrong))

@@ -402,7 +402,7 @@ def test_wrong_input_is_refused() -> None:
     with pytest.raises(ValueError, match="all weights are 0"):
         fuse(members, weights=[0, 0, 0])
     for wrong in (1.5, -0.1, float("nan")):
-        with pytest.raises(ValueError, match=r"1 of 1 scores of member 1 are not in \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"member 1: 1 of 1 detection has a score outside"):
             fuse([members[0], Predictions([0], [1], [[0, 0, 9, 9]], [wrong])])
     for name, value in (
         ("iou_threshold", 1.0),

@@ -18,7 +18,7 @@ from detbalance.calibration import (
     fuse,
 )
 from detbalance.calibration.cross_fitting import first_best, image_folds
-from detbalance.calibration.fusion_choice import FusionTrials
+from detbalance.calibration.fusion_choice import fuse_folds
 from detbalance.calibration.fusion_members import (
     Fitted,
     comparable,
@@ -279,9 +279,9 @@ def test_a_fold_has_no_say_in_how_it_is_fused(data, incomparable) -> None:
         spoilt.append(dataclasses.replace(one, scores=scores))
     results = []
     for members in (incomparable, spoilt):
-        fitted = Fitted([match(annotations, m, rules=AP50) for m in members], folds, 4)
-        trials = FusionTrials(annotations, members, "wbf", Options(), tried, folds, fitted, AP50)
-        results.append((fitted, *(list(zip(*trials(k), strict=True)) for k in (0, 1))))
+        fitted = Fitted([match(annotations, m, rules=AP50) for m in members], folds)
+        trials = (fuse_folds(fitted, k, "wbf", Options(), tried) for k in (0, 1))
+        results.append((fitted, *(list(zip(*one, strict=True)) for one in trials)))
     (before, (_, on_others), (parts, utility)), (after, (_, spoilt_others), (_, again)) = results
     # Fold 1 is fused by what is known without it, and had no part in choosing how.
     np.testing.assert_allclose(utility, again, rtol=1e-12)

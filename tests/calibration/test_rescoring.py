@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -332,26 +333,48 @@ def test_notes_on_unseen_classes_and_on_the_end_of_the_grid(tmp_path: Path) -> N
 # ---- faults --------------------------------------------------------------------------------------
 
 
-def test_wrong_input_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"logits are \[12, 6\]\. Expected \[regions, 3\]"):
-        norcal(logits(), [0, 5, 5])
-    with pytest.raises(ValueError, match=r"norcal\(\): gamma is -1\. Expected a finite number"):
-        norcal(logits(), COUNTS, gamma=-1)
-    with pytest.raises(ValueError, match=r"in \[0, 1\)\. Pass for example 0\.99"):
-        norcal(logits(), COUNTS, gamma=1.0, weights="effective_number")
-    with pytest.raises(ValueError, match=r'weights is "x"\. Known: power, effective_number'):
-        norcal(logits(), COUNTS, weights="x")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r'on is "x"\. Known: probabilities, logits'):
-        norcal(logits(), COUNTS, on="x")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"class_counts is \[ 0\. -1\.\]\. Expected a number of 0"):
-        norcal(np.zeros((1, 2)), [0, -1])
-    with pytest.raises(ValueError, match=r"1 of 2 scores is not in \[0, 1\] \(first: detection 1"):
-        rescore(one_each([0.5, 1.5], [1, 1]), COUNTS, gamma=0.5)
-    with pytest.raises(ValueError, match=r"label 6 has no count\. Labels are 1 to 5"):
-        rescore(one_each([0.5], [6]), COUNTS, gamma=0.5)
-    annotations, predictions = held_down(tmp_path, 0.0)
-    for strengths in ((0.5, 1.0), (0.0,), (0.0, 1.0, 0.5)):
-        with pytest.raises(ValueError, match="ascending from 0"):
-            choose_strength(
-                annotations, predictions, trained_on(tmp_path, IMAGES), strengths=strengths
-            )
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: norcal(logits(), [0, 5, 5]), r"logits are \[12, 6\]\. Expected \[regions, 3\]"),
+        (
+            lambda: norcal(logits(), COUNTS, gamma=-1),
+            r"norcal\(\): gamma is -1\. Expected a",
+        ),
+        (
+            lambda: norcal(logits(), COUNTS, gamma=1.0, weights="effective_number"),
+            r"gamma is 1\.0\. Expected a number >= 0 and < 1\. .* Pass for example 0\.99",
+        ),
+        (
+            lambda: norcal(logits(), COUNTS, weights="x"),
+            r'weights is "x"\. Known: power, effective_number',
+        ),
+        (lambda: norcal(logits(), COUNTS, on="x"), r'on is "x"\. Known: probabilities, logits'),
+        (
+            lambda: norcal(np.zeros((1, 2)), [0, -1]),
+            r"class_counts is \[ 0\. -1\.\]\. Expected",
+        ),
+        (
+            lambda: rescore(one_each([0.5, 1.5], [1, 1]), COUNTS, gamma=0.5),
+            r"1 of 2 detections have a score outside 0\.\.1 \(first: detection 1",
+        ),
+        (
+            lambda: rescore(one_each([np.nan], [1]), COUNTS, gamma=0.5),
+            "1 of 1 detection has a score outside",
+        ),
+        (
+            lambda: rescore(one_each([0.5], [6]), COUNTS, gamma=0.5),
+            r"label 6 has no count\.",
+        ),
+    ],
+)
+def test_wrong_input_is_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("strengths", [(0.5, 1.0), (0.0,), (0.0, 1.0, 0.5)])
+def test_strengths_ascend_from_0(tmp_path: Path, strengths: tuple[float, ...]) -> None:
+    data, frequency = held_down(tmp_path, 0.0), trained_on(tmp_path, IMAGES)
+    with pytest.raises(ValueError, match="ascending from 0"):
+        choose_strength(*data, frequency, strengths=strengths)

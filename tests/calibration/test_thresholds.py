@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from detbalance.calibration.cross_fitting import (
     Counts,
     Trials,
     choose,
+    cross_fit,
     image_folds,
     judge,
     run_trials,
@@ -425,6 +427,21 @@ def test_what_a_fold_is_judged_by_does_not_know_the_fold(tmp_path: Path) -> None
     np.testing.assert_array_equal(before[:, 2], after[:, 2])
     assert chosen[2] == chosen_after[2]
     assert (before != after).any()
+
+
+def test_the_engine_judges_a_choice_that_each_fold_had_no_part_in() -> None:
+    gains = np.array([[1, 1, 9], [2, 2, 2]])  # of two settings on three folds
+
+    def trials(k: int) -> Iterator[tuple[int, float]]:
+        return ((own[k], own.sum() - own[k]) for own in gains)
+
+    crossed = cross_fit(3, trials, sum)
+    assert (crossed.utility, crossed.best) == ([11, 6], 0)
+    np.testing.assert_array_equal(crossed.of_fold, [0, 0, 1])
+    assert crossed.held_out(crossed.of_fold) == [1, 1, 2]
+    assert crossed.held_out(1) == [2, 2, 2]
+    never = cross_fit(2, lambda k: [(0, np.nan), (0, 0.0)], lambda parts: np.nan)
+    assert (never.best, never.of_fold.tolist()) == (0, [1, 1])
 
 
 def test_a_fold_has_no_vote_on_its_own_setting() -> None:
