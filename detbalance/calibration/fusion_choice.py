@@ -215,7 +215,8 @@ def choose_fusion(
 
     gain, error = difference(at["chosen"], at["equal"])
     best = tried[crossed.best]
-    used: Way = "chosen" if crossed.best and gain > error else "equal"
+    helps = crossed.best > 0 and gain > error
+    used: Way = "chosen" if helps else "equal"
     lead, doubt = difference(at["as they are"], at[used])
     if lead > doubt:
         used = "as they are"
@@ -261,7 +262,7 @@ def choose_fusion(
         over_best_error=over_best_error,
         classes=tuple(classes),
         held_out=fused[used],
-        verdict=_verdict(ways, error, used, best if len(tried) > 1 else None),
+        verdict=_verdict(ways, error, used, best if len(tried) > 1 else None, helps=helps),
         warnings=tuple(_warnings(ways[used], figures[best_member], over_best, over_best_error)),
         notes=tuple(_notes(annotations, members, names, boxes)),
         settings=FusionSettings(
@@ -344,7 +345,9 @@ def _group_means(ap: Float64, training: TrainingCounts) -> dict[str, float]:
     return {name: mean_of_defined(own) for name, own in means.items() if own.size}
 
 
-def _verdict(ways: dict[Way, WayFigures], error: float, used: Way, best: Setting | None) -> str:
+def _verdict(
+    ways: dict[Way, WayFigures], error: float, used: Way, best: Setting | None, *, helps: bool
+) -> str:
     """Say what calibrated scores and chosen weights are worth, and what is used."""
     own, equal, chosen = (ways[way].mean for way in ("as they are", "equal", "chosen"))
     calibrated = "equal weights and calibrated scores"
@@ -354,9 +357,9 @@ def _verdict(ways: dict[Way, WayFigures], error: float, used: Way, best: Setting
         outcome = means_outcome("mean AP50", (fitted, chosen), (calibrated, equal), error)
     scores = "scores as the members gave them" if used == "as they are" else "calibrated scores"
     advice = f"Used: {best if used == 'chosen' else f'equal weights, {scores}'}."
-    helps = used == "chosen" or best is None
     own_scores = f"With the scores as the members gave them it is {figure(own)}."
-    return verdict(outcome, "other weights", helps=helps, advice=f"{own_scores} {advice}")
+    is_plain = helps or best is None  # where nothing was chosen there is no gain to speak of
+    return verdict(outcome, "other weights", helps=is_plain, advice=f"{own_scores} {advice}")
 
 
 def _warnings(used: WayFigures, best: WayFigures, over_best: float, error: float) -> Iterator[str]:
