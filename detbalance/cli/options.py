@@ -95,20 +95,20 @@ def _declared(parameter: inspect.Parameter) -> click.Parameter:
     words = [one for one in about if isinstance(one, str)]
     if isinstance(words[0], Positional):
         nargs = -1 if is_several else 1
-        name = [parameter.name]
         return click.Argument(
-            name, type=accepted, required=is_required, nargs=nargs, metavar=words[0]
+            [parameter.name], type=accepted, required=is_required, nargs=nargs, metavar=words[0]
         )
     option, _, metavar = words[0].partition(" ") if words[0].startswith("--") else ("", "", "")
+    has_default = not is_required and (kind is bool or parameter.default not in (None, ()))
     return click.Option(
         [parameter.name, option or f"--{parameter.name.replace('_', '-')}"],
         type=accepted,
         required=is_required,
-        default=None if is_required or parameter.default == () else parameter.default,
         multiple=is_several,
         is_flag=kind is bool,
         metavar=metavar or None,
         help=words[-1],
+        **({"default": parameter.default} if has_default else {}),
     )
 
 
