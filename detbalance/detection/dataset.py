@@ -191,12 +191,12 @@ class DetectionDataset(Dataset[Example]):
     def _masks(self, rows: slice, size: tuple[int, ...]) -> NDArray[np.bool_]:
         masks = np.zeros((rows.stop - rows.start, *size), np.bool_)
         for mask, row in zip(masks, range(rows.start, rows.stop), strict=True):
-            found = segmentation_mask(self.annotations.segmentation(row), *size)
-            if found is None:
+            outline = segmentation_mask(self.annotations.segmentation(row), *size)
+            if outline is None:
                 left, top, right, bottom = self.annotations.boxes[row].tolist()
                 mask[int(top) : math.ceil(bottom), int(left) : math.ceil(right)] = True
             else:
-                mask[...] = found
+                mask[...] = outline
         return masks
 
     def _generator(self, draw: int | Draw) -> np.random.Generator:

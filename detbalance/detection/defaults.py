@@ -104,31 +104,31 @@ _WHERE = "build_detector()"
 _ADVICE = {"num_classes": "Background and one class at least.", "min_size": "At most max_size."}
 
 
-def check_arguments(defaults: DetectorDefaults, **given: Any) -> None:
+def check_arguments(defaults: DetectorDefaults, **arguments: Any) -> None:
     """Refuse arguments of `build_detector` that are wrong whatever the backbone turns out to be."""
     if defaults.detector not in get_args(Detector):
         raise _wrong("detector", f'"{defaults.detector}"', "retinanet, fcos or fasterrcnn")
     for name, value, least, most in (
-        ("num_classes", given["num_classes"], 2, math.inf),
+        ("num_classes", arguments["num_classes"], 2, math.inf),
         ("max_size", defaults.max_size, 1, 2**16),
         ("min_size", defaults.min_size, 1, defaults.max_size),
         ("extra_levels", defaults.extra_levels, 0, 2),
         ("fpn_channels", defaults.fpn_channels, 1, 8192),
         ("head_convs", defaults.head_convs, 0, 64),
         ("regions_per_image", defaults.regions_per_image, 1, 2**16),
-        ("detections_per_image", given["detections_per_image"], 1, 10**6),
-        ("topk_candidates", given["topk_candidates"], 1, 10**6),
+        ("detections_per_image", arguments["detections_per_image"], 1, 10**6),
+        ("topk_candidates", arguments["topk_candidates"], 1, 10**6),
     ):
         advice = _ADVICE.get(name, "")
         check_number(_WHERE, name, value, least=least, most=most, whole=True, advice=advice)
     for name in ("score_threshold", "nms_threshold"):
-        check_number(_WHERE, name, given[name], least=0, most=1)
-    strides = given["strides"]
+        check_number(_WHERE, name, arguments[name], least=0, most=1)
+    strides = arguments["strides"]
     if strides is not None and (not strides or strides != sorted(set(strides))):
         raise _wrong("strides", strides, "Ascending strides in pixels")
     if defaults.head_norm not in get_args(Norm):
         raise _wrong("head_norm", f'"{defaults.head_norm}"', "none, group or batch")
-    ratios, sizes = given["anchor_ratios"], given["anchor_sizes"]
+    ratios, sizes = arguments["anchor_ratios"], arguments["anchor_sizes"]
     if ratios is not None and (not ratios or min(ratios) <= 0):
         raise _wrong("anchor_ratios", ratios, "Numbers above 0 (height / width)")
     if defaults.detector == "fcos" and ratios not in (None, [1.0]):
@@ -143,7 +143,9 @@ def check_arguments(defaults: DetectorDefaults, **given: Any) -> None:
             raise _wrong("anchor_sizes", sizes, "Sizes above 0 in pixels")
         if defaults.detector == "fcos" and len(sizes[0]) > 1:
             raise _wrong("anchor_sizes", sizes, "One size per level, as FCOS has one anchor,")
-    _check_weights(defaults, given["weights"], given["frozen_norm"], given["trainable_layers"])
+    _check_weights(
+        defaults, arguments["weights"], arguments["frozen_norm"], arguments["trainable_layers"]
+    )
 
 
 def _check_weights(

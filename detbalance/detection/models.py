@@ -207,9 +207,9 @@ def build_detector(
     return set_classification_loss(model, None)
 
 
-def _completed(defaults: DetectorDefaults, **given: Any) -> DetectorDefaults:
+def _completed(defaults: DetectorDefaults, **arguments: Any) -> DetectorDefaults:
     """The defaults with the arguments that were given in their place."""
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = {name: value for name, value in arguments.items() if value is not None}
     if "min_size" in chosen and "max_size" not in chosen:
         # A larger image than usual keeps the usual shape of its longest side.
         usual_shape = defaults.max_size / defaults.min_size

@@ -61,13 +61,13 @@ class BalancedOneStageHead(Mixin):
         outputs = {name: full_precision(out) for name, out in head_outputs.items()}
         logits = outputs["cls_logits"]
         with torch.autocast(logits.device.type, enabled=False):
-            found = torch.stack([(matched >= 0).sum() for matched in matched_idxs])
-            at_least_one = found.clamp(min=1).to(logits.dtype)
+            num_matched = torch.stack([(matched >= 0).sum() for matched in matched_idxs])
+            at_least_one = num_matched.clamp(min=1).to(logits.dtype)
             if self.normalizer == "image":
                 normalizer = at_least_one * len(targets)
                 by_row = normalizer.repeat_interleave(logits.shape[1])
             else:
-                normalizer = by_row = over_ranks(found.sum())
+                normalizer = by_row = over_ranks(num_matched.sum())
             labels = [
                 anchor_labels(t, matched) for t, matched in zip(targets, matched_idxs, strict=True)
             ]
@@ -82,7 +82,7 @@ class BalancedOneStageHead(Mixin):
                     logits.flatten(0, 1), torch.cat(labels), normalizer=by_row, **further
                 )
             }
-            # One image at a time: its sums over max(1, found), which is taken back here.
+            # One image at a time: its sums over max(1, num_matched), which is taken back here.
             by_image = [
                 self.box_losses(
                     targets[i],
@@ -127,9 +127,9 @@ class BalancedOneStageHead(Mixin):
         """IoU of each matched anchor's predicted box with its object, else 0; float [N * A]."""
         quality = offsets.new_zeros(offsets.shape[:2])
         for i, matched in enumerate(matched_idxs):
-            found = torch.where(matched >= 0)[0]
-            boxes = self.decoded(offsets[i, found], anchors[i][found])
-            quality[i, found] = paired_iou(boxes, targets[i]["boxes"][matched[found]])
+            rows = torch.where(matched >= 0)[0]
+            boxes = self.decoded(offsets[i, rows], anchors[i][rows])
+            quality[i, rows] = paired_iou(boxes, targets[i]["boxes"][matched[rows]])
         return quality.flatten()
 
 
@@ -155,8 +155,8 @@ class BalancedClassificationHead(LossStateGuard):
 def anchor_labels(target: Target, matched: Tensor) -> Tensor:
     """Tell the label of each anchor."""
     labels = torch.where(matched == IGNORED, -1, 0)
-    found = matched >= 0
-    labels[found] = target["labels"][matched[found]]
+    foreground = matched >= 0
+    labels[foreground] = target["labels"][matched[foreground]]
     return labels
 
 

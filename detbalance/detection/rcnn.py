@@ -151,15 +151,15 @@ class BalancedRoIHeads(LossStateGuard):
         """IoU of each foreground region's predicted box with its object, else 0; float [R]."""
         quality = offsets.new_zeros(len(offsets))
         joined = torch.cat(labels)
-        found = torch.where(joined > 0)[0]
-        by_class = offsets.reshape(len(offsets), -1, 4)[found, joined[found]]
-        boxes = self.box_coder.decode_single(by_class, torch.cat(proposals)[found])
+        foreground = torch.where(joined > 0)[0]
+        by_class = offsets.reshape(len(offsets), -1, 4)[foreground, joined[foreground]]
+        boxes = self.box_coder.decode_single(by_class, torch.cat(proposals)[foreground])
         # An image without objects has no row to point at, and no foreground.
         objects = [
             target["boxes"][rows[label > 0]]
             for target, rows, label in zip(targets, matched, labels, strict=True)
         ]
-        quality[found] = paired_iou(boxes, torch.cat(objects).to(boxes))
+        quality[foreground] = paired_iou(boxes, torch.cat(objects).to(boxes))
         return quality
 
     def _no_regions(self, targets: list[Target], labels: list[Tensor]) -> dict[str, Tensor]:
@@ -187,9 +187,9 @@ class BalancedRoIHeads(LossStateGuard):
     ) -> dict[str, Tensor]:
         """Losses of the mask and keypoint branches, which learn from foreground regions only."""
         losses: dict[str, Tensor] = {}
-        found = [torch.where(label > 0)[0] for label in labels]
-        regions = [p[f] for p, f in zip(proposals, found, strict=True)]
-        rows = [m[f] for m, f in zip(matched, found, strict=True)]
+        foreground = [torch.where(label > 0)[0] for label in labels]
+        regions = [p[f] for p, f in zip(proposals, foreground, strict=True)]
+        rows = [m[f] for m, f in zip(matched, foreground, strict=True)]
         if self.has_mask():
             x = self.mask_head(self.mask_roi_pool(features, regions, image_shapes))
             losses["loss_mask"] = maskrcnn_loss(
@@ -224,12 +224,13 @@ class BalancedRoIHeads(LossStateGuard):
         decoded = self.box_coder.decode(box_regression, proposals)
         scored = self.classification_loss.scores(class_logits)
         all_boxes, all_scores = torch.split(decoded, regions), torch.split(scored, regions)
-        found = [
-            self._chosen(all_boxes[i], all_scores[i], image_shapes[i]) for i in range(len(regions))
+        detections = [
+            self._detections_of(all_boxes[i], all_scores[i], image_shapes[i])
+            for i in range(len(regions))
         ]
-        return [f[0] for f in found], [f[1] for f in found], [f[2] for f in found]
+        return [d[0] for d in detections], [d[1] for d in detections], [d[2] for d in detections]
 
-    def _chosen(
+    def _detections_of(
         self, boxes: Tensor, scores: Tensor, shape: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes, scores and labels of an image, from those of all regions and classes."""
