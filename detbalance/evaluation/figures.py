@@ -98,7 +98,8 @@ class Figure:
 
     `title` and `help` may name settings, as in "F{beta:g}" and {shown_from}. `group` says whether
     groups have its mean, `interval` whether draws of images give it one, `score` which figure is
-    the score threshold that belongs to it. Without `compute` it comes from training.
+    the score threshold that belongs to it, `shown` whether tables with little room have it: on the
+    console, in Markdown, on top of the page. Without `compute` it comes from training.
     """
 
     title: str
@@ -109,6 +110,7 @@ class Figure:
     interval: bool = False
     score: str | None = None
     short: str = ""
+    shown: bool = False
 
 
 def figure_of(holder: Any, name: str) -> Any:
@@ -124,14 +126,26 @@ def _average(name: str) -> Callable[[Measured], Float64]:
 
 
 FIGURES: dict[str, Figure] = {
-    "AP": Figure("AP", "average precision over IoU .50 to .95", _average("AP"), interval=True),
-    "AP50": Figure("AP50", "average precision at IoU .50", _average("AP50"), interval=True),
+    "AP": Figure(
+        "AP", "average precision over IoU .50 to .95", _average("AP"), interval=True, shown=True
+    ),
+    "AP50": Figure(
+        "AP50", "average precision at IoU .50", _average("AP50"), interval=True, shown=True
+    ),
     "AP75": Figure("AP75", "average precision at IoU .75", _average("AP75")),
     "AR": Figure(
-        "AR", "recall averaged over IoU .50 to .95, all scores", _average("AR"), interval=True
+        "AR",
+        "recall averaged over IoU .50 to .95, all scores",
+        _average("AR"),
+        interval=True,
+        shown=True,
     ),
     "recall": Figure(
-        "recall", "recall at IoU .50, {shown_from}", lambda m: m.at_half.recall, interval=True
+        "recall",
+        "recall at IoU .50, {shown_from}",
+        lambda m: m.at_half.recall,
+        interval=True,
+        shown=True,
     ),
     "precision": Figure(
         "precision",
@@ -139,6 +153,7 @@ FIGURES: dict[str, Figure] = {
         lambda m: m.at_half.precision,
         interval=True,
         short="prec.",
+        shown=True,
     ),
     "f_score": Figure(
         "F{beta:g}",
@@ -181,7 +196,11 @@ FIGURES: dict[str, Figure] = {
     "ARm": Figure("AR medium", "AR of medium boxes", _average("ARm")),
     "ARl": Figure("AR large", "AR of large boxes", _average("ARl")),
     "positive_share": Figure(
-        "positive share", "part of the class's gradient in training that raised it", group=False
+        "positive share",
+        "part of the class's gradient in training that raised it",
+        group=False,
+        short="pos.\nshare",
+        shown=True,
     ),
     "more_boxes": Figure(
         "boxes wanted",

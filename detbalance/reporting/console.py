@@ -137,7 +137,10 @@ def _cell(cell: AnyCell, column: Column) -> Text:
         return Text(cell.text, style=cell.style)
     if isinstance(cell, Change):
         return _change(cell)
-    text = Text(decimals(cell.value), style=cell.style or ("dim" if math.isnan(cell.value) else ""))
+    text = Text(
+        decimals(cell.value, cell.digits),
+        style=cell.style or ("dim" if math.isnan(cell.value) else ""),
+    )
     if cell.remark and not math.isnan(cell.value):
         text.append(f" {cell.remark}", style="dim")
     if column.interval:
@@ -166,9 +169,10 @@ def _change(cell: Change) -> Text:
     return Text.assemble(*sides, (f"{change:>6}", style), (f"{interval:>14}", "dim"))
 
 
-def decimals(value: float) -> str:
-    """Three decimals without a leading zero; "-" where undefined."""
-    return "-" if math.isnan(value) else f"{value:.3f}".removeprefix("0")
+def decimals(value: float, digits: int = 3) -> str:
+    """Three decimals, or so many, without a leading zero; "-" where undefined."""
+    text = f"{value:.{digits}f}"
+    return "-" if math.isnan(value) else text.removeprefix("0") if digits else text
 
 
 def _two(value: float) -> str:

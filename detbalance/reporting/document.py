@@ -34,6 +34,7 @@ class Number:
     interval: tuple[float, float] | None = None
     remark: str = ""
     style: str = ""
+    digits: int = 3
 
 
 @dataclass(frozen=True)

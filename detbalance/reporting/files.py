@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -86,7 +86,7 @@ def write_report(
         *_LAST,
     )
     text = markdown(report_document(without_empty_classes(report), label_issues))
-    return _written("report", folder, values, csv_text(values, columns, _report_row), text)
+    return _written("report", folder, values, csv_text(values, columns), text)
 
 
 def write_comparison(comparison: Comparison, folder: str | Path) -> ResultFiles:
@@ -104,7 +104,7 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> ResultFiles:
     """
     values = comparison.to_dict()
     parts = (f"{figure}_{part}" for figure in WITH_INTERVALS for part in _PARTS)
-    table = csv_text(values, (*_FIRST, *parts, *_LAST), _comparison_row)
+    table = csv_text(values, (*_FIRST, *parts, *_LAST))
     return _written("comparison", folder, values, table, markdown(comparison_document(comparison)))
 
 
@@ -157,17 +157,25 @@ def json_text(value: Any, depth: int = 0) -> str:
     return f"{start}{line}{f',{line}'.join(items)}{line[:-1]}{end}"
 
 
-def csv_text(
-    content: Mapping[str, Any],
-    columns: Sequence[str],
-    flat: Callable[[Mapping[str, Any]], dict[str, Any]],
-) -> str:
+def csv_text(content: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Write the rows of classes and groups as CSV."""
-    rows = [{"kind": "class", **flat(row)} for row in content["classes"]]
+    rows = [{"kind": "class", **_flat(row)} for row in content["classes"]]
     for name, row in content["groups"].items():
         group = "" if name == "all" else name
-        rows.append({"kind": "group", "name": name, "group": group, **flat(row)})
+        rows.append({"kind": "group", "name": name, "group": group, **_flat(row)})
     return csv_lines([columns, *([row.get(column) for column in columns] for row in rows)])
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with a column for each figure, each end of an interval, each part of what has parts."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        for name, inner in (value if isinstance(value, dict) else {key: value}).items():
+            if isinstance(inner, list):
+                inner = dict(zip(("low", "high"), inner, strict=True))
+            parts = inner if isinstance(inner, dict) else {"": inner}
+            flat |= {f"{name}_{part}" if part else name: number for part, number in parts.items()}
+    return flat
 
 
 def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
@@ -180,23 +188,3 @@ def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
 
 def _defused(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
-
-
-def _report_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of report.json with a column for each end of an interval and each field of an error."""
-    nested = ("figures", "intervals", "errors")
-    flat = {key: value for key, value in row.items() if key not in nested}
-    flat |= row["figures"]
-    for figure, ends in row["intervals"].items():
-        flat |= {f"{figure}_low": ends[0], f"{figure}_high": ends[1]}
-    for kind, error in row["errors"].items():
-        flat |= {f"{kind}_{field}": value for field, value in error.items()}
-    return flat
-
-
-def _comparison_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of comparison.json with a column for each part of a figure."""
-    flat = {key: value for key, value in row.items() if key != "figures"}
-    for name, parts in row["figures"].items():
-        flat |= {f"{name}_{part}": parts[part] for part in _PARTS}
-    return flat

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from detbalance.data import Annotations
 from detbalance.data.arrays import Bool, Float64
+from detbalance.data.checks import check_number
 from detbalance.data.images import import_cv2, read_image, size_problem
 from detbalance.evaluation import Evaluation
 from detbalance.reporting.gallery_subjects import Candidates, Errors, Subject
@@ -170,15 +171,10 @@ def _check(folder: Path, max_missed: int, max_false_positives: int, thumbnail: i
             f"{folder}: is no folder. The folder that the file names of the annotations start from"
             " is expected. Pass that one."
         )
-    for name, value, least in (
-        ("max_missed", max_missed, 0),
-        ("max_false_positives", max_false_positives, 0),
-        ("thumbnail", thumbnail, 16),
-    ):
-        if value < least:
-            raise ValueError(
-                f"build_gallery(): {name} is {value}. Expected {least} or more. Pass such a number."
-            )
+    where = "build_gallery()"
+    check_number(where, "max_missed", max_missed, least=0, whole=True)
+    check_number(where, "max_false_positives", max_false_positives, least=0, whole=True)
+    check_number(where, "thumbnail", thumbnail, least=16, whole=True)
 
 
 def _fill(

@@ -11,13 +11,14 @@ Later versions of format 1 may have more keys.
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -30,32 +31,37 @@ from detbalance.reporting.gallery import Box, box_at, cut_thumbnail, image_notes
 FORMAT = "detbalance.label_issues/1"
 NAME = "label_issues.json"
 _WRITE = "Write it anew: detbalance label-issues --output FOLDER"
-Four = tuple[float, float, float, float]
+Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+Four = tuple[Finite, Finite, Finite, Finite]
 _Entry = TypeVar("_Entry")
 # What reading a value of another kind than expected raises.
-_DAMAGE = (KeyError, TypeError, ValueError, OverflowError)
+_DAMAGE = (KeyError, msgspec.ValidationError, OverflowError)
 
 
-@dataclass(frozen=True)
-class LabelIssue:
+class LabelIssue(msgspec.Struct, frozen=True, rename={"class_name": "class"}):
     """An annotated box that was judged."""
 
     annotation_id: int
     file_name: str
     class_name: str
     looks_like: str | None
-    suspicion: float
+    suspicion: Finite
     bbox: Four
 
 
-@dataclass(frozen=True)
-class NovelImage:
-    """An image with something that looks like no known class."""
+class NovelImage(msgspec.Struct, frozen=True):
+    """An image with something that looks like no known class; its box has the corners."""
 
     file_name: str
-    ood_score: float
-    bbox: Four
+    ood_score: Finite
+    box: Four
     annotation_id: int | None
+
+    @property
+    def bbox(self) -> Four:
+        """The box as x, y, width, height."""
+        left, top, right, bottom = self.box
+        return left, top, right - left, bottom - top
 
 
 @dataclass(frozen=True)
@@ -92,19 +98,19 @@ def load_label_issues(given: str | os.PathLike[str]) -> LabelIssuesFile:
         raise ValueError(f'{path}: "format" is {found}. "{FORMAT}" is expected. {_WRITE}')
     return LabelIssuesFile(
         path,
-        annotations=_value(document, "annotations", _text, path),
-        images=Path(_value(document, "images", _text, path)),
-        judge=_value(document, "judge", _text, path),
-        boxes_not_judged=_value(document, "boxes_not_judged", _count, path),
-        few=_each(document, "classes_with_too_few_boxes", _text, path),
-        boxes=_each(document, "label_issues", _label_issue, path),
-        novel=_each(document, "novel_images", _novel_image, path),
+        annotations=_value(document, "annotations", str, path),
+        images=Path(_value(document, "images", str, path)),
+        judge=_value(document, "judge", str, path),
+        boxes_not_judged=_value(document, "boxes_not_judged", int, path),
+        few=_each(document, "classes_with_too_few_boxes", str, path),
+        boxes=_each(document, "label_issues", LabelIssue, path),
+        novel=_each(document, "novel_images", NovelImage, path),
     )
 
 
-def _value(document: dict[str, Any], key: str, read: Callable[[Any], _Entry], path: Path) -> _Entry:
+def _value(document: dict[str, Any], key: str, kind: type[_Entry], path: Path) -> _Entry:
     try:
-        return read(document[key])
+        return msgspec.convert(document[key], kind)
     except _DAMAGE:
         found = show(document[key]) if key in document else "missing"
         raise ValueError(
@@ -113,16 +119,14 @@ def _value(document: dict[str, Any], key: str, read: Callable[[Any], _Entry], pa
         ) from None
 
 
-def _each(
-    document: dict[str, Any], key: str, read: Callable[[Any], _Entry], path: Path
-) -> tuple[_Entry, ...]:
+def _each(document: dict[str, Any], key: str, kind: type[_Entry], path: Path) -> tuple[_Entry, ...]:
     """Read a list, and name the first entry that is none."""
     done: list[_Entry] = []
     wrong: list[int] = []
-    entries = _value(document, key, _list, path)
+    entries = _value(document, key, list, path)
     for place, entry in enumerate(entries):
         try:
-            done.append(read(entry))
+            done.append(msgspec.convert(entry, kind))
         except _DAMAGE:
             wrong.append(place)
     if wrong:
@@ -134,61 +138,8 @@ def _each(
     return tuple(done)
 
 
-def _label_issue(entry: Any) -> LabelIssue:
-    likely = entry["looks_like"]
-    return LabelIssue(
-        _count(entry["annotation_id"]),
-        _text(entry["file_name"]),
-        _text(entry["class"]),
-        None if likely is None else _text(likely),
-        _number(entry["suspicion"]),
-        _four(entry["bbox"]),
-    )
-
-
-def _novel_image(entry: Any) -> NovelImage:
-    annotation = entry["annotation_id"]
-    left, top, right, bottom = _four(entry["box"])
-    return NovelImage(
-        _text(entry["file_name"]),
-        _number(entry["ood_score"]),
-        (left, top, right - left, bottom - top),
-        None if annotation is None else _count(annotation),
-    )
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError
-    return value
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise TypeError
-    return float(value)
-
-
-def _four(value: Any) -> Four:
-    a, b, c, d = (_number(one) for one in _list(value))
-    return a, b, c, d
-
-
 # Names of classes that a sentence lists.
 _NAMED = 20
-# Of a class judged by shares, the part that is shown: the least typical tenth.
 # Share of a class's boxes from which so many suspicions speak against their judge.
 _DOUBTED = 0.5
 _JUDGES = {
@@ -224,7 +175,6 @@ class LabelIssuesSection:
 
     about: tuple[str, ...]
     classes: tuple[ClassIssues, ...]
-    counted: str
     rest: str
     novel: tuple[NovelImage, ...]
     pictures: Mapping[LabelIssue | NovelImage, Cutout]
@@ -259,7 +209,6 @@ def label_issues_section(
     return LabelIssuesSection(
         about=_about(found, sum(one.suspicious for one in classes)),
         classes=shown_classes,
-        counted="look wrong",
         rest=_rest(classes),
         novel=novel,
         pictures=pictures,

@@ -74,7 +74,7 @@ def _cell(cell: AnyCell) -> str:
         digits = digits_for(cell.low, cell.high)
         ends = ", ".join(f"{round(end, digits) + 0.0:.{digits}f}" for end in (cell.low, cell.high))
         return f"{sides}: {bold}{cell.difference:+.3f}{bold} [{ends}]"
-    text = _three(cell.value)
+    text = "-" if math.isnan(cell.value) else f"{cell.value:.{cell.digits}f}"
     if cell.interval is not None:
         text += f" [{cell.interval[0]:.2f}, {cell.interval[1]:.2f}]"
     return f"{text} {cell.remark}" if cell.remark and not math.isnan(cell.value) else text

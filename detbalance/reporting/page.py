@@ -11,218 +11,22 @@ import base64
 import functools
 import hashlib
 import json
-import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detbalance.data.files import replace_file
 from detbalance.data.messages import needs
-from detbalance.evaluation.comparison import digits_for
-from detbalance.evaluation.report import GROUP_NAMES, check_comparable
+from detbalance.evaluation import Comparison, Report
+from detbalance.evaluation.report import check_comparable
+from detbalance.reporting.gallery import Gallery
+from detbalance.reporting.label_issues import LabelIssuesSection
 from detbalance.reporting.page_charts import chart_specs
 from detbalance.reporting.page_data import page_data
-from detbalance.reporting.page_facts import page_facts, page_notes, page_title
-from detbalance.reporting.sentences import without_empty_classes
+from detbalance.reporting.page_header import HEADLINES, page_summary
+from detbalance.reporting.sentences import figure_title, without_empty_classes
 
 if TYPE_CHECKING:
     import jinja2
-
-    from detbalance.evaluation import Comparison, Difference, GroupRow, Report
-    from detbalance.reporting.gallery import Gallery
-    from detbalance.reporting.label_issues import LabelIssuesSection
-
-HEADLINES = ("AP", "AP50", "AR", "recall", "precision")
-
-
-@dataclass(frozen=True)
-class Span:
-    """A number with its interval, as text and as places on a line from 0 to 1."""
-
-    text: str
-    interval: str = ""
-    point: float | None = None
-    low: float | None = None
-    high: float | None = None
-    verdict: str = ""
-
-
-@dataclass(frozen=True)
-class GroupLine:
-    """One group in the summary table."""
-
-    name: str
-    classes: str
-    train_boxes: str
-    val_boxes: str
-    figures: tuple[tuple[Span, ...], ...]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What the template shows above the charts."""
-
-    title: str
-    baseline: str
-    facts: tuple[tuple[str, str], ...]
-    verdict: str
-    headlines: tuple[str, ...]
-    lines: tuple[GroupLine, ...]
-    compared: bool
-    confidence: str
-    group_legend: str
-    class_legend: str
-    notes: tuple[str, ...]
-
-
-def page_summary(
-    report: Report, baseline: Report | None = None, comparison: Comparison | None = None
-) -> Summary:
-    """Put the summary together."""
-    compared = baseline is not None or comparison is not None
-    names = [name for name in GROUP_NAMES if report.groups[name].num_categories]
-    headlines = _headlines(report, baseline, comparison)
-    lines = tuple(
-        GroupLine(
-            name,
-            _of(row.num_evaluated, row.num_categories),
-            "-" if row.train_boxes is None else f"{row.train_boxes:,}",
-            f"{row.val_boxes:,}",
-            tuple(_spans(figure, name, report, baseline, comparison) for figure in headlines),
-        )
-        for name, row in ((name, report.groups[name]) for name in (*names, "all"))
-    )
-    return Summary(
-        title=page_title(report, comparison, "ours"),
-        baseline=page_title(baseline, comparison, "baseline") if compared else "",
-        facts=page_facts(report, baseline, comparison),
-        verdict="" if comparison is None else comparison.verdict,
-        headlines=headlines,
-        lines=lines,
-        compared=compared,
-        confidence=f"{report.settings.confidence:.0%}" if _has_intervals(report) else "",
-        group_legend=_group_legend(compared, comparison),
-        class_legend=_class_legend(report, compared, comparison),
-        notes=page_notes(report, baseline, comparison),
-    )
-
-
-def _group_legend(compared: bool, comparison: Comparison | None) -> str:
-    text = (
-        "Means over the classes of the group where the figure is defined; every class counts the "
-        "same, however many boxes it has."
-    )
-    if comparison is not None:
-        return (
-            f"{text} Below them this run less the baseline, with its "
-            f"{comparison.settings.confidence:.0%} interval; bold if it is real after allowing for "
-            "the number of groups."
-        )
-    if compared:
-        return (
-            f"{text} Below them this run less the baseline, which may be chance: not tested here."
-        )
-    return text
-
-
-def _has_intervals(report: Report) -> bool:
-    return any(row.intervals for row in report.classes)
-
-
-def _class_legend(report: Report, compared: bool, comparison: Comparison | None) -> str:
-    if comparison is not None:
-        return (
-            "Difference: this run less the baseline, as a dot on a line with 0 in its middle; the "
-            f"thick part is the {comparison.settings.confidence:.0%} interval. Bold: real after "
-            "allowing for the number of classes. Others may be chance, even if their interval "
-            "leaves out 0."
-        )
-    if compared:
-        return (
-            "Difference: this run less the baseline, as a dot on a line with 0 in its middle. It "
-            "may be chance: not tested here."
-        )
-    spread = ""
-    if _has_intervals(report):
-        spread = f"; the thick part is the {report.settings.confidence:.0%} interval"
-    return f"Lines run from 0 to 1{spread}. A dash: undefined, and counted in no mean."
-
-
-def _headlines(
-    report: Report, baseline: Report | None, comparison: Comparison | None
-) -> tuple[str, ...]:
-    """All headline figures of one run; of two sides those that both know."""
-    if comparison is None or baseline is not None:
-        return HEADLINES
-    known = comparison.groups["all"].figures
-    return tuple(figure for figure in HEADLINES if figure in known)
-
-
-def _spans(
-    figure: str,
-    name: str,
-    report: Report,
-    baseline: Report | None,
-    comparison: Comparison | None,
-) -> tuple[Span, ...]:
-    """This run's figure of a group; with another side: baseline, this run, difference."""
-    ours = _span(report.groups[name], figure)
-    known = None if comparison is None else comparison.groups[name].figures.get(figure)
-    if comparison is not None and known is not None:
-        return (
-            Span(decimals(known.baseline)),
-            Span(decimals(known.ours)),
-            _tested(known, comparison.settings.confidence),
-        )
-    if baseline is not None:
-        theirs = _span(baseline.groups[name], figure)
-        change = getattr(report.groups[name], figure) - getattr(baseline.groups[name], figure)
-        return (theirs, ours, Span(signed(change)))
-    return (ours,)
-
-
-def _span(row: GroupRow, figure: str) -> Span:
-    value = getattr(row, figure)
-    low, high = row.intervals.get(figure, (math.nan, math.nan))
-    interval = "" if math.isnan(low) else f"[{decimals(low)}, {decimals(high)}]"
-    return Span(decimals(value), interval, _percent(value), _percent(low), _percent(high))
-
-
-def _tested(known: Difference, confidence: float) -> Span:
-    """A difference with its interval, and whether it is real after allowing for all others."""
-    interval = ""
-    if math.isfinite(known.low):
-        digits = digits_for(known.low, known.high, least=3)
-        interval = f"[{signed(known.low, digits)}, {signed(known.high, digits)}]"
-    real = known.p_adjusted < 1 - confidence
-    verdict = ("up" if known.difference > 0 else "down") if real else ""
-    return Span(signed(known.difference), interval, verdict=verdict)
-
-
-def decimals(value: float, digits: int = 3) -> str:
-    """Three decimals, or so many, without the leading zero, "-" for undefined."""
-    if not math.isfinite(value):
-        return "-"
-    text = f"{value:.{digits}f}"
-    return text[1:] if text.startswith("0.") else text
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """Give a difference with its sign, "-" for undefined."""
-    if not math.isfinite(value):
-        return "-"
-    shown = round(value, digits)
-    sign = "\N{MINUS SIGN}" if shown < 0 else "+" if shown > 0 else ""
-    return sign + decimals(abs(value), digits)
-
-
-def _percent(value: float) -> float | None:
-    return round(100 * value, 1) if math.isfinite(value) else None
-
-
-def _of(part: int, whole: int) -> str:
-    return f"{whole:,}" if part == whole else f"{part:,} of {whole:,}"
-
 
 _TEMPLATES = Path(__file__).with_name("templates")
 # What could end a script element, start another or break a line inside of one.
@@ -308,6 +112,7 @@ def page_text(
         summary=page_summary(report, baseline, comparison),
         gallery=gallery,
         label_issues=label_issues,
+        titles={name: figure_title(name, report.settings) for name in HEADLINES},
         groups={row.name: row.group for row in report.classes},
         data=_json(data),
         specs=_json(chart_specs(data)),

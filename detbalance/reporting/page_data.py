@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from detbalance.evaluation.comparison import digits_for
 from detbalance.evaluation.figures import FIGURES
 from detbalance.evaluation.report import ERROR_KINDS, MAX_CELLS
+from detbalance.reporting.sentences import figure_help, figure_title
 
 if TYPE_CHECKING:
     from detbalance.evaluation import ClassRow, Comparison, Report, ReportSettings
@@ -36,6 +37,7 @@ def page_data(
         others = {row.name: row for row in baseline.classes}
         runs.append(_run(baseline, [others[row.name] for row in rows], by_name))
     settings = report.settings
+    figure = "AP" if comparison is None else comparison.settings.figure
     return {
         "classes": {
             **{key: [getattr(row, key) for row in rows] for key in _COUNTS},
@@ -46,7 +48,9 @@ def page_data(
         "heatmap": _most_confused(runs, len(rows)),
         "figures": _about_figures(settings),
         "settings": {
-            "figure": "AP" if comparison is None else comparison.settings.figure,
+            "figure": figure,
+            # Where a figure takes three columns, and in the line of a class.
+            "few": [figure, "AP50", "recall"],
             "score_threshold": number(settings.score_threshold),
             "confidence": number(settings.confidence),
             "min_precision": number(settings.min_precision),
@@ -59,22 +63,14 @@ def page_data(
 
 def _about_figures(settings: ReportSettings) -> list[dict[str, Any]]:
     """What the page's tables and charts may show, in their order; scores stand beside others."""
-    floor = settings.score_threshold
-    words = {
-        "beta": settings.beta,
-        "min_precision": settings.min_precision,
-        "max_fppi": settings.max_fppi,
-        "shown_from": "scores from the threshold of the class"
-        if math.isnan(floor)
-        else f"scores from {floor:g}",
-    }
     scores = {one.score for one in FIGURES.values()}
     return [
         {
             "key": name,
-            "title": one.title.format(**words),
-            "help": one.help.format(**words),
+            "title": figure_title(name, settings),
+            "help": figure_help(name, settings),
             "digits": one.digits,
+            "shown": one.shown,
             "score": one.score,
         }
         for name, one in FIGURES.items()

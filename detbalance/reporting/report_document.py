@@ -35,6 +35,7 @@ from detbalance.reporting.sentences import (
     SHOWN_FIGURES,
     boxes_needed,
     confusions,
+    figure_title,
     report_facts,
     shown_from,
     shown_groups,
@@ -54,11 +55,11 @@ _NAMED_ISSUES = 3  # boxes of a class that Markdown names; the HTML page shows m
 def report_document(report: Report, label_issues: LabelIssuesSection | None = None) -> Document:
     """Make the document of a report, with labels that look wrong where they are given."""
     settings = report.settings
-    shares = not all(math.isnan(row.positive_share) for row in report.classes)
+    shown = _shown(report)
     blocks: list[Block] = [
         *lines("verdict", verdict(report)),
-        _figures(report, shares),
-        *lines("legend", ROW_MEANS, _SHARE if shares else None),
+        _figures(report, shown),
+        *lines("legend", ROW_MEANS, _SHARE if "positive_share" in shown else None),
         *_errors(report),
         *lines("sentence", confusions(report), boxes_needed(report)),
         title(f"{settings.rules.upper()} summary"),
@@ -74,7 +75,7 @@ def report_document(report: Report, label_issues: LabelIssuesSection | None = No
 
 
 def verdict(report: Report) -> str | None:
-    """Say in one sentence how well the groups are found, and what costs most."""
+    """Say how well the groups are found, what costs most, and whether val can tell."""
     groups = shown_groups(report.groups, report.settings.group_rule)
     known = [(name, group) for name, group in groups if not math.isnan(group.AP50)]
     if not known:
@@ -87,36 +88,56 @@ def verdict(report: Report) -> str | None:
         kind = max(costs, key=lambda one: costs[one])
         what = "missed boxes" if kind == "missed" else f"{kind} errors"
         sentence += f"; {what} cost the {rarest} classes most ({_two(costs[kind])})"
-    return f"{sentence}."
+    return f"{sentence}.{_told_by_val(report)}"
+
+
+def _told_by_val(report: Report) -> str:
+    told = [row for row in report.classes if row.val_boxes and not math.isnan(row.more_boxes)]
+    unsure = sum(row.more_boxes > 0 for row in told)
+    if not unsure:
+        return " Val has enough boxes to know recall of each to +-.05." if told else ""
+    number = counted(len(told), "class")
+    return f" For {unsure:,} of {number} val has too few boxes to know recall to +-.05."
 
 
 def _two(value: float) -> str:
     return f"{value:.2f}".removeprefix("0")
 
 
-def _figures(report: Report, shares: bool) -> Table:
+def _shown(report: Report) -> list[str]:
+    """The figures that there is room for; only the report of some runs knows those of training."""
+    return [
+        name
+        for name in SHOWN_FIGURES
+        if FIGURES[name].group or not all(math.isnan(row.figures[name]) for row in report.classes)
+    ]
+
+
+def _figures(report: Report, shown: Sequence[str]) -> Table:
     """Groups, then classes; names of 11 letters fit in 80 columns, of 30 in 100."""
-    # There is room for two intervals, beside the shares for one.
-    second = "AP" if report.settings.num_bootstrap else "recall" if shares else "precision"
+    # There is room for two intervals, beside a figure of training for one.
+    of_groups = all(FIGURES[name].group for name in shown)
+    second = "AP" if report.settings.num_bootstrap else "precision" if of_groups else "recall"
     percent = f"{report.settings.confidence:.0%}"
     columns = [*CLASS_COLUMNS]
-    for name in SHOWN_FIGURES:
-        title = FIGURES[name].short or FIGURES[name].title
+    for name in shown:
+        title = FIGURES[name].short or figure_title(name, report.settings)
         wide = name in ("recall", second)
         columns.append(
             Column(f"{title:<{12 - len(percent)}}[{percent}]" if wide else title, interval=wide)
         )
-    columns += [Column("pos.\nshare")] if shares else []
 
     def figures(row: ClassRow | GroupRow) -> list[AnyCell]:
-        return [Number(row.figures[name], row.intervals.get(name)) for name in SHOWN_FIGURES]
+        return [
+            Number(row.figures[name], row.intervals.get(name), digits=FIGURES[name].digits)
+            if name in row.figures
+            else Cell("")
+            for name in shown
+        ]
 
-    rows: list[list[AnyCell]] = [
-        [*class_cells(row), *figures(row), *([Number(row.positive_share)] if shares else [])]
-        for row in report.classes
-    ]
+    rows: list[list[AnyCell]] = [[*class_cells(row), *figures(row)] for row in report.classes]
     head: list[list[AnyCell]] = [
-        [*group_cells(name, group), *figures(group), *([Cell("")] if shares else [])]
+        [*group_cells(name, group), *figures(group)]
         for name, group in shown_groups(report.groups, report.settings.group_rule)
     ]
     few = _few(report.classes)
@@ -186,7 +207,7 @@ def _label_issues(section: LabelIssuesSection) -> list[Block]:
     columns = [
         Column("class", numeric=False),
         Column("most suspicious annotations", numeric=False),
-        *(Column(section.counted), Column("judged")),
+        *(Column("look wrong"), Column("judged")),
     ]
     novel = ", ".join(f"{one.file_name} ({one.ood_score:.2f})" for one in section.novel)
     return [

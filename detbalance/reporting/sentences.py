@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from detbalance.data.messages import counted
 from detbalance.evaluation.figures import FIGURES, WITH_INTERVALS
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
         ReportSettings,
     )
 
-# What console and Markdown have room for, by their titles; the other formats have all figures.
-SHOWN_FIGURES = {name: FIGURES[name].title for name in ("AP", "AP50", "AR", "recall", "precision")}
+# What console, Markdown and the top of the page have room for; the other formats have all figures.
+SHOWN_FIGURES = tuple(name for name, figure in FIGURES.items() if figure.shown)
 KINDS_IN_WORDS = (
     "classification: on a box of another class; localisation: overlaps its box too little;",
     "both: overlaps a box of another class too little; duplicate: of a box found already;",
@@ -68,16 +69,41 @@ def shown_groups(groups: Mapping[str, _AnyGroup], rule: str | None) -> list[tupl
     ]
 
 
+def figure_title(name: str, settings: ReportSettings) -> str:
+    """The title of a figure, with the settings that it names."""
+    return FIGURES[name].title.format(**_settings_in_words(settings))
+
+
+def figure_help(name: str, settings: ReportSettings) -> str:
+    """What a figure says, with the settings that it names."""
+    return FIGURES[name].help.format(**_settings_in_words(settings))
+
+
+def _settings_in_words(settings: ReportSettings) -> dict[str, Any]:
+    floor = settings.score_threshold
+    return {
+        "beta": settings.beta,
+        "min_precision": settings.min_precision,
+        "max_fppi": settings.max_fppi,
+        "shown_from": "scores from the threshold of the class"
+        if math.isnan(floor)
+        else f"scores from {floor:g}",
+    }
+
+
 def report_facts(report: Report) -> dict[str, str]:
     """Say what the figures of a report are of."""
-    settings = report.settings
+    settings, every_class = report.settings, report.groups["all"]
+    boxes = counted(every_class.val_boxes, "box")
+    classes = counted(every_class.num_categories, "class")
     every = {
-        "annotations": settings.annotations,
-        "predictions": settings.predictions,
+        "annotations": f"{settings.annotations} ({boxes} to find, {every_class.num_evaluated:,} of"
+        f" {classes})",
+        "predictions": settings.predictions or "from memory",
         **_of_figures(settings),
         "intervals": _intervals(report),
         "groups": settings.group_rule,
-        "frequencies": settings.frequency_source,
+        "frequencies": settings.frequency_source or "none: no training file was given",
         "matching": f"{settings.rules.upper()} rules, {settings.backend}",
     }
     return {name: value for name, value in every.items() if value}
@@ -189,7 +215,7 @@ def _intervals(report: Report) -> str | None:
     settings = report.settings
     if not any(row.intervals for row in report.classes):
         return None
-    origin = "of recall and prec., from the number of boxes"
+    origin = "of recall and prec., by Wilson from the number of boxes"
     if settings.num_bootstrap:
         origin = f"from {settings.num_bootstrap:,} draws of the images"
     return f"{settings.confidence:.0%}, {origin}"

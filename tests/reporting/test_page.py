@@ -20,8 +20,8 @@ from scenes import make_report
 
 from detbalance.evaluation import Report
 from detbalance.evaluation.report import ERROR_KINDS, Cell
-from detbalance.reporting.page import decimals, page_summary, signed
 from detbalance.reporting.page_data import ALPHABET, number, pack, page_data
+from detbalance.reporting.page_header import decimals, page_summary, signed
 
 pytest.importorskip("jinja2")
 vl_convert = pytest.importorskip("vl_convert")
@@ -402,8 +402,8 @@ def test_several_runs_a_side_are_told_apart_from_the_first_ones() -> None:
     assert summary.title == "ours0/predictions.json and 2 more"
     assert summary.baseline == "plain0/predictions.json and 2 more"
     facts = dict(summary.facts)
-    assert facts["Detections"].startswith("3 runs: runs/ours0/predictions.json, runs/ours1")
-    assert facts["Baseline"].startswith("3 runs: runs/plain0/predictions.json, ")
+    assert facts["ours"].startswith("3 runs: runs/ours0/predictions.json, runs/ours1")
+    assert facts["baseline"].startswith("3 runs: runs/plain0/predictions.json, ")
     assert any("3 runs against 3 of the baseline" in note for note in summary.notes)
     assert {*report.notes, *before.notes, *comparison.notes} < set(summary.notes)
     single = page_summary(report, before, made_comparison(report, before))
@@ -417,9 +417,11 @@ def test_facts_name_a_floor_of_each_class_without_a_number() -> None:
         report.settings, score_threshold=math.nan, thresholds="runs/thresholds.json"
     )
     fitted = dataclasses.replace(report, settings=settings)
-    assert "at least 0.3, at IoU 0.5" in dict(page_summary(report).facts)["Recall and precision"]
-    fact = dict(page_summary(fitted).facts)["Recall and precision"]
-    assert "at least the threshold of their class (runs/thresholds.json), at IoU" in fact
+    fact = "IoU .50, detections with score >= "
+    assert dict(page_summary(report).facts)["recall, prec."] == f"{fact}0.3"
+    facts = dict(page_summary(fitted).facts)
+    assert facts["recall, prec."] == f"{fact}the threshold of the class"
+    assert facts["thresholds"] == "runs/thresholds.json"
     assert page_data(fitted)["settings"]["score_threshold"] is None
     assert "nan" not in elements(fitted).text.casefold()
 
@@ -446,14 +448,14 @@ def test_facts_of_a_report_that_little_is_known_of() -> None:
     facts = dict(summary.facts)
     assert summary.title == "detections from memory"
     assert [line.name for line in summary.lines] == ["all"]
-    assert facts["Detections"] == "from memory"
-    assert facts["Frequencies"].startswith("none")
-    assert "Groups" not in facts
-    assert "by Wilson" in facts["Intervals"]
-    assert facts["Rules"].endswith("100 detections per image")
+    assert facts["predictions"] == "from memory"
+    assert facts["frequencies"].startswith("none")
+    assert "groups" not in facts
+    assert "by Wilson" in facts["intervals"]
+    assert facts["AP, AR"].endswith("100 detections per image at most")
     bare = tuple(dataclasses.replace(row, intervals={}) for row in rows)
     without = Report(bare, groups, {}, settings)
-    assert "Intervals" not in dict(page_summary(without).facts)
+    assert "intervals" not in dict(page_summary(without).facts)
     assert "95%" in elements(report).text
     assert "95%" not in elements(without).text
 

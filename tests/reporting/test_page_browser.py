@@ -19,8 +19,8 @@ from label_issue_files import painted, suspect, written
 from pages import HOSTILE, made_comparison, made_report, with_names
 
 from detbalance.reporting.label_issues import label_issues_section, load_label_issues
-from detbalance.reporting.page import decimals, signed
 from detbalance.reporting.page_data import pack
+from detbalance.reporting.page_header import decimals, signed
 
 pytest.importorskip("jinja2")
 pytest.importorskip("vl_convert")

@@ -567,3 +567,52 @@ def test_a_group_without_classes_has_no_row(tmp_path: Path) -> None:
         assert ("common, mean of" in printed(print_report, one)) == there
         assert ("\n| common |" in markdown_report(one)) == there
         assert "rare, mean of" in printed(print_report, one)
+
+
+# The answer, and what one entry of the table of figures does
+
+
+def test_the_answer_comes_first_and_says_whether_val_can_tell(tmp_path: Path) -> None:
+    report, _, _ = make_report(tmp_path)
+    (first, *_) = printed(print_report, report).splitlines()
+    assert first.startswith("AP50 is ")
+    measured = [row for row in report.classes if row.val_boxes]
+    unsure = sum(row.more_boxes > 0 for row in measured)
+    assert first.endswith(
+        f". For {unsure} of {len(measured)} classes val has too few boxes to know recall to +-.05."
+    )
+    enough = tuple(with_figure(row, "more_boxes", 0) for row in measured)
+    (first, *_) = printed(print_report, dataclasses.replace(report, classes=enough)).splitlines()
+    assert first.endswith(". Val has enough boxes to know recall of each to +-.05.")
+    assert "&gt;" not in markdown_report(report)
+
+
+def test_a_new_figure_is_shown_everywhere_by_its_one_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from detbalance.evaluation import figures as table
+    from detbalance.reporting import report_document
+    from detbalance.reporting.page_data import page_data
+
+    def compute(measured: table.Measured) -> np.ndarray:
+        return 0 * measured.at_half.recall
+
+    new = table.Figure("newest", "what is new", compute, digits=1, shown=True)
+    monkeypatch.setitem(table.FIGURES, "new_figure", new)
+    monkeypatch.setattr(
+        report_document, "SHOWN_FIGURES", (*report_document.SHOWN_FIGURES, "new_figure")
+    )
+    report, _, _ = make_report(tmp_path)
+    assert "newest" in printed(print_report, report)
+    assert "| newest |" in markdown_report(report)
+    files = write_report(report, tmp_path / "out")
+    assert "new_figure" in files.csv.read_text().splitlines()[0].split(",")
+    assert json.loads(files.json.read_text())["classes"][0]["figures"]["new_figure"] == 0
+    assert page_data(report)["figures"][-1] == {
+        "key": "new_figure",
+        "title": "newest",
+        "help": "what is new",
+        "digits": 1,
+        "shown": True,
+        "score": None,
+    }

@@ -331,8 +331,8 @@ def test_the_interval_of_a_real_difference_does_not_touch_0_anywhere(comparison)
     from rich.console import Console
     from shown_documents import comparison_markdown, print_comparison
 
-    from detbalance.reporting.page import page_summary
     from detbalance.reporting.page_data import page_data
+    from detbalance.reporting.page_header import page_summary
 
     name = next(row.name for row in comparison.classes if row.val_boxes)
     close = Difference(0.5, 0.48, -0.0164, -0.0326, -0.0004, 0.0496, 0.0496)

@@ -113,7 +113,7 @@ function withNames(rows, width, { x_range: [low, high], x_turn: turn, y_top: top
 async function drawImbalance(side, first) {
   const id = `imbalance-${side}`;
   const menu = byId(`${id}-figure`);
-  const offered = FIGURES.filter((figure) => figure.write === decimals);
+  const offered = FIGURES.filter((figure) => figure.digits);
   menu.append(...offered.map(({ key, title }) => (
     make("option", { value: key, selected: key === first }, title))));
   const chart = () => {

@@ -1,7 +1,7 @@
 "use strict";
 // What stands in the columns of the two tables by class: figures, and kinds of errors.
 
-const KINDS = ["classification", "localisation", "both", "duplicate", "background", "missed"];
+const KINDS = Object.keys(RUN.errors);
 
 const tone = (i) => `var(--${CLASSES.group[i] || "none"})`;
 const small = (text) => make("span", { class: "small" }, text);
@@ -50,13 +50,13 @@ function single(figure) {
       number(figure.write(column[i])),
       known(floors[i]) ? small(`from ${decimals(floors[i])}`) : null,
       figure.key === "precision" ? small(`n ${whole(RUN.detections[i])}`) : null,
-      figure.write === decimals ? bar(column[i], low[i], high[i], { tone: tone(i) }) : null),
+      figure.digits ? bar(column[i], low[i], high[i], { tone: tone(i) }) : null),
   };
 }
 
 function sides(figure) {
   const { ours, old, change, low, high, real } = values(figure.key);
-  const { write, help } = figure;
+  const { write, help, digits } = figure;
   const sizes = [...change, ...low, ...high].filter(known).map(Math.abs);
   const most = sizes.reduce((a, b) => Math.max(a, b), 0.05);
   const share = (value) => (known(value) ? value / most : null);
@@ -79,7 +79,7 @@ function sides(figure) {
       cell: (i) => make("td",
         { class: `difference ${verdict(i)}`.trim(), title: interval(low[i], high[i], signedPrecisely(low[i], high[i])) || null },
         number(signed(change[i], write)),
-        write === decimals
+        digits
           ? bar(share(change[i]), share(low[i]), share(high[i]), { middle: true, tone: tone(i) })
           : null),
     },

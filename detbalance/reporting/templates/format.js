@@ -21,11 +21,11 @@ const places = () => [...CLASSES.name.keys()];
 const measured = (i) => CLASSES.val_boxes[i] > 0 || RUN.detections[i] > 0;
 const measuredFirst = () => [...places().filter(measured), ...places().filter((i) => !measured(i))];
 
-// Three decimals without the leading zero.
-function decimals(value) {
+// Three decimals, or so many, without the leading zero.
+function decimals(value, digits = 3) {
   if (!known(value)) return "-";
-  const text = Math.abs(value).toFixed(3).replace(/^0\./, ".");
-  return value < 0 && text !== ".000" ? `\u2212${text}` : text;
+  const text = Math.abs(value).toFixed(digits).replace(/^0\./, ".");
+  return value < 0 && Number(text) !== 0 ? `\u2212${text}` : text;
 }
 
 function signed(value, write = decimals) {
@@ -94,9 +94,10 @@ function bar(point, low, high, { middle = false, tone = null } = {}) {
   return make("span", { class: kind, "aria-hidden": "true", ...look });
 }
 
-// What the table can show; with "score" the score threshold of the figure stands beside it.
+// What the table can show, as the program's table of figures has it: title, help, digits, whether
+// it is shown at first; with "score" the score threshold of the figure stands beside it.
 const FIGURES = DATA.figures.filter(({ key }) => RUN.figures[key])
-  .map((figure) => ({ ...figure, write: figure.digits ? decimals : whole }));
+  .map((figure) => ({ ...figure, write: (value) => (figure.digits ? decimals(value, figure.digits) : whole(value)) }));
 
 // Both sides of one figure for every class, and the differences with what is known of them.
 function values(figure) {

@@ -21,14 +21,14 @@ function showClass() {
   byId("class").value = String(i);
   for (const line of document.querySelectorAll("tr.chosen")) line.classList.remove("chosen");
   for (const line of document.querySelectorAll(`tr[data-class="${i}"]`)) line.classList.add("chosen");
-  const figures = FIGURES.filter(({ key }) => key === "AP" || key === "AP50" || key === "recall");
+  const figures = FIGURES.filter(({ key }) => DATA.settings.few.includes(key));
   byId("class-facts").textContent = [
     CLASSES.group[i],
     known(CLASSES.train_boxes[i]) ? `boxes in training ${whole(CLASSES.train_boxes[i])}` : null,
     `boxes to find ${whole(CLASSES.val_boxes[i])}`,
-    ...figures.map(({ key, title }) => {
+    ...figures.map(({ key, title, write }) => {
       const { ours, old } = values(key);
-      return `${title} ${COMPARED ? `${decimals(old[i])} \u2192 ` : ""}${decimals(ours[i])}`;
+      return `${title} ${COMPARED ? `${write(old[i])} \u2192 ` : ""}${write(ours[i])}`;
     }),
   ].filter(known).join(", ");
   if (SPECS.curves) byId("curves-legend").textContent = curveWords(i);
@@ -38,8 +38,8 @@ function showClass() {
 
 function setUpTable() {
   const shown = new Set(COMPARED
-    ? [DATA.settings.figure, "AP50", "recall"]
-    : ["AP", "AP50", "AR", "recall", "precision"]);
+    ? DATA.settings.few
+    : FIGURES.filter((figure) => figure.shown).map(({ key }) => key));
   const table = new SortedTable(byId("table"), byId("more"), classColumns(shown), {
     rows: measuredFirst(), first: FIRST_ROWS.classes, marks: true,
   });
@@ -85,7 +85,7 @@ function setUpFilters(table) {
 }
 
 function setUpErrors() {
-  if (!RUN.errors.missed) { byId("errors").hidden = true; return; }
+  if (!KINDS.length) { byId("errors").hidden = true; return; }
   const cost = (i) => KINDS.reduce((sum, kind) => sum + (RUN.errors[kind].cost[i] || 0), 0);
   const rows = places().filter((i) => (
     CLASSES.val_boxes[i] > 0 || KINDS.some((kind) => RUN.errors[kind].count[i])));
