@@ -412,9 +412,9 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_missed": -1}, r"max_missed is -1\. Expected 0 or more"),
-        ({"max_false_positives": -2}, r"max_false_positives is -2\. Expected 0 or more"),
-        ({"thumbnail": 15}, r"thumbnail is 15\. Expected 16 or more"),
+        ({"max_missed": -1}, r"max_missed is -1\. Expected a whole number >= 0"),
+        ({"max_false_positives": -2}, r"max_false_positives is -2\. Expected a whole number >= 0"),
+        ({"thumbnail": 15}, r"thumbnail is 15\. Expected a whole number >= 16"),
         ({"rarest_first": ["owi"]}, 'no class is called "owi".*Did you mean "owl"'),
     ],
 )
