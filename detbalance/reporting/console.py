@@ -13,7 +13,16 @@ from detbalance.data.messages import needs, printable
 from detbalance.evaluation.comparison import decimals as short_decimals
 from detbalance.evaluation.comparison import digits_for
 from detbalance.reporting import terminal
-from detbalance.reporting.document import AnyCell, Cell, Change, Column, Document, Facts, Lines
+from detbalance.reporting.document import (
+    AnyCell,
+    Block,
+    Cell,
+    Change,
+    Column,
+    Document,
+    Facts,
+    Lines,
+)
 from detbalance.reporting.document import Table as TableBlock
 
 try:
@@ -59,22 +68,33 @@ def print_document(document: Document, console: Console | None = None) -> None:
 
 
 def _rendered(document: Document) -> Iterator[RenderableType]:
-    for i, block in enumerate(document.blocks):
-        apart = i and not isinstance(document.blocks[i - 1], Lines)
+    before: Block | None = None
+    for block in document.blocks:
+        if before is not None and _is_apart(before, block):
+            yield Text()
+        before = block
         if isinstance(block, Facts):
-            yield from [Text()] if i else []
             yield _facts(block)
         elif isinstance(block, TableBlock):
             yield _table(block)
             yield from [Text(block.left_out, style="dim")] if block.left_out else []
         elif block.kind == "title":
-            yield from [Text()] if i else []
             yield Text.assemble((block.lead, "bold"), *map(printable, block.texts))
         elif block.kind == "code":  # not wrapped and not coloured: to be copied
             yield from (Text(f"  {x}", no_wrap=True, overflow="ignore") for x in block.texts)
         else:
-            yield from [Text()] if apart and block.kind in ("verdict", "sentence") else []
             yield from (_line(block.kind, text, block.lead) for text in block.texts)
+
+
+def _is_apart(before: Block, block: Block) -> bool:
+    """Whether an empty line goes between two blocks."""
+    kind = block.kind if isinstance(block, Lines) else ""
+    if isinstance(block, Facts) or kind == "title":
+        return True
+    if isinstance(before, Lines):
+        follows = before.kind == "legend" and kind in ("sentence", "note")
+        return follows or (before.kind == "verdict" and isinstance(block, TableBlock))
+    return kind in ("verdict", "sentence", "note")
 
 
 def _line(kind: str, text: str, lead: str) -> RenderableType:
