@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from detbalance.data import Annotations
 from detbalance.data.arrays import Float64, Int64
-
-if TYPE_CHECKING:
-    from detbalance.data import Annotations
+from detbalance.data.checks import check_number
 
 
 def bag_shares(annotations: Annotations, target: int | None = None) -> Float64:
-    """Tell how likely each image is to be in a bag."""
+    """How likely each image is to be in a bag, float64 [M]."""
     counted = ~annotations.is_crowd & (annotations.labels > 0)
     labels, images = annotations.labels[counted], annotations.image_index[counted]
     if not len(labels):
@@ -24,11 +21,8 @@ def bag_shares(annotations: Annotations, target: int | None = None) -> Float64:
     counts = np.bincount(labels, minlength=annotations.categories.num_classes)
     present = counts[counts > 0]
     goal = round(float(np.sqrt(present.min() * present.max()))) if target is None else target
-    if goal < 1:
-        raise ValueError(
-            f"bag_shares(): target is {goal}. A number of boxes of at least 1 is expected. Raise"
-            " it."
-        )
+    advice = "It is the boxes of a class in a bag. Raise it."
+    check_number("bag_shares()", "target", goal, least=1, advice=advice)
     needs = np.minimum(1.0, goal / np.maximum(counts, 1))
     shares = np.zeros(annotations.num_images)
     np.maximum.at(shares, images, needs[labels])

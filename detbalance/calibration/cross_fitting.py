@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -26,8 +26,10 @@ from detbalance.calibration.threshold_curves import (
     parse_objective,
     recall_and_precision,
 )
+from detbalance.data import Annotations, Predictions
 from detbalance.data.arrays import Bool, Float64, Int64
 from detbalance.data.checks import check_number
+from detbalance.data.frequency import Frequency, Groups
 from detbalance.data.messages import counted
 from detbalance.data.split import deal_images
 from detbalance.evaluation.accumulate import mean_of_defined
@@ -36,10 +38,6 @@ from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.operating_points import f_score
 from detbalance.evaluation.report import GROUP_NAMES
 from detbalance.evaluation.rules import RulesChoice
-
-if TYPE_CHECKING:
-    from detbalance.data import Annotations, Predictions
-    from detbalance.data.frequency import Frequency, Groups
 
 Part = TypeVar("Part")
 Shown: TypeAlias = "tuple[Bool, Bool]"  # right and wrong detections that are shown, [D] each

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -26,15 +26,11 @@ from detbalance.calibration.cross_fitting import (
     verdict,
 )
 from detbalance.calibration.fusion import Options, fuse
-from detbalance.calibration.fusion_members import (
-    Fitted,
-    ScoreCalibration,
-    Setting,
-    settings_to_try,
-)
-from detbalance.data import Predictions
+from detbalance.calibration.fusion_members import Fitted, ScoreCalibration, Setting, settings_to_try
+from detbalance.data import Annotations, Predictions
 from detbalance.data.arrays import Bool, Float64, Int64
 from detbalance.data.categories import shorten
+from detbalance.data.frequency import Frequency, Groups
 from detbalance.data.messages import counted
 from detbalance.evaluation.accumulate import mean_of_defined
 from detbalance.evaluation.bootstrap import bootstrap, weighted_figures
@@ -42,10 +38,6 @@ from detbalance.evaluation.build import TrainingCounts, training_counts
 from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.report import GROUP_NAMES
 from detbalance.evaluation.rules import RulesChoice, choose_rules
-
-if TYPE_CHECKING:
-    from detbalance.data import Annotations
-    from detbalance.data.frequency import Frequency, Groups
 
 Way: TypeAlias = Literal["as they are", "equal", "chosen"]
 _SEEN = 0.0005  # a difference in the third decimal

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,16 +30,14 @@ from detbalance.calibration.threshold_curves import (
     fit,
     make_curves,
 )
+from detbalance.data import Annotations, Predictions
 from detbalance.data.arrays import Int64
 from detbalance.data.categories import shorten
+from detbalance.data.frequency import Frequency, Groups
 from detbalance.data.messages import counted
 from detbalance.evaluation.matching import match
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.evaluation.sanity_checks import cap_notes
-
-if TYPE_CHECKING:
-    from detbalance.data import Annotations, Predictions
-    from detbalance.data.frequency import Frequency, Groups
 
 STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 

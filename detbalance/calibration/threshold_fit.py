@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -30,20 +30,13 @@ from detbalance.calibration.threshold_curves import (
     lower_end,
     make_curves,
 )
-from detbalance.calibration.thresholds import (
-    ClassThreshold,
-    FloorStatus,
-    ThresholdFit,
-    Thresholds,
-)
+from detbalance.calibration.thresholds import ClassThreshold, FloorStatus, ThresholdFit, Thresholds
+from detbalance.data import Annotations, Predictions
 from detbalance.data.categories import shorten
+from detbalance.data.frequency import Frequency, Groups
 from detbalance.data.messages import counted
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.evaluation.sanity_checks import cap_notes, odd_scores
-
-if TYPE_CHECKING:
-    from detbalance.data import Annotations, Predictions
-    from detbalance.data.frequency import Frequency, Groups
 
 PerClass: TypeAlias = Literal["auto", "always", "never"]
 # From the shared threshold to every class's own: the plainer of two that do as well is chosen.

@@ -89,7 +89,7 @@ def test_images_are_drawn_with_their_share_and_bags_differ(tmp_path):
 def test_by_default_bags_meet_in_the_middle_of_rare_and_frequent(tmp_path):
     notes = notes_of(tmp_path, [[1]] * 100 + [[2]] * 4)
     assert bag_shares(notes)[[0, 100]].tolist() == [0.2, 1.0]
-    with pytest.raises(ValueError, match=r"target is 0\. A number of boxes of at least 1"):
+    with pytest.raises(ValueError, match=r"target is 0\. Expected a number >= 1\. It is the boxes"):
         bag_shares(notes, 0)
 
 

@@ -10,13 +10,7 @@ import pytest
 from calibration_sets import logit, make_set, member
 from scenes import training_file
 
-from detbalance.calibration import (
-    Calibrator,
-    Options,
-    ScoreCalibration,
-    choose_fusion,
-    fuse,
-)
+from detbalance.calibration import Calibrator, Options, ScoreCalibration, choose_fusion, fuse
 from detbalance.calibration.cross_fitting import first_best, image_folds
 from detbalance.calibration.fusion_choice import fuse_folds
 from detbalance.calibration.fusion_members import (

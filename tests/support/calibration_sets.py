@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scenes import load
+from scenes import load, make_scene
 
 from detbalance.data import Annotations, Predictions
+from detbalance.evaluation.matching import Matches, match
 
 SIDE = 20
 
@@ -92,3 +95,28 @@ def member(
         predictions.bbox[rows] + rng.normal(0, 1, (len(rows), 4)),
         1 / (1 + np.exp(-z)),
     )
+
+
+def scene(seed: int) -> Matches:
+    with tempfile.TemporaryDirectory() as folder:
+        return match(*load(Path(folder), *make_scene(seed)))
+
+
+def part(annotations: Annotations, predictions: Predictions, images: np.ndarray) -> Matches:
+    """Matches of some of the images alone."""
+    row = np.full(annotations.num_images, -1)
+    row[images] = np.arange(len(images))
+    moved = dataclasses.replace(predictions, image_index=row[predictions.image_index])
+    return match(annotations.subset(images), moved.take(moved.image_index >= 0))
+
+
+def counted(matches: Matches, floor: float, label: int) -> tuple[int, int, int]:
+    """Right and wrong detections from a score on, and boxes, one by one."""
+    rows = [
+        d
+        for d in range(len(matches.predictions.scores))
+        if matches.predictions.labels[d] == label and matches.predictions.scores[d] >= floor
+    ]
+    right = sum(bool(matches.is_true_positive[d, 0]) for d in rows)
+    wrong = sum(bool(matches.is_false_positive[d, 0]) for d in rows)
+    return right, wrong, int(matches.num_positive[label])
