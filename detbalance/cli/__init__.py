@@ -45,7 +45,7 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
-    params=VERBOSITY,
+    params=[*VERBOSITY],
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,

@@ -52,9 +52,7 @@ def donors_command(
     ] = 0.2,
     min_size: Annotated[float, Real(0), "Least square root of width x height, in pixels."] = 8.0,
     max_overlap: Annotated[
-        float,
-        Real(0, 1),
-        "Part of a box, or of the other, that it may share with another one.",
+        float, Real(0, 1), "Part of a box, or of the other, that it may share with another one."
     ] = 0.3,
     max_per_class: Annotated[
         int, Whole(1), "Boxes of a class; drawn at random where there are more."

@@ -284,10 +284,7 @@ def load_probabilities(file: Path, truth: Annotations) -> Predictions:
 
 
 def training_frequency(
-    train_file: Path | None,
-    annotations: Path,
-    drop_invalid: bool,
-    option: str = "--annotations",
+    train_file: Path | None, annotations: Path, drop_invalid: bool, option: str = "--annotations"
 ) -> Frequency | None:
     """Count the training file; what a detector learned from cannot calibrate it."""
     if train_file is None:

@@ -18,16 +18,7 @@ from detbalance.cli.evaluating import (
     results_file,
     training_frequency,
 )
-from detbalance.cli.options import (
-    DropInvalid,
-    Folds,
-    Positional,
-    Real,
-    Rules,
-    Seed,
-    Whole,
-    command,
-)
+from detbalance.cli.options import DropInvalid, Folds, Positional, Real, Rules, Seed, Whole, command
 from detbalance.cli.outputs import OUTPUT_FILE
 from detbalance.cli.printing import say, waiting
 from detbalance.data import Predictions, load_annotations, save_predictions
@@ -78,8 +69,7 @@ def fuse_command(
         " --annotations will do: then each part of it is fused by what the others say.",
     ] = None,
     calibration_predictions: Annotated[
-        tuple[Path, ...],
-        "Results on --calibrate-on, once for each results file, in their order.",
+        tuple[Path, ...], "Results on --calibrate-on, once for each results file, in their order."
     ] = (),
     train_file: Annotated[
         Path | None,
@@ -93,9 +83,7 @@ def fuse_command(
         float, Real(0, 1), "Leave out fused detections with a lower score."
     ] = 0.0,
     max_detections: Annotated[
-        int | None,
-        Whole(1),
-        "Detections of an image that stay. Default: 100, by LVIS's rules 300.",
+        int | None, Whole(1), "Detections of an image that stay. Default: 100, by LVIS's rules 300."
     ] = None,
     rules: Rules = "auto",
     folds: Folds = 5,

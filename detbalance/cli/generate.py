@@ -40,9 +40,7 @@ def generate_command(
     iterations: Annotated[int, Whole(1), "Steps of training."] = 3000,
     per_class: Annotated[int, Whole(1), "Crops to keep of each class."] = 50,
     min_donors: Annotated[
-        int,
-        Whole(3),
-        "Leave out classes with fewer real objects: they would be learned by heart.",
+        int, Whole(3), "Leave out classes with fewer real objects: they would be learned by heart."
     ] = 20,
     with_frequent: Annotated[
         bool | None,

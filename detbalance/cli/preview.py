@@ -40,9 +40,7 @@ def preview_command(
     output: Annotated[Path, OUTPUT_FILE, "PNG file to write."] = Path("runs/preview.png"),
     images: Annotated[int, Whole(1, 500), "Images to draw."] = 24,
     draws: Annotated[
-        int,
-        Whole(1, 1_000_000),
-        "Images to make for the counts; the first of them are drawn.",
+        int, Whole(1, 1_000_000), "Images to make for the counts; the first of them are drawn."
     ] = 200,
 ) -> None:
     """Make the first draws of the configured training, draw some, count all."""

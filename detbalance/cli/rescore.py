@@ -25,9 +25,7 @@ def rescore_command(
     *,
     options: CalibrationOptions,
     train_file: Annotated[
-        Path,
-        "--train",
-        "COCO file of the training data: scores are rebalanced by its counts.",
+        Path, "--train", "COCO file of the training data: scores are rebalanced by its counts."
     ],
     output: Annotated[
         Path | None, OUTPUT_FILE, "COCO results file for the new scores. Default: print only."

@@ -79,14 +79,7 @@ def test_files_are_fused_without_calibration(folder: Path, capsys) -> None:
     error = fails(capsys, *basic(folder))
     assert "out.json: is there already. A new file is expected. Pass --overwrite" in error
     options = ["--method", "nms", "--weight", "3", "--weight", "1", "--iou", "0.7"]
-    options += [
-        "--score-threshold",
-        "0.1",
-        "--min-fused-score",
-        "0.2",
-        "--max-detections",
-        "4",
-    ]
+    options += ["--score-threshold", "0.1", "--min-fused-score", "0.2", "--max-detections", "4"]
     status, _, _ = run(capsys, *basic(folder), *options, "--overwrite")
     assert status == 0
     wanted = Options(iou_threshold=0.7, score_threshold=0.1, min_fused_score=0.2, max_detections=4)
