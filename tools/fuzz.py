@@ -397,8 +397,8 @@ def write_donors(folder: Path) -> Path:
     return path
 
 
-def write_opinion(folder: Path) -> Path:
-    """A second opinion by logistic regression."""
+def write_second_classifier(folder: Path) -> Path:
+    """A second classifier by logistic regression."""
     from sklearn.linear_model import LogisticRegression
 
     from detbalance.data import Categories
@@ -407,10 +407,10 @@ def write_opinion(folder: Path) -> Path:
 
     generator = np.random.default_rng(0)
     fitted = LogisticRegression().fit(generator.normal(size=(30, 6)), np.arange(30) % 3)
-    path = folder / "opinion.skops"
+    path = folder / "second_classifier.skops"
     categories = Categories(ids=(1, 2), names=("bolt", "crack"))
-    opinion = SecondClassifier("LogisticRegression", fitted, 0.3, 3, False)
-    save_second_classifier(path, opinion, weights="abc", categories=categories, width=6)
+    second = SecondClassifier("LogisticRegression", fitted, 0.3, 3, False)
+    save_second_classifier(path, second, weights="abc", categories=categories, width=6)
     return path
 
 
@@ -478,7 +478,7 @@ def read_donors(path: Path) -> None:
         bank.crop(number)
 
 
-def read_opinion(path: Path) -> None:
+def read_second_classifier(path: Path) -> None:
     """And ask it once."""
     import torch
 
@@ -486,8 +486,8 @@ def read_opinion(path: Path) -> None:
     from detbalance.repair.second_classifier_file import load_second_classifier
 
     categories = Categories(ids=(1, 2), names=("bolt", "crack"))
-    opinion = load_second_classifier(path, weights="abc", categories=categories)
-    opinion(torch.zeros(2, 6), torch.full((2, 3), 0.2))
+    second = load_second_classifier(path, weights="abc", categories=categories)
+    second(torch.zeros(2, 6), torch.full((2, 3), 0.2))
 
 
 def read_features(path: Path) -> None:
@@ -506,7 +506,7 @@ READERS: Mapping[str, Reader] = {
     "config": Reader(write_config, damage_yaml, read_config, 0.4),
     "checkpoint": Reader(write_checkpoint, damage_checkpoint, read_checkpoint, 0.1),
     "donors": Reader(write_donors, damage_safetensors, read_donors, 0.5),
-    "opinions": Reader(write_opinion, damage_zip, read_opinion, 0.1),
+    "second_classifiers": Reader(write_second_classifier, damage_zip, read_second_classifier, 0.1),
     "features": Reader(write_features, damage_features, read_features),
 }
 

@@ -12,7 +12,7 @@ from importlib import import_module
 
 import click
 
-from detbalance.cli.commands import COMMANDS, EVERY, RENAMED
+from detbalance.cli.commands import COMMANDS, HELP, RENAMED
 from detbalance.cli.options import VERBOSITY
 from detbalance.cli.running import run
 
@@ -22,13 +22,13 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order of the help."""
-        return list(EVERY)
+        return list(HELP)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import a command."""
         if new := RENAMED.get(name):
             raise ValueError(f"{name}: is called {new} now. Run: detbalance {new}")
-        if name not in EVERY:
+        if name not in HELP:
             return None
         word = name.replace("-", "_")
         file = "quickstart" if word == "digits" else word
@@ -40,7 +40,7 @@ class _Commands(click.Group):
         """Write the first line of each help, without importing any."""
         for section, commands in COMMANDS.items():
             with formatter.section(section):
-                formatter.write_dl([(name, about[0]) for name, about in commands.items()])
+                formatter.write_dl([*commands.items()])
 
 
 @click.group(

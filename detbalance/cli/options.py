@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import click
 
-from detbalance.cli.commands import EVERY
+from detbalance.cli.commands import HELP
 from detbalance.cli.outputs import COMPARISON, REPORT, Command, Output
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def command(
                 *([_overwrite(overwrite)] if overwrite else []),
                 *VERBOSITY,
             ],
-            help=f"{EVERY[name][0]}\n\n{words}",
+            help=f"{HELP[name]}\n\n{words}",
             epilog=f"\b\nExample:\n  {example}",
         )
 
@@ -105,7 +105,7 @@ def _declared(parameter: inspect.Parameter) -> click.Parameter:
         type=accepted,
         required=is_required,
         multiple=is_several,
-        is_flag=kind is bool,
+        is_flag=kind is bool or None,
         metavar=metavar or None,
         help=words[-1],
         **({"default": parameter.default} if has_default else {}),

@@ -132,33 +132,23 @@ def reclassify_command(
         )
         labels = _labels(truth, classes)
         regions = (data.samples, data.rows, data.scores)
-        shared = not detector.classifier.sigmoid
         started = time.perf_counter()
         with progress("fitting", "fits") as tell:
+            settings: dict[str, Any] = {
+                "shared": not detector.classifier.sigmoid,
+                "floor": score_threshold,
+                "max_background": max_background,
+                "seed": seed,
+                "progress": tell,
+            }
             if is_one_class(method):
                 second, figures = fit_gates(
-                    *regions,
-                    labels,
-                    method,
-                    method_options,
-                    shared=shared,
-                    max_fppi=max_fppi,
-                    floor=score_threshold,
-                    max_background=max_background,
-                    seed=seed,
-                    progress=tell,
+                    *regions, labels, method, method_options, max_fppi=max_fppi, **settings
                 )
                 about = _about_gates(second, figures, detector.categories, max_fppi)
             else:
                 second, weighing = fit_second_classifier(
-                    *regions,
-                    method,
-                    method_options,
-                    shared=shared,
-                    floor=score_threshold,
-                    max_background=max_background,
-                    seed=seed,
-                    progress=tell,
+                    *regions, method, method_options, **settings
                 )
                 about = _about_weight(method, weighing, detector.categories)
         about = {

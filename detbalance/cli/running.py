@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import click
 
-from detbalance.cli.commands import EVERY
+from detbalance.cli.commands import EXTRAS
 
 
 class _StderrHandler(logging.Handler):
@@ -64,7 +64,7 @@ def run(cli: click.Group, arguments: Sequence[str] | None = None) -> None:
             raise
         from detbalance.data.messages import needs
 
-        _fail(str(needs(command, error.name, EVERY.get(command, ("", "quickstart"))[1])))
+        _fail(str(needs(command, error.name, EXTRAS.get(command, "quickstart"))))
     except ImportError as error:
         if "pip install" not in str(error):  # the line that our own modules write
             raise

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import run_command
 
-from detbalance.cli import main
 from detbalance.data import load_annotations
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,10 +37,7 @@ def all_json(tmp_path):
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stopped:
-        main(["split", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return int(stopped.value.code or 0), captured.out, captured.err
+    return run_command(capsys, "split", *arguments)
 
 
 def videos(path: Path) -> set[str]:

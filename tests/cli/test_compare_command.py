@@ -5,33 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_command
 from scenes import load, make_scene, training_file
 from shown_documents import comparison_markdown, print_comparison
 
-from detbalance.cli import main
 from detbalance.data import load_predictions
 from detbalance.evaluation import compare, evaluate
 from detbalance.reporting import comparison_document
 
 rich_console = pytest.importorskip("rich.console")
-
-
-@pytest.fixture(autouse=True)
-def _plain_logging() -> Iterator[None]:
-    """Leave the root logger as it was: `main` configures it."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
 
 
 @pytest.fixture
@@ -48,11 +37,8 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main(["compare", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return int(stop.value.code or 0), captured.out, captured.err
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    return run_command(capsys, "compare", *arguments)
 
 
 def common(files: Path) -> list[object]:

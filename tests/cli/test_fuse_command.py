@@ -10,29 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from calibration_sets import make_set, member
+from commands import failing_command, run_command
 from scenes import training_file
 
 from detbalance.calibration import Options, choose_fusion, fuse
-from detbalance.cli import main
 from detbalance.data import Predictions, load_annotations, load_predictions, save_predictions
 
 ROOT = Path(__file__).resolve().parents[2]
 CAP = Options(max_detections=100)
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stopped:
-        main(["fuse", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return int(stopped.value.code or 0), captured.out, captured.err
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    status, out, err = run(capsys, *arguments)
-    assert (status, out) == (2, "")
-    assert err.startswith("error: ")
-    assert len(err.splitlines()) == 1
-    return err
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    return run_command(capsys, "fuse", *arguments)
 
 
 @pytest.fixture
@@ -76,7 +65,7 @@ def test_files_are_fused_without_calibration(folder: Path, capsys) -> None:
     total = one.num_predictions + other.num_predictions
     assert f"({fused.num_predictions} detections of {total} in 2 files)" in out
     assert all(file.read_bytes() == content for file, content in before.items())
-    error = fails(capsys, *basic(folder))
+    error = failing_command(capsys, "fuse", *basic(folder))
     assert "out.json: is there already. A new file is expected. Pass --overwrite" in error
     options = ["--method", "nms", "--weight", "3", "--weight", "1", "--iou", "0.7"]
     options += ["--score-threshold", "0.1", "--min-fused-score", "0.2", "--max-detections", "4"]
@@ -189,7 +178,7 @@ def test_what_a_user_can_get_wrong(folder: Path, capsys) -> None:
         ([*command[:-1], folder], "is a folder. A file to write is expected"),
     ]
     for arguments, expected in cases:
-        assert expected in fails(capsys, *arguments), expected
+        assert expected in failing_command(capsys, "fuse", *arguments), expected
     assert not (folder / "out.json").exists()
 
 
@@ -205,7 +194,7 @@ def test_files_that_do_not_fit_are_refused(folder: Path, capsys) -> None:
     ]
     for change, expected in changes:
         (folder / "val_1.json").write_text(json.dumps([{**sound[0], **change}, *sound[1:]]))
-        error = fails(capsys, *basic(folder))
+        error = failing_command(capsys, "fuse", *basic(folder))
         assert "val_1.json" in error
         assert expected.format(n=len(sound)) in error
     flat = [{**sound[0], "bbox": [0, 0, 0, 5]}, *sound[1:]]
@@ -216,7 +205,7 @@ def test_files_that_do_not_fit_are_refused(folder: Path, capsys) -> None:
     (folder / "cal.json").write_text(json.dumps(document))
     both = [x for file in pair(folder, "cal") for x in ("--calibration-predictions", file)]
     arguments = [*basic(folder), "--overwrite", "--calibrate-on", folder / "cal.json", *both]
-    assert "its classes are not those of" in fails(capsys, *arguments)
+    assert "its classes are not those of" in failing_command(capsys, "fuse", *arguments)
 
 
 def test_the_tool_is_the_command(folder: Path) -> None:
@@ -259,7 +248,7 @@ def test_a_file_of_images_and_classes_suffices_where_no_box_is_asked_for(
     assert run(capsys, *basic(folder), "--overwrite")[0] == 0
     assert (folder / "out.json").read_bytes() == expected
     arguments = [*basic(folder), "--overwrite", "--calibrate-on", folder / "val.json"]
-    assert '"annotations" is missing' in fails(capsys, *arguments)
+    assert '"annotations" is missing' in failing_command(capsys, "fuse", *arguments)
     del document["images"]
     (folder / "val.json").write_text(json.dumps(document))
-    assert '"images" is missing' in fails(capsys, *basic(folder), "--overwrite")
+    assert '"images" is missing' in failing_command(capsys, "fuse", *basic(folder), "--overwrite")

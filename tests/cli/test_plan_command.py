@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import subprocess
 import sys
@@ -11,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_command
 from plans import coco, long_tail, write
 
-from detbalance.cli import main
 from detbalance.data import load_annotations
 from detbalance.data.images import check_images
 from detbalance.planning import load_plan
@@ -32,20 +31,8 @@ def files(tmp_path):
     return tmp_path
 
 
-@pytest.fixture(autouse=True)
-def _plain_logging():
-    """Leave the root logger as it was: `main` configures it."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-
-
 def run(capsys, *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main(["plan", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return int(stop.value.code or 0), captured.out, captured.err
+    return run_command(capsys, "plan", *arguments)
 
 
 def test_plan_is_printed_with_its_findings_and_status_0(files, capsys, caplog):

@@ -8,14 +8,14 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_command
 from scenes import load, make_scene, training_file
 
-from detbalance.cli import main, printing
+from detbalance.cli import printing
 from detbalance.evaluation import load_report
 
 pytest.importorskip("rich")
@@ -33,25 +33,13 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(autouse=True)
-def _plain_logging() -> Iterator[None]:
-    """Leave the root logger as it was: `main` configures it."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-
-
 def run(capsys: pytest.CaptureFixture[str], folder: Path, *options: object) -> tuple[int, str, str]:
     """Status, output and errors of a report on the folder's files."""
     return run_bare(capsys, folder / "val.json", folder / "results.json", *options)
 
 
-def run_bare(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main(["report", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return int(stop.value.code or 0), captured.out, captured.err
+def run_bare(capsys, *arguments: object) -> tuple[int, str, str]:
+    return run_command(capsys, "report", *arguments)
 
 
 # What it does

@@ -10,24 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from calibration_sets import make_set
+from commands import run_command as run
 from scenes import training_file
 from squares import make_data, write_config
 
 from detbalance.calibration import apply_thresholds, load_thresholds, rescore
-from detbalance.cli import main
 from detbalance.cli.runs import train_run
 from detbalance.data import load_annotations, load_predictions
 from detbalance.training.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("[red] owl", "c2", "c3")
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return int(stopped.value.code or 0), captured.out, captured.err
 
 
 @pytest.fixture
