@@ -11,7 +11,7 @@ from detbalance.cli.options import DetectorOptions, ScoreThreshold, Thresholds, 
 from detbalance.cli.outputs import REPORT, Output
 from detbalance.cli.printing import say
 from detbalance.data import Annotations, Categories, Predictions, load_annotations, save_predictions
-from detbalance.data.frequency import class_frequency, frequency_groups
+from detbalance.data.frequency import class_frequency
 from detbalance.data.images import usable_images
 
 
@@ -63,9 +63,8 @@ def evaluate_command(
     evaluator = Evaluator(
         truth,
         frequency,
-        frequency_groups(frequency),
-        score_threshold if fitted is None else fitted.by_label(truth.categories),
-        thresholds,
+        score_threshold=score_threshold if fitted is None else fitted.by_label(truth.categories),
+        thresholds=thresholds,
     )
     predictions = detect(
         model_from_checkpoint(state, name).to(device),

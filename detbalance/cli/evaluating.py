@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ class Evaluator:
 
     truth: Annotations
     frequency: Frequency | None = None
-    groups: Groups | None = None
+    limits: tuple[int, int] | None = None  # of the groups; None for the usual ones
     score_threshold: float | npt.NDArray[np.float64] = 0.3
     thresholds: Path | None = None
     rules: RulesChoice = "auto"
@@ -67,21 +68,20 @@ class Evaluator:
                 "--rare, --common: are limits of training images, and --train is missing. A"
                 " training file is expected. Add --train train.json."
             )
-        from detbalance.calibration.thresholds import load_thresholds
-
         truth = load_annotations(annotations, drop_invalid=options.drop_invalid)
         score_threshold: float | npt.NDArray[np.float64] = options.score_threshold
         if options.thresholds is not None:
+            from detbalance.calibration.thresholds import load_thresholds
+
             score_threshold = load_thresholds(options.thresholds).by_label(truth.categories)
-        frequency = groups = None
+        frequency = None
         if options.train_file is not None:
             train = load_annotations(options.train_file, drop_invalid=options.drop_invalid)
             frequency = class_frequency(train)
-            groups = frequency_groups(frequency, limits=limits)
         return cls(
             truth,
             frequency,
-            groups,
+            limits,
             score_threshold,
             options.thresholds,
             options.rules,
@@ -89,15 +89,22 @@ class Evaluator:
             options.seed,
         )
 
+    @cached_property
+    def groups(self) -> Groups | None:
+        """The groups of the classes, by how many training images show them."""
+        if self.frequency is None:
+            return None
+        return frequency_groups(self.frequency, limits=self.limits)
+
     def evaluate(
-        self, found: Path | Predictions, *, file: Path | None = None, **settings: Any
+        self, predictions: Path | Predictions, *, file: Path | None = None, **settings: Any
     ) -> Evaluation:
         """Evaluate detections, those of a results file or those that a file was made of."""
-        if isinstance(found, Path):
-            file, found = found, load_predictions(found, self.truth)
+        if isinstance(predictions, Path):
+            file, predictions = predictions, load_predictions(predictions, self.truth)
         return evaluate(
             self.truth,
-            found,
+            predictions,
             score_threshold=self.score_threshold,
             rules=self.rules,
             confidence=self.confidence,

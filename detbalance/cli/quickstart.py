@@ -80,7 +80,6 @@ def quickstart_command(
     evaluator = Evaluator(
         truth,
         frequency,
-        groups,
         score_threshold=runs["plain"].evaluation.score_threshold,
         rules="coco",
         seed=seed,

@@ -27,7 +27,7 @@ from detbalance.data import (
     save_predictions,
 )
 from detbalance.data.files import lock_folder
-from detbalance.data.frequency import class_frequency, frequency_groups
+from detbalance.data.frequency import class_frequency
 from detbalance.data.images import usable_images
 from detbalance.detection.dataset import DetectionDataset, worker_deaths
 from detbalance.evaluation import Evaluation
@@ -278,7 +278,7 @@ def show_effect(
     """Predict with both, compare, and say plainly which groups lost more than is allowed."""
     labels = labels_in(truth, detector.categories, "the checkpoint")
     frequency = class_frequency(detector.load(train_file))
-    evaluator = Evaluator(truth, frequency, frequency_groups(frequency), rules="coco")
+    evaluator = Evaluator(truth, frequency, rules="coco")
 
     def evaluated(model: nn.Module, file: Path) -> Evaluation:
         options = detector.options

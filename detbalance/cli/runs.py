@@ -14,7 +14,6 @@ from detbalance.cli.evaluating import Evaluator, with_draws
 from detbalance.cli.printing import progress
 from detbalance.data import Annotations, Predictions, save_predictions
 from detbalance.data.arrays import Float64, Int64
-from detbalance.data.frequency import frequency_groups
 from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.predict import predict
 from detbalance.evaluation import Evaluation, Report, load_report
@@ -66,12 +65,7 @@ def _report_of_run(config: Config, model: nn.Module, data: Data, positive_share:
     ).relabelled(data.val_labels)
     file = config.output / "predictions.json"
     save_predictions(file, predictions, data.val)
-    evaluator = Evaluator(
-        data.val,
-        data.frequency,
-        frequency_groups(data.frequency),
-        score_threshold=options.score_threshold,
-    )
+    evaluator = Evaluator(data.val, data.frequency, score_threshold=options.score_threshold)
     shares = by_label(positive_share, data.val_labels, data.val)
     report, _ = judge(evaluator, predictions, shares, draws=0, file=file)
     write_report(report, config.output)

@@ -18,7 +18,7 @@ from _digits_runs import train_missing
 
 from detbalance.cli.evaluating import Evaluator
 from detbalance.data import load_annotations
-from detbalance.data.frequency import class_frequency, frequency_groups
+from detbalance.data.frequency import class_frequency
 from detbalance.evaluation import compare, with_bootstrap
 from detbalance.training.config import Config, load_config
 from detbalance.training.metrics import read_metrics
@@ -110,7 +110,6 @@ def differences(
     evaluator = Evaluator(
         load_annotations(settings.data.path("val")),
         frequency,
-        frequency_groups(frequency),
         score_threshold=settings.evaluation.score_threshold,
         rules="coco",
     )
