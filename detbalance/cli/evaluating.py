@@ -34,11 +34,11 @@ from detbalance.evaluation.sanity_checks import odd_scores
 from detbalance.reporting.comparison_document import comparison_document
 from detbalance.reporting.console import print_document
 from detbalance.reporting.files import json_text, write_comparison, write_report
-from detbalance.reporting.label_issues import LabelIssuesSection
 from detbalance.reporting.report_document import report_document
 
 if TYPE_CHECKING:
     from detbalance.reporting.gallery import Gallery
+    from detbalance.reporting.label_issues import LabelIssuesSection
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,6 @@ from detbalance.cli.evaluating import (
 from detbalance.cli.options import EvaluationOptions, Positional, Real, command
 from detbalance.data.messages import counted
 from detbalance.evaluation import Evaluation
-from detbalance.reporting.label_issues import label_issues_section, load_label_issues
 
 _MOST_DRAWS = 1_000_000
 
@@ -74,6 +73,8 @@ def report_command(
         )
     section = None
     if label_issues is not None:
+        from detbalance.reporting.label_issues import label_issues_section, load_label_issues
+
         section = label_issues_section(load_label_issues(label_issues))
     evaluator = Evaluator.read(truth_file, options)
 
