@@ -34,13 +34,13 @@ WANTED_HALF_WIDTH = 0.10
 FEW_VAL_BOXES = 20
 
 
-def summarize(annotations: Annotations, held: ImageLabels) -> FileSummary:
+def summarize(annotations: Annotations, image_labels: ImageLabels) -> FileSummary:
     """Count what a file holds; images with crowd regions only are background."""
-    background = int((~held.shows_boxes).sum())
+    background = int((~image_labels.shows_boxes).sum())
     return FileSummary(
         source=annotations.source,
         images=annotations.num_images,
-        boxes=len(held.labels),
+        boxes=len(image_labels.labels),
         crowd_boxes=int(annotations.is_crowd.sum()),
         background_images=background,
         background_share=background / annotations.num_images,
@@ -50,13 +50,13 @@ def summarize(annotations: Annotations, held: ImageLabels) -> FileSummary:
 
 
 def class_rows(
-    train: Annotations, held: ImageLabels, groups: Groups, val: Annotations | None
+    train: Annotations, image_labels: ImageLabels, groups: Groups, val: Annotations | None
 ) -> tuple[list[int], tuple[ClassPlan, ...]]:
     """Describe every class of the training file, but for mere supercategories."""
     categories = train.categories
     sizes = box_sizes(train)
-    beside = companions(held)
-    reference_boxes = boxes_beside(held, _reference(held))
+    beside = companions(image_labels)
+    reference_boxes = boxes_beside(image_labels, _reference(image_labels))
     val_counts = _counts_by_name(val)
     above = set(class_frequency(train).super_categories)
     crowd = np.bincount(train.labels[train.is_crowd], minlength=categories.num_classes)
@@ -72,8 +72,8 @@ def class_rows(
                 name=name,
                 category_id=categories.ids[label - 1],
                 group=groups.group(label),
-                images=int(held.image_counts[label]),
-                boxes=int(held.instance_counts[label]),
+                images=int(image_labels.image_counts[label]),
+                boxes=int(image_labels.instance_counts[label]),
                 median_size=float(sizes.median[label]),
                 small=small,
                 medium=medium,
@@ -92,9 +92,9 @@ def class_rows(
     return [labels[i] for i in order], tuple(rows[i] for i in order)
 
 
-def _reference(held: ImageLabels) -> int:
+def _reference(image_labels: ImageLabels) -> int:
     """The class that ranks last: most boxes, then most images, then the highest label."""
-    return int(np.lexsort((held.image_counts, held.instance_counts))[-1])
+    return int(np.lexsort((image_labels.image_counts, image_labels.instance_counts))[-1])
 
 
 def _counts_by_name(val: Annotations | None) -> dict[str, tuple[int, int]]:
@@ -148,31 +148,33 @@ class Companions:
     images: Int64
 
 
-def companions(held: ImageLabels) -> Companions:
+def companions(image_labels: ImageLabels) -> Companions:
     """Find the class that each class is most often seen with."""
-    images, labels, _ = held.pairs
-    offsets = offsets_of(np.bincount(images, minlength=held.num_images))
+    images, labels, _ = image_labels.pairs
+    offsets = offsets_of(np.bincount(images, minlength=image_labels.num_images))
     images_of_class = images[np.argsort(labels, kind="stable")]
-    ends = np.cumsum(held.image_counts)
-    best = np.zeros(held.num_classes, dtype=np.int64)
-    shared = np.zeros(held.num_classes, dtype=np.int64)
-    for label in range(1, held.num_classes):
+    ends = np.cumsum(image_labels.image_counts)
+    best = np.zeros(image_labels.num_classes, dtype=np.int64)
+    shared = np.zeros(image_labels.num_classes, dtype=np.int64)
+    for label in range(1, image_labels.num_classes):
         rows = images_of_class[ends[label - 1] : ends[label]]
         positions, _ = take_slices(offsets, rows)
-        counts = np.bincount(labels[positions], minlength=held.num_classes)
+        counts = np.bincount(labels[positions], minlength=image_labels.num_classes)
         counts[label] = 0
         shared[label] = counts.max()
         best[label] = counts.argmax() if shared[label] else 0
     return Companions(best, shared)
 
 
-def boxes_beside(held: ImageLabels, label: int) -> Float64:
+def boxes_beside(image_labels: ImageLabels, label: int) -> Float64:
     """Count the boxes of one class that an image of each class holds on average."""
-    per_image = np.bincount(held.image_index[held.labels == label], minlength=held.num_images)
-    images, labels, _ = held.pairs
-    total = np.bincount(labels, weights=per_image[images], minlength=held.num_classes)
+    per_image = np.bincount(
+        image_labels.image_index[image_labels.labels == label], minlength=image_labels.num_images
+    )
+    images, labels, _ = image_labels.pairs
+    total = np.bincount(labels, weights=per_image[images], minlength=image_labels.num_classes)
     with np.errstate(invalid="ignore"):
-        return total / held.image_counts
+        return total / image_labels.image_counts
 
 
 # However they are sampled, so few images of a class are learnt by heart.

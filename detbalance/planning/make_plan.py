@@ -71,15 +71,15 @@ def make_plan(
           cap: 10.0
     """
     _check_numbers(target_length, images_per_second)
-    held = ImageLabels(train)
+    image_labels = ImageLabels(train)
     frequency = class_frequency(train)
     groups, default_groups = frequency_groups(frequency, limits=limits), frequency_groups(frequency)
-    labels, classes = class_rows(train, held, groups, val)
-    length = fitted_length(held) if target_length is None else target_length
+    labels, classes = class_rows(train, image_labels, groups, val)
+    length = fitted_length(image_labels) if target_length is None else target_length
     settings, impossible = compare_settings(
-        held, groups, labels, target_length=length, images_per_second=images_per_second
+        image_labels, groups, labels, target_length=length, images_per_second=images_per_second
     )
-    train_summary = summarize(train, held)
+    train_summary = summarize(train, image_labels)
     val_summary = None if val is None else summarize(val, ImageLabels(val))
     names = train.categories.names
     pasted = {name for i, name in enumerate(names, 1) if default_groups.group(i) != "frequent"}

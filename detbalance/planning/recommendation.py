@@ -53,7 +53,6 @@ from detbalance.sampling import (
     repeat_factors,
     threshold_for_target_length,
 )
-from detbalance.sampling.repeat_factors import image_share
 
 LVIS_THRESHOLD = 0.001
 # Shown more often an epoch, an image is learnt by heart rather than its class.
@@ -68,17 +67,17 @@ SOLVE_HALF = "balanced_exposure (half)"
 FITTED = ("repeat_factor", "instance_aware", "class_aware", SOLVE_HALF, "balanced_exposure")
 
 
-def fitted_length(held: ImageLabels) -> int:
+def fitted_length(image_labels: ImageLabels) -> int:
     """Choose an epoch length from the data."""
-    if not len(held.labels):
-        return held.num_images
-    share = held.image_counts.max() / held.num_images
-    length = repeat_factors(held, threshold=share, cap=LARGEST_REPEAT).sum()
-    return int(min(length, LONGEST * held.num_images))
+    if not len(image_labels.labels):
+        return image_labels.num_images
+    share = image_labels.image_counts.max() / image_labels.num_images
+    length = repeat_factors(image_labels, threshold=share, cap=LARGEST_REPEAT).sum()
+    return int(min(length, LONGEST * image_labels.num_images))
 
 
 def compare_settings(
-    held: ImageLabels,
+    image_labels: ImageLabels,
     groups: Groups,
     order: Sequence[int],
     *,
@@ -89,16 +88,18 @@ def compare_settings(
     settings, impossible = [], []
     for name in ("none", LVIS_DEFAULT, *FITTED):
         try:
-            config = _config(name, held, target_length)
-            factors = _factors(held, config)
+            config = _config(name, image_labels, target_length)
+            factors = _factors(image_labels, config)
         except ValueError as error:
             impossible.append(f"{name} cannot be had at this epoch length. {error}")
             continue
-        settings.append(_setting(name, config, held, factors, groups, order, images_per_second))
+        settings.append(
+            _setting(name, config, image_labels, factors, groups, order, images_per_second)
+        )
     return tuple(settings), tuple(impossible)
 
 
-def _config(name: str, held: ImageLabels, target_length: float) -> dict[str, Any]:
+def _config(name: str, image_labels: ImageLabels, target_length: float) -> dict[str, Any]:
     """The `sampling` section of a setting."""
     if name == "none":
         return {"method": "none"}
@@ -107,7 +108,7 @@ def _config(name: str, held: ImageLabels, target_length: float) -> dict[str, Any
     limits: dict[str, Any] = {} if name == "class_aware" else {"cap": LARGEST_REPEAT}
     if name == "repeat_factor":
         # A threshold also fits the file after some images more; a length does not.
-        threshold = threshold_for_target_length(held, target_length=target_length, **limits)
+        threshold = threshold_for_target_length(image_labels, target_length=target_length, **limits)
         return {"method": name, "threshold": float(f"{threshold:.{_DIGITS}g}"), **limits}
     if name == SOLVE_HALF:  # to the square root of the imbalance, as far as repeat factors aim
         return {
@@ -119,14 +120,18 @@ def _config(name: str, held: ImageLabels, target_length: float) -> dict[str, Any
     return {"method": name, "target_length": target_length, **limits}
 
 
-def _factors(held: ImageLabels, config: dict[str, Any]) -> Float64:
+def _factors(image_labels: ImageLabels, config: dict[str, Any]) -> Float64:
     """The factors that training would compute from the section."""
     options = dict(config)
     method = options.pop("method")
     # LVIS's threshold is compared even where it does nothing, which the plan says in its own words.
-    shown = image_share(held)[held.image_counts > 0]
+    shown = image_labels.image_share[image_labels.image_counts > 0]
     idle = method == "repeat_factor" and options["threshold"] <= shown.min(initial=1.0)
-    return np.ones(len(held)) if method == "none" or idle else FACTORS[method](held, **options)
+    return (
+        np.ones(len(image_labels))
+        if method == "none" or idle
+        else FACTORS[method](image_labels, **options)
+    )
 
 
 def _least(exposure: Float64) -> float:
@@ -137,22 +142,22 @@ def _least(exposure: Float64) -> float:
 def _setting(
     name: str,
     config: dict[str, Any],
-    held: ImageLabels,
+    image_labels: ImageLabels,
     factors: Float64,
     groups: Groups,
     order: Sequence[int],
     images_per_second: float | None,
 ) -> Setting:
-    exposure = class_exposure(held, factors)
+    exposure = class_exposure(image_labels, factors)
     length = float(factors.sum())
     return Setting(
         name=name,
         config=config,
         epoch_length=length,
-        relative_length=length / len(held),
+        relative_length=length / len(image_labels),
         exposure=tuple(exposure[list(order)].tolist()),
         max_min=exposure_ratio(exposure),
-        least_boxes=_least(exposure) * len(held) / length,
+        least_boxes=_least(exposure) * len(image_labels) / length,
         group_exposure={
             group: float(np.nansum(exposure[groups.of_class == i]))
             for i, group in enumerate(groups.names)

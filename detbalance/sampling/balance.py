@@ -1,11 +1,8 @@
 """Factors that balance classes, backgrounds or data sets.
 
-Factors as in `detbalance.sampling.factors`: expected draws of each image in an epoch, which
-multiply.
+Factors as in `repeat_factors.py`: expected draws of each image in an epoch, which multiply.
 
-Letters: M images, K classes.
-
-Letters: M images, D data sets.
+Letters: M images, K classes, D data sets.
 """
 
 from __future__ import annotations
@@ -16,14 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.arrays import Float64
+from detbalance.data.checks import check_number
 from detbalance.sampling.image_order import factors_of
 from detbalance.sampling.labels import ImageLabels, LabelsLike
-from detbalance.sampling.repeat_factors import (
-    check_positive,
-    factors_by_share,
-    image_share,
-    power_shape,
-)
+from detbalance.sampling.repeat_factors import factors_by_share, power_shape
 
 
 def background_factors(
@@ -58,18 +51,20 @@ def background_factors(
         >>> background_factors([[1], [1], []], share=0.2, factors=[3.0, 1.0, 1.0])
         array([1., 1., 1.])
     """
-    where = "background_factors"
-    held = ImageLabels.of(where, data, arrays)
-    others = np.ones(len(held)) if factors is None else np.asarray(factors, dtype=np.float64)
-    _check_factors(where, "factors", others, len(held))
+    where = "background_factors()"
+    image_labels = ImageLabels.of(where, data, arrays)
+    others = (
+        np.ones(len(image_labels)) if factors is None else np.asarray(factors, dtype=np.float64)
+    )
+    _check_factors(where, "factors", others, len(image_labels))
     # Where no draw is left a share cannot be had either.
-    without = ~held.shows_boxes
+    without = ~image_labels.shows_boxes
     shown, hidden = float(others[~without].sum()), float(others[without].sum())
-    check_background(where, "share", share, hidden, shown)
-    result = np.ones(len(held))
+    _check_background(where, "share", share, hidden, shown)
+    result = np.ones(len(image_labels))
     if hidden:
         result[without] = share / (1.0 - share) * shown / hidden
-    return factors_of(result, held.image_ids)
+    return factors_of(result, image_labels.image_ids)
 
 
 def dataset_factors(
@@ -107,18 +102,17 @@ def dataset_factors(
         >>> dataset_factors([2, 3], [1, 2], factors=np.split(rare, [2]), target_length=9)
         array([1., 2., 2., 2., 2.])
     """
-    where = "dataset_factors"
+    where = "dataset_factors()"
     weights = np.asarray(shares, dtype=np.float64)
     if not (len(lengths) == len(weights) and (factors is None or len(factors) == len(weights))):
         raise ValueError(
-            f"{where}(): {len(lengths)} lengths, {len(weights)} shares"
+            f"{where}: {len(lengths)} lengths, {len(weights)} shares"
             + (f", {len(factors)} factors" if factors is not None else "")
-            + ". Expected one of each per data set. Pass lists of one length."
+            + ". Expected one of each per data set."
         )
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
         raise ValueError(
-            f"{where}(): shares are {weights.tolist()}. Expected numbers >= 0, one of them above "
-            "0. Pass the share of the draws of each data set."
+            f"{where}: shares are {weights.tolist()}. Expected numbers >= 0, one of them above 0."
         )
     parts = []
     for index, length in enumerate(lengths):
@@ -126,57 +120,54 @@ def dataset_factors(
         _check_factors(where, f"factors[{index}]", part, length)
         if weights[index] and not part.any():
             raise ValueError(
-                f"{where}(): data set {index} has the share {weights[index]} but no image to draw. "
-                "Expected images with factors above 0. Set its share to 0."
+                f"{where}: data set {index} has the share {weights[index]} but no image to draw."
+                " Expected images with factors above 0. Set its share to 0."
             )
         parts.append(part)
     total = sum(float(part.sum()) for part in parts) if target_length is None else target_length
-    check_positive(where, "target_length", total, "Leave it out for the sum of the factors.")
+    advice = "Leave it out for the sum of the factors."
+    check_number(where, "target_length", total, above=0, advice=advice)
     draws = total * weights / weights.sum()
     return np.concatenate(
         [part * (draw / (part.sum() or 1.0)) for part, draw in zip(parts, draws, strict=True)]
     )
 
 
-def background_share(where: str, held: ImageLabels, asked: float | None) -> float:
-    """Give the share of the draws that images without boxes get."""
-    shown = int(np.count_nonzero(held.shows_boxes))
-    without = len(held) - shown
-    if asked is None:
-        return without / len(held)
-    check_background(where, "background", asked, without, shown)
-    return asked
+def background_share(where: str, image_labels: ImageLabels, share: float | None) -> float:
+    """Give the share of the draws that images without boxes get; None for that of the images."""
+    shown = int(np.count_nonzero(image_labels.shows_boxes))
+    without = len(image_labels) - shown
+    if share is None:
+        return without / len(image_labels)
+    _check_background(where, "background", share, without, shown)
+    return share
 
 
-def check_background(where: str, name: str, share: float, without: float, shown: float) -> None:
+def _check_background(where: str, name: str, share: float, without: float, shown: float) -> None:
     """Check that images without boxes can have the share; both kinds by number or by draws."""
-    if not 0.0 <= share < 1.0:
-        raise ValueError(
-            f"{where}(): {name} is {share}. Expected a share of the draws in [0, 1). Pass 0.1 for "
-            "one in ten."
-        )
+    check_number(where, name, share, least=0, below=1, advice="0.1 is one draw in ten.")
     if share > 0 and not without > 0:
         raise ValueError(
-            f"{where}(): {name} is {share}, but no image without boxes can be drawn. Expected such "
-            "images, or 0. Add some to the data, or pass 0."
+            f"{where}: {name} is {share}, but no image without boxes can be drawn. Expected such"
+            " images, or 0."
         )
     if not shown > 0:
         raise ValueError(
-            f"{where}(): {name} is {share}, but no image with boxes can be drawn. Expected some. "
-            "Check that the labels arrived."
+            f"{where}: {name} is {share}, but no image with boxes can be drawn. Expected some."
+            " Check that the labels arrived."
         )
 
 
 def _check_factors(where: str, name: str, factors: Float64, length: int) -> None:
     if factors.shape != (length,):
         raise ValueError(
-            f"{where}(): {name} has the shape {factors.shape} for {length} images. Expected one "
-            "factor per image. Build them from the same data."
+            f"{where}: {name} has the shape {factors.shape} for {length} images. Expected one"
+            " factor per image."
         )
     if not (np.isfinite(factors).all() and (factors >= 0).all()):
         raise ValueError(
-            f"{where}(): {name} go from {factors.min()} to {factors.max()}. Expected finite "
-            "numbers >= 0. Build them with a factor function."
+            f"{where}: {name} go from {factors.min()} to {factors.max()}. Expected finite numbers"
+            " >= 0. Build them with a factor function."
         )
 
 
@@ -216,20 +207,23 @@ def class_aware_factors(
     Source: Shen et al., Relay Backpropagation, 2016, arXiv:1512.05830, "class-aware sampling".
     Differs: an image may show several classes, and images without boxes are kept.
     """
-    where = "class_aware_factors"
-    held = ImageLabels.of(where, data, arrays)
-    length = float(len(held)) if target_length is None else target_length
-    check_positive(where, "target_length", length, "Leave it out for one draw per image.")
-    without = ~held.shows_boxes
+    where = "class_aware_factors()"
+    image_labels = ImageLabels.of(where, data, arrays)
+    length = float(len(image_labels)) if target_length is None else target_length
+    advice = "Leave it out for one draw per image."
+    check_number(where, "target_length", length, above=0, advice=advice)
+    without = ~image_labels.shows_boxes
     num_without = int(without.sum())
-    share = background_share(where, held, background)
-    counts = held.image_counts
+    share = background_share(where, image_labels, background)
+    counts = image_labels.image_counts
     num_shown = max(int(np.count_nonzero(counts)), 1)
     draws = length * (1.0 - share) / num_shown / np.maximum(counts, 1).astype(np.float64)
-    images, labels, _ = held.pairs
-    factors = np.bincount(images, weights=draws[labels], minlength=len(held)).astype(np.float64)
+    images, labels, _ = image_labels.pairs
+    factors = np.bincount(images, weights=draws[labels], minlength=len(image_labels)).astype(
+        np.float64
+    )
     factors[without] = length * share / max(num_without, 1)
-    return factors_of(factors, held.image_ids)
+    return factors_of(factors, image_labels.image_ids)
 
 
 def oversampling_factors(
@@ -262,17 +256,14 @@ def oversampling_factors(
         >>> oversampling_factors([[1], [1], [1], [1], [2], []], ratio=0.5)
         array([1., 1., 1., 1., 2., 1.])
     """
-    where = "oversampling_factors"
-    held = ImageLabels.of(where, data, arrays)
-    if not 0.0 < ratio <= 1.0:
-        raise ValueError(
-            f"{where}(): ratio is {ratio}. Expected a share of the largest class in (0, 1]. Pass "
-            "0.5 for half as many images."
-        )
+    where = "oversampling_factors()"
+    image_labels = ImageLabels.of(where, data, arrays)
+    advice = "0.5 is half as many images as the largest class has."
+    check_number(where, "ratio", ratio, above=0, most=1, advice=advice)
     # Where nothing is shown any threshold will do.
-    threshold = ratio * int(held.image_counts.max(initial=0)) / len(held) or 1.0
+    threshold = ratio * int(image_labels.image_counts.max(initial=0)) / len(image_labels) or 1.0
     shape = power_shape(where, 1.0, cap)
-    return factors_by_share(where, held, image_share(held), shape, threshold, None)
+    return factors_by_share(where, image_labels, image_labels.image_share, shape, threshold, None)
 
 
 def undersampling_factors(
@@ -315,27 +306,26 @@ def undersampling_factors(
         >>> undersampling_factors([[1], [1], [1, 2], []], threshold=0.25, power=float("inf"))
         array([0., 0., 1., 1.])
     """
-    where = "undersampling_factors"
-    held = ImageLabels.of(where, data, arrays)
-    if not power > 0.0:
-        raise ValueError(f"{where}(): power is {power}. Expected a number above 0. 1 is linear.")
-    if np.isinf(power) and target_length is not None:
+    where = "undersampling_factors()"
+    image_labels = ImageLabels.of(where, data, arrays)
+    if power != np.inf:
+        check_number(where, "power", power, above=0, advice="1 is linear, inf drops images.")
+    elif target_length is not None:
         raise ValueError(
-            f"{where}(): target_length is {target_length}, but an infinite power has no lengths in "
-            "between. Expected a threshold. Pass it instead, or a finite power."
+            f"{where}: target_length is {target_length}, but an infinite power has no lengths in"
+            " between. Expected a threshold, or a finite power."
         )
-    if not 0.0 <= floor <= 1.0:
-        raise ValueError(
-            f"{where}(): floor is {floor}. Expected a factor in [0, 1]. 0 is no floor."
-        )
+    check_number(where, "floor", floor, least=0, most=1, advice="0 is no floor.")
 
     def shape(rarer: Float64) -> Float64:
         return np.clip(rarer**power, floor, 1.0)
 
-    factors = factors_by_share(where, held, image_share(held), shape, threshold, target_length)
+    factors = factors_by_share(
+        where, image_labels, image_labels.image_share, shape, threshold, target_length
+    )
     if not factors.any():
         raise ValueError(
-            f"{where}(): all images hold only classes above the threshold {threshold}. Expected "
-            "one image to keep. Choose a larger threshold or a floor above 0."
+            f"{where}: all images hold only classes above the threshold {threshold}. Expected one"
+            " image to keep. Choose a larger threshold or a floor above 0."
         )
     return factors

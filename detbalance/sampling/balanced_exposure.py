@@ -1,9 +1,8 @@
 """How often each image should be drawn so that an epoch shows the boxes of all classes alike.
 
-Letters: M images, K classes.
-
-Letters: M images (here all have a box), P pairs of an image and a class that it shows, C classes
-that have a box, u[C] the boxes that an epoch shows of each class divided by the target.
+Letters: M images, K classes; in the solver M images that have a box, P pairs of an image and a
+class that it shows, C classes that have a box, u[C] the boxes that an epoch shows of each class
+divided by the target.
 
 What is minimised is max(u) / min(u), made smooth: the ratio of two power means, M_p(u) / M_-p(u),
 with p growing from stage to stage. A convex function of the factors over a positive concave one
@@ -18,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.arrays import Float64
+from detbalance.data.checks import check_number
 from detbalance.sampling.balance import background_share
 from detbalance.sampling.image_order import factors_of
 from detbalance.sampling.labels import ImageLabels, LabelsLike
-from detbalance.sampling.repeat_factors import check_positive
 
 
 def class_exposure(
@@ -49,18 +48,20 @@ def class_exposure(
         >>> class_exposure([[1, 1, 2], [1], []], [3.0, 1.0, 0.5])
         array([0.5, 7. , 3. ])
     """
-    held = ImageLabels.of("class_exposure", data, arrays)
-    drawn = np.ones(len(held)) if factors is None else np.asarray(factors, dtype=np.float64)
-    if drawn.shape != (len(held),):
+    image_labels = ImageLabels.of("class_exposure()", data, arrays)
+    drawn = np.ones(len(image_labels)) if factors is None else np.asarray(factors, dtype=np.float64)
+    if drawn.shape != (len(image_labels),):
         raise ValueError(
-            f"class_exposure(): factors have the shape {drawn.shape} for {len(held)} images. "
-            "Expected one factor per image. Build them from the same data."
+            f"class_exposure(): factors have the shape {drawn.shape} for {len(image_labels)}"
+            " images. Expected one factor per image."
         )
     shown = np.bincount(
-        held.labels, weights=drawn[held.image_index], minlength=held.num_classes
+        image_labels.labels,
+        weights=drawn[image_labels.image_index],
+        minlength=image_labels.num_classes,
     ).astype(np.float64)
-    shown[held.instance_counts == 0] = np.nan
-    shown[0] = drawn[~held.shows_boxes].sum()
+    shown[image_labels.instance_counts == 0] = np.nan
+    shown[0] = drawn[~image_labels.shows_boxes].sum()
     return shown
 
 
@@ -273,24 +274,26 @@ def balanced_exposure_factors(
         >>> class_exposure(images, factors).round(2)
         array([0.  , 3.33, 3.33])
     """
-    where = "balanced_exposure_factors"
-    held = ImageLabels.of(where, data, arrays)
-    length = float(len(held)) if target_length is None else target_length
-    check_positive(where, "target_length", length, "Leave it out for one draw per image.")
-    _check_limits(where, cap, floor)
-    without = ~held.shows_boxes
+    where = "balanced_exposure_factors()"
+    image_labels = ImageLabels.of(where, data, arrays)
+    length = float(len(image_labels)) if target_length is None else target_length
+    advice = "Leave it out for one draw per image."
+    check_number(where, "target_length", length, above=0, advice=advice)
+    check_number(where, "cap", cap, above=0, advice="It is the largest factor; usual is 10.")
+    check_number(where, "floor", floor, least=0, most=cap, advice="It is the least factor.")
+    without = ~image_labels.shows_boxes
     num_without = int(without.sum())
-    share = background_share(where, held, background)
-    factors = np.full(len(held), length * share / max(num_without, 1))
-    relative_target = _target(where, held, strength, target)
-    if num_without < len(held):
-        factors[~without] = _solved(where, held, relative_target, length, share, cap, floor)
-    return factors_of(factors, held.image_ids)
+    share = background_share(where, image_labels, background)
+    factors = np.full(len(image_labels), length * share / max(num_without, 1))
+    relative_target = _target(where, image_labels, strength, target)
+    if num_without < len(image_labels):
+        factors[~without] = _solved(where, image_labels, relative_target, length, share, cap, floor)
+    return factors_of(factors, image_labels.image_ids)
 
 
 def _solved(
     where: str,
-    held: ImageLabels,
+    image_labels: ImageLabels,
     target: Float64,
     length: float,
     background: float,
@@ -298,66 +301,48 @@ def _solved(
     floor: float,
 ) -> Float64:
     """Factors of the images that have boxes."""
-    num_shown = int(np.count_nonzero(held.shows_boxes))
+    num_shown = int(np.count_nonzero(image_labels.shows_boxes))
     total = length * (1.0 - background)
     least, most = num_shown * floor, num_shown * cap
     tolerance = 1e-9 * total
     if not least - tolerance <= total <= most + tolerance:
         kept = 1.0 - background
         raise ValueError(
-            f"{where}(): target_length is {length:g}. Expected {least / kept:g} to {most / kept:g}:"
-            f" {num_shown} images with boxes, each drawn {floor:g} (floor) to {cap:g} (cap) times. "
-            "Choose a length in between, or other limits."
+            f"{where}: target_length is {length:g}. Expected {least / kept:g} to {most / kept:g}:"
+            f" {num_shown} images with boxes, each drawn {floor:g} (floor) to {cap:g} (cap) times."
         )
     total = float(np.clip(total, least, most))
     mean = total / num_shown
-    images, labels, boxes = held.pairs
+    images, labels, boxes = image_labels.pairs
     # Numbers without gaps, for images and for classes.
-    row = np.cumsum(held.shows_boxes) - 1
-    column = np.cumsum(held.instance_counts > 0) - 1
+    row = np.cumsum(image_labels.shows_boxes) - 1
+    column = np.cumsum(image_labels.instance_counts > 0) - 1
     exposure = Exposure(row[images], column[labels], boxes / target[labels], column[-1] + 1)
     return descend(exposure, total, floor=max(floor, _LEAST * mean), cap=cap)
 
 
-def _target(where: str, held: ImageLabels, strength: float, target: list[float] | None) -> Float64:
+def _target(
+    where: str, image_labels: ImageLabels, strength: float, target: list[float] | None
+) -> Float64:
     """Boxes wanted of each class in proportion to each other, [K + 1]."""
-    if not 0.0 <= strength <= 1.0:
+    advice = "0 leaves the classes as in the data, 1 is the target."
+    check_number(where, "strength", strength, least=0, most=1, advice=advice)
+    counts = image_labels.instance_counts
+    boxes = np.ones(len(counts)) if target is None else np.asarray(target, dtype=np.float64)
+    if boxes.shape != counts.shape:
         raise ValueError(
-            f"{where}(): strength is {strength}. Expected 0 (classes as they are in the data) to 1 "
-            "(as in the target). Pass 0.5 for half the way."
+            f"{where}: target has the shape {boxes.shape}. Expected {len(counts)} numbers:"
+            " background, which is not read, then each class by label."
         )
-    wanted = np.ones(held.num_classes)
-    if target is not None:
-        wanted = np.asarray(target, dtype=np.float64)
-        if wanted.shape != (held.num_classes,):
-            raise ValueError(
-                f"{where}(): target has the shape {wanted.shape}. Expected {held.num_classes} "
-                "numbers: background, which is not read, then each class by label. Pass None for "
-                "all classes alike."
-            )
-    present = held.instance_counts > 0
-    bad = np.flatnonzero(present & ~((wanted > 0) & np.isfinite(wanted)))
+    bad = np.flatnonzero((counts > 0) & ~((boxes > 0) & np.isfinite(boxes)))
     if len(bad):
         raise ValueError(
-            f"{where}(): target of {len(bad)} classes that have boxes cannot be met (first: "
-            f"target[{bad[0]}] is {wanted[bad[0]]}). Expected finite numbers above 0. Pass a small "
-            "one for a class that matters little."
+            f"{where}: target of {len(bad)} classes that have boxes cannot be met (first:"
+            f" target[{bad[0]}] is {boxes[bad[0]]}). Expected finite numbers above 0. Pass a small"
+            " one for a class that matters little."
         )
-    counts = held.instance_counts
     # Only proportions count; the largest is 1, so that no number overflows.
-    wanted = np.where(present, wanted, 0.0)
+    boxes = np.where(counts > 0, boxes, 0.0)
     relative: Float64 = (counts / counts.max(initial=1)) ** (1.0 - strength)
-    relative *= (wanted / wanted.max(initial=1e-300)) ** strength
+    relative *= (boxes / boxes.max(initial=1e-300)) ** strength
     return relative
-
-
-def _check_limits(where: str, cap: float, floor: float) -> None:
-    if not 0.0 < cap < np.inf:
-        raise ValueError(
-            f"{where}(): cap is {cap}. Expected a finite number above 0, the largest factor. "
-            "Pass 10."
-        )
-    if not 0.0 <= floor <= cap:
-        raise ValueError(
-            f"{where}(): floor is {floor}. Expected 0 to {cap:g} (cap), the least factor. Pass 0.1."
-        )

@@ -14,13 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.arrays import Int64
-from detbalance.sampling.streams import (
-    BATCHING,
-    EpochStream,
-    StreamSampler,
-    checked_integer,
-    generator_of,
-)
+from detbalance.data.checks import check_number
+from detbalance.sampling.streams import BATCHING, EpochStream, StreamSampler, generator_of
 
 # 32 bits hold the draws of any epoch, and half the memory.
 _Small = npt.NDArray[np.integer[Any]]
@@ -60,9 +55,9 @@ class BalancedBatchSampler(EpochStream[list[int]]):
         epoch_length: batches of an epoch, over all ranks.
 
     Raises:
-        ValueError: if the batch size is below 1, no batch would be left, or there is not one group
-            per image.
-        TypeError: if the sampler is of another kind, or batch_size or groups are not integers.
+        ValueError: if the batch size is no whole number above 0, no batch would be left, or there
+            is not one group per image.
+        TypeError: if the sampler is of another kind, or groups are not integers.
 
     Example:
         >>> from detbalance.sampling import RepeatFactorSampler
@@ -94,14 +89,15 @@ class BalancedBatchSampler(EpochStream[list[int]]):
             )
         self.sampler = sampler
         advice = "Pass the images per batch of one process."
-        self.batch_size = checked_integer(_NAME, "batch_size", batch_size, 1, advice=advice)
+        check_number(_NAME, "batch_size", batch_size, least=1, whole=True, advice=advice)
+        self.batch_size = int(batch_size)
         self.drop_last = bool(drop_last)
         draws = sampler.epoch_length
         number = draws // self.batch_size if self.drop_last else math.ceil(draws / self.batch_size)
         if not number:
             raise ValueError(
-                f"{_NAME}: batch_size is {batch_size} for {draws} draws in an epoch. Expected at "
-                "most as many, or drop_last=False. Make the batch smaller."
+                f"{_NAME}: batch_size is {batch_size} for {draws} draws in an epoch. Expected at"
+                " most as many, or drop_last=False."
             )
         self._groups = _checked_groups(groups, sampler.num_images)
         digest = hashlib.blake2b(digest_size=16)
@@ -161,7 +157,7 @@ def aspect_ratio_groups(
     if wide.ndim != 1 or wide.shape != high.shape:
         raise ValueError(
             f"aspect_ratio_groups(): widths have the shape {wide.shape}, heights {high.shape}. "
-            "Expected one of each per image. Pass arrays of one length."
+            "Expected one of each per image."
         )
     steps = np.asarray(edges, dtype=np.float64)
     if not (np.diff(steps, prepend=0.0) > 0).all():

@@ -24,8 +24,8 @@ class Factors(npt.NDArray[np.float64]):
         """Let what arithmetic makes keep the ids; factors of different images do not multiply."""
         if array.shape != self.shape or array.dtype != self.dtype:
             return array[()] if array.ndim == 0 else np.asarray(array)
-        given = [getattr(value, "image_ids", None) for value in (context[1] if context else [self])]
-        known = [ids for ids in given if ids is not None]
+        inputs = context[1] if context else [self]
+        known = [ids for v in inputs if (ids := getattr(v, "image_ids", None)) is not None]
         if any(not np.array_equal(ids, known[0]) for ids in known[1:]):
             raise ValueError(
                 "factors: two arrays are of different images, or of the same in another order."
@@ -51,11 +51,11 @@ def image_ids_of(dataset: Any) -> Int64 | None:
         inner = image_ids_of(dataset.dataset)
         return None if inner is None else inner[np.asarray(dataset.indices, dtype=np.int64)]
     if "image_id" in (getattr(dataset, "column_names", None) or ()):
-        told = dataset["image_id"]
+        ids = dataset["image_id"]
     else:
-        told = getattr(getattr(dataset, "annotations", dataset), "image_ids", None)
-        told = getattr(dataset, "ids", None) if told is None else told
-    ids = np.asarray(told)
+        ids = getattr(getattr(dataset, "annotations", dataset), "image_ids", None)
+        ids = getattr(dataset, "ids", None) if ids is None else ids
+    ids = np.asarray(ids)
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
         return None
     return ids.astype(np.int64)
@@ -65,25 +65,25 @@ def rows_in_order(
     where: str, num_images: int, image_ids: Int64 | None, dataset: Any
 ) -> tuple[Int64 | None, Int64 | None]:
     """Find the row of the file that each image of a data set is."""
-    told = None if dataset is None else image_ids_of(dataset)
-    if told is None or image_ids is None:
+    dataset_ids = None if dataset is None else image_ids_of(dataset)
+    if dataset_ids is None or image_ids is None:
         if isinstance(dataset, Sized) and len(dataset) != num_images:
             raise ValueError(
                 f"{where}: the data set has {len(dataset)} images, and {num_images} are balanced."
                 " The same images in the same order are expected. Compute the factors from the"
                 " file that the data set reads."
             )
-        return None, image_ids if told is None else told
-    if np.array_equal(told, image_ids):
+        return None, image_ids if dataset_ids is None else dataset_ids
+    if np.array_equal(dataset_ids, image_ids):
         return None, image_ids
     by_id = np.argsort(image_ids, kind="stable")
-    places = np.searchsorted(image_ids, told, sorter=by_id).clip(max=num_images - 1)
+    places = np.searchsorted(image_ids, dataset_ids, sorter=by_id).clip(max=num_images - 1)
     rows = by_id[places]
-    missing = np.flatnonzero(image_ids[rows] != told)
+    missing = np.flatnonzero(image_ids[rows] != dataset_ids)
     if len(missing):
         raise ValueError(
-            f"{where}: {len(missing)} of {len(told)} images of the data set have no factor (first:"
-            f" dataset[{missing[0]}], image id {told[missing[0]]}). Factors of its images are"
-            " expected. Compute them from the file that the data set reads."
+            f"{where}: {len(missing)} of {len(dataset_ids)} images of the data set have no factor"
+            f" (first: dataset[{missing[0]}], image id {dataset_ids[missing[0]]}). Factors of its"
+            " images are expected. Compute them from the file that the data set reads."
         )
-    return rows, told
+    return rows, dataset_ids

@@ -1,13 +1,10 @@
 """Which classes each image shows: what every factor function reads.
 
 Letters: M images, N boxes, P pairs of an image and a class that it shows, K classes.
-
-Letters: M images, N boxes, K classes.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -18,8 +15,7 @@ import numpy.typing as npt
 
 from detbalance.data import Annotations
 from detbalance.data.arrays import Float64, Int64
-
-GIVEN_TWICE = "{where}: data and plain arrays given. Expected one of them. Leave out {names}."
+from detbalance.data.checks import check_number
 
 # Labels above this would make arrays by class longer than the boxes are worth.
 _LARGEST_LABEL = 1 << 24
@@ -33,48 +29,50 @@ def checked_labels(
     arrays: Mapping[str, npt.ArrayLike],
 ) -> tuple[_Index, _Index, int]:
     """Read the boxes that count from any of the forms that factor functions take."""
-    unknown = [name for name in arrays if name not in _ARRAYS]
-    if unknown:
+    if unknown := [name for name in arrays if name not in _ARRAYS]:
         raise TypeError(
-            f"{where}: does not know {unknown[0]}. Expected its own arguments, or "
-            f"{', '.join(_ARRAYS)}. Correct the name."
+            f"{where}: does not know {unknown[0]}. Expected its own arguments, or"
+            f" {', '.join(_ARRAYS)}."
         )
     if data is not None:
-        if arrays:
-            raise ValueError(GIVEN_TWICE.format(where=where, names=", ".join(arrays)))
+        _refuse_both(where, arrays)
         arrays = _as_arrays(where, data)
     if any(arrays.get(name) is None for name in _ARRAYS[:3]):
         raise ValueError(
-            f"{where}: image_index, labels or num_images is missing. Expected annotations, a list "
-            "of the labels of each image, or all three. Images without boxes count too, so "
-            "num_images must be told."
+            f"{where}: image_index, labels or num_images is missing. Expected annotations, a list"
+            " of the labels of each image, or all three: images without boxes count too."
         )
     images = _integers(where, "image_index", arrays["image_index"])
     labels = _integers(where, "labels", arrays["labels"])
-    num_images = _whole(where, arrays["num_images"])
+    num_images: Any = arrays["num_images"]
+    advice = "Count the images without boxes too."
+    check_number(where, "num_images", num_images, least=1, whole=True, advice=advice)
     crowd = arrays.get("is_crowd")
     is_crowd = np.zeros(len(images), np.bool_) if crowd is None else np.asarray(crowd, np.bool_)
     if not len(images) == len(labels) == len(is_crowd):
         raise ValueError(
-            f"{where}: image_index has {len(images)} entries, labels {len(labels)}, is_crowd "
-            f"{len(is_crowd)}. Expected one of each per box. Pass arrays of one length."
-        )
-    if num_images < 1:
-        raise ValueError(
-            f"{where}: num_images is {num_images}. Expected at least 1. Count the images without "
-            "boxes too."
+            f"{where}: image_index has {len(images)} entries, labels {len(labels)}, is_crowd"
+            f" {len(is_crowd)}. Expected one of each per box."
         )
     if len(images):
-        _in_range(where, "image_index", images, 0, num_images - 1)
-        _in_range(where, "labels", labels, 1, None)
+        _check_range(where, "image_index", images, 0, int(num_images) - 1)
+        _check_range(where, "labels", labels, 1, None)
     if is_crowd.any():
         images, labels = images[~is_crowd], labels[~is_crowd]
     if labels.max(initial=0) >= _LARGEST_LABEL:
         raise ValueError(
-            f"{where}: labels go up to {labels.max()}. Expected contiguous labels 1..K below "
-            f"{_LARGEST_LABEL}. Number the classes: np.unique(labels, return_inverse=True)[1] + 1."
+            f"{where}: labels go up to {labels.max()}. Expected contiguous labels 1..K below"
+            f" {_LARGEST_LABEL}. Number the classes: np.unique(labels, return_inverse=True)[1] + 1."
         )
-    return images, labels, num_images
+    return images, labels, int(num_images)
+
+
+def _refuse_both(where: str, arrays: Mapping[str, npt.ArrayLike]) -> None:
+    if arrays:
+        raise ValueError(
+            f"{where}: data and plain arrays given. Expected one of them. Leave out"
+            f" {', '.join(arrays)}."
+        )
 
 
 def _as_arrays(where: str, data: Annotations | Sequence[Iterable[int]]) -> dict[str, npt.ArrayLike]:
@@ -83,46 +81,35 @@ def _as_arrays(where: str, data: Annotations | Sequence[Iterable[int]]) -> dict[
         return {name: getattr(data, name) for name in _ARRAYS}
     if isinstance(data, (str, bytes)) or not isinstance(data, Sequence):
         raise TypeError(
-            f"{where}: data is a {type(data).__name__}. Expected annotations or a list with the "
-            "labels of each image. Pass plain arrays as image_index=, labels=, num_images=."
+            f"{where}: data is a {type(data).__name__}. Expected annotations or a list with the"
+            " labels of each image. Pass plain arrays as image_index=, labels=, num_images=."
         )
-    held = [
+    lists = [
         # Sets and generators first become lists.
-        np.asarray(list(labels) if _has_no_order(labels) else labels)
-        for labels in data
+        np.asarray(
+            list(each) if isinstance(each, Iterable) and not hasattr(each, "__getitem__") else each
+        )
+        for each in data
     ]
-    for image, labels in enumerate(held):
+    for image, labels in enumerate(lists):
         if labels.ndim != 1 or (labels.size and not np.issubdtype(labels.dtype, np.integer)):
             raise TypeError(
-                f"{where}: data[{image}] is {data[image]!r}. Expected the labels of the boxes of "
-                f"image {image}, as integers. Pass [] for an image without boxes."
+                f"{where}: data[{image}] is {data[image]!r}. Expected the labels of the boxes of"
+                f" image {image}, as integers. Pass [] for an image without boxes."
             )
-    filled = [labels for labels in held if labels.size]
+    filled = [labels for labels in lists if labels.size]
     return {
-        "image_index": np.repeat(np.arange(len(held)), [len(labels) for labels in held]),
+        "image_index": np.repeat(np.arange(len(lists)), [len(labels) for labels in lists]),
         "labels": np.concatenate(filled) if filled else np.zeros(0, dtype=np.int64),
-        "num_images": len(held),
+        "num_images": len(lists),
     }
-
-
-def _has_no_order(labels: Any) -> bool:
-    return isinstance(labels, Iterable) and not hasattr(labels, "__getitem__")
-
-
-def _whole(where: str, number: Any) -> int:
-    try:
-        return operator.index(number)
-    except TypeError:
-        raise TypeError(
-            f"{where}: num_images is {number!r}. Expected an integer. Pass the number of images."
-        ) from None
 
 
 def _integers(where: str, name: str, values: npt.ArrayLike) -> _Index:
     array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(
-            f"{where}: {name} has the shape {array.shape}. Expected one number per box. Flatten it."
+            f"{where}: {name} has the shape {array.shape}. Expected one number per box."
         )
     if not len(array):
         return array.astype(np.int64)
@@ -132,7 +119,7 @@ def _integers(where: str, name: str, values: npt.ArrayLike) -> _Index:
     return array.astype(np.int64) if array.dtype == np.uint64 else array
 
 
-def _in_range(where: str, name: str, values: _Index, low: int, high: int | None) -> None:
+def _check_range(where: str, name: str, values: _Index, low: int, high: int | None) -> None:
     """Raise for the first value outside; two passes without a copy when all is well."""
     if values.min() >= low and (high is None or values.max() <= high):
         return
@@ -177,8 +164,8 @@ class ImageLabels:
         TypeError: if image_index or labels are not integers, or an argument is unknown.
 
     Example:
-        >>> held = ImageLabels([[1, 1, 2], [], [2]])
-        >>> held.image_counts, held.instance_counts
+        >>> images = ImageLabels([[1, 1, 2], [], [2]])
+        >>> images.image_counts, images.instance_counts
         (array([0, 1, 2]), array([0, 2, 2]))
     """
 
@@ -195,12 +182,11 @@ class ImageLabels:
     ) -> ImageLabels:
         """Take what a function was given; its errors begin with `where`."""
         if isinstance(data, ImageLabels):
-            if arrays:
-                raise ValueError(GIVEN_TWICE.format(where=f"{where}()", names=", ".join(arrays)))
+            _refuse_both(where, arrays or {})
             return data
-        held = cls.__new__(cls)
-        held._fill(f"{where}()", data, arrays or {})
-        return held
+        image_labels = cls.__new__(cls)
+        image_labels._fill(where, data, arrays or {})
+        return image_labels
 
     @classmethod
     def concatenate(
@@ -224,29 +210,28 @@ class ImageLabels:
             >>> ImageLabels.concatenate([[[1], [1, 2]], [[2], []]]).image_counts
             array([0, 2, 2])
         """
-        where = "ImageLabels.concatenate"
+        where = "ImageLabels.concatenate()"
         if not parts:
-            raise ValueError(f"{where}(): no data set given. Expected at least one. Pass a list.")
+            raise ValueError(f"{where}: no data set given. Expected at least one.")
         mappings = [part.categories for part in parts if hasattr(part, "categories")]
         for other in mappings[1:]:
             if (other.ids, other.names) != (mappings[0].ids, mappings[0].names):
                 raise ValueError(
-                    f"{where}(): the data sets have different categories. Expected labels that "
-                    'mean the same classes. Write the same "categories" into all files.'
+                    f"{where}: the data sets have different categories. Expected labels that mean"
+                    ' the same classes. Write the same "categories" into all files.'
                 )
-        held = [cls.of(where, part) for part in parts]
-        starts = np.cumsum([0, *map(len, held)])
+        sets = [cls.of(where, part) for part in parts]
+        starts = np.cumsum([0, *map(len, sets)])
+        rows = [
+            s.image_index.astype(np.int64) + start
+            for s, start in zip(sets, starts[:-1], strict=True)
+        ]
         joined = cls(
-            image_index=np.concatenate(
-                [
-                    part.image_index.astype(np.int64) + start
-                    for part, start in zip(held, starts, strict=False)
-                ]
-            ),
-            labels=np.concatenate([part.labels for part in held]),
+            image_index=np.concatenate(rows),
+            labels=np.concatenate([s.labels for s in sets]),
             num_images=int(starts[-1]),
         )
-        joined.num_classes = max(part.num_classes for part in held)
+        joined.num_classes = max(s.num_classes for s in sets)
         return joined
 
     def _fill(
@@ -296,6 +281,11 @@ class ImageLabels:
             return np.bincount(self.pairs[1], minlength=self.num_classes)
         return np.bincount(self.labels[self._one_of_each_pair()], minlength=self.num_classes)
 
+    @property
+    def image_share(self) -> Float64:
+        """float64 [K + 1], the share of all M images that show each class."""
+        return self.image_counts / len(self)
+
     def _one_of_each_pair(self) -> npt.NDArray[np.bool_]:
         """Mark one box of each image and class, bool [N]."""
         step = _CELLS // self.num_classes
@@ -333,15 +323,7 @@ class ImageLabels:
         return images.astype(np.int32), labels.astype(np.int32), np.diff(starts).astype(np.float64)
 
     def largest(self, by_class: Float64, *, empty: float = 1.0) -> Float64:
-        """Give each image the largest value among its classes.
-
-        Args:
-            by_class: [K + 1].
-            empty: value of the images without boxes.
-
-        Returns:
-            float64 [M].
-        """
+        """Give each image the largest of a value by class [K + 1], float64 [M]."""
         values = np.full(self.num_images, -np.inf)
         np.maximum.at(values, self.image_index, by_class[self.labels])
         values[~self.shows_boxes] = empty

@@ -4,12 +4,10 @@ A sampling method is a function from the boxes of a training set to one factor p
 expected number of times that the image is drawn. Above 1 draws it more often, below 1 less often,
 0 never; factors of several methods multiply.
 
-Letters: M images, N boxes, K classes.
-
 All methods with a threshold are one: an image counts as its rarest class, that class is so many
 times rarer than the threshold, and the method says which factor this makes.
 
-Letters: M images, K classes.
+Letters: M images, N boxes, K classes.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.arrays import Float64
+from detbalance.data.checks import check_number
 from detbalance.sampling.image_order import factors_of
 from detbalance.sampling.labels import ImageLabels, LabelsLike
 
@@ -36,7 +35,7 @@ _SMALLEST = float(np.finfo(np.float64).tiny)
 
 def factors_by_share(
     where: str,
-    held: ImageLabels,
+    image_labels: ImageLabels,
     share: Float64,
     shape: Shape,
     threshold: float | None,
@@ -44,37 +43,35 @@ def factors_by_share(
 ) -> Float64:
     """Give each image the factor of its rarest class, and 1 without boxes."""
     if (threshold is None) == (target_length is None):
-        given = "neither" if threshold is None else "both"
+        number = "neither" if threshold is None else "both"
         raise ValueError(
-            f"{where}(): {given} of threshold and target_length given. Expected exactly one. "
-            "Pass the threshold, or the target_length you want."
+            f"{where}: {number} of threshold and target_length given. Expected exactly one."
         )
-    rarest = _rarest_share(held, share)
+    rarest = _rarest_share(image_labels, share)
     if target_length is not None:
-        threshold = _solved(where, held, rarest, shape, target_length)
+        threshold = _threshold_of_length(where, image_labels, rarest, shape, target_length)
     assert threshold is not None
-    if not 0.0 < threshold <= 1.0:
-        raise ValueError(
-            f"{where}(): threshold is {threshold}. Expected a share in (0, 1]. Try 0.001 for a set "
-            "like LVIS, more for a small one, or pass target_length."
-        )
+    advice = "Try 0.001 for a set like LVIS, more for a small one, or pass target_length."
+    check_number(where, "threshold", threshold, above=0, most=1, advice=advice)
     with np.errstate(over="ignore"):
         factors = shape(np.divide(threshold, rarest, out=rarest))
     if not np.isfinite(factors.max()):
         raise ValueError(
-            f"{where}(): {int(np.isinf(factors).sum())} factors are too large for a number at "
+            f"{where}: {int(np.isinf(factors).sum())} factors are too large for a number at "
             f"threshold {threshold}. Expected finite factors. Pass cap=10, or a lower threshold."
         )
-    factors[~held.shows_boxes] = 1.0
-    return factors_of(factors, held.image_ids)
+    factors[~image_labels.shows_boxes] = 1.0
+    return factors_of(factors, image_labels.image_ids)
 
 
-def note_if_idle(where: str, held: ImageLabels, share: Float64, threshold: float | None) -> None:
+def note_if_idle(
+    where: str, image_labels: ImageLabels, share: Float64, threshold: float | None
+) -> None:
     """Say that a threshold repeats nothing, since no class is rarer."""
-    shown = share[held.instance_counts > 0]
+    shown = share[image_labels.instance_counts > 0]
     if threshold is not None and len(shown) and threshold <= shown.min():
         logger.warning(
-            "%s(): threshold is %g, and no class has a smaller share than %.3g: all factors are 1"
+            "%s: threshold is %g, and no class has a smaller share than %.3g: all factors are 1"
             " and nothing is repeated. A larger one is expected to do something: detbalance plan"
             " says which, or pass target_length.",
             where,
@@ -83,21 +80,43 @@ def note_if_idle(where: str, held: ImageLabels, share: Float64, threshold: float
         )
 
 
-def threshold_of_length(
-    where: str, held: ImageLabels, share: Float64, shape: Shape, target_length: float
+def _threshold_of_length(
+    where: str, image_labels: ImageLabels, rarest: Float64, shape: Shape, target_length: float
 ) -> float:
-    """Find the largest threshold whose factors sum to no more than the target length."""
-    return _solved(where, held, _rarest_share(held, share), shape, target_length)
+    """The largest threshold whose factors sum to no more than the target length."""
+    shares, images = np.unique(rarest[image_labels.shows_boxes], return_counts=True)
 
+    def extra(threshold: float) -> float:
+        """What the factors add to one draw of each image, or take away."""
+        with np.errstate(over="ignore"):
+            return float(images @ (shape(threshold / shares) - 1.0))
 
-def image_share(held: ImageLabels) -> Float64:
-    """Return the share of all M images, those without boxes included, that show each class."""
-    return held.image_counts / len(held)
+    num_images = image_labels.num_images
+    least, most = extra(_SMALLEST), extra(1.0)
+    target = target_length - num_images
+    tolerance = 1e-9 * num_images
+    # NaN is refused too.
+    if not least - tolerance <= target <= most + tolerance:
+        raise ValueError(
+            f"{where}: target_length is {target_length}. Expected {num_images + least:.1f} "
+            f"(threshold near 0) to {num_images + most:.1f} (threshold 1) for these images."
+        )
+    if target >= most:
+        return 1.0
+    target = max(target, least)
+    # Halving until no number lies in between: some 60 sums over the different shares, K at most.
+    below, above = _SMALLEST, 1.0
+    while below < (middle := (below + above) / 2) < above:
+        if extra(middle) <= target:
+            below = middle
+        else:
+            above = middle
+    return below
 
 
 def power_shape(where: str, power: float, cap: float | None) -> Shape:
     """Raise how many times rarer than the threshold a class is to a power; 1 at least."""
-    check_positive(where, "power", power, "Pass 0.5, or 1 for linear.")
+    check_number(where, "power", power, above=0, advice="Pass 0.5, or 1 for linear.")
     limit = limit_of(where, cap)
 
     def shape(rarer: Float64) -> Float64:
@@ -108,62 +127,19 @@ def power_shape(where: str, power: float, cap: float | None) -> Shape:
     return shape
 
 
-def check_positive(where: str, name: str, value: float, advice: str) -> None:
-    """Refuse what is not a finite number above 0."""
-    if not 0.0 < value < np.inf:
-        raise ValueError(
-            f"{where}(): {name} is {value}. Expected a finite number above 0. {advice}"
-        )
-
-
 def limit_of(where: str, cap: float | None) -> float:
     """Check the largest factor and return it; infinity for none."""
-    if cap is not None and not cap >= 1.0:
-        raise ValueError(
-            f"{where}(): cap is {cap}. Expected 1 or more, or None for no limit. Images without "
-            "rare classes keep 1, so pass what the others may get at most."
-        )
-    return np.inf if cap is None else cap
+    if cap is None:
+        return np.inf
+    advice = "Images without rare classes keep 1; None is no limit."
+    check_number(where, "cap", cap, least=1, advice=advice)
+    return cap
 
 
-def _rarest_share(held: ImageLabels, share: Float64) -> Float64:
+def _rarest_share(image_labels: ImageLabels, share: Float64) -> Float64:
     """For each image the share of its rarest class, [M]; infinity without boxes."""
-    rarest = held.largest(-share, empty=-np.inf)
+    rarest = image_labels.largest(-share, empty=-np.inf)
     return np.negative(rarest, out=rarest)
-
-
-def _solved(
-    where: str, held: ImageLabels, rarest: Float64, shape: Shape, target_length: float
-) -> float:
-    """`threshold_of_length` from the share of the rarest class of each image, [M]."""
-    shares, images = np.unique(rarest[held.shows_boxes], return_counts=True)
-
-    def extra(threshold: float) -> float:
-        """What the factors add to one draw of each image, or take away."""
-        with np.errstate(over="ignore"):
-            return float(images @ (shape(threshold / shares) - 1.0))
-
-    least, most = extra(_SMALLEST), extra(1.0)
-    wanted = target_length - held.num_images
-    tolerance = 1e-9 * held.num_images
-    # NaN is refused too.
-    if not least - tolerance <= wanted <= most + tolerance:
-        raise ValueError(
-            f"{where}(): target_length is {target_length}. Expected {held.num_images + least:.1f} "
-            f"(threshold near 0) to {held.num_images + most:.1f} (threshold 1) for these images. "
-            "Choose one in between."
-        )
-    if wanted >= most:
-        return 1.0
-    wanted = max(wanted, least)
-    # Halving until no number lies in between: some 60 sums over the different shares, K at most.
-    below, above = _SMALLEST, 1.0
-    while below < (middle := (below + above) / 2) < above:
-        if extra(middle) <= wanted:
-            below = middle
-        else:
-            above = middle
-    return below
 
 
 Mean = Literal["geometric", "harmonic", "arithmetic", "quadratic"]
@@ -218,11 +194,11 @@ def repeat_factors(
     Source: Gupta et al., LVIS, 2019, arXiv:1908.03195, app. B.2. Differs: images without boxes,
     which the paper leaves open, get 1; power (0.5 there) and cap (none) are options.
     """
-    where = "repeat_factors"
-    held = ImageLabels.of(where, data, arrays)
-    shape, share = power_shape(where, power, cap), image_share(held)
-    note_if_idle(where, held, share, threshold)
-    return factors_by_share(where, held, share, shape, threshold, target_length)
+    where = "repeat_factors()"
+    image_labels = ImageLabels.of(where, data, arrays)
+    shape, share = power_shape(where, power, cap), image_labels.image_share
+    note_if_idle(where, image_labels, share, threshold)
+    return factors_by_share(where, image_labels, share, shape, threshold, target_length)
 
 
 def threshold_for_target_length(
@@ -256,10 +232,11 @@ def threshold_for_target_length(
         >>> round(threshold_for_target_length([[1, 2], [1], []], target_length=3.2), 4)
         0.48
     """
-    where = "threshold_for_target_length"
-    held = ImageLabels.of(where, data, arrays)
+    where = "threshold_for_target_length()"
+    image_labels = ImageLabels.of(where, data, arrays)
     shape = power_shape(where, power, cap)
-    return threshold_of_length(where, held, image_share(held), shape, target_length)
+    rarest = _rarest_share(image_labels, image_labels.image_share)
+    return _threshold_of_length(where, image_labels, rarest, shape, target_length)
 
 
 def instance_aware_factors(
@@ -304,12 +281,12 @@ def instance_aware_factors(
     the paper leaves open, get 1 and count among all images; power (0.5 there) and cap (none) are
     options.
     """
-    where = "instance_aware_factors"
-    held = ImageLabels.of(where, data, arrays)
+    where = "instance_aware_factors()"
+    image_labels = ImageLabels.of(where, data, arrays)
     shape = power_shape(where, power, cap)
-    share = _mean_share(where, held, mean)
-    note_if_idle(where, held, share, threshold)
-    return factors_by_share(where, held, share, shape, threshold, target_length)
+    share = _mean_share(where, image_labels, mean)
+    note_if_idle(where, image_labels, share, threshold)
+    return factors_by_share(where, image_labels, share, shape, threshold, target_length)
 
 
 def exponential_factors(
@@ -358,22 +335,22 @@ def exponential_factors(
     the number of images, starts the box counts at 1, counts a class without images as in 1 image,
     and draws with replacement.
     """
-    where = "exponential_factors"
-    held = ImageLabels.of(where, data, arrays)
-    check_positive(where, "alpha", alpha, "The paper has 2.")
+    where = "exponential_factors()"
+    image_labels = ImageLabels.of(where, data, arrays)
+    check_number(where, "alpha", alpha, above=0, advice="The paper has 2.")
     limit = limit_of(where, cap)
 
     def shape(rarer: Float64) -> Float64:
         return np.minimum(np.exp(alpha * np.sqrt(rarer)), limit)
 
-    share = _mean_share(where, held, "geometric")
-    return factors_by_share(where, held, share, shape, threshold, target_length)
+    share = _mean_share(where, image_labels, "geometric")
+    return factors_by_share(where, image_labels, share, shape, threshold, target_length)
 
 
-def _mean_share(where: str, held: ImageLabels, mean: Mean) -> Float64:
+def _mean_share(where: str, image_labels: ImageLabels, mean: Mean) -> Float64:
     """The mean of the share of images and of the share of boxes of each class, [K + 1]."""
-    images: Float64 = image_share(held)
-    boxes: Float64 = held.instance_counts / max(len(held.labels), 1)
+    images: Float64 = image_labels.image_share
+    boxes: Float64 = image_labels.instance_counts / max(len(image_labels.labels), 1)
     if mean == "geometric":
         return np.sqrt(images * boxes)
     if mean == "harmonic":
@@ -384,7 +361,7 @@ def _mean_share(where: str, held: ImageLabels, mean: Mean) -> Float64:
         return (images + boxes) / 2.0
     if mean != "quadratic":
         raise ValueError(
-            f'{where}(): mean is "{mean}". Expected geometric, harmonic, arithmetic or quadratic. '
-            "The paper has geometric."
+            f'{where}: mean is "{mean}". Expected geometric (as the paper), harmonic, arithmetic or'
+            " quadratic."
         )
     return np.sqrt((images**2 + boxes**2) / 2.0)

@@ -1,7 +1,5 @@
 """Streams of image indices for a data loader: by factors per image, or class by class.
 
-Letters: M images, T draws of an epoch over all ranks.
-
 Letters: M images, K' classes with boxes, T draws of an epoch over all ranks.
 """
 
@@ -15,16 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.arrays import Int64
+from detbalance.data.checks import check_number
 from detbalance.sampling.balance import background_share
 from detbalance.sampling.image_order import rows_in_order
 from detbalance.sampling.labels import ImageLabels, LabelsLike
-from detbalance.sampling.streams import (
-    DRAWING,
-    WALKING,
-    StreamSampler,
-    checked_integer,
-    generator_of,
-)
+from detbalance.sampling.streams import DRAWING, WALKING, StreamSampler, generator_of
 
 
 class RepeatFactorSampler(StreamSampler):
@@ -64,7 +57,6 @@ class RepeatFactorSampler(StreamSampler):
     Raises:
         ValueError: if the factors are not as described or all 0, a number is out of its range, or
             the data set has an image without a factor.
-        TypeError: if seed, rank or world_size is not an integer.
 
     Example:
         >>> sampler = RepeatFactorSampler([2.0, 1.5, 0.5, 0.0], seed=3)
@@ -93,7 +85,8 @@ class RepeatFactorSampler(StreamSampler):
         known = getattr(factors, "image_ids", None)
         name = type(self).__name__
         rows, self.image_ids = rows_in_order(name, len(values), known, dataset)
-        self.repeat_factors = _read_only(values if rows is None else values[rows])
+        self.repeat_factors = values if rows is None else values[rows]
+        self.repeat_factors.flags.writeable = False
         whole, fractions, self._extra = _split(self.repeat_factors)
         # The copies that every epoch has; 32 bits hold the images of any set.
         images = np.arange(len(whole), dtype=np.int32)
@@ -148,8 +141,8 @@ def _checked_factors(factors: npt.ArrayLike) -> npt.NDArray[np.float64]:
     advice = "Build them with detbalance.sampling.repeat_factors()."
     if values.ndim != 1 or not len(values):
         raise ValueError(
-            f"RepeatFactorSampler: factors have the shape {values.shape}. Expected one number per "
-            f"image. {advice}"
+            f"RepeatFactorSampler: factors have the shape {values.shape}. Expected one number per"
+            f" image. {advice}"
         )
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
     if len(bad):
@@ -159,14 +152,8 @@ def _checked_factors(factors: npt.ArrayLike) -> npt.NDArray[np.float64]:
         )
     if not values.any():
         raise ValueError(
-            f"RepeatFactorSampler: all {len(values)} factors are 0. Expected at least one above 0. "
-            "An epoch would have no image."
+            f"RepeatFactorSampler: all {len(values)} factors are 0. Expected at least one above 0."
         )
-    return values
-
-
-def _read_only(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    values.flags.writeable = False
     return values
 
 
@@ -218,7 +205,7 @@ class ClassAwareSampler(StreamSampler):
         ValueError: if the labels are not as described, a number is out of its range, a background
             share is given where all images or none have boxes, or the data set has an image that
             the annotations have not.
-        TypeError: if labels, target_length, seed, rank or world_size are not integers.
+        TypeError: if labels are not integers.
 
     Example:
         >>> sampler = ClassAwareSampler([[1], [1], [1], [1], [2], []], target_length=7)
@@ -245,24 +232,30 @@ class ClassAwareSampler(StreamSampler):
         dataset: Any = None,
         **arrays: npt.ArrayLike,
     ) -> None:
-        held = ImageLabels.of(_NAME, data, arrays)
-        rows, self.image_ids = rows_in_order(_NAME, len(held), held.image_ids, dataset)
-        held = held if rows is None else held.in_order(rows)
-        length = held.num_images
-        if target_length is not None:
-            advice = "Leave it out for one draw per image."
-            length = checked_integer(_NAME, "target_length", target_length, 1, advice=advice)
-        self._empty = np.flatnonzero(~held.shows_boxes).astype(np.int32)
-        self._empty_draws = background_share(_NAME, held, background) * length
-        images, labels, _ = held.pairs
+        image_labels = ImageLabels.of(_NAME, data, arrays)
+        rows, self.image_ids = rows_in_order(
+            _NAME, len(image_labels), image_labels.image_ids, dataset
+        )
+        image_labels = image_labels if rows is None else image_labels.in_order(rows)
+        length = image_labels.num_images if target_length is None else target_length
+        advice = "Leave it out for one draw per image."
+        check_number(_NAME, "target_length", length, least=1, whole=True, advice=advice)
+        length = int(length)
+        self._empty = np.flatnonzero(~image_labels.shows_boxes).astype(np.int32)
+        self._empty_draws = background_share(_NAME, image_labels, background) * length
+        images, labels, _ = image_labels.pairs
         by_class = np.argsort(labels, kind="stable")
-        ends = np.cumsum(held.image_counts[held.image_counts > 0])
+        ends = np.cumsum(image_labels.image_counts[image_labels.image_counts > 0])
         self._images = [part for part in np.split(images[by_class], ends) if len(part)]
         digest = hashlib.blake2b(digest_size=16)
-        for part in (images, labels, np.array([held.num_images, length, self._empty_draws])):
+        for part in (
+            images,
+            labels,
+            np.array([image_labels.num_images, length, self._empty_draws]),
+        ):
             digest.update(part.data)
         super().__init__(
-            held.num_images,
+            image_labels.num_images,
             length,
             digest.hexdigest(),
             seed=seed,

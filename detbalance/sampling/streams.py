@@ -1,13 +1,11 @@
-"""Which image a factor is of: ids that go with the factors, and the order of a data set's images.
+"""Streams of items, one global stream an epoch, of which each rank gives its own; resumable.
 
-A file lists its images in one order, and a data set may give them in another: torchvision's
-`CocoDetection` sorts them by id. Letters: M images of the file, D of the data set.
+What a stream holds is drawn by a subclass: see `samplers.py` and `batches.py`.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from detbalance.data.arrays import Int64
+from detbalance.data.checks import check_number
 
 Item = TypeVar("Item")
 
@@ -168,8 +167,11 @@ class EpochStream(Sampler[Item]):
             return place
         return _Place(self.epoch)
 
-    def _integer(self, name: str, value: int, low: int, high: int | None = None) -> int:
-        return checked_integer(type(self).__name__, name, value, low, high)
+    def _integer(self, name: str, value: int, least: int, most: float = math.inf) -> int:
+        advice = "Pass the values of this process."
+        where = type(self).__name__
+        check_number(where, name, value, least=least, most=most, whole=True, advice=advice)
+        return int(value)
 
 
 class StreamSampler(EpochStream[int]):
@@ -204,25 +206,3 @@ class StreamSampler(EpochStream[int]):
     def _reader(self, epoch: int) -> Callable[[Int64], list[int]]:
         stream = self._stream if epoch == self._epoch else self._draw(epoch)
         return lambda positions: stream[positions].tolist()
-
-
-def checked_integer(
-    where: str,
-    name: str,
-    value: int,
-    low: int,
-    high: int | None = None,
-    *,
-    advice: str = "Pass the values of this process.",
-) -> int:
-    """Check that an argument is an integer from low to high, and give it as an int."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"{where}: {name} is {value!r}. Expected an integer. Convert it with int()."
-        ) from None
-    if number < low or (high is not None and number > high):
-        expected = f"{low} or more" if high is None else f"{low}..{high}"
-        raise ValueError(f"{where}: {name} is {number}. Expected {expected}. {advice}")
-    return number

@@ -245,8 +245,8 @@ def test_states_of_other_batches_are_refused():
 @pytest.mark.parametrize(
     ("size", "options", "error", "message"),
     [
-        (0, {}, ValueError, "batch_size is 0. Expected 1 or more. Pass the images per batch"),
-        (2.0, {}, TypeError, r"batch_size is 2\.0"),
+        (0, {}, ValueError, "batch_size is 0. Expected a whole number >= 1. Pass the"),
+        (2.0, {}, ValueError, r"batch_size is 2\.0"),
         (7, {"drop_last": True}, ValueError, "batch_size is 7 for 6 draws in an epoch"),
         (2, {"groups": [0, 1]}, ValueError, r"shape \(2,\) for 6 images.*aspect_ratio_groups"),
         (2, {"groups": [0.5] * 6}, TypeError, "groups are float64. Expected integers"),

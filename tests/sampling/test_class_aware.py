@@ -174,10 +174,15 @@ def test_states_of_other_draws_are_refused():
         (LABELS, {"background": 1.5}, ValueError, r"background is 1\.5"),
         (LABELS[:5], {"background": 0.1}, ValueError, r"background is 0\.1, but no image without"),
         ([[], []], {"background": 0.1}, ValueError, "no image with boxes"),
-        (LABELS, {"target_length": 0}, ValueError, "target_length is 0. Expected 1 or more. Leave"),
-        (LABELS, {"target_length": 2.5}, TypeError, r"target_length is 2\.5"),
-        (None, {}, ValueError, r"ClassAwareSampler\(\): image_index, labels or num_images"),
-        (None, {"boxes": []}, TypeError, r"ClassAwareSampler\(\): does not know boxes"),
+        (
+            LABELS,
+            {"target_length": 0},
+            ValueError,
+            "target_length is 0. Expected a whole number >= 1. Leave",
+        ),
+        (LABELS, {"target_length": 2.5}, ValueError, r"target_length is 2\.5"),
+        (None, {}, ValueError, r"ClassAwareSampler: image_index, labels or num_images"),
+        (None, {"boxes": []}, TypeError, r"ClassAwareSampler: does not know boxes"),
     ],
 )
 def test_bad_arguments_are_refused(labels, options, error, message):

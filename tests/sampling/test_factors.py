@@ -261,9 +261,9 @@ def test_many_images_and_a_single_rare_one():
     [
         ({}, "neither of threshold and target_length"),
         ({"threshold": 0.5, "target_length": 4}, "both of threshold and target_length"),
-        ({"threshold": 0.0}, r"threshold is 0\.0. Expected a share in \(0, 1\]"),
+        ({"threshold": 0.0}, r"threshold is 0\.0. Expected a number > 0 and <= 1"),
         ({"threshold": math.nan}, "threshold is nan"),
-        ({"threshold": 0.5, "cap": 0.9}, r"cap is 0\.9. Expected 1 or more, or None"),
+        ({"threshold": 0.5, "cap": 0.9}, r"cap is 0\.9. Expected a number >= 1\..*None"),
         ({"threshold": 0.5, "cap": math.nan}, "cap is nan"),
         ({"target_length": 1.5}, r"target_length is 1\.5. Expected 2\.0 \(threshold near 0\) to"),
         ({"target_length": math.nan}, "target_length is nan"),
@@ -277,11 +277,11 @@ def test_bad_options_are_refused(function, options, message):
 @pytest.mark.parametrize(
     ("function", "options", "message"),
     [
-        (repeat_factors, {"power": 0.0}, r"power is 0\.0. Expected a finite number above 0"),
+        (repeat_factors, {"power": 0.0}, r"power is 0\.0. Expected a number > 0"),
         (repeat_factors, {"power": math.inf}, "power is inf"),
         (repeat_factors, {"power": 5000.0}, r"1 factors are too large .*Pass cap=10"),
         (instance_aware_factors, {"power": -1.0}, r"power is -1\.0"),
-        (instance_aware_factors, {"mean": "median"}, 'mean is "median". Expected geometric, har'),
+        (instance_aware_factors, {"mean": "median"}, 'mean is "median". Expected geometric'),
         (exponential_factors, {"alpha": 0.0}, r"alpha is 0\.0"),
         (exponential_factors, {"alpha": 2000.0}, "2 factors are too large for a number"),
     ],

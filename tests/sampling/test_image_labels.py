@@ -86,7 +86,7 @@ def test_iterables_without_order_are_taken():
 def test_image_labels_are_passed_through():
     held = ImageLabels([[1]])
     assert ImageLabels.of("f", held) is held
-    with pytest.raises(ValueError, match=r"^f\(\): data and plain arrays given.*labels"):
+    with pytest.raises(ValueError, match=r"^f: data and plain arrays given.*labels"):
         ImageLabels.of("f", held, {"labels": [1]})
 
 
@@ -144,7 +144,7 @@ def test_classes_of_the_categories_count_without_boxes(tmp_path):
         ([[1], [[2]]], TypeError, r"data\[1\] is \[\[2\]\]"),
         ([[1], [0]], ValueError, r"1 entries of labels .*labels\[1\] is 0\)"),
         ([[1], [2**24]], ValueError, r"labels go up to 16777216.*Number the classes"),
-        ([], ValueError, "num_images is 0. Expected at least 1"),
+        ([], ValueError, "num_images is 0. Expected a whole number >= 1"),
         (None, ValueError, "image_index, labels or num_images is missing"),
     ],
 )
@@ -157,7 +157,7 @@ def test_bad_arrays_are_refused():
     arrays = as_arrays([[1], [2]])
     with pytest.raises(TypeError, match=r"does not know lables\. Expected its own arguments, or"):
         ImageLabels(**arrays, lables=[1])
-    with pytest.raises(TypeError, match=r"num_images is 2\.5. Expected an integer"):
+    with pytest.raises(ValueError, match=r"num_images is 2\.5. Expected a whole number"):
         ImageLabels(**arrays | {"num_images": 2.5})
     with pytest.raises(ValueError, match=r"^repeat_factors\(\): labels has the shape"):
         repeat_factors(**arrays | {"labels": [[1, 2]]}, threshold=0.5)

@@ -154,7 +154,7 @@ def test_target_length_out_of_reach_is_refused(length):
         ({"is_crowd": [True]}, ValueError, "is_crowd 1. Expected one of each per box"),
         ({"labels": [[1, 2, 1, 1]]}, ValueError, r"labels has the shape \(1, 4\)"),
         ({"labels": [1.0, 2.0, 1.0, 1.0]}, TypeError, "labels is float64. Expected integers"),
-        ({"num_images": 0}, ValueError, "num_images is 0. Expected at least 1"),
+        ({"num_images": 0}, ValueError, "num_images is 0. Expected a whole number >= 1"),
         ({"num_images": None}, ValueError, "num_images is missing. Expected annotations"),
         ({"labels": None}, ValueError, "labels or num_images is missing"),
         ({"data": [[1]]}, ValueError, "data and plain arrays given"),
