@@ -41,9 +41,11 @@ from detbalance.repair.region_features import (
     read_state,
 )
 from detbalance.sampling import repeat_factors
-from detbalance.training.checkpoint import load_checkpoint, model_from_checkpoint
-from detbalance.training.config import parse_config
-from detbalance.training.config_errors import with_new_names
+from detbalance.training.checkpoint import (
+    config_from_checkpoint,
+    load_checkpoint,
+    model_from_checkpoint,
+)
 from detbalance.training.run import stop_request
 from detbalance.training.setup import labels_in, loader_workers
 
@@ -208,7 +210,7 @@ def taken_features(
 ) -> RegionFeatures:
     """Take the features of all regions out, or go on where that was stopped."""
     options = detector.options
-    config = parse_config(with_new_names(detector.state["config"]), str(options.checkpoint))
+    config = config_from_checkpoint(detector.state, str(options.checkpoint))
     standard = config.augmentation.standard
     augmentation = None if standard is None else StandardAugmentation(**standard.model_dump())
     # Features that are all there are read by as many as like.

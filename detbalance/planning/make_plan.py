@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from detbalance.data import Annotations
+from detbalance.data.checks import check_number
 from detbalance.data.frequency import class_frequency, frequency_groups
 from detbalance.planning.classes import (
     FEW_VAL_BOXES,
@@ -70,7 +71,10 @@ def make_plan(
           target_length: 1534
           cap: 10.0
     """
-    _check_numbers(target_length, images_per_second)
+    if target_length is not None:
+        check_number("make_plan()", "target_length", target_length, least=1)
+    if images_per_second is not None:
+        check_number("make_plan()", "images_per_second", images_per_second, above=0)
     image_labels = ImageLabels(train)
     frequency = class_frequency(train)
     groups, default_groups = frequency_groups(frequency, limits=limits), frequency_groups(frequency)
@@ -112,19 +116,6 @@ def make_plan(
     )
 
 
-def _check_numbers(target_length: int | None, images_per_second: float | None) -> None:
-    if target_length is not None and target_length < 1:
-        raise ValueError(
-            f"make_plan(): target_length is {target_length}. Expected 1 image per epoch or more."
-            " Leave it out to have it chosen."
-        )
-    if images_per_second is not None and not 0 < images_per_second < math.inf:
-        raise ValueError(
-            f"make_plan(): images_per_second is {images_per_second}. Expected a speed above 0."
-            " Take it from a short run."
-        )
-
-
 def _ratio(counts: Sequence[int]) -> float:
     return max(counts) / min(counts) if counts else math.nan
 
@@ -132,11 +123,11 @@ def _ratio(counts: Sequence[int]) -> float:
 def _findings(
     train: Annotations, val: Annotations | None, duplicates: Sequence[Finding] | None
 ) -> tuple[Finding, ...]:
-    found = [*file_findings(train), *near_names(train, val)]
+    findings = [*file_findings(train), *near_names(train, val)]
     if val is not None:
-        found += [*file_findings(val), *copies_in_both(train, val)]
+        findings += [*file_findings(val), *copies_in_both(train, val)]
     if duplicates is not None:
-        found += duplicates
+        findings += duplicates
     elif val is not None:
-        found += same_names(train, val)
-    return tuple(sorted(found, key=lambda finding: not finding.is_fault))
+        findings += same_names(train, val)
+    return tuple(sorted(findings, key=lambda finding: not finding.is_fault))

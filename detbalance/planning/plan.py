@@ -1,9 +1,9 @@
 """The plan of a training set, and its file format.
 
-`plan.json`, schema "detbalance.plan/1". A later version 1 file may have more keys, never fewer.
+`plan.json`, schema "detbalance.plan/2". A later version 2 file may have more keys, never fewer.
 Undefined numbers are null. Crowd regions are neither images nor boxes of a class.
 
-    schema    "detbalance.plan/1"
+    schema    "detbalance.plan/2"
     train     source, images, boxes, crowd_boxes, background_images (without boxes),
               background_share (0..1), categories (without those that only stand above others)
     val       the same of the validation file; null without one
@@ -51,7 +51,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +58,9 @@ from typing import Any
 import msgspec
 
 from detbalance.data.files import open_file, parse_json
+from detbalance.data.json_nan import null_to_nan
 
-SCHEMA = "detbalance.plan/1"
+SCHEMA = "detbalance.plan/2"  # in 1, sampling methods had other names
 
 
 @dataclass(frozen=True)
@@ -212,17 +212,17 @@ class Plan:
         """
         schema = content.get("schema") if isinstance(content, dict) else None
         if schema != SCHEMA:
-            found = f"schema {json.dumps(schema)}" if schema is not None else "no schema"
+            written = f"schema {json.dumps(schema)}" if schema is not None else "no schema"
             raise ValueError(
-                f'{where}: {found}. Expected a plan with schema "{SCHEMA}". '
-                "Write one with tools/plan.py of this version."
+                f'{where}: {written}. Expected a plan with schema "{SCHEMA}". Write it again with'
+                " detbalance plan."
             )
         try:
-            return msgspec.convert(_with_nan(content, cls), cls)
+            return msgspec.convert(null_to_nan(content, cls), cls)
         except msgspec.ValidationError as error:
             raise ValueError(
-                f"{where}: not a valid {SCHEMA} plan: {error}. "
-                "Expected the fields that detbalance.planning.plan lists. Write it again."
+                f"{where}: not a valid {SCHEMA} plan: {error}. Expected the fields that"
+                " detbalance.planning.plan lists. Write it again with detbalance plan."
             ) from error
 
 
@@ -246,16 +246,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _with_nan(value: Any, kind: Any) -> Any:
-    """The decoded value of a type with NaN for null, wherever the type is a plain float."""
-    arguments = typing.get_args(kind)
-    if kind is float:
-        return math.nan if value is None else value
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        hints = typing.get_type_hints(kind)
-        return {key: _with_nan(item, hints.get(key)) for key, item in value.items()}
-    if typing.get_origin(kind) is tuple and isinstance(value, list):
-        return [_with_nan(item, arguments[0]) for item in value]
-    return value

@@ -9,7 +9,7 @@ A checkpoint is a dict written by `torch.save` that `torch.load(weights_only=Tru
     tally         losses since the last log record, of each process
     evaluated     the iteration of the last evaluation
     best          the best value of the chosen metric so far
-    push          gradient per class so far, `PushTotals.state_dict()`
+    push          gradient per class so far, `GradientTotals.state_dict()`
     exposure      boxes per class shown and pasted so far, `ExposureTotals.state_dict()`
     config        the resolved configuration
     categories    `Categories.to_dict()`
@@ -37,29 +37,31 @@ from detbalance.training.metrics import METRICS_FILE
 from detbalance.training.setup import build_model
 
 
-def misfit(found: Any, wanted: Any, name: str) -> str | None:
+def misfit(saved: Any, expected: Any, name: str) -> str | None:
     """Say what is wrong with a saved value."""
     parts: list[tuple[Any, Any, str]] = []
-    if isinstance(wanted, Mapping):
-        if not isinstance(found, Mapping):
-            return _unlike(found, "a mapping", name)
-        for key, value in wanted.items():
+    if isinstance(expected, Mapping):
+        if not isinstance(saved, Mapping):
+            return _unlike(saved, "a mapping", name)
+        for key, value in expected.items():
             inner = f"{name}.{key}" if name else str(key)
-            if key not in found:
+            if key not in saved:
                 return f"{inner} is missing"
-            parts.append((found[key], value, inner))
-    elif isinstance(wanted, list):
-        if not isinstance(found, (list, tuple)) or len(found) != len(wanted):
-            return _unlike(found, f"a list of {len(wanted)}", name)
-        parts = [(f, w, f"{name}.{i}") for i, (f, w) in enumerate(zip(found, wanted, strict=True))]
-    elif isinstance(wanted, Tensor):
-        if not is_plain(found) or (found.dtype, found.shape) != (wanted.dtype, wanted.shape):
-            return _unlike(found, _kind(wanted), name)
+            parts.append((saved[key], value, inner))
+    elif isinstance(expected, list):
+        if not isinstance(saved, (list, tuple)) or len(saved) != len(expected):
+            return _unlike(saved, f"a list of {len(expected)}", name)
+        parts = [
+            (f, w, f"{name}.{i}") for i, (f, w) in enumerate(zip(saved, expected, strict=True))
+        ]
+    elif isinstance(expected, Tensor):
+        if not is_plain(saved) or (saved.dtype, saved.shape) != (expected.dtype, expected.shape):
+            return _unlike(saved, _kind(expected), name)
     else:
-        kinds = wanted if isinstance(wanted, tuple) else (wanted,)
+        kinds = expected if isinstance(expected, tuple) else (expected,)
         kinds = tuple(kind if isinstance(kind, type) else type(kind) for kind in kinds)
-        if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
-            return _unlike(found, " or ".join(kind.__name__ for kind in kinds), name)
+        if not isinstance(saved, kinds) or (isinstance(saved, bool) and bool not in kinds):
+            return _unlike(saved, " or ".join(kind.__name__ for kind in kinds), name)
     return next((fault for part in parts if (fault := misfit(*part))), None)
 
 
@@ -73,8 +75,8 @@ def is_plain(value: Any) -> bool:
     )
 
 
-def _unlike(found: Any, wanted: str, name: str) -> str:
-    return f"{name} is {_kind(found)}, not {wanted}"
+def _unlike(saved: Any, expected: str, name: str) -> str:
+    return f"{name} is {_kind(saved)}, not {expected}"
 
 
 def _kind(value: Any) -> str:
@@ -104,6 +106,12 @@ _REMEDY = f"A checkpoint written by detbalance train is expected. Give a run's {
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; what evaluating it needs is there and fits together.
 
+    Args:
+        path: best.pt or last.pt of a run.
+
+    Returns:
+        The parts that the text of this file lists.
+
     Raises:
         ValueError: if the file is missing, damaged or not one of ours.
     """
@@ -115,12 +123,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     # without weights_only, which would run what is in it.
     except Exception as error:
         raise ValueError(f"{path}: is no readable checkpoint. {_REMEDY}") from error
-    found = state.get("format") if isinstance(state, dict) else None
-    if not isinstance(found, str) or found != FORMAT:
-        shown = repr(found[:80]) if isinstance(found, str) else type(found).__name__
+    written = state.get("format") if isinstance(state, dict) else None
+    if not isinstance(written, str) or written != FORMAT:
+        shown = repr(written[:80]) if isinstance(written, str) else type(written).__name__
         raise ValueError(f"{path}: has the format {shown}, not {FORMAT!r}. {_REMEDY}")
-    refuse_misfit(state, _HELD, path)
-    refuse_misfit(state, _held(state, path), path)
+    refuse_misfit(state, _PARTS, path)
+    refuse_misfit(state, _parts_by_class(state, path), path)
     for key in ("model", "ema"):
         weights = {} if state[key] is None else state[key]
         for name, value in weights.items():
@@ -129,7 +137,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return state  # type: ignore[no-any-return]
 
 
-_HELD = {
+_PARTS = {
     "config": dict,
     "model": dict,
     "ema": (dict, type(None)),
@@ -137,12 +145,12 @@ _HELD = {
 }
 
 
-def _held(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+def _parts_by_class(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     """What a checkpoint of these classes holds of each."""
     saved = state["categories"]
     kinds = {"ids": int, "names": str, **({"frequency": str} if saved["frequency"] else {})}
-    wanted = {key: [kind] * len(saved[key]) for key, kind in kinds.items()}
-    refuse_misfit(state, {"categories": wanted}, path)
+    lists = {key: [kind] * len(saved[key]) for key, kind in kinds.items()}
+    refuse_misfit(state, {"categories": lists}, path)
     try:
         number = Categories.from_dict(saved).num_classes
         np.array(saved["ids"], dtype=np.int64)
@@ -150,10 +158,10 @@ def _held(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
         raise damaged(path, str(error).rstrip(".")) from error
     counts = torch.zeros(number, dtype=torch.int64)
     by_class = {"image_counts": counts, "instance_counts": counts}
-    held: dict[str, Any] = {"frequency": {**by_class, "num_images": int, "source": str}}
+    parts: dict[str, Any] = {"frequency": {**by_class, "num_images": int, "source": str}}
     if "push" in state:  # earlier versions did not count it
-        held["push"] = {"run": torch.zeros(2, number, dtype=torch.float64)}
-    return held
+        parts["push"] = {"run": torch.zeros(2, number, dtype=torch.float64)}
+    return parts
 
 
 def _is_weight(name: Any, value: Any) -> bool:
@@ -163,9 +171,9 @@ def _is_weight(name: Any, value: Any) -> bool:
     return isinstance(name, str) and is_plain(value)
 
 
-def refuse_misfit(found: Any, wanted: Any, where: str | Path, name: str = "") -> None:
-    """Refuse a saved value that is not as wanted, see `misfit`."""
-    if fault := misfit(found, wanted, name):
+def refuse_misfit(saved: Any, expected: Any, where: str | Path, name: str = "") -> None:
+    """Refuse a saved value that is not as expected, see `misfit`."""
+    if fault := misfit(saved, expected, name):
         raise damaged(where, fault)
 
 
@@ -189,7 +197,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], where: str | Path
 
 def model_from_checkpoint(state: Mapping[str, Any], where: str) -> nn.Module:
     """The trained model of a loaded checkpoint (the averaged weights where the run kept them)."""
-    config = parse_config(with_new_names(state["config"]), where)
+    config = config_from_checkpoint(state, where)
     categories = Categories.from_dict(state["categories"])
     frequency = frequency_from_checkpoint(state)
     try:
@@ -222,6 +230,11 @@ def load_detector(path: str | Path) -> nn.Module:
         names = [model.class_names[label] for label in detections["labels"]]
     """
     return model_from_checkpoint(load_checkpoint(path), str(path))
+
+
+def config_from_checkpoint(state: Mapping[str, Any], where: str) -> Config:
+    """The configuration of a run; a field that an earlier version did not have is its default."""
+    return parse_config(with_new_names(state["config"]), where)
 
 
 def frequency_from_checkpoint(state: Mapping[str, Any]) -> Frequency:
@@ -284,8 +297,7 @@ _MAY_CHANGE = {
 def _same_run(last: Path, config: Config) -> dict[str, Any]:
     """The last checkpoint of a run, if it is of this configuration."""
     state = load_checkpoint(last)
-    # Parsed: a field that an earlier version did not have is its default.
-    started = parse_config(with_new_names(state["config"]), str(last))
+    started = config_from_checkpoint(state, str(last))
     before, now = _flat(started.to_dict()), _flat(config.to_dict())
     for key in {**now, **before}:
         if key not in _MAY_CHANGE and before.get(key) != now.get(key):

@@ -234,30 +234,23 @@ def load_config(
             path that does not exist.
     """
     where = str(path)
+    expected = (
+        "A YAML mapping of sections (data, model, loss, ...) is expected. Look at the files in"
+        " configs/."
+    )
     try:
         with Path(path).open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise ValueError(
-            f"{where}: cannot be read ({error.strerror}). A YAML configuration is expected."
-            " Look at the files in configs/."
-        ) from error
+        raise ValueError(f"{where}: cannot be read ({error.strerror}). {expected}") from error
     if len(content) > _MOST_BYTES:
-        raise ValueError(
-            f"{where}: is larger than {_MOST_BYTES // 2**20} MB. A YAML configuration is expected."
-            " Look at the files in configs/."
-        )
+        raise ValueError(f"{where}: is larger than {_MOST_BYTES // 2**20} MB. {expected}")
     try:
         raw = read_yaml(content)
     except ValueError as error:
-        raise ValueError(
-            f"{where}: {error}. A mapping of sections is expected. Mend that line."
-        ) from error
+        raise ValueError(f"{where}: {error}. Mend that line.") from error
     if not isinstance(raw, dict):
-        raise ValueError(
-            f"{where}: holds {type(raw).__name__}. A mapping of sections (data, model, loss, ...)"
-            " is expected. Look at the files in configs/."
-        )
+        raise ValueError(f"{where}: holds {type(raw).__name__}. {expected}")
     for key, value in [*map(_parsed, overrides), *(values or {}).items()]:
         _set(raw, key, value)
     config = parse_config(raw, where)
@@ -297,8 +290,7 @@ def _parsed(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ValueError(
-            f'--set {override[:80]}: has no "=". KEY=VALUE is expected. Write, for example,'
-            " --set train.iterations=500."
+            f'--set {override[:80]}: has no "=". KEY=VALUE is expected, like train.iterations=500.'
         )
     try:
         return key.strip(), read_yaml(text)
@@ -325,20 +317,13 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _check_paths(data: DataSection, where: str) -> None:
-    for name in ("train", "val"):
-        if not data.path(name).is_file():
-            raise _missing(where, f"data.{name}", data.path(name), "file", data)
-    for name in ("train_images", "val_images"):
-        if not data.path(name).is_dir():
-            raise _missing(where, f"data.{name}", data.path(name), "folder", data)
-
-
-def _missing(where: str, key: str, path: Path, kind: str, data: DataSection) -> ValueError:
-    remedy = (
-        "" if data.root else f" or the data's folder with --data-root DIR or {DATA_ROOT_VARIABLE}"
-    )
-    shown = str(path) if str(path).isprintable() else repr(str(path))
-    return ValueError(
-        f"{where}: {key} is {shown}, which is no {kind}. An existing {kind} is expected."
-        f" Correct the path{remedy}."
-    )
+    for name in ("train", "val", "train_images", "val_images"):
+        path = data.path(name)
+        shown = str(path) if str(path).isprintable() else repr(str(path))
+        kind = "folder" if name.endswith("_images") else "file"
+        if not (path.is_dir() if kind == "folder" else path.is_file()):
+            root = f" or the data's folder with --data-root DIR or {DATA_ROOT_VARIABLE}"
+            raise ValueError(
+                f"{where}: data.{name} is {shown}, which is no {kind}. An existing {kind} is"
+                f" expected. Correct the path{'' if data.root else root}."
+            )

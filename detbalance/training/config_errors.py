@@ -64,9 +64,8 @@ def read_yaml(content: str | bytes) -> Any:
             text = content.decode(encoding)
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
-            raise ValueError(
-                f"is not {encoding.upper()} text at line {line} (byte {error.start})"
-            ) from error
+            problem = f"is not {encoding.upper()} text at line {line} (byte {error.start})"
+            raise ValueError(problem) from error
     try:
         return yaml.load(text, _Loader)
     except yaml.reader.ReaderError as error:
@@ -245,18 +244,18 @@ def _words(section: type[BaseModel], tag: str) -> tuple[str, ...]:
 def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration that a checkpoint of an earlier version holds, by today's names."""
 
-    def methods(section: Any) -> Any:
-        if isinstance(section, Mapping):
-            return {key: methods(value) for key, value in section.items()}
-        if isinstance(section, (list, tuple)):
-            return [methods(value) for value in section]
-        return RENAMED_VALUES.get(section, section) if isinstance(section, str) else section
+    def methods(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: methods(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [methods(inner) for inner in value]
+        return RENAMED_VALUES.get(value, value) if isinstance(value, str) else value
 
-    now = {key: value for key, value in config.items()} | {"sampling": methods(config["sampling"])}
+    renamed = {key: methods(value) if key == "sampling" else value for key, value in config.items()}
     for name, new in RENAMED.items():
         section, _, key = name.partition(".")
-        if key in now.get(section, {}):
-            values = dict(now[section])
+        if isinstance(renamed.get(section), Mapping) and key in renamed[section]:
+            values = dict(renamed[section])
             value = values.pop(key)
-            now[section] = values if new is None else {**values, new: value}
-    return now
+            renamed[section] = values if new is None else {**values, new: value}
+    return renamed

@@ -52,7 +52,7 @@ class GradientTotals:
         self._recent.zero_()
         return {
             key: {name: float(f"{row[c]:.6g}") for c, name in enumerate(categories.names, start=1)}
-            for key, row in zip(("positive_push", "negative_push"), shares, strict=True)
+            for key, row in zip(("positive_gradient", "negative_gradient"), shares, strict=True)
         }
 
     def positive_share(self) -> Float64:
@@ -113,7 +113,7 @@ class SettingsGradientRatio:
         }
 
     def warning(self, categories: Categories, limit: float) -> str | None:
-        """Say in one line which classes are pushed more than `limit` times; None where none is."""
+        """Say in one line which classes count more than `limit` times as much; None for none."""
         product = self.product
         beyond = np.flatnonzero(product > limit)
         if not len(beyond):
@@ -128,7 +128,7 @@ class SettingsGradientRatio:
             f"train.gradient_ratio_limit: sampling, loss weights, paste make a box of {len(beyond)}"
             f" {'classes' if len(beyond) > 1 else 'class'} count more than {limit:g} times as much"
             f" as one of {categories.name(self.reference)}: {', '.join(named)}"
-            f"{', ...' if len(worst) > _SHOWN else ''}. Classes pushed that hard are found where"
+            f"{', ...' if len(worst) > _SHOWN else ''}. Classes that count so much are found where"
             " they are not. Weaken one of the three, or raise train.gradient_ratio_limit."
         )
 
@@ -159,8 +159,7 @@ def settings_gradient_ratio(
     reference = int(boxes.argmax())
 
     def relative(values: Float64) -> Float64:
-        against = values / values[reference]
-        return np.where(boxes > 0, against, 1.0)
+        return np.where(boxes > 0, values / values[reference], 1.0)
 
     # A class whose images are never drawn, or that weighs nothing, may leave 0 / 0.
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -162,16 +162,15 @@ class _Loop:
                 self.config.train.backbone_rate,
             )
         names, limit = self.data.train.categories, self.config.train.gradient_ratio_limit
-        push = settings_gradient_ratio(
+        ratio = settings_gradient_ratio(
             self.data.train,
             self.data.factors,
             loss=self.run.loss,
             paste=self.data.paste,
             mixing=self.data.mixing,
         )
-        log.write(0, push.record(names), board=False)
-        warning = None if limit is None else push.warning(names, limit)
-        if warning is not None:
+        log.write(0, ratio.record(names), board=False)
+        if limit is not None and (warning := ratio.warning(names, limit)):
             logger.warning(warning)
 
     def _say_what_was_shown(self) -> None:
@@ -235,7 +234,7 @@ class _Loop:
             name: float(self.accelerator.reduce(value.clone(), reduction="mean"))
             for name, value in tally.mean_losses().items()
         }
-        self.run.push.collect(self.accelerator.device)
+        self.run.gradients.collect(self.accelerator.device)
         self.run.exposure.collect(self.accelerator.device)
         if log is not None:
             log.write(self.run.iteration, self._record(losses, tally))
@@ -257,7 +256,7 @@ class _Loop:
         all_classes = last or self.run.iteration % every == 0
         values.update(self.run.exposure.record(categories, shown=all_classes))
         if all_classes:
-            values.update(self.run.push.record(categories))
+            values.update(self.run.gradients.record(categories))
         return values
 
     def _evaluate_if_due(self, log: MetricsLog | None, stop: StopRequest) -> None:
@@ -281,14 +280,14 @@ class _Loop:
     def _evaluate(self, evaluate: Evaluate, log: MetricsLog | None) -> bool:
         """Judge the model; say whether it is better than before."""
         better = False
-        self.run.push.collect(self.accelerator.device)
+        self.run.gradients.collect(self.accelerator.device)
         if self.accelerator.is_main_process:
             assert log is not None
             model = self.run.bare_model if self.run.ema is None else self.run.ema.module
             # Evaluation must not move the random state that training draws from.
             devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
             with torch.random.fork_rng(devices=devices):
-                figures = dict(evaluate(model, self.data, self.run.push.positive_share()))
+                figures = dict(evaluate(model, self.data, self.run.gradients.positive_share()))
             log.write(self.run.iteration, {"val": figures})
             value = figures.get(self.config.evaluation.best_metric)
             better = value is not None and (self.run.best is None or value > self.run.best)

@@ -170,11 +170,11 @@ class ExposureTotals:
     def problem(self) -> str | None:
         """Say why no paste was placed in an epoch's worth of draws; None if that is not so."""
         *outcomes, drawn = self._drought.tolist()
-        asked = sum(outcomes)
-        if drawn < self._epoch_length or asked < _ENOUGH:
+        attempts = sum(outcomes)
+        if drawn < self._epoch_length or attempts < _ENOUGH:
             return None
         return (
-            f"none of {asked} pastes asked for in the last {drawn} images was placed"
+            f"none of {attempts} pastes asked for in the last {drawn} images was placed"
             f" ({_reasons(outcomes)}). At least one in an epoch of {self._epoch_length} images is"
             " expected. Change what they fail by in augmentation.paste (scale, tries, classes,"
             " min_size), or turn it off with --set augmentation.paste=null."
@@ -202,22 +202,22 @@ class ExposureTotals:
     def summary(self, categories: Categories) -> list[str]:
         """Say of each class how many pastes were asked for and what became of them."""
         pastes = self._run[_PASTES:].T.tolist()
-        asked = [c for c, outcomes in enumerate(pastes) if sum(outcomes)]
-        asked.sort(key=lambda c: pastes[c][_PLACED] - sum(pastes[c]))
-        lines = [_told(categories.name(c), pastes[c]) for c in sorted(asked[:_NAMED])]
-        if rest := asked[_NAMED:]:
+        classes = [c for c, outcomes in enumerate(pastes) if sum(outcomes)]
+        classes.sort(key=lambda c: pastes[c][_PLACED] - sum(pastes[c]))
+        lines = [_outcomes(categories.name(c), pastes[c]) for c in sorted(classes[:_NAMED])]
+        if rest := classes[_NAMED:]:
             together = [sum(column) for column in zip(*(pastes[c] for c in rest), strict=True)]
-            lines.append(_told(f"{len(rest)} further classes", together))
+            lines.append(_outcomes(f"{len(rest)} further classes", together))
         return lines
 
     def balance(self, categories: Categories, expected: Any) -> str | None:
         """Compare the boxes that were shown with those that the sampler shows."""
-        held = torch.as_tensor(expected, dtype=torch.float64).isfinite()
-        held[0] = False
-        shown = self._run[_SHOWN].double().masked_fill(~held, torch.nan)
-        if not self._run[_SHOWN][held].any():
+        present = torch.as_tensor(expected, dtype=torch.float64).isfinite()
+        present[0] = False
+        shown = self._run[_SHOWN].double().masked_fill(~present, torch.nan)
+        if not self._run[_SHOWN][present].any():
             return None
-        classes = torch.nonzero(held).flatten()
+        classes = torch.nonzero(present).flatten()
         most, least = (int(classes[pick(shown[classes])]) for pick in (torch.argmax, torch.argmin))
         return (
             f"boxes shown: {categories.name(most)} {int(shown[most])}, {categories.name(least)}"
@@ -227,11 +227,8 @@ class ExposureTotals:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Give the counts; `collect` before."""
-        return {
-            "run": self._run.clone(),
-            "recent": self._recent.clone(),
-            "drought": self._drought.clone(),
-        }
+        counts = {"run": self._run, "recent": self._recent, "drought": self._drought}
+        return {name: count.clone() for name, count in counts.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from saved counts."""
@@ -240,10 +237,10 @@ class ExposureTotals:
         self._drought.copy_(state["drought"])
 
 
-def _told(name: str, outcomes: Sequence[int]) -> str:
-    asked, placed = sum(outcomes), outcomes[_PLACED]
-    why = f" ({_reasons(outcomes)})" if asked > placed else ""
-    return f"{name}: {asked} pastes asked for, {placed} placed, {asked - placed} refused{why}"
+def _outcomes(name: str, outcomes: Sequence[int]) -> str:
+    pastes, placed = sum(outcomes), outcomes[_PLACED]
+    why = f" ({_reasons(outcomes)})" if pastes > placed else ""
+    return f"{name}: {pastes} pastes asked for, {placed} placed, {pastes - placed} refused{why}"
 
 
 def _reasons(outcomes: Sequence[int]) -> str:

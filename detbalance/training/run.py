@@ -1,4 +1,4 @@
-"""The state of a run: everything that a checkpoint holds."""
+"""The state of a run: everything that a checkpoint holds; its stream of batches; Ctrl-C."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class Run:
             average = get_ema_multi_avg_fn(config.train.ema_decay)  # type: ignore[no-untyped-call]
             self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.loss = classification_loss(model)
-        self.push = GradientTotals(self.loss, data.train.categories.num_classes)
+        self.gradients = GradientTotals(self.loss, data.train.categories.num_classes)
         optimizer = build_optimizer(config.train, model)
         self.schedule = build_schedule(config.train, optimizer)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
@@ -179,24 +179,23 @@ class Run:
 
     def load(self, state: Mapping[str, Any], where: str | Path) -> None:
         """Take up a run where its checkpoint left it."""
-        totals: dict[str, GradientTotals | ExposureTotals] = {}
-        for key, kept in (("push", self.push), ("exposure", self.exposure)):
-            if key in state:  # not in old versions
-                totals[key] = kept
-        wanted = {
+        totals: dict[str, GradientTotals | ExposureTotals]
+        totals = {"push": self.gradients, "exposure": self.exposure}
+        totals = {key: total for key, total in totals.items() if key in state}  # not in old ones
+        expected = {
             "iteration": int,
             "best": (int, float, type(None)),
             "sampler": self.stream.state_dict(0),
             "optimizer": {"state": dict, "param_groups": list},
             "rng": list,
-            **{key: kept.state_dict() for key, kept in totals.items()},
+            **{key: total.state_dict() for key, total in totals.items()},
         }
         scaler = self.accelerator.scaler
         if scaler is not None and state.get("scaler") is not None:
-            wanted["scaler"] = scaler.state_dict()
+            expected["scaler"] = scaler.state_dict()
         if "tally" in state:  # nor are these
-            wanted |= {"tally": list, "evaluated": int}
-        refuse_misfit(state, wanted, where)
+            expected |= {"tally": list, "evaluated": int}
+        refuse_misfit(state, expected, where)
         iteration = state["iteration"]
         if not 0 <= iteration <= self.config.train.iterations:
             raise damaged(where, f"iteration is {iteration}")
@@ -205,14 +204,14 @@ class Run:
             load_weights(self.ema.module, state["ema"] or {}, where)
             self.ema.n_averaged.fill_(iteration)
         self._load_optimizer(state["optimizer"], iteration, where)
-        if "scaler" in wanted:
+        if "scaler" in expected:
             scaler.load_state_dict(state["scaler"])
         try:
             self.stream.load_state_dict(state["sampler"])
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        for key, kept in totals.items():
-            kept.load_state_dict(state[key])
+        for key, total in totals.items():
+            total.load_state_dict(state[key])
         self._first = self.iteration = iteration
         self.best = state["best"]
         self.evaluated = state.get("evaluated", iteration)
@@ -228,14 +227,14 @@ class Run:
         layout = [{"params": group["params"]} for group in own["param_groups"]]
         refuse_misfit(saved, {"param_groups": layout}, where, "optimizer")
         known = dict(enumerate(p for group in self.optimizer.param_groups for p in group["params"]))
-        if strange := set(saved["state"]) - set(known):
-            raise damaged(where, f"optimizer.state has {next(iter(strange))!r:.80}")
+        if unknown := set(saved["state"]) - set(known):
+            raise damaged(where, f"optimizer.state has {next(iter(unknown))!r:.80}")
         options = self.config.train
         adam = options.optimizer == "adamw"
         sums = ("exp_avg", "exp_avg_sq") if adam else ("momentum_buffer",) * bool(options.momentum)
         step = {"step": torch.zeros(())} if adam else {}
-        wanted = {i: {**dict.fromkeys(sums, known[i]), **step} for i in saved["state"]}
-        refuse_misfit(saved["state"], wanted, where, "optimizer.state")
+        expected = {i: {**dict.fromkeys(sums, known[i]), **step} for i in saved["state"]}
+        refuse_misfit(saved["state"], expected, where, "optimizer.state")
         self.optimizer.load_state_dict({**own, "state": saved["state"]})
         factors = self.schedule.lr_lambdas  # of the iteration alone
         rates = [s * f(iteration) for s, f in zip(self.schedule.base_lrs, factors, strict=True)]
@@ -247,7 +246,7 @@ class Run:
     def save(self, name: str) -> None:
         """Write the state; all processes take part, the main process writes."""
         own = gather_object([(_rng(), self.tally.state_dict())])
-        self.push.collect(self.accelerator.device)
+        self.gradients.collect(self.accelerator.device)
         self.exposure.collect(self.accelerator.device)
         if not self.accelerator.is_main_process:
             return
@@ -265,7 +264,7 @@ class Run:
             "tally": [tally for _, tally in own],
             "evaluated": self.evaluated,
             "best": self.best,
-            "push": self.push.state_dict(),
+            "push": self.gradients.state_dict(),
             "exposure": self.exposure.state_dict(),
             "config": self.config.to_dict(),
             "categories": self.data.train.categories.to_dict(),
@@ -280,7 +279,7 @@ class Run:
 
 
 def _rng() -> dict[str, Tensor]:
-    """The random states that training draws from (augmentation has its own, see stream.py)."""
+    """The random states that training draws from (augmentation has its own, see `Draw`)."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -288,8 +287,8 @@ def _rng() -> dict[str, Tensor]:
 
 
 def _load_tally(tally: Tally, state: Any, where: str | Path) -> None:
-    held = {"sums": dict, "batches": int, "images": int, "seconds": float}
-    refuse_misfit(state, held, where, "tally")
+    parts = {"sums": dict, "batches": int, "images": int, "seconds": float}
+    refuse_misfit(state, parts, where, "tally")
     refuse_misfit(state["sums"], dict.fromkeys(state["sums"], float), where, "tally.sums")
     tally.load_state_dict(state)
 

@@ -60,21 +60,19 @@ class _Method(Section):
     @model_validator(mode="after")
     def _one_of_both(self) -> _Method:
         both = ("threshold", "target_length")
-        if set(both) <= set(type(self).model_fields):
-            given = [name for name in both if getattr(self, name) is not None]
-            if len(given) != 1:
-                method = self.model_dump()["method"]
-                raise ValueError(f'method "{method}" needs either threshold or target_length')
+        values = [getattr(self, name, None) for name in both]
+        if set(both) <= set(type(self).model_fields) and values.count(None) != 1:
+            method = self.model_dump()["method"]
+            raise ValueError(f'method "{method}" needs either threshold or target_length')
         return self
 
 
-def _sections(suffix: str, **extra: Any) -> Any:
+def _sections(suffix: str, **extra: Any) -> list[Any]:
     """The sections of all methods, told apart by `method`."""
-    sections: list[Any] = [
+    return [
         section_of(f"{name}{suffix}", function, base=_Method, method=(Literal[name], ...), **extra)
         for name, function in FACTORS.items()
     ]
-    return sections
 
 
 if TYPE_CHECKING:
@@ -92,12 +90,12 @@ def image_factors(section: SamplingSection, train: Annotations) -> npt.NDArray[n
     """How often each training image is drawn in an epoch, in expectation."""
     options = section.model_dump()
     methods = [options, *options.pop("also", ())]
-    held = ImageLabels(train)
-    factors = np.ones(len(held))
+    image_labels = ImageLabels(train)
+    factors = np.ones(len(image_labels))
     for method in sorted(methods, key=lambda part: part["method"] == _LAST):
         name = method.pop("method")
         if name == _LAST:
             method["factors"] = factors
         if name != "none":
-            factors = factors * FACTORS[name](held, **method)
+            factors = factors * FACTORS[name](image_labels, **method)
     return factors

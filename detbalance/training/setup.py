@@ -63,8 +63,7 @@ class Data:
 
 def load_data(config: Config) -> Data:
     """Read and check everything that a run will read, before anything is trained."""
-    train = _load(config, "train")
-    val = _load(config, "val")
+    train, val = _load(config, "train"), _load(config, "val")
     val_labels = labels_in(val, train.categories, train.source)
     frequency = class_frequency(train)
     if frequency.instance_counts.sum() == 0:
@@ -89,10 +88,10 @@ def labels_in(truth: Annotations, categories: Categories, source: str) -> NDArra
     """Find the classes of a detector in a file by their names; ids may differ."""
     names = truth.categories.names
     boxes = np.bincount(truth.labels, minlength=len(names) + 1)[1:]
-    strange = [name for name in names if name not in categories.names]
-    count = sum(int(n) for name, n in zip(names, boxes, strict=True) if name in strange)
-    if count:
-        shown = strange[np.argmax([boxes[names.index(name)] > 0 for name in strange])]
+    counts = dict(zip(names, boxes.tolist(), strict=True))
+    unknown = {name: n for name, n in counts.items() if n and name not in categories.names}
+    if count := sum(unknown.values()):
+        shown = next(iter(unknown))
         near = difflib.get_close_matches(shown, categories.names, n=1)
         hint = f' Did you mean "{near[0]}"?' if near else ""
         raise ValueError(
@@ -104,38 +103,27 @@ def labels_in(truth: Annotations, categories: Categories, source: str) -> NDArra
     order = {name: label for label, name in enumerate(names, start=1)}
     labels = np.array([0, *(order.get(name, 0) for name in categories.names)], dtype=np.int64)
     if missing := [name for name in categories.names if name not in order]:
-        logger.info(
-            "%s: does not list %s of %s; what is detected of that is not judged",
-            truth.source,
-            shorten(missing),
-            source,
-        )
+        what = "%s: does not list %s of %s; what is detected of that is not judged"
+        logger.info(what, truth.source, shorten(missing), source)
     both = set(names) & set(categories.names)
     ids, known = (dict(zip(c.names, c.ids, strict=True)) for c in (truth.categories, categories))
     if any(ids[name] != known[name] for name in both):
-        logger.info(
-            "%s: its category ids are not those of %s; classes are matched by their names",
-            truth.source,
-            source,
-        )
+        what = "%s: its category ids are not those of %s; classes are matched by their names"
+        logger.info(what, truth.source, source)
     return labels
 
 
 def _load(config: Config, part: str) -> Annotations:
-    """One of the two files, without the images that cannot be read if that was asked for."""
+    """One of the two files, without the images that cannot be read if the configuration says so."""
+    paste = config.augmentation.paste
     annotations = load_annotations(
         config.data.path(part),
         drop_invalid=config.data.drop_invalid,
-        segmentations=part == "train" and _takes_masks(config),
+        # Pasted objects may be cut out along them.
+        segmentations=part == "train" and paste is not None and paste.model_dump()["masks"],
     )
     folder = config.data.path(f"{part}_images")
     return usable_images(annotations, folder, skip=config.data.skip_missing)
-
-
-def _takes_masks(config: Config) -> bool:
-    """Whether pasted objects are cut out along their segmentations."""
-    paste = config.augmentation.paste
-    return paste is not None and bool(paste.model_dump()["masks"])
 
 
 def build_paste(config: Config, train: Annotations) -> RarePaste | None:
@@ -172,15 +160,14 @@ def build_augmentation(
 ) -> Compose | None:
     """All parts of the augmentation of a configuration, in the order of its section."""
     section = config.augmentation
-    parts: list[Any] = [*mixing]
-    if section.crop is not None:
-        parts.append(RareCrop(train, **section.crop.model_dump()))
-    if paste is not None:
-        parts.append(paste)
-    if section.policy is not None:
-        parts.append(GroupPolicy(train, **section.policy.model_dump()))
-    if section.standard is not None:
-        parts.append(StandardAugmentation(**section.standard.model_dump()))
+    parts: list[Any] = [
+        *mixing,
+        section.crop and RareCrop(train, **section.crop.model_dump()),
+        paste,
+        section.policy and GroupPolicy(train, **section.policy.model_dump()),
+        section.standard and StandardAugmentation(**section.standard.model_dump()),
+    ]
+    parts = [part for part in parts if part is not None]
     return Compose(parts) if parts else None
 
 
@@ -216,10 +203,10 @@ def classification_loss(model: nn.Module) -> ClassificationLoss | None:
     return next((m for m in model.modules() if isinstance(m, ClassificationLoss)), None)
 
 
-def loader_workers(asked: int | None) -> int:
-    """How many processes load images for this one."""
-    if asked is not None:
-        return asked
+def loader_workers(workers: int | None) -> int:
+    """How many processes load images for this one; None for what suits the machine."""
+    if workers is not None:
+        return workers
     if not torch.accelerator.is_available():
         return 0
     cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

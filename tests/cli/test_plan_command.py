@@ -231,7 +231,7 @@ def test_the_command_needs_no_torch(files):
     heavy = ["torch", "torchvision", "albumentations", "cv2", "pydantic", "yaml", "pycocotools"]
     done = fresh(heavy, f"from detbalance.cli import main; main({arguments})")
     assert done.returncode == 0, done.stderr
-    assert json.loads((files / "out" / "plan.json").read_text())["schema"] == "detbalance.plan/1"
+    assert json.loads((files / "out" / "plan.json").read_text())["schema"] == "detbalance.plan/2"
 
 
 def test_planning_needs_numpy_only(files):

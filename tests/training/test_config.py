@@ -287,8 +287,8 @@ def test_missing_section_is_named(write, tmp_path):
     ("text", "message"),
     [
         ("a: [1,\nb: 2", r"is not valid YAML at line"),
-        ("- 1", r"holds list\. A mapping"),
-        ("", r"holds NoneType\. A mapping"),
+        ("- 1", r"holds list\. A YAML mapping"),
+        ("", r"holds NoneType\. A YAML mapping"),
     ],
 )
 def test_files_that_hold_no_configuration(tmp_path, text, message):

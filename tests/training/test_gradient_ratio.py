@@ -54,14 +54,18 @@ def test_shares_are_those_of_the_gradients():
     first = step(loss) + step(loss)
     totals.collect(CPU)
     record = totals.record(NAMES)
-    shares = np.array([list(record[key].values()) for key in ("positive_push", "negative_push")])
+    shares = np.array(
+        [list(record[key].values()) for key in ("positive_gradient", "negative_gradient")]
+    )
     np.testing.assert_allclose(shares, first[:, 1:] / first.sum(), rtol=1e-5)
-    assert list(record["positive_push"]) == ["red", "green"]
+    assert list(record["positive_gradient"]) == ["red", "green"]
     assert shares.sum() == pytest.approx(1, abs=1e-5)
     second = step(loss)
     totals.collect(CPU)
     record = totals.record(NAMES)
-    assert record["positive_push"]["green"] == pytest.approx(second[0, 2] / second.sum(), rel=1e-5)
+    assert record["positive_gradient"]["green"] == pytest.approx(
+        second[0, 2] / second.sum(), rel=1e-5
+    )
     both = (first + second)[:, 1:]
     np.testing.assert_allclose(totals.positive_share()[1:], both[0] / both.sum(axis=0), rtol=1e-12)
     assert np.isnan(totals.positive_share()[0])
@@ -84,8 +88,8 @@ def test_a_class_without_gradient_is_unknown():
 # In a run
 
 
-def pushes(folder):
-    return [r for r in read_metrics(folder) if "positive_push" in r]
+def gradient_records(folder):
+    return [r for r in read_metrics(folder) if "positive_gradient" in r]
 
 
 def test_every_call_of_a_run_adds_up(config_file, monkeypatch):
@@ -105,13 +109,13 @@ def test_every_call_of_a_run_adds_up(config_file, monkeypatch):
     shares = {row.name: row.positive_share for row in report.classes}
     expected = sums[0] / sums.sum(axis=0)
     np.testing.assert_allclose([shares["red"], shares["green"]], expected, rtol=1e-5)
-    records = pushes(config.output)
+    records = gradient_records(config.output)
     assert [r["iteration"] for r in records] == [2, 4, 6]
     for record in records:
-        parts = [*record["positive_push"].values(), *record["negative_push"].values()]
+        parts = [*record["positive_gradient"].values(), *record["negative_gradient"].values()]
         assert sum(parts) == pytest.approx(1, abs=1e-4)
     first = np.sum(calls[: len(calls) // 3], axis=0)
-    assert records[0]["negative_push"]["green"] == pytest.approx(
+    assert records[0]["negative_gradient"]["green"] == pytest.approx(
         first[1, 1] / first.sum(), rel=1e-4
     )
 
@@ -133,10 +137,12 @@ def test_shares_go_on_where_a_killed_run_was_saved(config_file, tmp_path):
     with pytest.raises(Kill):
         train(config, on_step=kill)
     train(config, resume=True)
-    assert [r["iteration"] for r in pushes(config.output)] == [3, 6]
-    for ours, theirs in zip(pushes(config.output), pushes(whole.output), strict=True):
-        assert ours["positive_push"] == pytest.approx(theirs["positive_push"], rel=1e-4)
-        assert ours["negative_push"] == pytest.approx(theirs["negative_push"], rel=1e-4)
+    assert [r["iteration"] for r in gradient_records(config.output)] == [3, 6]
+    for ours, theirs in zip(
+        gradient_records(config.output), gradient_records(whole.output), strict=True
+    ):
+        assert ours["positive_gradient"] == pytest.approx(theirs["positive_gradient"], rel=1e-4)
+        assert ours["negative_gradient"] == pytest.approx(theirs["negative_gradient"], rel=1e-4)
     ours, theirs = (load_checkpoint(c.output / "last.pt")["push"]["run"] for c in (config, whole))
     assert theirs.sum() > 0
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=0)
@@ -152,15 +158,15 @@ def test_tensorboard_has_no_charts_of_very_many_classes(tmp_path):
     log = MetricsLog(tmp_path)
     log.write(0, {"sampling_factor": {"red": 2.0}}, board=False)
     many = {f"class {i}": 0.005 for i in range(101)}
-    log.write(1, {"loss": 2.0, "few": dict(list(many.items())[:100]), "positive_push": many})
+    log.write(1, {"loss": 2.0, "few": dict(list(many.items())[:100]), "positive_gradient": many})
     log.close()
     assert [r["iteration"] for r in read_metrics(tmp_path)] == [0, 1]
-    assert len(read_metrics(tmp_path)[1]["positive_push"]) == 101
+    assert len(read_metrics(tmp_path)[1]["positive_gradient"]) == 101
     events = EventAccumulator(str(tmp_path / "tensorboard"), {"scalars": 0})
     events.Reload()
     tags = events.Tags()["scalars"]
     assert len(tags) == 101  # "loss" and "few"
-    assert not any(tag.startswith(("positive_push", "sampling_factor")) for tag in tags)
+    assert not any(tag.startswith(("positive_gradient", "sampling_factor")) for tag in tags)
 
 
 def test_very_many_classes_are_logged_less_often(tmp_path, monkeypatch):
@@ -168,7 +174,7 @@ def test_very_many_classes_are_logged_less_often(tmp_path, monkeypatch):
     config_file = write_config(make_data(tmp_path / "data"), tmp_path)
     config = load_config(config_file)
     train(config)
-    assert [r["iteration"] for r in pushes(config.output)] == [2, 4, 6]
+    assert [r["iteration"] for r in gradient_records(config.output)] == [2, 4, 6]
 
 
 # What the settings make a box count
@@ -213,11 +219,11 @@ def test_sampling_factor_is_what_draws_count(scattered):
     labels, images = scattered.labels[counted], scattered.image_index[counted]
     boxes = np.bincount(labels, minlength=5).clip(1)
     shown = np.bincount(labels, draws[images], minlength=5) / boxes
-    push = settings_gradient_ratio(scattered, factors)
-    assert push.reference == 1
-    assert push.sampling[3] > 2
-    np.testing.assert_allclose(push.sampling[1:4], (shown / shown[1])[1:4], rtol=0.01)
-    np.testing.assert_array_equal(push.paste, 1)
+    ratio = settings_gradient_ratio(scattered, factors)
+    assert ratio.reference == 1
+    assert ratio.sampling[3] > 2
+    np.testing.assert_allclose(ratio.sampling[1:4], (shown / shown[1])[1:4], rtol=0.01)
+    np.testing.assert_array_equal(ratio.paste, 1)
 
 
 @pytest.mark.parametrize(("mixed", "epochs", "tolerance"), [(False, 40, 0.08), (True, 8, 0.2)])
@@ -238,60 +244,60 @@ def test_product_is_what_draws_and_pastes_count(scattered, tmp_path, mixed, epoc
             put = target["pasted"][target["iscrowd"] == 0].numpy()
             own += np.bincount(labels[~put], minlength=5)
             pasted += np.bincount(labels[put], minlength=5)
-    push = settings_gradient_ratio(scattered, factors, paste=paste, mixing=mixing)
+    ratio = settings_gradient_ratio(scattered, factors, paste=paste, mixing=mixing)
     boxes = class_frequency(scattered).instance_counts[1:4]
     realised = ((own + pasted) / own.clip(1))[1:4]
-    np.testing.assert_allclose(push.paste[1:4], realised, rtol=tolerance)
+    np.testing.assert_allclose(ratio.paste[1:4], realised, rtol=tolerance)
     shown = (own + pasted)[1:4] / boxes
-    np.testing.assert_allclose(push.product[1:4], shown / shown[0], rtol=tolerance)
-    assert push.product[3] > (4 if mixed else 10)
-    for factor in (push.sampling, push.loss, push.paste):
+    np.testing.assert_allclose(ratio.product[1:4], shown / shown[0], rtol=tolerance)
+    assert ratio.product[3] > (4 if mixed else 10)
+    for factor in (ratio.sampling, ratio.loss, ratio.paste):
         assert factor[[0, 4]].tolist() == [1, 1]  # background, and a class without a box
 
 
 def test_without_balancing_every_factor_is_one(scattered):
     loss = SigmoidFocalLoss(class_frequency(scattered))
-    push = settings_gradient_ratio(scattered, np.ones(40), loss=loss)
-    np.testing.assert_allclose(push.product, 1, rtol=1e-12)
-    assert push.warning(scattered.categories, 1.001) is None
+    ratio = settings_gradient_ratio(scattered, np.ones(40), loss=loss)
+    np.testing.assert_allclose(ratio.product, 1, rtol=1e-12)
+    assert ratio.warning(scattered.categories, 1.001) is None
 
 
 def test_dropped_images_and_weights_of_zero_are_no_fault(scattered):
     factors = np.where(np.isin(np.arange(40), scattered.image_index), 0.0, 1.0)
-    push = settings_gradient_ratio(scattered, factors)
-    push.warning(scattered.categories, 100)
-    json.dumps(push.record(scattered.categories), allow_nan=False)
+    ratio = settings_gradient_ratio(scattered, factors)
+    ratio.warning(scattered.categories, 100)
+    json.dumps(ratio.record(scattered.categories), allow_nan=False)
 
 
 def test_weights_are_those_of_the_gradients(scattered):
     loss = SigmoidFocalLoss(
         class_frequency(scattered), alpha={"few": 0.75, "one": 0.5}, class_weights={"one": 3.0}
     )
-    push = settings_gradient_ratio(scattered, np.ones(40), loss=loss)
+    ratio = settings_gradient_ratio(scattered, np.ones(40), loss=loss)
     logits = torch.zeros(3, 4, dtype=torch.float64, requires_grad=True)
     loss(logits, torch.tensor([1, 2, 3])).backward()
     slopes = logits.grad.diagonal().abs().numpy()
-    np.testing.assert_allclose(push.loss[1:4], slopes / slopes[0], rtol=1e-12)
-    assert push.loss[3] == pytest.approx(6)
+    np.testing.assert_allclose(ratio.loss[1:4], slopes / slopes[0], rtol=1e-12)
+    assert ratio.loss[3] == pytest.approx(6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_tells_its_class_weights(scattered, name):
     loss = LOSSES[name](class_frequency(scattered), class_weights={"few": 5.0, "one": 7.0})
-    push = settings_gradient_ratio(scattered, np.ones(40), loss=loss)
-    np.testing.assert_allclose(push.loss[1:4], [1, 5, 7], rtol=1e-12)
+    ratio = settings_gradient_ratio(scattered, np.ones(40), loss=loss)
+    np.testing.assert_allclose(ratio.loss[1:4], [1, 5, 7], rtol=1e-12)
 
 
 def test_warning_is_one_line_with_factors_and_product():
     one = np.ones(9)
-    push = SettingsGradientRatio(one * 4, np.arange(9.0), one * 2, reference=1)
+    ratio = SettingsGradientRatio(one * 4, np.arange(9.0), one * 2, reference=1)
     names = Categories(ids=tuple(range(1, 9)), names=tuple("abcdefgh"))
-    line = push.warning(names, 20)
+    line = ratio.warning(names, 20)
     assert line.startswith("train.gradient_ratio_limit: ")
     assert "\n" not in line
     assert "6 classes count more than 20 times as much as one of a: h 4 x 8 x 2 = 64, g " in line
     assert "d 4 x 4 x 2 = 32, ..." in line
-    assert push.warning(names, 64) is None
+    assert ratio.warning(names, 64) is None
 
 
 def test_a_run_warns_once_and_keeps_the_factors(config_file, tmp_path, caplog):
