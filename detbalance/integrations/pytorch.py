@@ -26,8 +26,8 @@ class ResumableLoader(DataLoader[Any]):
     """
 
     def __init__(self, dataset: Any, batch_sampler: BalancedBatchSampler, **options: Any) -> None:
-        meant, told = batch_sampler.sampler.image_ids, image_ids_of(dataset)
-        if meant is not None and told is not None and not np.array_equal(meant, told):
+        expected, ids = batch_sampler.sampler.image_ids, image_ids_of(dataset)
+        if expected is not None and ids is not None and not np.array_equal(expected, ids):
             raise ValueError(
                 "ResumableLoader: the data set gives its images in another order than the sampler"
                 " means, or other images. One order is expected. Pass dataset=dataset to the"

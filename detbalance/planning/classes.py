@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -54,8 +53,8 @@ def class_rows(
 ) -> tuple[list[int], tuple[ClassPlan, ...]]:
     """Describe every class of the training file, but for mere supercategories."""
     categories = train.categories
-    sizes = box_sizes(train)
-    beside = companions(image_labels)
+    median_sizes, size_shares = box_sizes(train)
+    companion_labels, companion_images = companions(image_labels)
     reference_boxes = boxes_beside(image_labels, _reference(image_labels))
     val_counts = _counts_by_name(val)
     above = set(class_frequency(train).super_categories)
@@ -65,8 +64,8 @@ def class_rows(
     for label in labels:
         name = categories.name(label)
         val_images, val_boxes = (None, None) if val is None else val_counts.get(name, (0, 0))
-        small, medium, large = sizes.shares[label].tolist()
-        companion = int(beside.labels[label])
+        small, medium, large = size_shares[label].tolist()
+        companion = int(companion_labels[label])
         rows.append(
             ClassPlan(
                 name=name,
@@ -74,12 +73,12 @@ def class_rows(
                 group=groups.group(label),
                 images=int(image_labels.image_counts[label]),
                 boxes=int(image_labels.instance_counts[label]),
-                median_size=float(sizes.median[label]),
+                median_size=float(median_sizes[label]),
                 small=small,
                 medium=medium,
                 large=large,
                 companion=categories.name(companion) if companion else None,
-                companion_images=int(beside.images[label]),
+                companion_images=int(companion_images[label]),
                 reference_boxes=float(reference_boxes[label]),
                 val_images=val_images,
                 val_boxes=val_boxes,
@@ -111,21 +110,13 @@ def _missing(val_boxes: int) -> int:
     return max(0, boxes_for_half_width(WANTED_HALF_WIDTH) - val_boxes)
 
 
-@dataclass(frozen=True)
-class BoxSizes:
-    """Sizes of the boxes of each class; NaN for classes without one."""
-
-    median: Float64
-    shares: Float64
-
-
-def box_sizes(annotations: Annotations) -> BoxSizes:
-    """Measure the boxes of each class, crowd regions left out."""
+def box_sizes(annotations: Annotations) -> tuple[Float64, Float64]:
+    """Median size [C] and shares of small, medium, large [C, 3] of each class's boxes, or NaN."""
     num_classes = annotations.categories.num_classes
-    counted = ~annotations.is_crowd
-    labels = annotations.labels[counted]
+    is_object = ~annotations.is_crowd
+    labels = annotations.labels[is_object]
     counts = np.bincount(labels, minlength=num_classes)
-    size = np.sqrt(annotations.bbox[counted, 2] * annotations.bbox[counted, 3])
+    size = np.sqrt(annotations.bbox[is_object, 2] * annotations.bbox[is_object, 3])
     sorted_size = size[np.lexsort((size, labels))]
     starts = np.cumsum(counts) - counts
     present = counts > 0
@@ -133,23 +124,15 @@ def box_sizes(annotations: Annotations) -> BoxSizes:
     lower, upper = ((starts + half)[present] for half in ((counts - 1) // 2, counts // 2))
     median[present] = (sorted_size[lower] + sorted_size[upper]) / 2
     # A box of just 32^2 is medium and one of just 96^2 still is.
-    area = annotations.areas[counted]
+    area = annotations.areas[is_object]
     of_box = (area >= AREA_LIMITS[0]).astype(np.int64) + (area > AREA_LIMITS[1])
     by_class = np.bincount(labels * 3 + of_box, minlength=3 * num_classes).reshape(-1, 3)
     with np.errstate(invalid="ignore"):
-        return BoxSizes(median, by_class / counts[:, None])
+        return median, by_class / counts[:, None]
 
 
-@dataclass(frozen=True)
-class Companions:
-    """The other class that shares most images with each class."""
-
-    labels: Int64
-    images: Int64
-
-
-def companions(image_labels: ImageLabels) -> Companions:
-    """Find the class that each class is most often seen with."""
+def companions(image_labels: ImageLabels) -> tuple[Int64, Int64]:
+    """The class that each class is most often seen with, and in how many images, [C] each."""
     images, labels, _ = image_labels.pairs
     offsets = offsets_of(np.bincount(images, minlength=image_labels.num_images))
     images_of_class = images[np.argsort(labels, kind="stable")]
@@ -163,7 +146,7 @@ def companions(image_labels: ImageLabels) -> Companions:
         counts[label] = 0
         shared[label] = counts.max()
         best[label] = counts.argmax() if shared[label] else 0
-    return Companions(best, shared)
+    return best, shared
 
 
 def boxes_beside(image_labels: ImageLabels, label: int) -> Float64:

@@ -95,13 +95,13 @@ def _box_format(annotations: Annotations) -> Iterator[Finding]:
     # Areas that are those of corners, and not width x height, give them away at once.
     areas = [sides.prod(axis=1) for sides in (high - low, high)]
     of_corners, of_sides = (np.isclose(area, annotations.areas, rtol=1e-3) for area in areas)
-    told = int((is_corners & of_corners & ~of_sides).sum())
+    by_area = int((is_corners & of_corners & ~of_sides).sum())
     corners = is_corners & (high <= limits).all(axis=1)
     centres = ((low - high / 2 >= -_PIXEL) & (low + high / 2 <= limits)).all(axis=1)
     expected = "x, y, width and height are expected, in pixels"
-    if told >= _NEARLY_ALL * number:
-        text = f"the area of {told:,} of {counted(number, 'box')} is that of x1, y1, x2, y2"
-        yield _finding(annotations, "boxes as corners", told, f"{text}. {expected}")
+    if by_area >= _NEARLY_ALL * number:
+        text = f"the area of {by_area:,} of {counted(number, 'box')} is that of x1, y1, x2, y2"
+        yield _finding(annotations, "boxes as corners", by_area, f"{text}. {expected}")
     elif beyond >= number / 2 and corners.mean() >= _SURELY:
         text = f"{outside}, but not when bbox is read as x1, y1, x2, y2. {expected}"
         yield _finding(annotations, "boxes as corners", beyond, text)
@@ -209,7 +209,7 @@ def near_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 
 def file_findings(annotations: Annotations) -> list[Finding]:
     """List what loading found in one file, and what its lists mean for training."""
-    found = [
+    findings = [
         Finding(
             file=annotations.source,
             kind=fault.kind,
@@ -220,7 +220,7 @@ def file_findings(annotations: Annotations) -> list[Finding]:
         for fault in annotations.faults
         if fault.kind != "crowd only"  # said with what to do by `doubtful`
     ]
-    found += doubtful(annotations)
+    findings += doubtful(annotations)
     listed = [
         key
         for key, lists in (
@@ -230,7 +230,7 @@ def file_findings(annotations: Annotations) -> list[Finding]:
         if lists is not None
     ]
     if listed:
-        found.append(
+        findings.append(
             Finding(
                 file=annotations.source,
                 kind="LVIS lists",
@@ -240,7 +240,7 @@ def file_findings(annotations: Annotations) -> list[Finding]:
                 is_fault=False,
             )
         )
-    return found
+    return findings
 
 
 def same_names(train: Annotations, val: Annotations) -> list[Finding]:
@@ -283,7 +283,7 @@ def duplicate_findings(
     """
     result = find_duplicates(train, train_dir, val, val_dir, progress=progress)
     where, other = (train, "here twice") if val is None else (val, f"in {train.source} too")
-    found = []
+    findings = []
     # A file that is listed twice is a finding without a look at the images.
     pairs = [pair for pair in result.pairs if val is not None or pair.first != pair.second]
     identical = [pair for pair in pairs if pair.kind == "identical"]
@@ -292,18 +292,20 @@ def duplicate_findings(
             f"{_images(identical)} byte for byte {other} ({_pairs(identical)}). Leave"
             f" {'one of each' if val is None else 'them'} out"
         )
-        found.append(Finding(where.source, "identical image", len(identical), text, is_fault=True))
+        findings.append(
+            Finding(where.source, "identical image", len(identical), text, is_fault=True)
+        )
     near = [pair for pair in pairs if pair.kind == "near"]
     if near:
         text = (
             f"{_images(near)} nearly the same picture {other} ({_pairs(near)}). Look at them:"
             " photos of one fixed camera can be that alike"
         )
-        found.append(Finding(where.source, "similar image", len(near), text, is_fault=True))
-    found += _unusable(train, train_dir)
+        findings.append(Finding(where.source, "similar image", len(near), text, is_fault=True))
+    findings += _unusable(train, train_dir)
     if val is not None:
-        found += _unusable(val, train_dir if val_dir is None else val_dir)
-    return found
+        findings += _unusable(val, train_dir if val_dir is None else val_dir)
+    return findings
 
 
 def _unusable(annotations: Annotations, image_dir: str | Path) -> list[Finding]:

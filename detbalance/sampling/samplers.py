@@ -288,16 +288,16 @@ class ClassAwareSampler(StreamSampler):
         place = generator_of(self.seed, DRAWING).permutation(number)
         starts, stops = ((end + number - 1 - place) // number for end in (before, after))
         cycles, rest = divmod(after - before, number)
-        given = np.empty((cycles + 1, number), dtype=np.int32)
+        drawn = np.empty((cycles + 1, number), dtype=np.int32)
         for source, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
-            given[: stop - start, source] = self._walk(source, start, stop)
+            drawn[: stop - start, source] = self._walk(source, start, stop)
         order = np.tile(np.arange(number, dtype=np.int32), (cycles, 1))
         order = generator.permuted(order, axis=1)
-        in_order = np.take_along_axis(given[:cycles], order, axis=1).ravel()
+        in_order = np.take_along_axis(drawn[:cycles], order, axis=1).ravel()
         if not rest:
             return in_order
         last = generator.permutation(np.flatnonzero(stops - starts > cycles))
-        return np.concatenate([in_order, given[cycles, last]])
+        return np.concatenate([in_order, drawn[cycles, last]])
 
     def _walk(self, source: int, start: int, stop: int) -> _Images:
         """Places start .. stop - 1 in a source's endless row of shuffled passes."""

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,12 +36,10 @@ from detbalance.detection.heads import set_classification_loss
 from detbalance.detection.models import build_detector
 from detbalance.detection.weights import load_file
 from detbalance.losses import LOSSES, ClassificationLoss
+from detbalance.losses.class_counts import CountsLike
 from detbalance.sampling.balanced_exposure import class_exposure
 from detbalance.training.config import Config, TrainSection
 from detbalance.training.sections import image_factors
-
-if TYPE_CHECKING:
-    from detbalance.losses.class_counts import CountsLike
 
 logger = logging.getLogger(__name__)
 

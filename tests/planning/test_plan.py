@@ -102,15 +102,16 @@ def test_groups_come_from_the_training_file_by_the_limits_given(tmp_path):
 @given(st.lists(st.lists(st.integers(1, 5), max_size=6), min_size=1, max_size=12))
 def test_what_is_seen_beside_a_class_is_what_a_loop_counts(images):
     held = ImageLabels(images)
-    beside, reference = companions(held), boxes_beside(held, 1) if held.num_classes > 1 else None
+    labels, in_images = companions(held)
+    reference = boxes_beside(held, 1) if held.num_classes > 1 else None
     for label in range(1, held.num_classes):
         own = [image for image in images if label in image]
         shared = [
             0 if other in (0, label) else sum(other in image for image in own)
             for other in range(held.num_classes)
         ]
-        assert beside.images[label] == max(shared)
-        assert beside.labels[label] == (shared.index(max(shared)) if max(shared) else 0)
+        assert in_images[label] == max(shared)
+        assert labels[label] == (shared.index(max(shared)) if max(shared) else 0)
         if own:
             mean = sum(image.count(1) for image in own) / len(own)
             assert reference[label] == pytest.approx(mean)

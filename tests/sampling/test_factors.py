@@ -52,6 +52,7 @@ MEANS = {
     "quadratic": lambda a, b: math.sqrt((a * a + b * b) / 2),
 }
 NOTHING = [[], [], []]
+ARRAYS = {"image_index": [0, 0, 1, 3], "labels": [1, 2, 1, 1], "num_images": 5}
 
 
 def mean_shares(images, mean):
@@ -97,6 +98,42 @@ def test_methods_know_what_they_are_called_in_their_errors(name):
         function([], **{"share": 0.1} if name == "background" else {})
 
 
+def test_repeat_factors_by_hand():
+    # class 1 in 3 of 5 images, class 2 in 1 of 5
+    expected = [math.sqrt(0.9 / 0.2), math.sqrt(0.9 / 0.6), 1, math.sqrt(0.9 / 0.6), 1]
+    assert repeat_factors(**ARRAYS, threshold=0.9) == pytest.approx(expected, rel=1e-15)
+
+
+@given(label_lists((1, 2, 3, 5, 900, 65535, 65536, 70000)), st.floats(1e-3, 1.0))
+def test_repeat_factors_equal_a_plain_loop_to_the_last_bit(images, threshold):
+    by_image, _ = counts(images)
+    by_class = {c: max(1.0, math.sqrt(threshold / (n / len(images)))) for c, n in by_image.items()}
+    factors = repeat_factors(images, threshold=threshold)
+    assert factors.tolist() == list(largest_of_classes(images, by_class))
+    arrays, order = as_arrays(images), slice(None, None, -1)
+    boxes = {name: arrays[name][order] for name in ("image_index", "labels")}
+    assert (repeat_factors(**arrays | boxes, threshold=threshold) == factors).all()
+
+
+def test_crowd_boxes_do_not_count():
+    crowd = repeat_factors(
+        image_index=[0, 1, 1, 2, 3],
+        labels=[2, 1, 2, 2, 1],
+        is_crowd=[False, False, True, True, False],
+        num_images=4,
+        threshold=1.0,
+    )
+    # Class 2 counts in image 0 only; image 2 holds nothing but a crowd.
+    assert crowd == pytest.approx([2.0, math.sqrt(2), 1.0, math.sqrt(2)])
+
+
+def test_input_is_not_changed():
+    arrays = {"image_index": np.array([1, 0]), "labels": np.array([1, 70000]), "num_images": 2}
+    for array in (arrays["image_index"], arrays["labels"]):
+        array.flags.writeable = False
+    assert repeat_factors(**arrays, threshold=1.0) == pytest.approx([math.sqrt(2)] * 2)
+
+
 @pytest.mark.parametrize("mean", MEANS)
 @given(images=label_lists(), threshold=st.floats(1e-3, 1.0), power=st.floats(0.1, 3.0))
 def test_instance_aware_factors_equal_a_plain_loop(mean, images, threshold, power):
@@ -125,10 +162,11 @@ def recorded(shared):
 
 
 @pytest.mark.parametrize("threshold", [0.01, 0.1, 0.3, 0.5])
-def test_repeat_factors_of_power_one_equal_the_recorded_ones(recorded, threshold):
+@pytest.mark.parametrize(("power", "key"), [(0.5, "d2_rfs"), (1.0, "d2_rfs_nosqrt")])
+def test_repeat_factors_equal_the_recorded_ones_of_detectron2(recorded, threshold, power, key):
     images, values = recorded
-    factors = repeat_factors(images, threshold=threshold, power=1.0)
-    assert (factors.astype(np.float32) == values[f"d2_rfs_nosqrt_t{threshold}_f32"]).all()
+    factors = repeat_factors(images, threshold=threshold, power=power)
+    assert (factors.astype(np.float32) == values[f"{key}_t{threshold}_f32"]).all()
 
 
 @pytest.mark.parametrize("threshold", [0.01, 0.1, 0.3, 0.5])
@@ -182,6 +220,21 @@ def test_threshold_of_a_length_gives_its_factors(images, portion, power, cap):
     if threshold < 0.999:
         longer = repeat_factors(images, threshold=threshold * 1.001, **options).sum()
         assert longer > length or longer == longest
+
+
+def test_target_length_of_all_images_repeats_nothing():
+    assert repeat_factors(**ARRAYS, target_length=5).tolist() == [1] * 5
+    assert repeat_factors(NOTHING, target_length=3).tolist() == [1] * 3
+    assert threshold_for_target_length(**ARRAYS, target_length=5) == pytest.approx(0.2)
+    # A length that is short of M by a rounding error is M.
+    rounded = threshold_for_target_length(**ARRAYS, target_length=5 * (1 - 1e-12))
+    assert rounded == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("length", [4.9, 9.0, math.nan, math.inf])
+def test_target_length_out_of_reach_is_refused(length):
+    with pytest.raises(ValueError, match=r"Expected 5\.0 .* to 7\.4 \(threshold 1\)"):
+        repeat_factors(**ARRAYS | {"labels": [1, 1, 1, 2]}, target_length=length)
 
 
 def test_factors_are_those_of_the_tables_in_the_docstrings():
@@ -255,13 +308,14 @@ def test_many_images_and_a_single_rare_one():
     assert factors[0] == pytest.approx(math.sqrt(20_001 / 20_000))
 
 
-@pytest.mark.parametrize("function", [instance_aware_factors, exponential_factors])
+@pytest.mark.parametrize("function", [repeat_factors, instance_aware_factors, exponential_factors])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({}, "neither of threshold and target_length"),
         ({"threshold": 0.5, "target_length": 4}, "both of threshold and target_length"),
-        ({"threshold": 0.0}, r"threshold is 0\.0. Expected a number > 0 and <= 1"),
+        ({"threshold": 0.0}, r"threshold is 0\.0. Expected a number > 0 and <= 1.*Try 0\.001"),
+        ({"threshold": 1.5}, r"threshold is 1\.5"),
         ({"threshold": math.nan}, "threshold is nan"),
         ({"threshold": 0.5, "cap": 0.9}, r"cap is 0\.9. Expected a number >= 1\..*None"),
         ({"threshold": 0.5, "cap": math.nan}, "cap is nan"),
@@ -295,3 +349,24 @@ def test_overflow_is_cut_by_a_cap():
     assert exponential_factors([[1], []], threshold=1.0, alpha=2000.0, cap=8.0).tolist() == [8, 1]
     factors = exponential_factors([[1], [2, 2], []], target_length=1e6, alpha=2000.0)
     assert factors.sum() == pytest.approx(1e6)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"labels": [1, 0, 1, -1]}, ValueError, r"2 entries of labels .*labels\[1\] is 0"),
+        ({"image_index": [0, 5, 1, 3]}, ValueError, r"image_index\[1\] is 5\). Expected 0\.\.4"),
+        ({"image_index": [0, -1, 1, 3]}, ValueError, r"image_index\[1\] is -1"),
+        ({"labels": [1, 2]}, ValueError, "image_index has 4 entries, labels 2"),
+        ({"is_crowd": [True]}, ValueError, "is_crowd 1. Expected one of each per box"),
+        ({"labels": [[1, 2, 1, 1]]}, ValueError, r"labels has the shape \(1, 4\)"),
+        ({"labels": [1.0, 2.0, 1.0, 1.0]}, TypeError, "labels is float64. Expected integers"),
+        ({"num_images": 0}, ValueError, "num_images is 0. Expected a whole number >= 1"),
+        ({"num_images": None}, ValueError, "num_images is missing. Expected annotations"),
+        ({"labels": None}, ValueError, "labels or num_images is missing"),
+        ({"data": [[1]]}, ValueError, "data and plain arrays given"),
+    ],
+)
+def test_bad_arrays_are_refused(change, error, message):
+    with pytest.raises(error, match=message):
+        repeat_factors(**ARRAYS | {"threshold": 0.5} | change)

@@ -11,7 +11,12 @@ from squares import write_config
 
 from detbalance.detection.models import build_detector
 from detbalance.training import load_detector
-from detbalance.training.checkpoint import load_checkpoint, misfit, save_checkpoint
+from detbalance.training.checkpoint import (
+    config_from_checkpoint,
+    load_checkpoint,
+    misfit,
+    save_checkpoint,
+)
 from detbalance.training.config import load_config
 from detbalance.training.loop import train
 from detbalance.training.run import Run, start_accelerator
@@ -171,6 +176,18 @@ def test_checkpoints_of_versions_that_saved_less_are_resumed(finished, run, tmp_
     run.load(load_checkpoint(tmp_path / "x.pt"), tmp_path / "x.pt")
     assert (run.iteration, run.evaluated) == (3, 3)
     assert run.optimizer.param_groups[0]["lr"] == state["optimizer"]["param_groups"][0]["lr"]
+
+
+def test_configurations_of_earlier_versions_are_read_by_their_names_of_today(finished):
+    config, state = finished
+    old = copy.deepcopy(state["config"])
+    old["evaluation"]["score_floor"] = old["evaluation"].pop("score_threshold")
+    old["train"]["push_limit"] = old["train"].pop("gradient_ratio_limit")
+    old["train"]["cycles"] = 1
+    assert config_from_checkpoint({"config": old}, "x.pt").to_dict() == config.to_dict()
+    old["sampling"] = {"method": "background", "share": 0.1, "also": [{"method": "solve"}]}
+    read = config_from_checkpoint({"config": old}, "x.pt").sampling
+    assert read.also[0].method == "balanced_exposure"
 
 
 def test_misfit_names_the_first_part_that_is_not_as_wanted():
