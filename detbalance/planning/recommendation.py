@@ -63,8 +63,8 @@ _DIGITS = 3  # of a threshold
 
 LVIS_DEFAULT = "repeat_factor (LVIS)"
 # Settings that are fitted to one epoch length, the simplest first.
-SOLVE_HALF = "balanced_exposure (half)"
-FITTED = ("repeat_factor", "instance_aware", "class_aware", SOLVE_HALF, "balanced_exposure")
+HALF_BALANCED = "balanced_exposure (half)"
+FITTED = ("repeat_factor", "instance_aware", "class_aware", HALF_BALANCED, "balanced_exposure")
 
 
 def fitted_length(image_labels: ImageLabels) -> int:
@@ -110,14 +110,10 @@ def _config(name: str, image_labels: ImageLabels, target_length: float) -> dict[
         # A threshold also fits the file after some images more; a length does not.
         threshold = threshold_for_target_length(image_labels, target_length=target_length, **limits)
         return {"method": name, "threshold": float(f"{threshold:.{_DIGITS}g}"), **limits}
-    if name == SOLVE_HALF:  # to the square root of the imbalance, as far as repeat factors aim
-        return {
-            "method": "balanced_exposure",
-            "strength": 0.5,
-            "target_length": target_length,
-            **limits,
-        }
-    return {"method": name, "target_length": target_length, **limits}
+    limits = {"target_length": target_length, **limits}
+    if name == HALF_BALANCED:  # to the square root of the imbalance, as far as repeat factors aim
+        return {"method": "balanced_exposure", "strength": 0.5, **limits}
+    return {"method": name, **limits}
 
 
 def _factors(image_labels: ImageLabels, config: dict[str, Any]) -> Float64:
@@ -127,11 +123,9 @@ def _factors(image_labels: ImageLabels, config: dict[str, Any]) -> Float64:
     # LVIS's threshold is compared even where it does nothing, which the plan says in its own words.
     shown = image_labels.image_share[image_labels.image_counts > 0]
     idle = method == "repeat_factor" and options["threshold"] <= shown.min(initial=1.0)
-    return (
-        np.ones(len(image_labels))
-        if method == "none" or idle
-        else FACTORS[method](image_labels, **options)
-    )
+    if method == "none" or idle:
+        return np.ones(len(image_labels))
+    return FACTORS[method](image_labels, **options)
 
 
 def _least(exposure: Float64) -> float:
@@ -175,7 +169,7 @@ ENOUGH_BOXES = 50
 WORTH = 1.25
 KEPT_VARIETY = 1 / 3
 # In the order of preference.
-CHOICES = ("repeat_factor", "instance_aware", SOLVE_HALF)
+CHOICES = ("repeat_factor", "instance_aware", HALF_BALANCED)
 # Paste leaves out boxes that are smaller, and this is its own default.
 SMALLEST_DONOR = 8.0
 CROWD_ADVICE = "Set iscrowd to 0 for annotations of single objects, masks too."

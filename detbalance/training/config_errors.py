@@ -92,7 +92,7 @@ def first_fault(error: ValidationError, model: type[BaseModel], raw: Mapping[str
     more = f" ({count} more faults follow.)" if count else ""
     if len(problems) > 1 and not inner:
         return f"{_none_of(problems)}{more}"
-    return f"{_described((inner or problems)[0], model, raw)}{more}"
+    return f"{_described((inner or problems)[0], model)}{more}"
 
 
 class _Problem(NamedTuple):
@@ -153,14 +153,15 @@ def _options(details: Any) -> list[str]:
     return [word.strip("' ") for word in details["ctx"][key].replace(" or ", ", ").split(",")]
 
 
-def _described(problem: _Problem, model: type[BaseModel], raw: Mapping[str, Any]) -> str:
+def _described(problem: _Problem, model: type[BaseModel]) -> str:
     details, keys = problem.details, problem.keys
     name, kind = ".".join(keys), details["type"]
     if kind == "extra_forbidden" and name in RENAMED:
         now = RENAMED[name]
         return f"{name} {f'is called {keys[0]}.{now} now' if now else 'has left'}. Change it."
     if kind == "extra_forbidden":
-        return f"{name} is not a known key.{_nearest(keys[-1], _known_keys(keys, model, raw))}"
+        known = list(_sections(details["loc"][:-1], model)[0].model_fields)
+        return f"{name} is not a known key.{_nearest(keys[-1], known)}"
     if kind == "missing" and keys[-1].isdigit():
         name = ".".join(keys[:-1])
         remedy = f"Change it in the file or with --set {name}=VALUE."
@@ -179,7 +180,7 @@ def _described(problem: _Problem, model: type[BaseModel], raw: Mapping[str, Any]
             return f'{name} "{value}" is called "{RENAMED_VALUES[value]}" now. Change it.'
         return f'{name} is "{value}".{_nearest(str(value), options)}'
     if kind == "union_tag_not_found":
-        known = sorted(word for s in _sections(keys, model, raw) for word in _words(s, tag))
+        known = sorted(word for s in _sections(details["loc"], model) for word in _words(s, tag))
         return f"{name}.{tag} is missing. Known: {', '.join(known)}. Add it."
     message = _EXPECTED.get(kind) or details["msg"].removeprefix("Value error, ").rstrip(".")
     shown = "" if kind == "value_error" else f" is {details['input']!r}"
@@ -199,33 +200,14 @@ def _nearest(word: str, known: Sequence[str]) -> str:
     return f" Known: {', '.join(sorted(known))}.{guess}"
 
 
-def _known_keys(keys: Sequence[str], model: type[BaseModel], raw: Mapping[str, Any]) -> list[str]:
-    """The keys that the section around an unknown key has."""
-    value: Any = raw
-    for key in keys[:-1]:
-        value = value[int(key)] if isinstance(value, (list, tuple)) else value[key]
-    sections = _sections(keys[:-1], model, raw)
-    chosen = [s for s in sections if any(value.get(tag) in _words(s, tag) for tag in _TAGS)]
-    return list((chosen or sections)[0].model_fields)
-
-
-def _sections(
-    keys: Sequence[str], model: type[BaseModel], raw: Mapping[str, Any]
-) -> list[type[BaseModel]]:
-    """The sections that a value may be."""
-    if not keys:
-        return [model]
-    if keys[-1].isdigit():
-        return _sections(keys[:-1], model, raw)
-    around = _sections(keys[:-1], model, raw)
-    return list(
-        dict.fromkeys(
-            section
-            for outer in around
-            if keys[-1] in outer.model_fields
-            for section in _models(outer.model_fields[keys[-1]].annotation)
-        )
-    )
+def _sections(place: Sequence[Any], model: type[BaseModel]) -> list[type[BaseModel]]:
+    """The sections that may be at a place of pydantic's: keys, and words that choose a section."""
+    sections = [model]
+    for part in place:
+        inside = [s.model_fields[part].annotation for s in sections if part in s.model_fields]
+        chosen = [s for s in sections if any(part in _words(s, tag) for tag in _TAGS)]
+        sections = [s for kind in inside for s in _models(kind)] or chosen or sections
+    return list(dict.fromkeys(sections))
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
