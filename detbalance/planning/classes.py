@@ -21,9 +21,9 @@ from detbalance.planning.recommendation import (
     KEPT_VARIETY,
     LARGEST_REPEAT,
     LVIS_DEFAULT,
-    LVIS_THRESHOLD,
 )
 from detbalance.sampling import ImageLabels
+from detbalance.sampling.repeat_factors import LVIS_THRESHOLD
 
 # COCO's limits between small, medium and large, square pixels.
 AREA_LIMITS = (32.0**2, 96.0**2)

@@ -53,8 +53,8 @@ from detbalance.sampling import (
     repeat_factors,
     threshold_for_target_length,
 )
+from detbalance.sampling.repeat_factors import LVIS_THRESHOLD
 
-LVIS_THRESHOLD = 0.001
 # Shown more often an epoch, an image is learnt by heart rather than its class.
 LARGEST_REPEAT = 10.0
 # Epochs are at most this many times as long as the file has images.

@@ -26,6 +26,9 @@ from detbalance.sampling.labels import ImageLabels, LabelsLike
 
 logger = logging.getLogger(__name__)
 
+# What the recipes of LVIS use. There is no default: a small data set needs more.
+LVIS_THRESHOLD = 0.001
+
 # From threshold / share of some classes to their factors; never falling.
 Shape = Callable[[Float64], Float64]
 
@@ -51,7 +54,7 @@ def factors_by_share(
     if target_length is not None:
         threshold = _threshold_of_length(where, image_labels, rarest, shape, target_length)
     assert threshold is not None
-    advice = "Try 0.001 for a set like LVIS, more for a small one, or pass target_length."
+    advice = f"Try {LVIS_THRESHOLD:g} for a set like LVIS, more for a small one, or target_length."
     check_number(where, "threshold", threshold, above=0, most=1, advice=advice)
     with np.errstate(over="ignore"):
         factors = shape(np.divide(threshold, rarest, out=rarest))

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from labelled_images import METHOD_OPTIONS
 from recipes import recipe
 from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
@@ -127,11 +128,7 @@ def test_class_aware_turns_follow_the_data_set(coco):
 @pytest.mark.parametrize("method", FACTORS)
 def test_all_factors_carry_the_image_ids_through_arithmetic(coco, method):
     annotations, _ = coco
-    options = {"repeat_factor": {"threshold": 0.5}, "instance_aware": {"threshold": 0.5}}
-    options |= {"exponential": {"threshold": 0.01}, "undersampling": {"threshold": 0.5}}
-    factors = FACTORS[method](
-        annotations, **options.get(method, {"share": 0.0} if method == "background" else {})
-    )
+    factors = FACTORS[method](annotations, **METHOD_OPTIONS.get(method, {}))
     assert factors.image_ids.tolist() == SHUFFLED
     for changed in (factors * 2, 2 * factors, np.minimum(factors, 1.5), np.ones(12) * factors):
         assert changed.image_ids.tolist() == SHUFFLED

@@ -9,6 +9,14 @@ from detbalance.sampling import ImageLabels
 
 # Classes 4 and 6..899 have no image.
 CLASSES = (1, 2, 3, 5, 900)
+# What the methods need that have no default.
+METHOD_OPTIONS = {
+    "repeat_factor": {"threshold": 0.5},
+    "instance_aware": {"threshold": 0.5},
+    "exponential": {"threshold": 0.01},
+    "undersampling": {"threshold": 0.3},
+    "background": {"share": 0.0},
+}
 
 
 def label_lists(classes=CLASSES):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from labelled_images import METHOD_OPTIONS
 from pydantic import TypeAdapter
 
 from detbalance.sampling import FACTORS, ImageLabels, background_factors, repeat_factors
@@ -11,13 +12,6 @@ from detbalance.training.sections import SamplingSection, image_factors
 
 SECTION = TypeAdapter(SamplingSection)
 LABELS = [[1], [1], [1, 1, 2], [1], [], [2, 3], [1], []]
-OPTIONS = {
-    "repeat_factor": {"threshold": 0.5},
-    "instance_aware": {"threshold": 0.5},
-    "exponential": {"threshold": 0.01},
-    "undersampling": {"threshold": 0.3},
-    "background": {"share": 0.1},
-}
 
 
 def factors_of(section):
@@ -30,7 +24,7 @@ def test_no_sampling_draws_each_image_once():
 
 @pytest.mark.parametrize("method", FACTORS)
 def test_a_method_is_its_function_with_its_keys(method):
-    options = OPTIONS.get(method, {})
+    options = METHOD_OPTIONS.get(method, {})
     expected = FACTORS[method](LABELS, **options)
     assert (factors_of({"method": method, **options}) == expected).all()
 
