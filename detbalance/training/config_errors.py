@@ -158,7 +158,9 @@ def _described(problem: _Problem, model: type[BaseModel]) -> str:
     name, kind = ".".join(keys), details["type"]
     if kind == "extra_forbidden" and name in RENAMED:
         now = RENAMED[name]
-        return f"{name} {f'is called {keys[0]}.{now} now' if now else 'has left'}. Change it."
+        return (
+            f"{name} {f'is called {keys[0]}.{now} now. Change' if now else 'has left. Remove'} it."
+        )
     if kind == "extra_forbidden":
         known = list(_sections(details["loc"][:-1], model)[0].model_fields)
         return f"{name} is not a known key.{_nearest(keys[-1], known)}"

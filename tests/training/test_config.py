@@ -113,7 +113,7 @@ def test_numbers_in_exponent_form_are_numbers(write):
         ),
         (
             "train.cycles=2",
-            r"train\.cycles has left\. Change it\.",
+            r"train\.cycles has left\. Remove it\.",
         ),
         (
             "sampling={method: balanced_exposure, also: [{method: background, share: 0, shar: 0}]}",

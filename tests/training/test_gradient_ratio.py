@@ -8,6 +8,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from killed_runs import train_until_killed
 from PIL import Image
 from squares import make_data, write_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -127,15 +128,7 @@ def test_shares_go_on_where_a_killed_run_was_saved(config_file, tmp_path):
     config = load_config(config_file, overrides)
     train(whole)
 
-    class Kill(Exception):
-        pass
-
-    def kill(step):
-        if step.iteration == 5:
-            raise Kill
-
-    with pytest.raises(Kill):
-        train(config, on_step=kill)
+    train_until_killed(config, 5)
     train(config, resume=True)
     assert [r["iteration"] for r in gradient_records(config.output)] == [3, 6]
     for ours, theirs in zip(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killed_runs import train_until_killed
 
 from detbalance.augmentation.paste import OUTCOMES
 from detbalance.data import Categories
@@ -164,16 +165,8 @@ def test_a_run_counts_and_says_what_it_showed_also_after_a_kill(config_file, tmp
     assert f"red {shown['red']}" in line
     assert "by the sampler alone" in line
 
-    class Kill(Exception):
-        pass
-
-    def kill(step):
-        if step.iteration == 3:
-            raise Kill
-
     config = load_config(config_file, overrides)
-    with pytest.raises(Kill):
-        train(config, on_step=kill)
+    train_until_killed(config, 3)
     train(config, resume=True)  # from iteration 2, between two records
     for key in ("shown", "pasted", "paste_refused"):
         assert counts(config.output, key) == counts(whole.output, key)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from killed_runs import losses_of, train_until_killed
 from squares import make_data
 
 from detbalance.cli import main
@@ -29,10 +30,6 @@ from detbalance.training.metrics import read_metrics
 from detbalance.training.run import Interrupted
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def losses(folder: Path) -> list[float]:
-    return [r["loss"] for r in read_metrics(folder) if "loss" in r]
 
 
 def test_a_run_leaves_all_its_results(config_file, tmp_path):
@@ -77,21 +74,13 @@ def test_killed_and_resumed_equals_uninterrupted(config_file, tmp_path, override
     whole = load_config(config_file, [*overrides, f"output={tmp_path / 'whole'}"])
     train(whole)
 
-    class Kill(Exception):
-        pass
-
-    def kill(step):
-        if step.iteration == 5:
-            raise Kill
-
     config = load_config(config_file, overrides)
-    with pytest.raises(Kill):
-        train(config, on_step=kill)
+    train_until_killed(config, 5)
     assert load_checkpoint(config.output / "last.pt")["iteration"] == 4
     train(config, resume=True)
     records = [r["iteration"] for r in read_metrics(config.output)]
     assert records == [0, 1, 2, 3, 4, 5, 6]
-    np.testing.assert_allclose(losses(config.output), losses(whole.output), rtol=1e-5)
+    np.testing.assert_allclose(losses_of(config.output), losses_of(whole.output), rtol=1e-5)
     ours, theirs = (load_checkpoint(c.output / "last.pt")["model"] for c in (config, whole))
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-5)
@@ -101,7 +90,7 @@ def test_number_of_workers_does_not_change_the_run(config_file, tmp_path):
     for workers in (0, 2):
         overrides = [f"train.workers={workers}", f"output={tmp_path / str(workers)}"]
         train(load_config(config_file, overrides))
-    np.testing.assert_allclose(losses(tmp_path / "0"), losses(tmp_path / "2"), rtol=1e-6)
+    np.testing.assert_allclose(losses_of(tmp_path / "0"), losses_of(tmp_path / "2"), rtol=1e-6)
 
 
 def test_two_processes_train_as_one(config_file, tmp_path):
@@ -123,7 +112,7 @@ def test_two_processes_train_as_one(config_file, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:3000]
-    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
+    np.testing.assert_allclose(losses_of(tmp_path / "two"), losses_of(tmp_path / "one"), rtol=1e-4)
     one, two = (load_checkpoint(tmp_path / name / "last.pt") for name in ("one", "two"))
     sums = {key: value for key, value in one["model"].items() if "classification_loss" in key}
     sums = {key: value for key, value in sums.items() if isinstance(value, torch.Tensor)}
@@ -148,7 +137,7 @@ def test_ctrl_c_saves_and_resume_goes_on(config_file, tmp_path):
         train(config, on_step=press)
     assert load_checkpoint(config.output / "last.pt")["iteration"] == 3
     train(config, resume=True)
-    assert len(losses(config.output)) == 6
+    assert len(losses_of(config.output)) == 6
 
 
 def test_folder_that_holds_a_run_is_refused(config_file, tmp_path):
@@ -172,15 +161,8 @@ def test_folder_that_holds_a_run_is_refused(config_file, tmp_path):
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(
     config_file, tmp_path, caplog
 ):
-    class Kill(Exception):
-        pass
-
-    def kill(step):
-        raise Kill
-
     config = load_config(config_file)
-    with pytest.raises(Kill):
-        train(config, on_step=kill)
+    train_until_killed(config, 1)
     assert (config.output / "metrics.jsonl").exists()
     assert not list(config.output.glob("*.pt"))
     caplog.set_level("INFO")
@@ -194,12 +176,11 @@ def test_losses_since_the_last_record_survive_a_kill(config_file, tmp_path):
     overrides = ["train.log_every=3"]
     train(load_config(config_file, [*overrides, f"output={tmp_path / 'whole'}"]))
     config = load_config(config_file, overrides)
-    with pytest.raises(ZeroDivisionError):
-        train(config, on_step=lambda step: 1 / (5 - step.iteration))
+    train_until_killed(config, 5)
     assert load_checkpoint(config.output / "last.pt")["iteration"] == 4
     train(config, resume=True)
-    assert len(losses(config.output)) == 2
-    np.testing.assert_allclose(losses(config.output), losses(tmp_path / "whole"), rtol=1e-5)
+    assert len(losses_of(config.output)) == 2
+    np.testing.assert_allclose(losses_of(config.output), losses_of(tmp_path / "whole"), rtol=1e-5)
 
 
 def test_a_folder_that_another_run_writes_to_is_refused(config_file, tmp_path):

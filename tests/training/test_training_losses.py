@@ -8,22 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from killed_runs import losses_of, train_until_killed
 
 from detbalance.data.digits import make_digits
 from detbalance.losses import LOSSES
 from detbalance.training.checkpoint import load_checkpoint, load_detector
 from detbalance.training.config import Config, load_config
-from detbalance.training.loop import Step, train
-from detbalance.training.metrics import read_metrics
+from detbalance.training.loop import train
 from detbalance.training.setup import classification_loss
 
 pytest.importorskip("sklearn")
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
-
-class Kill(Exception):
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +39,9 @@ def configured(name: str, root: Path, output: Path, *changes: str) -> Config:
 
 def run_with_a_kill(config: Config, iteration: int) -> None:
     """Train, stop without warning after an iteration, and go on from the last checkpoint."""
-
-    def kill(step: Step) -> None:
-        if step.iteration == iteration:
-            raise Kill
-
-    with pytest.raises(Kill):
-        train(config, on_step=kill)
+    train_until_killed(config, iteration)
     assert load_checkpoint(config.output / "last.pt")["iteration"] < iteration
     train(config, resume=True)
-
-
-def losses(folder: Path) -> list[float]:
-    return [record["loss"] for record in read_metrics(folder) if "loss" in record]
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
@@ -68,7 +54,7 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 def assert_same_run(one: Config, other: Config) -> None:
     """The same losses at every iteration and the same state after the last, to the bit."""
-    assert losses(one.output) == losses(other.output)
+    assert losses_of(one.output) == losses_of(other.output)
     states = [load_checkpoint(config.output / "last.pt") for config in (one, other)]
     first, second = (
         leaves({key: state[key] for key in ("model", "ema", "optimizer", "push")})
@@ -89,8 +75,8 @@ def test_every_loss_trains_and_resumes_to_the_bit(name, digits, tmp_path):
     changes += ["train.ema_decay=0.9", "loss.class_weights={four: 2}"]
     whole = configured(name, digits, tmp_path / "whole", *changes)
     train(whole)
-    assert len(losses(whole.output)) == 4
-    assert all(math.isfinite(loss) and loss > 0 for loss in losses(whole.output))
+    assert len(losses_of(whole.output)) == 4
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses_of(whole.output))
     killed = configured(name, digits, tmp_path / "killed", *changes)
     run_with_a_kill(killed, 3)
     assert_same_run(killed, whole)
@@ -121,7 +107,7 @@ def test_every_loss_falls_in_100_iterations(name, digits, tmp_path):
     changes += ["train.batch_size=8"]
     whole = configured(name, digits, tmp_path / "whole", *changes)
     train(whole)
-    seen = losses(whole.output)
+    seen = losses_of(whole.output)
     assert all(math.isfinite(loss) for loss in seen)
     assert sum(seen[-10:]) < sum(seen[:10])
     killed = configured(name, digits, tmp_path / "killed", *changes)
