@@ -188,12 +188,7 @@ class ClassAwareSampler(StreamSampler):
         target_length: T; None for M.
         background: share of the draws for images without boxes, in [0, 1). None for their share of
             the images; 0 never draws them.
-        seed: >= 0.
-        rank: of this process, in 0..world_size-1.
-        world_size: number of processes.
-        infinite: go on with the next epoch at the end of one.
-        dataset: that the indices are for. Where it tells its image ids (`image_ids_of`) and the
-            annotations know theirs, they are put into its order; else it must have as many images.
+        seed, rank, world_size, infinite, dataset: as of `RepeatFactorSampler`.
         **arrays: instead of data: image_index, labels, num_images, is_crowd as of `ImageLabels`.
 
     Attributes:
