@@ -55,8 +55,17 @@ def class_rows(
     categories = train.categories
     median_sizes, size_shares = box_sizes(train)
     companion_labels, companion_images = companions(image_labels)
-    reference_boxes = boxes_beside(image_labels, _reference(image_labels))
-    val_counts = _counts_by_name(val)
+    # The class with most boxes, then most images, then the highest label.
+    reference = int(np.lexsort((image_labels.image_counts, image_labels.instance_counts))[-1])
+    reference_boxes = boxes_beside(image_labels, reference)
+    val_counts = {}
+    if val is not None:
+        counts = class_frequency(val)
+        both = zip(
+            counts.image_counts[1:].tolist(), counts.instance_counts[1:].tolist(), strict=True
+        )
+        val_counts = dict(zip(val.categories.names, both, strict=True))
+    enough = boxes_for_half_width(WANTED_HALF_WIDTH)
     above = set(class_frequency(train).super_categories)
     crowd = np.bincount(train.labels[train.is_crowd], minlength=categories.num_classes)
     rows = []
@@ -83,31 +92,12 @@ def class_rows(
                 val_images=val_images,
                 val_boxes=val_boxes,
                 half_width=math.nan if not val_boxes else wilson_half_width(val_boxes),
-                val_boxes_missing=None if val_boxes is None else _missing(val_boxes),
+                val_boxes_missing=None if val_boxes is None else max(0, enough - val_boxes),
                 crowd_boxes=int(crowd[label]),
             )
         )
     order = sorted(range(len(rows)), key=lambda i: (rows[i].boxes, rows[i].images))
     return [labels[i] for i in order], tuple(rows[i] for i in order)
-
-
-def _reference(image_labels: ImageLabels) -> int:
-    """The class that ranks last: most boxes, then most images, then the highest label."""
-    return int(np.lexsort((image_labels.image_counts, image_labels.instance_counts))[-1])
-
-
-def _counts_by_name(val: Annotations | None) -> dict[str, tuple[int, int]]:
-    if val is None:
-        return {}
-    frequency = class_frequency(val)
-    counts = zip(
-        frequency.image_counts[1:].tolist(), frequency.instance_counts[1:].tolist(), strict=True
-    )
-    return dict(zip(val.categories.names, counts, strict=True))
-
-
-def _missing(val_boxes: int) -> int:
-    return max(0, boxes_for_half_width(WANTED_HALF_WIDTH) - val_boxes)
 
 
 def box_sizes(annotations: Annotations) -> tuple[Float64, Float64]:

@@ -34,26 +34,25 @@ UNSOUND = {
 _LONG_NAME = 6
 
 
-def doubtful(annotations: Annotations) -> Iterator[Finding]:
-    """Find what loading takes as it is, but nobody means."""
-    for find in (_left_out, _crowd_only, _box_format, _repeats, _listed_twice, _copies):
-        yield from find(annotations)
-
-
 def _finding(annotations: Annotations, kind: str, count: int, text: str) -> Finding:
     return Finding(annotations.source, kind, count, text, is_fault=True)
 
 
-def is_largely_left_out(annotations: Annotations) -> bool:
-    """Whether so much was left out that the rest says little about the data."""
-    listed = annotations.num_annotations + annotations.num_left_out
-    return annotations.num_left_out > 0.1 * listed
+def file_findings(annotations: Annotations) -> Iterator[Finding]:
+    """What loading found in one file, what it took though nobody means it, and LVIS's lists."""
+    for fault in annotations.faults:
+        if fault.kind != "crowd only":  # said with what to do by `_crowd_only`
+            text = f"{fault}{'' if fault.is_note else '; not counted here'}"
+            file, kind, count = annotations.source, fault.kind, fault.count
+            yield Finding(file, kind, count, text, is_fault=not fault.is_note)
+    for find in (_left_out, _crowd_only, _box_format, _repeats, _listed_twice, _copies, _lvis):
+        yield from find(annotations)
 
 
 def _left_out(annotations: Annotations) -> Iterator[Finding]:
     left_out = annotations.num_left_out
-    if is_largely_left_out(annotations):
-        listed = annotations.num_annotations + left_out
+    listed = annotations.num_annotations + left_out
+    if left_out > 0.1 * listed:  # so much that the rest says little about the data
         text = (
             f"{left_out:,} of {listed:,} annotations ({left_out / listed:.0%}) are left out for"
             " faults: all figures here are of the others. Mend the file first"
@@ -156,6 +155,20 @@ def _copies(annotations: Annotations) -> Iterator[Finding]:
         yield Finding(annotations.source, "augmented copies", images, text, is_fault=False)
 
 
+def _lvis(annotations: Annotations) -> Iterator[Finding]:
+    lists = {
+        "neg_category_ids": annotations.neg_labels,
+        "not_exhaustive_category_ids": annotations.not_exhaustive_labels,
+    }
+    if listed := [key for key, labels in lists.items() if labels is not None]:
+        text = (
+            f"the images have {' and '.join(listed)} (LVIS): a class that an image does not show"
+            " may still be in it. Of the losses, federated reads these lists"
+        )
+        number = annotations.num_images
+        yield Finding(annotations.source, "LVIS lists", number, text, is_fault=False)
+
+
 def copies_in_both(train: Annotations, val: Annotations) -> Iterator[Finding]:
     """Find images of val whose source has other copies in train."""
     sources = sources_of_copies(train).keys()
@@ -207,54 +220,17 @@ def near_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def file_findings(annotations: Annotations) -> list[Finding]:
-    """List what loading found in one file, and what its lists mean for training."""
-    findings = [
-        Finding(
-            file=annotations.source,
-            kind=fault.kind,
-            count=fault.count,
-            text=f"{fault}{'' if fault.is_note else '; not counted here'}",
-            is_fault=not fault.is_note,
-        )
-        for fault in annotations.faults
-        if fault.kind != "crowd only"  # said with what to do by `doubtful`
-    ]
-    findings += doubtful(annotations)
-    listed = [
-        key
-        for key, lists in (
-            ("neg_category_ids", annotations.neg_labels),
-            ("not_exhaustive_category_ids", annotations.not_exhaustive_labels),
-        )
-        if lists is not None
-    ]
-    if listed:
-        findings.append(
-            Finding(
-                file=annotations.source,
-                kind="LVIS lists",
-                count=annotations.num_images,
-                text=f"the images have {' and '.join(listed)} (LVIS): a class that an image does"
-                " not show may still be in it. Of the losses, federated reads these lists",
-                is_fault=False,
-            )
-        )
-    return findings
-
-
-def same_names(train: Annotations, val: Annotations) -> list[Finding]:
+def same_names(train: Annotations, val: Annotations) -> Iterator[Finding]:
     """Find images that both files list under one name."""
-    names = set(train.file_names) & set(val.file_names) - {b""}
-    if not names:
-        return []
-    verb = "file name is" if len(names) == 1 else "file names are"
-    shown = _shown(sorted(name.decode() for name in names))
-    text = (
-        f"{len(names)} {verb} in {train.source} too ({shown}). Where they are the same images, val"
-        " measures what was learnt by heart. Pass --images and --val-images to compare the pixels"
-    )
-    return [Finding(val.source, "same file name", len(names), text, is_fault=True)]
+    if names := set(train.file_names) & set(val.file_names) - {b""}:
+        verb = "file name is" if len(names) == 1 else "file names are"
+        shown = _shown(sorted(name.decode() for name in names))
+        text = (
+            f"{len(names)} {verb} in {train.source} too ({shown}). Where they are the same images,"
+            " val measures what was learnt by heart. Pass --images and --val-images to compare the"
+            " pixels"
+        )
+        yield _finding(val, "same file name", len(names), text)
 
 
 def duplicate_findings(
@@ -292,35 +268,31 @@ def duplicate_findings(
             f"{_images(identical)} byte for byte {other} ({_pairs(identical)}). Leave"
             f" {'one of each' if val is None else 'them'} out"
         )
-        findings.append(
-            Finding(where.source, "identical image", len(identical), text, is_fault=True)
-        )
+        findings.append(_finding(where, "identical image", len(identical), text))
     near = [pair for pair in pairs if pair.kind == "near"]
     if near:
         text = (
             f"{_images(near)} nearly the same picture {other} ({_pairs(near)}). Look at them:"
             " photos of one fixed camera can be that alike"
         )
-        findings.append(Finding(where.source, "similar image", len(near), text, is_fault=True))
+        findings.append(_finding(where, "similar image", len(near), text))
     findings += _unusable(train, train_dir)
     if val is not None:
         findings += _unusable(val, train_dir if val_dir is None else val_dir)
     return findings
 
 
-def _unusable(annotations: Annotations, image_dir: str | Path) -> list[Finding]:
+def _unusable(annotations: Annotations, image_dir: str | Path) -> Iterator[Finding]:
     """What training says of the files: missing, damaged, of another size."""
-    bad = check_images(annotations, image_dir, decode=True)
-    if not bad:
-        return []
-    number = len(bad)
-    shown = "; ".join(f"{name} {problem}".lstrip() for name, problem in [*bad.items()][:_SHOWN])
-    text = (
-        f"{number} of {annotations.num_images} images cannot be used ({shown}"
-        f"{'; ...' if number > _SHOWN else ''}). Correct the folder or the file, or train with"
-        " data.skip_missing: true"
-    )
-    return [Finding(annotations.source, "unusable image", number, text, is_fault=True)]
+    if bad := check_images(annotations, image_dir, decode=True):
+        number = len(bad)
+        shown = "; ".join(f"{name} {problem}".lstrip() for name, problem in [*bad.items()][:_SHOWN])
+        text = (
+            f"{number} of {annotations.num_images} images cannot be used ({shown}"
+            f"{'; ...' if number > _SHOWN else ''}). Correct the folder or the file, or train with"
+            " data.skip_missing: true"
+        )
+        yield _finding(annotations, "unusable image", number, text)
 
 
 def _images(pairs: Sequence[DuplicatePair]) -> str:

@@ -172,9 +172,20 @@ class ImageLabels:
     def __init__(
         self,
         data: Annotations | Sequence[Iterable[int]] | None = None,
+        *,
+        _where: str = "ImageLabels",
         **arrays: npt.ArrayLike,
     ) -> None:
-        self._fill("ImageLabels", data, arrays)
+        images, labels, self.num_images = checked_labels(_where, data, arrays)
+        categories = getattr(data, "categories", None)
+        self.num_classes: int = (
+            int(labels.max(initial=0)) + 1 if categories is None else categories.num_classes
+        )
+        if (images[1:] < images[:-1]).any():
+            by_image = np.argsort(images, kind="stable")
+            images, labels = images[by_image], labels[by_image]
+        self.image_index, self.labels = images, labels
+        self.image_ids: Int64 | None = getattr(data, "image_ids", None)
 
     @classmethod
     def of(
@@ -184,9 +195,7 @@ class ImageLabels:
         if isinstance(data, ImageLabels):
             _refuse_both(where, arrays or {})
             return data
-        image_labels = cls.__new__(cls)
-        image_labels._fill(where, data, arrays or {})
-        return image_labels
+        return cls(data, _where=where, **(arrays or {}))
 
     @classmethod
     def concatenate(
@@ -233,23 +242,6 @@ class ImageLabels:
         )
         joined.num_classes = max(s.num_classes for s in sets)
         return joined
-
-    def _fill(
-        self,
-        where: str,
-        data: Annotations | Sequence[Iterable[int]] | None,
-        arrays: Mapping[str, npt.ArrayLike],
-    ) -> None:
-        images, labels, self.num_images = checked_labels(where, data, arrays)
-        categories = getattr(data, "categories", None)
-        self.num_classes: int = (
-            int(labels.max(initial=0)) + 1 if categories is None else categories.num_classes
-        )
-        if (images[1:] < images[:-1]).any():
-            by_image = np.argsort(images, kind="stable")
-            images, labels = images[by_image], labels[by_image]
-        self.image_index, self.labels = images, labels
-        self.image_ids: Int64 | None = getattr(data, "image_ids", None)
 
     def in_order(self, rows: Int64) -> ImageLabels:
         """The labels of some images, or of all in another order, by the row of each, int64 [D]."""
