@@ -169,7 +169,7 @@ def _coco_masks() -> Any:
     try:
         from pycocotools import mask
     except ImportError as error:
-        raise needs("making masks of polygons", "pycocotools", "report") from error
+        raise needs("making masks of polygons", "pycocotools", "train") from error
     return mask
 
 

@@ -5,7 +5,6 @@ a paired bootstrap which differences are real. No torch is needed.
 """
 
 from detbalance.evaluation.accumulate import Grid, compute_grid
-from detbalance.evaluation.backends import Backend
 from detbalance.evaluation.build import build_report
 from detbalance.evaluation.compare import compare
 from detbalance.evaluation.comparison import (
@@ -27,7 +26,7 @@ from detbalance.evaluation.report import (
     load_report,
 )
 from detbalance.evaluation.rules import Rules
-from detbalance.evaluation.settings import EvaluationSettings
+from detbalance.evaluation.settings import Backend, EvaluationSettings
 
 __all__ = [
     "Backend",

@@ -1,32 +1,35 @@
 """COCO's and LVIS's grid of precision and recall: everything that AP and AR are averaged from.
 
-Letters: T IoU thresholds, R recall levels, K categories, A area ranges, M detection caps,
-N annotations, D detections.
-
 Letters: T IoU thresholds, R recall levels, K categories, A area ranges, M detection caps.
 
-Letters: T IoU thresholds, R recall levels, K categories.
+Our own grid and hotcoco's (compiled, optional, about twice as fast as a whole command) are those of
+pycocotools and lvis-api bit for bit.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
+import importlib.util
 import math
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.arrays import Float64, Int64
+from detbalance.data.messages import needs
 from detbalance.evaluation.average_precision import RECALL_LEVELS
-from detbalance.evaluation.backends import Backend, BackendName, build_evaluator, choose_backend
-from detbalance.evaluation.filters import check_predictions, has_area, places_in_group, within_cap
-from detbalance.evaluation.matching import Matches, match
-from detbalance.evaluation.overlaps import overlaps
+from detbalance.evaluation.filters import (
+    check_predictions,
+    has_area,
+    image_ranks,
+    places_in_group,
+    within_cap,
+)
+from detbalance.evaluation.matching import Matches, match, overlaps
 from detbalance.evaluation.rules import AREA_RANGES, Rules, RulesChoice, choose_rules
+from detbalance.evaluation.settings import Backend, BackendName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,9 +111,9 @@ def compute_grid(
 
     Raises:
         ValueError: if a detection has a label, an image row, a box or a score that cannot be, the
-            file does not allow the rules, the evaluator does not know them, or the grid of so many
-            classes does not fit into the memory of the machine.
-        ImportError: if the evaluator asked for is not installed.
+            file does not allow the rules, or the grid of so many classes does not fit into the
+            memory of the machine.
+        ImportError: if hotcoco is asked for and not installed.
 
     Source: Lin et al., Microsoft COCO, 2014, arXiv:1405.0312, and pycocotools; Gupta et al., LVIS,
     2019, arXiv:1908.03195, and lvis-api. Differs: undefined entries are NaN instead of -1,
@@ -118,7 +121,7 @@ def compute_grid(
     """
     check_predictions(annotations, predictions)
     chosen = choose_rules(annotations, rules)
-    name = choose_backend(backend, chosen)
+    name = _choose_backend(backend)
     largest = chosen.max_detections
     if largest is None:
         largest = max(len(predictions.scores), 1)
@@ -131,36 +134,43 @@ def compute_grid(
         _COPIES * 8 * cells * len(labels),
         "Evaluate a part of the classes at a time",
     )
-    if name == "numpy":
-        arrays = numpy_grid(annotations, predictions, chosen, caps, labels)
-    else:
-        arrays = _run(name, annotations, predictions, chosen, caps, labels)
+    compute = hotcoco_grid if name == "hotcoco" else numpy_grid
+    arrays = compute(annotations, predictions, chosen, caps, labels)
     return Grid(*arrays, max_detections=caps, backend=name, rules=chosen, labels=labels)
 
 
-def _run(
-    name: BackendName,
+def _choose_backend(backend: Backend) -> BackendName:
+    if backend not in ("auto", "hotcoco", "numpy"):
+        raise ValueError(f'backend is "{backend}". Known: auto, hotcoco, numpy. Choose one.')
+    if backend == "numpy":
+        return "numpy"
+    if importlib.util.find_spec("hotcoco") is not None:
+        return "hotcoco"
+    if backend == "auto":
+        return "numpy"
+    raise needs("detbalance.evaluation", "hotcoco", "fast")
+
+
+def hotcoco_grid(
     annotations: Annotations,
     predictions: Predictions,
     rules: Rules,
-    caps: tuple[int, ...],
+    caps: Sequence[int],
     labels: Int64,
 ) -> tuple[Float64, Float64, Float64]:
-    """Precision, recall and scores as an evaluator of others has them, NaN for undefined."""
+    """Precision, recall and scores as hotcoco computes them, NaN for undefined."""
     kept = within_cap(predictions, rules)
     if rules.name == "lvis":
         kept &= has_area(predictions)
-    rows = np.flatnonzero(kept)
-    evaluator = build_evaluator(name, annotations, predictions, rows, rules, labels)
+    evaluator = hotcoco_evaluator(annotations, predictions, np.flatnonzero(kept), rules, labels)
     evaluator.params.iouThrs = np.array(rules.iou_thresholds)
     evaluator.params.maxDets = list(caps)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print
-        evaluator.evaluate()
-        evaluator.accumulate()
-    result = evaluator.eval
+    evaluator.evaluate()
+    evaluator.accumulate()
     # Written into without a copy: nobody else has the evaluator.
     precision, recall, scores = (
-        np.asarray(result[key], dtype=np.float64) for key in ("precision", "recall", "scores")
+        np.asarray(evaluator.eval[key], dtype=np.float64)
+        for key in ("precision", "recall", "scores")
     )
     # Scores may be negative, so what is undefined shows in the precision only.
     undefined = precision < 0
@@ -168,6 +178,45 @@ def _run(
     scores[undefined] = np.nan
     recall[recall < 0] = np.nan
     return precision, recall, scores
+
+
+def hotcoco_evaluator(
+    annotations: Annotations,
+    predictions: Predictions,
+    rows: Int64,
+    rules: Rules,
+    labels: Int64,
+) -> Any:
+    """Hotcoco's COCOeval of some detections, with ids of its own from 1: it takes 0 for none."""
+    import hotcoco
+
+    lvis = rules.name == "lvis"
+    ranks = image_ranks(annotations)
+    images: list[dict[str, Any]] = [{"id": rank + 1} for rank in ranks.tolist()]
+    if lvis:
+        neg, not_exhaustive = annotations.neg_labels, annotations.not_exhaustive_labels
+        assert neg is not None
+        assert not_exhaustive is not None
+        for row, image in enumerate(images):
+            image["neg_category_ids"] = neg[row].tolist()
+            image["not_exhaustive_category_ids"] = not_exhaustive[row].tolist()
+    areas = annotations.areas
+    if lvis and annotations.is_ignored is not None:
+        # An area that belongs to no size range is ignored in the same way.
+        areas = np.where(annotations.is_ignored, np.inf, areas)
+    truth = hotcoco.COCO.from_arrays(
+        images,
+        [{"id": label, "name": str(label)} for label in labels.tolist()],
+        ranks[annotations.image_index] + 1,
+        annotations.labels,
+        annotations.bbox,
+        area=areas,
+        iscrowd=annotations.is_crowd & (not lvis),
+    )
+    taken = predictions.take(rows)
+    columns = (ranks[taken.image_index] + 1, taken.bbox, taken.scores, taken.labels)
+    results = truth.load_res(np.column_stack(columns))
+    return hotcoco.COCOeval(truth, results, "bbox", lvis_style=lvis)
 
 
 _TINY = np.spacing(1)
@@ -178,15 +227,13 @@ def numpy_grid(
     predictions: Predictions,
     rules: Rules,
     caps: Sequence[int],
-    labels: Int64 | None = None,
+    labels: Int64,
 ) -> tuple[Float64, Float64, Float64]:
-    """Compute precision, recall and scores over thresholds, levels, classes, sizes and caps.
+    """Precision, recall and scores from our own matches.
 
     Source: the rules of pycocotools and lvis-api, whose arrays these are, bit for bit.
     """
     num_thresholds = len(rules.iou_thresholds)
-    if labels is None:
-        labels = np.arange(1, annotations.categories.num_classes)
     sizes = (len(labels), len(AREA_RANGES), len(caps))
     precision = np.full((num_thresholds, len(RECALL_LEVELS), *sizes), np.nan)
     scores = np.full_like(precision, np.nan)

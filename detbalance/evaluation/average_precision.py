@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.arrays import Bool, Float64, Int64, offsets_of, take_slices
-from detbalance.evaluation.matching import Matches, match
-from detbalance.evaluation.overlaps import Overlaps
+from detbalance.evaluation.matching import Matches, Overlaps, match
 
 # The evaluators' grid, as pycocotools writes it.
 RECALL_LEVELS: Float64 = np.linspace(0.0, 1.0, 101)

@@ -3,8 +3,6 @@
 Boxes of one image share their fate, so images are drawn, not boxes. The detections are matched
 once; a draw only says how often each image counts.
 
-Letters: B draws, M images, K categories.
-
 The matches stay as they are: an image that counts twice has its boxes and its detections twice.
 Counting goes along each class's detections in the order of their scores, and only where a
 detection is right can the interpolated precision change, so only there it is worked out.
@@ -24,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.arrays import Bool, Float32, Float64, Int64
+from detbalance.data.checks import check_number
 from detbalance.evaluation.accumulate import check_memory
 from detbalance.evaluation.average_precision import RECALL_LEVELS
 from detbalance.evaluation.bootstrap_variance import (
@@ -263,11 +262,8 @@ def drawn_bytes(num_runs: int, num_bootstrap: int, num_classes: int) -> float:
 def _check(runs: Sequence[Matches], num_bootstrap: int) -> None:
     if not runs:
         raise ValueError("bootstrap(): there is no run. Expected the matches of at least one.")
-    if num_bootstrap < 2:
-        raise ValueError(
-            f"bootstrap(): num_bootstrap is {num_bootstrap}. Expected 2 or more; 1000 give steady"
-            " ends."
-        )
+    advice = "1000 give steady ends."
+    check_number("bootstrap()", "num_bootstrap", num_bootstrap, least=2, whole=True, advice=advice)
     first = runs[0].annotations
     for number, matches in enumerate(runs[1:], start=1):
         other = matches.annotations

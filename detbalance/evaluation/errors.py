@@ -14,8 +14,7 @@ import numpy as np
 from detbalance.data.arrays import Bool, Float64, Int64
 from detbalance.evaluation.average_precision import mean_precision
 from detbalance.evaluation.filters import reaches_floor
-from detbalance.evaluation.matching import Matches
-from detbalance.evaluation.overlaps import Overlaps
+from detbalance.evaluation.matching import Matches, Overlaps
 from detbalance.evaluation.report import ERROR_KINDS, MAX_CELLS, Cell
 
 

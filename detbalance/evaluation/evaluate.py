@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detbalance.data.arrays import Float64, Int64
+from detbalance.data.checks import check_number
 from detbalance.data.frequency import class_counts
 from detbalance.data.intervals import wilson_interval
 from detbalance.data.messages import counted
@@ -23,7 +24,6 @@ from detbalance.evaluation.accumulate import (
     of_all_classes,
     summarize,
 )
-from detbalance.evaluation.backends import Backend
 from detbalance.evaluation.bootstrap import BootstrapFigures, bootstrap
 from detbalance.evaluation.errors import Confusion, ErrorCounts, confusion, error_kinds
 from detbalance.evaluation.figures import (
@@ -34,11 +34,10 @@ from detbalance.evaluation.figures import (
     figure_of,
     shifted,
 )
-from detbalance.evaluation.matching import Matches, match
-from detbalance.evaluation.overlaps import overlaps
+from detbalance.evaluation.matching import Matches, match, overlaps
 from detbalance.evaluation.rules import AREA_RANGES, RulesChoice, choose_rules
 from detbalance.evaluation.sanity_checks import cautions
-from detbalance.evaluation.settings import EvaluationSettings, check_settings
+from detbalance.evaluation.settings import Backend, EvaluationSettings
 
 if TYPE_CHECKING:
     from detbalance.data import Annotations, Predictions
@@ -130,8 +129,8 @@ def evaluate(
             of recall and precision from the number of boxes; 1000 give steady ends.
         confidence: of all intervals, in (0, 1).
         seed: of the draws.
-        backend: "hotcoco", "pycocotools" or "numpy", our own; "auto" takes hotcoco where it is
-            installed. The figures are the same.
+        backend: "hotcoco" or "numpy", our own; "auto" takes hotcoco where it is installed. The
+            figures are the same.
         predictions_file: where the predictions came from, for the record.
         thresholds_file: where a `score_threshold` of each class came from, for the record.
 
@@ -141,19 +140,16 @@ def evaluate(
     Raises:
         ValueError: if a number is out of range, the file does not allow the rules, or a detection
             has a label, an image row, a box or a score that cannot be.
-        ImportError: if the evaluator asked for is not installed.
+        ImportError: if hotcoco is asked for and not installed.
 
     Source: Lin et al., Microsoft COCO, 2014, arXiv:1405.0312, and its reference code pycocotools;
     Gupta et al., LVIS, 2019, arXiv:1908.03195, and lvis-api. Differs: undefined figures are NaN
     instead of -1; every class has its own row; all else is counted from one matching pass.
     """
-    check_settings(
-        score_threshold=score_threshold,
-        beta=beta,
-        min_precision=min_precision,
-        max_fppi=max_fppi,
-        confidence=confidence,
-    )
+    check_number("evaluate()", "beta", beta, above=0)
+    check_number("evaluate()", "min_precision", min_precision, least=0, most=1)
+    check_number("evaluate()", "max_fppi", max_fppi, least=0)
+    check_number("evaluate()", "confidence", confidence, above=0, below=1, advice="Usual is 0.95.")
     chosen = choose_rules(annotations, rules)
     floors = _floors(score_threshold, annotations)
     # A file may list very many classes; those of which nothing is there have no figures.
@@ -252,5 +248,7 @@ def _floors(score_threshold: float | Float64, annotations: Annotations) -> Float
             " or one per class with background in front. Order them as the annotations do."
         )
     floors = np.full(num_classes, score_threshold, dtype=np.float64)
+    for floor in floors[1:].tolist():
+        check_number("evaluate()", "score_threshold", floor, advice="Usual are 0 to 1.")
     floors[0] = np.nan
     return floors

@@ -16,7 +16,7 @@ import numpy as np
 from detbalance.data.arrays import Float64
 from detbalance.evaluation.average_precision import fixed_ap
 from detbalance.evaluation.bootstrap_variance import more_boxes, recall_design_effect
-from detbalance.evaluation.matching import Matches
+from detbalance.evaluation.matching import Matches, Overlaps
 from detbalance.evaluation.operating_points import (
     Counts,
     at_score,
@@ -25,7 +25,6 @@ from detbalance.evaluation.operating_points import (
     recall_at_false_positives,
     recall_at_precision,
 )
-from detbalance.evaluation.overlaps import Overlaps
 from detbalance.evaluation.settings import EvaluationSettings
 
 RECALL_IOU_THRESHOLD = 0.5

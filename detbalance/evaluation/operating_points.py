@@ -6,13 +6,13 @@ Figures are those of `match`, at one IoU threshold. Arrays have length K + 1, in
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from detbalance.data.arrays import Float64, Int64
+from detbalance.data.checks import check_number
 from detbalance.evaluation.filters import images_checked, reaches_floor
 from detbalance.evaluation.matching import Matches
 
@@ -52,8 +52,7 @@ def f_score(precision: Float64, recall: Float64, *, beta: float = 1.0) -> Float6
 
     Source: van Rijsbergen, Information Retrieval, 1979, chapter 7.
     """
-    if not 0 < beta < math.inf:
-        raise ValueError(f"f_score(): beta is {beta}. A number above 0 is expected. Pass one.")
+    check_number("f_score()", "beta", beta, above=0)
     exact = np.nan_to_num(precision, nan=0.0)
     weighted = (1 + beta**2) * exact * recall
     total = beta**2 * exact + recall

@@ -21,8 +21,7 @@ from detbalance.data.arrays import Float64, Int64
 from detbalance.data.categories import shorten
 from detbalance.data.messages import counted
 from detbalance.evaluation.average_precision import RECALL_LEVELS, average_precision
-from detbalance.evaluation.matching import Matches, ignored_annotations, match
-from detbalance.evaluation.overlaps import Overlaps
+from detbalance.evaluation.matching import Matches, Overlaps, ignored_annotations, match
 from detbalance.evaluation.rules import Rules, RulesName
 
 if TYPE_CHECKING:

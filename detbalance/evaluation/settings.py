@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
-import numpy as np
-
-from detbalance.data.arrays import Float64
-from detbalance.evaluation.backends import BackendName
 from detbalance.evaluation.rules import RulesName
+
+# Who computes precision and recall over the grid: the figures are the same.
+BackendName: TypeAlias = Literal["hotcoco", "numpy"]
+Backend: TypeAlias = Literal["auto", "hotcoco", "numpy"]
 
 
 @dataclass(frozen=True)
@@ -53,29 +53,3 @@ class EvaluationSettings:
     min_precision: float = 0.9
     max_fppi: float = 0.1
     thresholds: str | None = None
-
-
-def check_settings(
-    *,
-    score_threshold: float | Float64,
-    beta: float,
-    min_precision: float,
-    max_fppi: float,
-    confidence: float,
-) -> None:
-    """Check numbers that a user chooses."""
-    floors = np.atleast_1d(score_threshold)
-    floors = floors[1:] if np.ndim(score_threshold) else floors
-    floor = float(floors[np.argmin(np.isfinite(floors))])
-    checks = {
-        "score_threshold": (floor, math.isfinite(floor), "a finite number, usually 0..1"),
-        "beta": (beta, math.isfinite(beta) and beta > 0, "a number above 0"),
-        "min_precision": (min_precision, 0 <= min_precision <= 1, "a share in [0, 1]"),
-        "max_fppi": (max_fppi, math.isfinite(max_fppi) and max_fppi >= 0, "a number of 0 or more"),
-        "confidence": (confidence, 0 < confidence < 1, "a share in (0, 1), for example 0.95"),
-    }
-    for name, (value, fits, expected) in checks.items():
-        if not fits:
-            raise ValueError(
-                f"evaluate(): {name} is {value:g}. Expected {expected}. Pass such a one."
-            )

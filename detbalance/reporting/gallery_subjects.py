@@ -15,7 +15,7 @@ from detbalance.data.arrays import Bool, Float64, Int64
 from detbalance.evaluation import Evaluation
 from detbalance.evaluation.errors import detection_kinds
 from detbalance.evaluation.filters import places_in_group, reaches_floor
-from detbalance.evaluation.overlaps import overlaps
+from detbalance.evaluation.matching import overlaps
 from detbalance.reporting.sentences import short
 
 # Pictures of one class before the next class has its turn, and of one image before other images.

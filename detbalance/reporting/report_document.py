@@ -87,7 +87,7 @@ def verdict(report: Report) -> str | None:
     if costs:
         kind = max(costs, key=lambda one: costs[one])
         what = "missed boxes" if kind == "missed" else f"{kind} errors"
-        sentence += f"; {what} cost the {rarest} classes most ({_two(costs[kind])})"
+        sentence += f"; {what} cost {rarest} classes most ({_two(costs[kind])} of AP50)"
     return f"{sentence}.{_told_by_val(report)}"
 
 

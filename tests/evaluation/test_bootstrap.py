@@ -320,7 +320,7 @@ def test_wrong_arguments_are_named() -> None:
     matches = matched(*make_scene(1))
     with pytest.raises(ValueError, match="there is no run"):
         bootstrap([])
-    with pytest.raises(ValueError, match=r"num_bootstrap is 1\. Expected 2 or more"):
+    with pytest.raises(ValueError, match=r"num_bootstrap is 1\. Expected a whole number >= 2"):
         bootstrap([matches], num_bootstrap=1)
     with pytest.raises(ValueError, match=r"run 1 is on .*Evaluate them on one file"):
         bootstrap([matches, matched(*make_scene(2))])

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from detbalance.data import Annotations, Categories, Predictions
 from detbalance.data.arrays import PackedBytes, PackedLabels
 from detbalance.evaluation.average_precision import average_precision
-from detbalance.evaluation.matching import match
-from detbalance.evaluation.overlaps import overlaps
+from detbalance.evaluation.matching import match, overlaps
 from detbalance.evaluation.sanity_checks import cautions, doubts_on_boxes
 
 IMAGES, CLASSES = 40, 6

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from coco_oracle import pycocotools_arrays
 from coco_sets import as_arrays, evaluation_sets
 from coco_twin import twin_grid
 from hypothesis import given, settings
@@ -22,40 +21,13 @@ from detbalance.data import Annotations, Predictions
 from detbalance.evaluation.accumulate import Grid, compute_grid
 from detbalance.evaluation.rules import COCO, Rules
 
-BACKENDS = [
-    name
-    for name in ("hotcoco", "pycocotools", "numpy")
-    if importlib.util.find_spec(name) is not None
-]
+BACKENDS = [name for name in ("hotcoco", "numpy") if importlib.util.find_spec(name) is not None]
 NAMES = ("precision", "recall", "scores")
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def pycocotools_grid(truth: dict[str, Any], found: list[Any]) -> tuple[np.ndarray, ...]:
-    """What pycocotools itself makes of the JSON; annotations are numbered from 1, its trap."""
-    coco = pytest.importorskip("pycocotools.coco")
-    cocoeval = pytest.importorskip("pycocotools.cocoeval")
-    gt, dt = coco.COCO(), coco.COCO()
-    notes = [
-        {"area": a["bbox"][2] * a["bbox"][3], "iscrowd": 0, **a, "id": i}
-        for i, a in enumerate(truth["annotations"], start=1)
-    ]
-    detections = [
-        {**d, "id": i, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0}
-        for i, d in enumerate(found, start=1)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        for side, entries in ((gt, notes), (dt, detections)):
-            side.dataset = {**truth, "annotations": json.loads(json.dumps(entries))}
-            side.createIndex()
-        evaluator = cocoeval.COCOeval(gt, dt, "bbox")
-        evaluator.evaluate()
-        evaluator.accumulate()
-    precision, recall, scores = (np.array(evaluator.eval[name]) for name in NAMES)
-    scores[precision < 0] = np.nan
-    precision[precision < 0] = np.nan
-    recall[recall < 0] = np.nan
-    return precision, recall, scores
+    return pycocotools_arrays(*as_arrays(truth, found))
 
 
 def assert_equal(grid: Grid, expected: tuple[np.ndarray, ...]) -> None:
@@ -111,16 +83,13 @@ def test_boxes_of_zero_size_find_nothing_and_are_not_found(
     backend: Any, data: tuple[dict[str, Any], list[Any]], flat: set[int]
 ) -> None:
     """Files with such annotations are refused, arrays are not."""
-    truth, found = json.loads(json.dumps(data))
-    annotations, predictions = as_arrays(truth, found)
-    place = {number: n for n, number in enumerate(annotations.annotation_ids.tolist())}
+    annotations, predictions = as_arrays(*data)
     bbox = annotations.bbox.copy()
-    for n in flat & set(range(len(truth["annotations"]))):
-        note = truth["annotations"][n]
-        bbox[place[note["id"]], 2] = note["bbox"][2] = 0
-        note.setdefault("area", float(annotations.areas[place[note["id"]]]))
-    grid = compute_grid(dataclasses.replace(annotations, bbox=bbox), predictions, backend=backend)
-    assert_equal(grid, pycocotools_grid(truth, found))
+    for n in flat & set(range(len(bbox))):
+        bbox[n, 2] = 0
+    annotations = dataclasses.replace(annotations, bbox=bbox)
+    grid = compute_grid(annotations, predictions, backend=backend)
+    assert_equal(grid, pycocotools_arrays(annotations, predictions))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -273,7 +242,7 @@ def scene(tmp_path: Path) -> tuple[Annotations, Predictions]:
 
 
 def test_an_unknown_evaluator_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r'"cocoapi"\. Known: auto, hotcoco, pycocotools, numpy'):
+    with pytest.raises(ValueError, match=r'"cocoapi"\. Known: auto, hotcoco, numpy'):
         compute_grid(*scene(tmp_path), backend="cocoapi")  # type: ignore[arg-type]
 
 
@@ -288,5 +257,3 @@ def test_without_other_evaluators_our_own_grid_is_computed(
     assert_equal(grid, tuple(getattr(with_all, name) for name in NAMES))
     with pytest.raises(ImportError, match=r"needs hotcoco.*pip install .*\[fast\]"):
         compute_grid(*data, backend="hotcoco")
-    with pytest.raises(ImportError, match=r"needs pycocotools.*pip install .*\[report\]"):
-        compute_grid(*data, backend="pycocotools")

@@ -204,12 +204,3 @@ def test_the_cap_holds_for_all_classes_of_an_image_together(tmp_path: Path, back
         )
         grid = compute_grid(annotations, predictions, backend=backend)
         assert grid.recall[0, 0, 0].tolist()[-1] == found
-
-
-def test_pycocotools_has_no_lvis_rules(tmp_path: Path) -> None:
-    annotations = lvis_file(tmp_path)
-    nothing = Predictions(np.empty(0), np.empty(0), np.empty((0, 4)), np.empty(0))
-    with pytest.raises(ValueError, match=r'"pycocotools", which has no LVIS rules\. Expected "hot'):
-        compute_grid(annotations, nothing, backend="pycocotools")
-    grid = compute_grid(annotations, nothing)
-    assert (grid.recall[:, [0, 2], 0] == 0).all()

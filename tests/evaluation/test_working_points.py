@@ -98,10 +98,10 @@ def test_f_weighs_recall_by_beta_and_is_undefined_without_boxes() -> None:
     precision, recall = np.array([0.5, np.nan, 0.0, 0.7]), np.array([1.0, 0.0, 0.0, np.nan])
     np.testing.assert_allclose(f_score(precision, recall), [2 / 3, 0, 0, np.nan])
     np.testing.assert_allclose(f_score(precision, recall, beta=2), [5 / 6, 0, 0, np.nan])
-    with pytest.raises(ValueError, match=r"beta is 0\. A number above 0"):
+    with pytest.raises(ValueError, match=r"beta is 0\. Expected a number > 0"):
         f_score(precision, recall, beta=0)
     for beta in (math.nan, math.inf, -1.0):
-        with pytest.raises(ValueError, match="A number above 0"):
+        with pytest.raises(ValueError, match="Expected a number > 0"):
             f_score(precision, recall, beta=beta)
 
 

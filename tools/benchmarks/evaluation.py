@@ -27,7 +27,7 @@ from _evaluators import PEERS, PINNED
 
 ROOT = Path(__file__).parents[2]
 # Whole commands, by their options.
-REPORT, DRAWN = "detbalance report --bootstrap 0", "detbalance report --bootstrap 1000"
+REPORT, DRAWN = "detbalance report --num-bootstrap 0", "detbalance report --num-bootstrap 1000"
 SLOW = {"pycocotools", "faster-coco-eval", "lvis-api", DRAWN}
 
 
