@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from detbalance.data.arrays import Float64, Int64
 from detbalance.repair.estimators import make_classifier
-from detbalance.repair.folds import image_folds
-from detbalance.repair.region_features import CHUNK, Samples, all_finite
+from detbalance.repair.region_features import CHUNK, Samples, all_finite, image_folds
 from detbalance.repair.second_classifier import (
     MIN_BOXES,
     few_boxes,

@@ -25,8 +25,7 @@ from torchvision.ops import batched_nms
 from detbalance.data.arrays import Float64, Int64
 from detbalance.repair.blend_scores import Items
 from detbalance.repair.estimators import make_one_class
-from detbalance.repair.folds import image_folds
-from detbalance.repair.region_features import CHUNK, Samples, all_finite
+from detbalance.repair.region_features import CHUNK, Samples, all_finite, image_folds
 from detbalance.repair.second_classifier import MIN_BOXES, few_boxes, fitted_rows
 
 

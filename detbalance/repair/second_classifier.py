@@ -30,8 +30,7 @@ from detbalance.repair.blend_scores import (
 from detbalance.repair.classifier import Classifier, OneStageClassifier, patches
 from detbalance.repair.collecting import cap_per_class
 from detbalance.repair.estimators import make_classifier
-from detbalance.repair.folds import image_folds
-from detbalance.repair.region_features import CHUNK, Samples
+from detbalance.repair.region_features import CHUNK, Samples, image_folds
 
 Advice = Callable[[Tensor, Tensor], Tensor]
 """From features float32 [n, F] and scores float32 [n, K + 1] of regions to new scores."""

@@ -9,9 +9,9 @@ import pytest
 from region_samples import made_samples
 
 from detbalance.repair import label_issues as module
-from detbalance.repair.folds import image_folds
 from detbalance.repair.label_issues import JUDGES, find_label_issues
 from detbalance.repair.novelty import novel_images
+from detbalance.repair.region_features import image_folds
 
 
 def rows_of(samples):

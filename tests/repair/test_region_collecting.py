@@ -325,5 +325,6 @@ def test_rows_are_read_from_disk_when_asked_for(tmp_path):
 
 
 def _empty(folder):
-    FeatureWriter(folder, 4, {})._save_state()
+    none = np.zeros((0, 4), np.float16), np.zeros(0, REGION)
+    FeatureWriter(folder, 4, {}).append(*none, images=0)
     return folder
