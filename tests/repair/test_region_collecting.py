@@ -298,7 +298,7 @@ def test_a_detector_that_has_diverged_is_refused(data, tmp_path):
 
 
 def test_limits_out_of_range_are_refused(classifier, data, tmp_path):
-    with pytest.raises(ValueError, match="limits of region features: random 0"):
+    with pytest.raises(ValueError, match="limits of region features: random is 0"):
         collect_features(classifier, dataset(data), tmp_path, limits=RegionQuota(5, 5, 0))
 
 
