@@ -104,9 +104,8 @@ def rebalance(
 
 def _strategies(kind: str, sizes: dict[int, int], target: int | None) -> list[Any]:
     """What a kind of sampler is asked for, one after the other, so that classes come to a size."""
-    goal = target or int(
-        np.median(list(sizes.values())) if kind == "under" else max(sizes.values())
-    )
+    counts = list(sizes.values())
+    goal = target or int(np.median(counts) if kind == "under" else max(counts))
     if kind == "over":
         return [{label: goal} for label, size in sizes.items() if size < goal]
     if kind == "under":
