@@ -96,9 +96,8 @@ def rebalance(
             table = _repeated(table, strategy, seed)
     lost = np.isin(before[1], np.setdiff1d(before[1], table[1]))
     if lost.any():
-        both = zip(table, before, strict=True)
-        rows, labels = (np.concatenate([new, old[lost]]) for new, old in both)
-        table = rows, labels
+        labels = np.concatenate([table[1], before[1][lost]])
+        table = np.concatenate([table[0], before[0][lost]]), labels
     return _read_table(*table, samples).join(aside)
 
 

@@ -88,14 +88,13 @@ def normalized(context: RefitContext) -> Iterator[tuple[str, Fit]]:
     lengths = weight.norm(dim=2).mean(dim=0)
     outputs = torch.from_numpy(np.flatnonzero(output_classes(context.classifier)))
 
-    def change(tau: float) -> Change:
+    def fit(samples: Samples, tau: float) -> Change:
         scale = torch.ones_like(lengths)
         scale[outputs] = tau_scale(lengths[outputs], tau)
         return Change(torch.zeros_like(weight[0]), torch.zeros_like(lengths), scale)
 
     for tau in TAUS:
-        fixed = change(tau)
-        yield f"tau {tau:g}", lambda samples, fixed=fixed: fixed
+        yield f"tau {tau:g}", partial(fit, tau=tau)
 
 
 def tau_scale(lengths: Tensor, tau: float) -> Tensor:
