@@ -290,6 +290,7 @@ def novel_images(
     for number in range(folds):
         taught = fitted_rows(samples, np.flatnonzero(fold != number), few, 10_000, seed)
         objects = taught[samples.labels[taught] > 0]
+        objects = objects[all_finite(samples, objects)]
         asked = np.flatnonzero((fold == number) & high)
         if len(objects) < 2 or not len(asked):
             continue

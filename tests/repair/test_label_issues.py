@@ -164,6 +164,17 @@ def test_without_objects_nothing_is_strange():
     assert len(found.images) == 0
 
 
+def test_images_are_ranked_although_some_features_are_not_finite():
+    samples = made_samples((10, 60, 60), width=8, shift=4.0)
+    boxes = np.arange(4 * len(samples), dtype=np.float32).reshape(-1, 4) * 5
+    broken = np.flatnonzero(samples.labels > 0)[[3, 40]]
+    samples.features[broken] = np.nan
+    found = novel_images(samples, rows_of(samples), scores_of(samples.labels, 3), boxes)
+    assert np.isfinite(found.ood_score).all()
+    assert not set(found.rows.tolist()) & set(rows_of(samples)[broken].tolist())
+    assert len(found.images) > 10
+
+
 def test_the_same_object_is_looked_at_once_where_it_is_seen_best():
     samples = made_samples((10, 60, 60), width=8, shift=4.0)
     scores = scores_of(samples.labels, 3)
