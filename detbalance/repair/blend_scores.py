@@ -1,7 +1,5 @@
 """Scores of two classifiers on the same regions made one, and how well they rank objects.
 
-Letters: n regions, K classes.
-
 Letters: n regions, m items, K classes.
 """
 
@@ -10,79 +8,81 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from detbalance.data.arrays import Float64, Int64
+from detbalance.data.arrays import Bool, Float64, Int64
 from detbalance.repair.region_features import Samples
 
 POWERS = (1.0, 1.4, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
-"""Powers of what a second classifier says that are tried; of equally good ones the first is taken.
-One that is too sure is left to the weight: on the digits powers below 1 only cost held-out
+"""Powers of a second classifier's probabilities that are tried; of equally good ones the first is
+taken. One that is too sure is left to the weight: on the digits powers below 1 only cost held-out
 precision."""
 
 _SURE = 1e-6
 """A probability is never nearer to 0 or 1: a forest's 0 would silence a detector for ever."""
 
 
-def blend_scores(scores: Float64, said: Float64, weight: float, shared: bool) -> Float64:
+def blend_scores(scores: Float64, second: Float64, weight: float, shared: bool) -> Float64:
     """Pool scores and a second classifier by a weighted mean of their logarithms.
+
+    Both are float64 [n, K + 1]; NaN of the second, for classes that it does not know, leaves the
+    scores as they are. Shared scores are of one softmax.
 
     Source: logarithmic opinion pool, Genest and Zidek, Combining probability distributions, 1986,
     sec. 3. Differs: one pool for each class where a detector has an output for each.
     """
     if not weight:
         return scores
-    heard = np.isfinite(said)
-    own = scores.clip(_SURE, 1.0 - _SURE)
-    other = np.where(heard, said, own)
+    known = np.isfinite(second)
+    first = scores.clip(_SURE, 1.0 - _SURE)
+    other = np.where(known, second, first)
     if shared:
         # A second classifier on some of the classes says nothing on how likely the others are.
-        known = np.where(heard, own, 0.0).sum(axis=1, keepdims=True)
-        total = np.where(heard, said, 0.0).sum(axis=1, keepdims=True)
-        other = np.where(heard, other * known / np.maximum(total, _SURE), own)
-        logs = (1.0 - weight) * np.log(own) + weight * np.log(other.clip(_SURE))
+        share = np.where(known, first, 0.0).sum(axis=1, keepdims=True)
+        total = np.where(known, second, 0.0).sum(axis=1, keepdims=True)
+        other = np.where(known, other * share / np.maximum(total, _SURE), first)
+        logs = (1.0 - weight) * np.log(first) + weight * np.log(other.clip(_SURE))
         new = np.exp(logs - logs.max(axis=1, keepdims=True))
         # 1 of a plain softmax; some losses leave a part to no class.
         new *= scores.sum(axis=1, keepdims=True) / new.sum(axis=1, keepdims=True)
-        return np.where(heard.any(axis=1, keepdims=True), new, scores)
+        return np.where(known.any(axis=1, keepdims=True), new, scores)
     other = other.clip(_SURE, 1.0 - _SURE)
-    logs = (1.0 - weight) * _log_odds(own) + weight * _log_odds(other)
-    new = np.where(heard, 1.0 / (1.0 + np.exp(-logs)), scores)
+    logs = (1.0 - weight) * _log_odds(first) + weight * _log_odds(other)
+    new = np.where(known, 1.0 / (1.0 + np.exp(-logs)), scores)
     new[:, 0] = scores[:, 0]  # background has no score of its own
     return new
 
 
-def temperature_scaled(said: Float64, power: float) -> Float64:
+def temperature_scaled(probabilities: Float64, power: float) -> Float64:
     """Raise probabilities to a power, and bring their sum back to what it was."""
     if power == 1.0:
-        return said
-    logs = power * np.log(said.clip(_SURE))
-    heard = np.isfinite(said)
-    highest = np.where(heard, logs, -np.inf).max(axis=1, keepdims=True)
+        return probabilities
+    logs = power * np.log(probabilities.clip(_SURE))
+    known = np.isfinite(probabilities)
+    highest = np.where(known, logs, -np.inf).max(axis=1, keepdims=True)
     new = np.exp(logs - np.where(np.isfinite(highest), highest, 0.0))
-    total = np.where(heard, new, 0.0).sum(axis=1, keepdims=True)
-    before = np.where(heard, said, 0.0).sum(axis=1, keepdims=True)
+    total = np.where(known, new, 0.0).sum(axis=1, keepdims=True)
+    before = np.where(known, probabilities, 0.0).sum(axis=1, keepdims=True)
     return np.asarray(new * before / np.maximum(total, _SURE))
 
 
-def best_power(said: Float64, labels: Int64) -> float:
+def best_power(probabilities: Float64, labels: Int64) -> float:
     """How sure a second classifier should be: the power by which it has the lowest log loss.
 
     Source: temperature scaling, Guo et al., 2017, arXiv:1706.04599, sec. 4.2. Differs: of
     probabilities, not logits; classes count alike; never less sure.
     """
-    own = said[np.arange(len(labels)), labels]
-    asked = np.isfinite(own)
-    if not asked.any():
+    known = np.isfinite(probabilities[np.arange(len(labels)), labels])
+    if not known.any():
         return 1.0
-    said, labels = said[asked], labels[asked]
-    here = np.arange(len(labels))
+    probabilities, labels = probabilities[known], labels[known]
+    rows = np.arange(len(labels))
     counts = np.bincount(labels)[labels]
-    losses = {
-        power: (-np.log(temperature_scaled(said, power)[here, labels].clip(_SURE)) / counts).sum()
-        for power in POWERS
-    }
-    return min(POWERS, key=lambda power: losses[power])
+
+    def loss(power: float) -> float:
+        own = temperature_scaled(probabilities, power)[rows, labels]
+        return float((-np.log(own.clip(_SURE)) / counts).sum())
+
+    return min(POWERS, key=loss)
 
 
 def _log_odds(values: Float64) -> Float64:
@@ -91,28 +91,29 @@ def _log_odds(values: Float64) -> Float64:
 
 @dataclass(frozen=True)
 class Items:
-    """Regions put together to what a detector would show once."""
+    """Regions put together to what a detector would show once: an object, or background."""
 
-    of_region: Int64
-    labels: Int64
-    weights: Float64
-    images: Int64
+    of_region: Int64  # [n], -1 for regions of none
+    labels: Int64  # [m]
+    weights: Float64  # [m]
+    images: Int64  # [m]
 
     @classmethod
     def of(cls, samples: Samples, rows: Int64) -> Items:
-        """Put regions together."""
+        """Put the regions of a row of the annotations together; augmented objects are none."""
         background = samples.labels == 0
         objects = (samples.labels > 0) & (rows >= 0)
-        found = np.full(len(samples), -1)
+        of_region = np.full(len(samples), -1)
         named, first, place = np.unique(rows[objects], return_index=True, return_inverse=True)
-        found[objects] = place
-        found[background] = len(named) + np.arange(int(background.sum()))
+        of_region[objects] = place
+        of_region[background] = len(named) + np.arange(int(background.sum()))
         representative = np.concatenate(
             [np.flatnonzero(objects)[first], np.flatnonzero(background)]
         )
         weights = samples.weights[representative].astype(np.float64)
         weights[: len(named)] = 1.0
-        return cls(found, samples.labels[representative], weights, samples.images[representative])
+        labels, images = samples.labels[representative], samples.images[representative]
+        return cls(of_region, labels, weights, images)
 
     def highest(self, values: Float64) -> Float64:
         """The highest value of each item's regions, float64 [m]; NaN counts as the lowest."""
@@ -125,12 +126,11 @@ class Items:
 
 def class_precision(scores: Float64, items: Items) -> Float64:
     """Compute the average precision of each class over items, with precision made monotone."""
-    found = np.full(scores.shape[1], np.nan)
+    precision = np.full(scores.shape[1], np.nan)
     for label in np.unique(items.labels[items.labels > 0]).tolist():
-        found[label] = average_precision(
-            items.highest(scores[:, label]), items.labels == label, items.weights
-        )
-    return found
+        highest = items.highest(scores[:, label])
+        precision[label] = average_precision(highest, items.labels == label, items.weights)
+    return precision
 
 
 def share_shown(scores: Float64, items: Items, floor: float) -> float:
@@ -140,7 +140,7 @@ def share_shown(scores: Float64, items: Items, floor: float) -> float:
     return float(np.mean(shares)) if shares else float("nan")
 
 
-def average_precision(scores: Float64, positive: NDArray[np.bool_], weights: Float64) -> float:
+def average_precision(scores: Float64, positive: Bool, weights: Float64) -> float:
     """Average precision, each positive item at the best precision from its place on."""
     order = np.argsort(-scores, kind="stable")
     hits = (positive * weights)[order]

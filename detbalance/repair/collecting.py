@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from detbalance.augmentation.transform import Augmentation
-from detbalance.data.arrays import Float64, Int64
+from detbalance.data.arrays import Float32, Float64, Int64
+from detbalance.data.checks import check_number
 from detbalance.detection.dataset import (
     MIN_SIDE,
     DetectionDataset,
@@ -27,7 +28,17 @@ from detbalance.detection.dataset import (
     worker_init,
 )
 from detbalance.repair.classifier import Classifier, ImageRegions
-from detbalance.repair.region_features import REGION, FeatureWriter, RegionFeatures
+from detbalance.repair.region_features import (
+    REGION,
+    FeatureWriter,
+    Progress,
+    RegionFeatures,
+    silent,
+)
+
+logger = logging.getLogger(__name__)
+
+_LARGEST = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
@@ -35,21 +46,15 @@ class RegionQuota:
     """How many regions are kept."""
 
     boxes_per_class: int = 2000
-    hard: int = 32
-    random: int = 32
-    boxes: int = 100_000
-    background: int = 400_000
+    hard: int = 32  # background of an image with the highest scores
+    random: int = 32  # of the rest of its background
+    boxes: int = 100_000  # of all classes together
+    background: int = 400_000  # regions of all images together
 
-    def check(self) -> None:
-        """Refuse limits that leave nothing."""
-        least = {"boxes_per_class": 1, "hard": 0, "random": 1, "boxes": 1, "background": 1}
-        given = asdict(self)
-        wrong = [f"{name} {given[name]}" for name in least if given[name] < least[name]]
-        if wrong:
-            raise ValueError(
-                f"limits of region features: {', '.join(wrong)}. At least 1 of each, and at least 0"
-                " hard ones, are expected. Change them."
-            )
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            least = 0 if name == "hard" else 1
+            check_number("limits of region features", name, value, least=least, whole=True)
 
     def of_background(self, looks: int) -> tuple[int, int, float]:
         """How much background of an image is kept, where so many are looked at."""
@@ -109,11 +114,6 @@ def choose_regions(
     return rows, weights[rows]
 
 
-logger = logging.getLogger(__name__)
-
-_LARGEST = float(np.finfo(np.float16).max)
-
-
 def collect_features(
     classifier: Classifier,
     dataset: DetectionDataset,
@@ -126,7 +126,7 @@ def collect_features(
     batch_size: int = 8,
     workers: int = 0,
     source: dict[str, Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
     stop: Callable[[], bool] | None = None,
 ) -> RegionFeatures | None:
     """Take out the features of all images, or go on where a pass before was stopped.
@@ -156,7 +156,6 @@ def collect_features(
             feature at all is finite.
     """
     limits = limits or RegionQuota()
-    limits.check()
     weight, _ = classifier.weights()
     notes = dataset.annotations
     repeats = np.zeros(len(dataset), np.int64) if repeats is None else repeats
@@ -181,9 +180,8 @@ def collect_features(
     counts = np.bincount(notes.labels[~notes.is_crowd], minlength=notes.categories.num_classes)
     # Repeated looks at an image are further chances of its boxes to be kept.
     share, some = kept_share(counts, limits), limits.of_background(len(draws))
-    both = _Looks(dataset, augmentation, seed)
     loader = DataLoader(
-        both,
+        _Looks(dataset, augmentation, seed),
         batch_size=batch_size,
         sampler=draws[writer.images :],
         collate_fn=collate,
@@ -193,28 +191,23 @@ def collect_features(
     )
     device = weight.device
     for images, targets in loader:
-        looked = classifier.regions(
+        regions = classifier.regions(
             [image.to(device) for image in images],
             [{name: t[name].to(device) for name in ("boxes", "labels")} for t in targets],
         )
-        parts = [
-            _kept(classifier, regions, int(target["image_id"]), share, some, generator)
-            for regions, target, generator in zip(
-                looked, targets, _generators(seed, writer.images), strict=False
-            )
-        ]
-        for i, (_, records) in enumerate(parts):
-            draw = draws[writer.images + i]
-            if isinstance(draw, Draw):
-                records["row"] = -1  # an augmented object is none of the file
-            else:
-                _name_objects(records, dataset, draw)
-        features = np.concatenate([values for values, _ in parts])
-        records = np.concatenate([values for _, values in parts])
-        features, records = _finite(features, records, writer)
-        writer.append(features, records, images=len(images))
-        if progress is not None:
-            progress(writer.images, len(draws))
+        features, records = [], []
+        for number, (own, target) in enumerate(zip(regions, targets, strict=True), writer.images):
+            # Each look has its own draws, so that a pass that was stopped goes on as it would have.
+            generator = np.random.default_rng([seed, number])
+            own_features, own_records = _kept(classifier, own, share, some, generator)
+            own_records["image"] = int(target["image_id"])
+            _name_objects(own_records, dataset, draws[number])
+            features.append(own_features)
+            records.append(own_records)
+        writer.append(
+            *_finite(np.concatenate(features), np.concatenate(records), writer), images=len(images)
+        )
+        progress(writer.images, len(draws))
         if stop is not None and stop() and writer.images < len(draws):
             return None
     _tell(writer)
@@ -236,21 +229,13 @@ class _Looks(Dataset[Example]):
         return (self._augmented if isinstance(draw, Draw) else self._plain)[draw]
 
 
-def _generators(seed: int, first: int) -> Any:
-    """A generator for each look, so that a pass that was stopped goes on as it would have."""
-    while True:
-        yield np.random.default_rng([seed, first])
-        first += 1
-
-
 def _kept(
     classifier: Classifier,
     regions: ImageRegions,
-    image: int,
-    share: NDArray[np.float64],
+    share: Float64,
     background_limits: tuple[int, int, float],
     generator: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.void]]:
+) -> tuple[Float32, NDArray[np.void]]:
     scores = classifier.scores(regions.logits)[:, 1:].amax(dim=1).cpu().numpy()
     rows, weights = choose_regions(
         regions.labels.cpu().numpy(),
@@ -263,7 +248,6 @@ def _kept(
     )
     where = torch.from_numpy(rows).to(regions.labels.device)
     records = np.zeros(len(rows), REGION)
-    records["image"] = image
     records["row"] = regions.objects[where].cpu().numpy()
     records["label"] = regions.labels[where].cpu().numpy()
     records["slot"] = regions.slots[where].cpu().numpy()
@@ -272,25 +256,27 @@ def _kept(
     return regions.features(where).float().cpu().numpy(), records
 
 
-def _name_objects(records: NDArray[np.void], dataset: DetectionDataset, index: int) -> None:
-    """Turn rows of a target into rows of the annotations."""
-    rows = dataset.annotations.rows(index)
+def _name_objects(records: NDArray[np.void], dataset: DetectionDataset, draw: int | Draw) -> None:
+    """Turn rows of a target into rows of the annotations; an augmented object has none there."""
+    if isinstance(draw, Draw):
+        records["row"] = -1
+        return
+    rows = dataset.annotations.rows(draw)
     boxes = dataset.annotations.boxes[rows]
     # The same boxes as in a target of the data set.
     kept = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(axis=1))
-    found = records["row"] >= 0
-    records["row"][found] = rows.start + kept[records["row"][found]]
+    objects = records["row"] >= 0
+    records["row"][objects] = rows.start + kept[records["row"][objects]]
 
 
 def _finite(
-    features: NDArray[np.float32], records: NDArray[np.void], writer: FeatureWriter
+    features: Float32, records: NDArray[np.void], writer: FeatureWriter
 ) -> tuple[NDArray[np.float16], NDArray[np.void]]:
     """Leave out rows that are not finite, and cut what float16 cannot hold."""
     good = np.isfinite(features).all(axis=1)
     if not good.all():
         writer.notes.setdefault("first_not_finite", int(records["image"][~good][0]))
-        before = writer.notes.get("not_finite", 0)
-        writer.notes["not_finite"] = before + int((~good).sum())
+        writer.notes["not_finite"] = writer.notes.get("not_finite", 0) + int((~good).sum())
         features, records = features[good], records[good]
     large = np.abs(features) > _LARGEST
     if large.any():

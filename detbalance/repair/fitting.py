@@ -4,23 +4,21 @@ All slots share one change: they see the same patch and differ in the shape of t
 and the few boxes of a rare class would be thin spread over nine classifiers.
 
 Letters: n regions, F features, D outputs, S slots, K classes.
-
-Letters: n regions, D outputs, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 from torchvision.ops import sigmoid_focal_loss
 
+from detbalance.data.arrays import Float32, Int64
+from detbalance.detection.extra_inputs import extra_inputs
 from detbalance.repair.classifier import Classifier
 from detbalance.repair.region_features import Samples
 
@@ -38,7 +36,9 @@ class RegionLoss:
     def __call__(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """Compute the weighted sum of the regions' losses, a scalar."""
         if self._loss is not None:
-            return self._loss(logits, labels, normalizer=1.0 / weights, **self._wanted(labels))  # type: ignore[no-any-return]
+            # As if all regions were of one image that lists no classes, each found exactly.
+            extra = extra_inputs(self._loss, [{}], [labels], lambda: (labels > 0).float())
+            return self._loss(logits, labels, normalizer=1.0 / weights, **extra)  # type: ignore[no-any-return]
         if not self._sigmoid:
             return (cross_entropy(logits, labels, reduction="none") * weights).sum()
         # Torchvision's RetinaNet and FCOS have an output for background, which is never positive.
@@ -46,19 +46,6 @@ class RegionLoss:
         targets[:, 0] = 0.0
         rows: Tensor = sigmoid_focal_loss(logits, targets).sum(dim=1)
         return (rows * weights).sum()
-
-    def _wanted(self, labels: Tensor) -> dict[str, Any]:
-        assert self._loss is not None
-        given: dict[str, Any] = {}
-        if "quality" in self._loss.extra_inputs:
-            given["quality"] = (labels > 0).float()
-        if "image_index" in self._loss.extra_inputs:
-            given["image_index"] = torch.zeros_like(labels)
-        if "image_labels" in self._loss.extra_inputs:
-            given["image_labels"] = torch.zeros(
-                1, self._loss.num_classes, dtype=torch.int8, device=labels.device
-            )
-        return given
 
 
 _SLOW = 0.02
@@ -77,11 +64,11 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class Change:
-    """What is added to the weight and bias of every slot."""
+    """What is added to the weight and bias of every slot, after its weights are scaled."""
 
-    weight: Tensor
-    bias: Tensor
-    scale: Tensor
+    weight: Tensor  # float [D, F]
+    bias: Tensor  # float [D]
+    scale: Tensor  # float [D]
 
     def logits(self, samples: Samples, bias: Tensor) -> Tensor:
         """The logits of regions after the change, float32 [n, D]."""
@@ -96,29 +83,27 @@ class Change:
         return weight * scale[:, None] + self.weight.to(weight), bias + self.bias.to(bias)
 
 
-def class_weights(samples: Samples, num_classes: int, balance: float) -> NDArray[np.float32]:
-    """Weight regions so that classes count alike, as far as asked for."""
+def class_weights(samples: Samples, num_classes: int, balance: float) -> Float32:
+    """Weight regions so that classes count as in the images (balance 0), or all alike (1)."""
     own = samples.weights.astype(np.float64)
-    sums = np.bincount(samples.labels, weights=own, minlength=num_classes)
-    objects = sums[1:]
-    wanted = np.where(objects > 0, np.maximum(objects, 1e-12) ** (1.0 - balance), 0.0)
-    if wanted.sum() > 0:
-        wanted *= objects.sum() / wanted.sum()
+    sums = np.bincount(samples.labels, weights=own, minlength=num_classes)[1:]
+    goals = np.where(sums > 0, np.maximum(sums, 1e-12) ** (1.0 - balance), 0.0)
+    if goals.sum() > 0:
+        goals *= sums.sum() / goals.sum()
     factor = np.ones(num_classes)
-    factor[1:] = np.divide(wanted, objects, out=np.ones_like(wanted), where=objects > 0)
+    factor[1:] = np.divide(goals, sums, out=np.ones_like(goals), where=sums > 0)
     return (own * factor[samples.labels]).astype(np.float32)
 
 
 def fit_change(
     samples: Samples,
-    weights: NDArray[np.float32],
+    weights: Float32,
     bias: Tensor,
     objective: RegionLoss,
     *,
     decay: float,
     free: str = "all",
     settings: FitSettings | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Change:
     """Learn a change of the classifier by mini-batches."""
     settings = settings or FitSettings()
@@ -137,10 +122,9 @@ def fit_change(
         groups += [{"params": [scale], "lr": settings.learning_rate * _SLOW}]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
-    draw = _Batches(samples.labels, weights, settings.batch_size, generator)
+    batches = _batches(samples.labels, weights, settings.batch_size, generator)
     total = float(weights[samples.labels > 0].sum()) or 1.0
-    for step in range(settings.iterations):
-        rows, counts = draw()
+    for _, (rows, counts) in zip(range(settings.iterations), batches, strict=False):
         part = samples.take(rows)
         change = Change(weight / rms, shift, 1.0 + scale)
         loss = objective(
@@ -151,14 +135,12 @@ def fit_change(
         (loss / total + 0.5 * decay * pull).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-        if progress is not None:
-            progress(step + 1, settings.iterations)
     return Change((weight / rms).detach(), shift.detach(), (1.0 + scale).detach())
 
 
 def mean_loss(
     samples: Samples,
-    weights: NDArray[np.float32],
+    weights: Float32,
     bias: Tensor,
     objective: RegionLoss,
     change: Change | None,
@@ -174,31 +156,24 @@ def mean_loss(
     return total / (float(weights[samples.labels > 0].sum()) or 1.0)
 
 
-class _Batches:
-    """Draws regions by what they count; each drawn one then counts the same."""
-
-    def __init__(
-        self,
-        labels: NDArray[np.int64],
-        weights: NDArray[np.float32],
-        size: int,
-        generator: np.random.Generator,
-    ) -> None:
-        self._generator = generator
-        sides = [np.flatnonzero(labels > 0), np.flatnonzero(labels == 0)]
-        self._sides = [side for side in sides if len(side)]
-        self._size = max(1, size // max(1, len(self._sides)))
-        self._sums = [weights[side].astype(np.float64).cumsum() for side in self._sides]
-
-    def __call__(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _batches(
+    labels: Int64, weights: Float32, size: int, generator: np.random.Generator
+) -> Iterator[tuple[Int64, Float32]]:
+    """Draw regions by what they count, for ever; each drawn one then counts the same."""
+    sides = [np.flatnonzero(labels > 0), np.flatnonzero(labels == 0)]
+    sides = [side for side in sides if len(side)]
+    size = max(1, size // max(1, len(sides)))
+    sums = [weights[side].astype(np.float64).cumsum() for side in sides]
+    while True:
         rows, counts = [], []
-        for side, sums in zip(self._sides, self._sums, strict=True):
+        for side, total in zip(sides, sums, strict=True):
             # One draw in each of as many equal steps through the weights.
-            step = sums[-1] / self._size
-            points = (np.arange(self._size) + self._generator.random(self._size)) * step
-            rows.append(side[np.searchsorted(sums, points, side="right").clip(max=len(side) - 1)])
-            counts.append(np.full(self._size, step, np.float32))
-        return np.concatenate(rows), np.concatenate(counts)
+            step = total[-1] / size
+            points = (np.arange(size) + generator.random(size)) * step
+            places = np.searchsorted(total, points, side="right").clip(max=len(side) - 1)
+            rows.append(side[places])
+            counts.append(np.full(size, step, np.float32))
+        yield np.concatenate(rows), np.concatenate(counts)
 
 
 def _root_mean_square(samples: Samples, generator: np.random.Generator) -> Tensor:

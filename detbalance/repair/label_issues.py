@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from detbalance.data.arrays import Float64, Int64
+from detbalance.data.arrays import Float32, Float64, Int64
 from detbalance.repair.estimators import make_classifier
-from detbalance.repair.folds import image_folds
-from detbalance.repair.region_features import CHUNK, Samples, all_finite
-from detbalance.repair.second_classifier import (
-    MIN_BOXES,
-    few_boxes,
-    fit_to,
-    probabilities,
-    thinned,
-)
+from detbalance.repair.region_features import Progress, Samples, all_finite, image_folds, silent
+from detbalance.repair.second_classifier import MIN_BOXES, few_boxes, fit_to, out_of_fold, thinned
 
 JUDGES = ("combined", "classifier", "detector")
 """Who judges a label. "classifier" has not seen the image; "detector" has learned from it;
@@ -27,7 +19,7 @@ JUDGES = ("combined", "classifier", "detector")
 _LEAST = 1e-6
 
 _PRIOR = 0.25
-"""Power of a class's share of the boxes that what is said of it is divided by. With 0 boxes of rare
+"""Power of a class's share of the boxes that its probabilities are divided by. With 0 boxes of rare
 classes lead the list, right or wrong, as all but the surest look a little like the most frequent
 class; with 1 boxes of the frequent classes do. On six draws of wrong labels on the digits as many
 first boxes as there were wrong ones were wrong to 70 % with 0, 75 % with 0.25 and 72 % with 0.5."""
@@ -38,30 +30,30 @@ _PULL = 5.0
 
 @dataclass(frozen=True)
 class LabelIssues:
-    """Annotated boxes by how wrong their labels look."""
+    """Annotated boxes by how wrong their labels look, the worst first."""
 
-    rows: Int64
+    rows: Int64  # of the annotations
     labels: Int64
-    likely: Int64
-    suspicion: Float64
-    few: list[int]
+    likely: Int64  # the likeliest other class, 0 for none
+    suspicion: Float64  # log of how many times likelier that class is
+    few: list[int]  # labels of the classes that are not judged
 
 
 def find_label_issues(
     samples: Samples,
     rows: Int64,
-    scores: NDArray[np.float32],
+    scores: Float32,
     judge: str = "combined",
     *,
     folds: int = 3,
     min_boxes: int = MIN_BOXES,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> LabelIssues:
     """Rank annotated boxes by how wrong their labels look.
 
-    What is said of the regions of a box is averaged, as a RetinaNet or FCOS has several; of the
-    detector's scores the highest of each class is taken, as NMS would.
+    The classifier's probabilities are averaged over the regions of a box, as a RetinaNet or FCOS
+    has several; of the detector's scores the highest of each class is taken, as NMS would.
 
     On the digits with 5 % of the labels changed (six draws), of as many first boxes as there were
     wrong ones 75 % were wrong by "combined", 69 % by "classifier" and 76 % by "detector", which had
@@ -101,62 +93,37 @@ def find_label_issues(
     boxes, first, place = np.unique(rows[own], return_index=True, return_inverse=True)
     labels = samples.labels[own][first]
     fold = image_folds(samples, folds, seed)
-    said = np.zeros((len(boxes), num_classes))
+    likelihood = np.zeros((len(boxes), num_classes))
     if judge in ("combined", "classifier"):
-        said += _said_by_others(samples, own, place, fold, num_classes, folds, seed, progress)
+        judged = samples.take(own)
+
+        def fit(inside: Int64) -> Any:
+            inside = thinned(judged, inside, np.random.default_rng(seed))
+            options = {"C": _PULL / len(inside), "class_weight": None, "max_iter": 100}
+            estimator = make_classifier("LogisticRegression", options, seed)
+            return fit_to(estimator, judged, inside, "find_label_issues()")
+
+        held_out = out_of_fold(judged, fold[own], fit, num_classes, folds, progress)
+        np.add.at(likelihood, place, np.nan_to_num(held_out))
+        likelihood /= np.bincount(place)[:, None]
     if judge in ("combined", "detector"):
         best = np.zeros((len(boxes), num_classes))
         np.maximum.at(best, place, scores[own].astype(np.float64))
-        best[:, 0] = 0.0
-        best[:, few] = 0.0
-        said += best / np.maximum(best.sum(axis=1, keepdims=True), _LEAST)
-    if progress is not None:
-        progress(folds + 1, folds + 1)
-    suspicion, likely = _margin(said / _expected(labels, num_classes), labels)
+        best[:, [0, *few]] = 0.0
+        likelihood += best / np.maximum(best.sum(axis=1, keepdims=True), _LEAST)
+    progress(folds + 1, folds + 1)
+    # Against what is expected of each class before a box is looked at.
+    shares = np.maximum(np.bincount(labels, minlength=num_classes), 1) / max(1, len(labels))
+    suspicion, likely = _margin(likelihood / shares**_PRIOR, labels)
     order = np.argsort(-suspicion, kind="stable")
     return LabelIssues(boxes[order], labels[order], likely[order], suspicion[order], few)
 
 
-def _said_by_others(
-    samples: Samples,
-    own: Int64,
-    place: Int64,
-    fold: Int64,
-    num_classes: int,
-    folds: int,
-    seed: int,
-    progress: Callable[[int, int], None] | None,
-) -> Float64:
-    """Mean over a box's regions of what a classifier says that has not seen the image."""
-    sums = np.zeros((int(place.max()) + 1, num_classes))
-    for number in range(folds):
-        inside = own[fold[own] != number]
-        inside = thinned(samples, inside, np.random.default_rng(seed))
-        options = {"C": _PULL / len(inside), "class_weight": None, "max_iter": 100}
-        estimator = make_classifier("LogisticRegression", options, seed)
-        estimator = fit_to(estimator, samples, inside, "find_label_issues()")
-        outside = np.flatnonzero(fold[own] == number)
-        for start in range(0, len(outside), CHUNK):
-            some = outside[start : start + CHUNK]
-            found = probabilities(estimator, samples.features[own[some]], num_classes)
-            np.add.at(sums, place[some], np.nan_to_num(found))
-        if progress is not None:
-            progress(number + 1, folds + 1)
-    return sums / np.bincount(place)[:, None]
-
-
-def _expected(labels: Int64, num_classes: int) -> Float64:
-    """What is said of each class before a box is looked at, float64 [K + 1]."""
-    counts = np.bincount(labels, minlength=num_classes)
-    share: Float64 = np.maximum(counts, 1) / max(1, len(labels))
-    return share**_PRIOR
-
-
-def _margin(said: Float64, labels: Int64) -> tuple[Float64, Int64]:
+def _margin(likelihood: Float64, labels: Int64) -> tuple[Float64, Int64]:
     """Log of how many times likelier the likeliest other class is, and that class."""
-    here = np.arange(len(labels))
-    others = said.copy()
-    others[here, labels], others[:, 0] = -1.0, -1.0
+    boxes = np.arange(len(labels))
+    others = likelihood.copy()
+    others[boxes, labels], others[:, 0] = -1.0, -1.0
     likely = others.argmax(axis=1)
-    own, other = said[here, labels], said[here, likely]
+    own, other = likelihood[boxes, labels], likelihood[boxes, likely]
     return np.log(other.clip(_LEAST)) - np.log(own.clip(_LEAST)), likely.astype(np.int64)

@@ -1,18 +1,12 @@
 """One-class models of rare classes: objects brought back, and images of unknown ones.
 
-Letters: n regions, F features, K classes.
-
-Letters: n and m regions, F features, P dimensions of the space.
-
-Letters: n regions, m items, K classes.
-
-Letters: n regions, m images, K classes.
+Letters: n regions, m of them or items or images, F features, P dimensions of the space, K classes.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from detbalance.data.arrays import Float64, Int64
+from detbalance.data.arrays import Bool, Float32, Float64, Int64
 from detbalance.repair.blend_scores import Items
 from detbalance.repair.estimators import make_one_class
-from detbalance.repair.folds import image_folds
-from detbalance.repair.region_features import CHUNK, Samples, all_finite
+from detbalance.repair.region_features import (
+    CHUNK,
+    Progress,
+    Samples,
+    all_finite,
+    image_folds,
+    silent,
+)
 from detbalance.repair.second_classifier import MIN_BOXES, few_boxes, fitted_rows
+
+_NOWHERE = np.zeros((0, 1))
 
 
 def fit_pca(samples: Samples, rows: Int64, components: int = 64) -> Any:
@@ -36,25 +38,25 @@ def fit_pca(samples: Samples, rows: Int64, components: int = 64) -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    features = finite(samples, rows)
+    features = np.asarray(samples.features[rows], np.float32)
+    features = features[np.isfinite(features).all(axis=1)]
     components = min(components, *features.shape)
     return make_pipeline(StandardScaler(), PCA(components, random_state=0)).fit(features)
 
 
 def embed(space: Any, samples: Samples, rows: Int64) -> NDArray[Any]:
     """Regions in the space, float [m, P], of some rows; those that are not finite are left out."""
-    found = [np.zeros((0, 1))]
+    return np.concatenate([places for _, places in _embedded(space, samples, rows)] or [_NOWHERE])
+
+
+def _embedded(space: Any, samples: Samples, rows: Int64) -> Iterator[tuple[Int64, NDArray[Any]]]:
+    """Rows with finite features, and where they are in the space, a chunk at a time."""
     for start in range(0, len(rows), CHUNK):
-        features = finite(samples, rows[start : start + CHUNK])
-        if len(features):
-            found.append(np.asarray(space.transform(features)))
-    return np.concatenate(found[1:] or found)
-
-
-def finite(samples: Samples, rows: Int64) -> NDArray[np.float32]:
-    """Features of some regions, float32 [m, F], of those where all are finite."""
-    features = np.asarray(samples.features[rows], np.float32)
-    return features[np.isfinite(features).all(axis=1)]
+        chunk = rows[start : start + CHUNK]
+        features = np.asarray(samples.features[chunk], np.float32)
+        finite = np.isfinite(features).all(axis=1)
+        if finite.any():
+            yield chunk[finite], np.asarray(space.transform(features[finite]))
 
 
 def fit_quietly(model: Any, places: NDArray[Any]) -> Any:
@@ -77,22 +79,22 @@ GATE_QUANTILES = (0.1, 0.2, 0.35, 0.5, 0.7)
 
 @dataclass(frozen=True)
 class GateFigures:
-    """What lifting a class did on held-out images."""
+    """What recovering a class did on held-out images."""
 
     label: int
     boxes: int
-    shown: int
-    regained: int
+    shown: int  # boxes above the floor before
+    regained: int  # boxes that come above it
     false_per_image: float
-    by_score: int
+    by_score: int  # boxes that a lower threshold alone brings back at the same rate
     used: bool
-    why: str = ""
+    why: str = ""  # it is not used
 
 
 def fit_gates(
     samples: Samples,
     rows: Int64,
-    scores: NDArray[np.float32],
+    scores: Float32,
     labels: Sequence[int],
     method: str,
     options: Mapping[str, Any] | None = None,
@@ -105,29 +107,35 @@ def fit_gates(
     max_background: int = 10_000,
     min_boxes: int = MIN_BOXES,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> tuple[OneClassModels, list[GateFigures]]:
     """Fit a model to each of some classes, and find from where on a region is typical."""
     options = dict(options or {})
     make_one_class(method, options, 10, seed)  # a wrong option, before any work
     num_classes = scores.shape[1]
     few = few_boxes(samples, rows, num_classes, min_boxes)
-    wanted = [label for label in labels if label not in few]
+    taught = [label for label in labels if label not in few]
     fold = image_folds(samples, folds, seed)
     items = Items.of(samples, rows)
     gates = [round(share * floor, 6) for share in GATE_QUANTILES]
+    score = {c: scores[:, c].astype(np.float64) for c in taught}
 
-    def fit(inside: Int64) -> tuple[Any, dict[int, _Fitted]]:
-        taught = fitted_rows(samples, inside, few, max_background, seed)
-        space = fit_pca(samples, taught, components)
-        found = {}
-        for label in wanted:
+    def fit(inside: Int64) -> tuple[Any, dict[int, tuple[Any, Float64]]]:
+        """The space, and of each class the model and how typical regions below the floor are."""
+        space = fit_pca(
+            samples, fitted_rows(samples, inside, few, max_background, seed), components
+        )
+        models = {}
+        for label in taught:
             places = embed(space, samples, inside[samples.labels[inside] == label])
             if len(places) >= 2:
                 model = fit_quietly(make_one_class(method, options, len(places), seed), places)
-                asked = (scores[:, label] >= gates[0]) & (scores[:, label] < floor)
-                found[label] = _Fitted(model, _typical(space, model, samples, asked))
-        return space, found
+                below = np.flatnonzero((scores[:, label] >= gates[0]) & (scores[:, label] < floor))
+                typical = np.full(len(samples), np.nan)
+                for chunk, places in _embedded(space, samples, below):
+                    typical[chunk] = typicality(model, places)
+                models[label] = model, typical
+        return space, models
 
     def threshold(label: int, values: Float64, inside: Int64) -> float:
         images = np.unique(samples.images[inside])
@@ -136,81 +144,50 @@ def fit_gates(
         allowed = max_fppi * len(images)
         return lowest_threshold(items.highest(values)[where], wrong, items.weights[where], allowed)
 
-    def above(values: Float64, least: NDArray[Any], gate: float) -> Float64:
-        return np.where(least >= gate, values, np.nan)
-
-    hidden = {c: items.highest(scores[:, c].astype(np.float64)) < floor for c in wanted}
-    regained = {(c, gate): 0 for c in wanted for gate in [None, *gates]}
+    hidden = {c: items.highest(score[c]) < floor for c in taught}
+    # By class and gate; without a gate by the score alone, for comparison.
+    regained = {(c, gate): 0 for c in taught for gate in [None, *gates]}
     false = dict.fromkeys(regained, 0.0)
     for number in range(folds):
         inside = np.flatnonzero(fold != number)
         outside = np.isin(items.images, np.unique(samples.images[fold == number]))
-        _, found = fit(inside)
-        for label in found:
-            score = scores[:, label].astype(np.float64)
-            ways: dict[float | None, Float64] = {
-                gate: above(found[label].typical, score, gate) for gate in gates
-            }
-            ways[None] = np.where(score < floor, score, np.nan)
-            for gate, values in ways.items():
+        for label, (_, typical) in fit(inside)[1].items():
+            own = items.labels == label
+            for gate in [*gates, None]:
+                if gate is None:
+                    values = np.where(score[label] < floor, score[label], np.nan)
+                else:
+                    values = np.where(score[label] >= gate, typical, np.nan)
                 up = items.highest(values) > threshold(label, values, inside)
-                own = items.labels == label
                 regained[label, gate] += int((up & outside & own & hidden[label]).sum())
                 false[label, gate] += float(items.weights[up & outside & ~own].sum())
-        if progress is not None:
-            progress(number + 1, folds + 1)
-    best = {c: max(gates, key=lambda g: (regained[c, g], -false[c, g])) for c in wanted}
+        progress(number + 1, folds + 1)
+    best = {c: max(gates, key=lambda g: (regained[c, g], -false[c, g])) for c in taught}
     images = max(1, len(np.unique(samples.images)))
     figures = []
     for label in labels:
-        own = items.labels == label
-        boxes, shown, back, wrong, by_score = int(own.sum()), 0, 0, 0.0, 0
+        boxes, shown, back, wrong, by_score = int((items.labels == label).sum()), 0, 0, 0.0, 0
         why = f"fewer than {min_boxes} boxes"
-        if label in wanted:
-            shown = boxes - int((own & hidden[label]).sum())
+        if label in taught:
+            shown = boxes - int((hidden[label] & (items.labels == label)).sum())
             back, by_score = regained[label, best[label]], regained[label, None]
             wrong = false[label, best[label]] / images
             why = "" if back else "no box came back on held-out images"
         figures.append(GateFigures(label, boxes, shown, back, wrong, by_score, not why, why))
     used = [figure.label for figure in figures if figure.used]
     everything = np.arange(len(samples))
-    space, found = fit(everything) if used else (None, {})
-    found_gates = []
+    space, models = fit(everything) if used else (None, {})
+    class_gates = []
     for label in used:
-        score, gate = scores[:, label].astype(np.float64), best[label]
-        values = above(found[label].typical, score, gate)
-        found_gates.append(
-            ClassGate(label, found[label].model, gate, threshold(label, values, everything))
-        )
-    if progress is not None:
-        progress(folds + 1, folds + 1)
-    return OneClassModels(method, space, found_gates, floor, num_classes, shared), figures
+        model, typical = models[label]
+        values = np.where(score[label] >= best[label], typical, np.nan)
+        least = threshold(label, values, everything)
+        class_gates.append(ClassGate(label, model, best[label], least))
+    progress(folds + 1, folds + 1)
+    return OneClassModels(method, space, class_gates, floor, num_classes, shared), figures
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    """A model, and float64 [n] how typical the regions are that it is asked about."""
-
-    model: Any
-    typical: Float64
-
-
-def _typical(space: Any, model: Any, samples: Samples, asked: NDArray[np.bool_]) -> Float64:
-    """Typicality of the regions that are asked about, float64 [n]; NaN for others."""
-    found = np.full(len(samples), np.nan)
-    rows = np.flatnonzero(asked)
-    for start in range(0, len(rows), CHUNK):
-        chunk = rows[start : start + CHUNK]
-        features = np.asarray(samples.features[chunk], np.float32)
-        good = np.isfinite(features).all(axis=1)
-        if good.any():
-            found[chunk[good]] = typicality(model, space.transform(features[good]))
-    return found
-
-
-def lowest_threshold(
-    values: Float64, negative: NDArray[np.bool_], weights: Float64, allowed: float
-) -> float:
+def lowest_threshold(values: Float64, negative: Bool, weights: Float64, allowed: float) -> float:
     """Find the lowest value above which negative items weigh at most what is allowed."""
     order = np.flatnonzero(negative & np.isfinite(values))
     order = order[np.argsort(-values[order], kind="stable")]
@@ -219,47 +196,47 @@ def lowest_threshold(
 
 
 _SPAN = 0.02
-"""Lifted scores lie this near above the floor, below what the detector is surer of by itself."""
+"""Recovered scores lie this near above the floor, below what the detector is surer of by itself."""
 
 
 @dataclass(frozen=True)
 class ClassGate:
-    """The model of one class, and which regions it gates."""
+    """The model of one class, and which regions it recovers."""
 
     label: int
     model: Any
-    gate: float
-    threshold: float
+    gate: float  # the lowest score of the class
+    threshold: float  # of typicality
 
 
 @dataclass(frozen=True)
 class OneClassModels:
-    """Lifts scores of rare classes above the floor, where a region is typical of the class."""
+    """Raises scores of rare classes above the floor, where a region is typical of the class."""
 
     method: str
     space: Any
     gates: Sequence[ClassGate]
-    floor: float
+    floor: float  # score from which a detection is shown
     num_classes: int
-    shared: bool
+    shared: bool  # whether the scores are of one softmax
 
     def __call__(self, features: Tensor, scores: Tensor) -> Tensor:
         """Give advice, see `detbalance.repair.second_classifier.Advice`."""
-        own, seen = scores.double().cpu().numpy(), features.float().cpu().numpy()
+        own, values = scores.double().cpu().numpy(), features.float().cpu().numpy()
         new = own.copy()
-        good = np.isfinite(seen).all(axis=1)
-        for lift in self.gates:
-            score = new[:, lift.label]
-            rows = np.flatnonzero(good & (score >= lift.gate) & (score < self.floor))
+        finite = np.isfinite(values).all(axis=1)
+        for gate in self.gates:
+            score = new[:, gate.label]
+            rows = np.flatnonzero(finite & (score >= gate.gate) & (score < self.floor))
             if len(rows):
-                high = typicality(lift.model, self.space.transform(seen[rows])) > lift.threshold
-                found = rows[high]
-                new[found] = recovered(new[found], lift.label, self.floor, self.shared)
+                typical = typicality(gate.model, self.space.transform(values[rows]))
+                rows = rows[typical > gate.threshold]
+                new[rows] = recovered(new[rows], gate.label, self.floor, self.shared)
         return scores if (new == own).all() else torch.from_numpy(new).to(scores)
 
 
 def recovered(scores: Float64, label: int, floor: float, shared: bool) -> Float64:
-    """Lift scores of a class just above the floor, in the order that they had."""
+    """Raise scores of a class to just above the floor, in the order that they had."""
     new: Float64 = scores.copy()
     share = _SPAN * (1.0 - floor)
     new[:, label] = floor + share * (0.5 + scores[:, label]) / (0.5 + floor)
@@ -277,19 +254,19 @@ _OVERLAP = 0.3
 
 @dataclass(frozen=True)
 class NovelImages:
-    """Images by the region that is least like any known class."""
+    """Images by the region that is least like any known class, the strangest first."""
 
     images: Int64
-    ood_score: Float64
-    boxes: NDArray[np.float32]
-    rows: Int64
+    ood_score: Float64  # squared distance to the nearest class, about 1 for usual objects
+    boxes: Float32  # [m, 4]
+    rows: Int64  # of the annotations, -1 where the region shows none
 
 
 def novel_images(
     samples: Samples,
     rows: Int64,
-    scores: NDArray[np.float32],
-    boxes: NDArray[np.float32],
+    scores: Float32,
+    boxes: Float32,
     *,
     floor: float = 0.3,
     folds: int = 3,
@@ -309,35 +286,33 @@ def novel_images(
     shown = np.flatnonzero(best >= floor)
     shown = shown[all_finite(samples, shown)]
     high = _left_by_nms(shown, best, boxes, samples.images)
-    found = np.full(len(samples), np.nan)
+    distance = np.full(len(samples), np.nan)
     for number in range(folds):
-        inside = np.flatnonzero(fold != number)
-        taught = fitted_rows(samples, inside, few, 10_000, seed)
+        taught = fitted_rows(samples, np.flatnonzero(fold != number), few, 10_000, seed)
         objects = taught[samples.labels[taught] > 0]
+        objects = objects[all_finite(samples, objects)]
         asked = np.flatnonzero((fold == number) & high)
         if len(objects) < 2 or not len(asked):
             continue
         space = fit_pca(samples, taught)
-        seen, labels = embed(space, samples, objects), samples.labels[objects]
-        means = {c: seen[labels == c].mean(axis=0) for c in np.unique(labels).tolist()}
-        inner = np.concatenate([seen[labels == c] - mean for c, mean in means.items()])
+        places, labels = embed(space, samples, objects), samples.labels[objects]
+        means = {c: places[labels == c].mean(axis=0) for c in np.unique(labels).tolist()}
+        inner = np.concatenate([places[labels == c] - mean for c, mean in means.items()])
         shape = LedoitWolf(assume_centered=True).fit(inner)
         places = embed(space, samples, asked)
         away = [shape.mahalanobis(places - mean) for mean in means.values()]
-        found[asked] = np.min(away, axis=0) / places.shape[1]
-    asked = np.flatnonzero(np.isfinite(found))
-    order = asked[np.argsort(-found[asked], kind="stable")]
-    _, first = np.unique(samples.images[order], return_index=True)
-    top = order[np.sort(first)]
-    return NovelImages(samples.images[top], found[top], boxes[top], rows[top])
+        distance[asked] = np.min(away, axis=0) / places.shape[1]
+    ranked = np.flatnonzero(np.isfinite(distance))
+    ranked = ranked[np.argsort(-distance[ranked], kind="stable")]
+    _, first = np.unique(samples.images[ranked], return_index=True)
+    top = ranked[np.sort(first)]
+    return NovelImages(samples.images[top], distance[top], boxes[top], rows[top])
 
 
-def _left_by_nms(
-    rows: Int64, scores: NDArray[np.float32], boxes: NDArray[np.float32], images: Int64
-) -> NDArray[np.bool_]:
+def _left_by_nms(rows: Int64, scores: Float32, boxes: Float32, images: Int64) -> Bool:
     """Of some regions those that no better one of the same image overlaps, bool [n]."""
-    given = (np.ascontiguousarray(boxes[rows]), scores[rows], images[rows])
-    kept = batched_nms(*(torch.from_numpy(values) for values in given), _OVERLAP)
-    found = np.zeros(len(scores), bool)
-    found[rows[kept.numpy()]] = True
-    return found
+    arrays = (np.ascontiguousarray(boxes[rows]), scores[rows], images[rows])
+    kept = batched_nms(*(torch.from_numpy(values) for values in arrays), _OVERLAP)
+    left = np.zeros(len(scores), bool)
+    left[rows[kept.numpy()]] = True
+    return left

@@ -12,22 +12,22 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
+from detbalance.data.arrays import Float32, Int64
 from detbalance.data.messages import needs
 from detbalance.repair.region_features import FrozenLogits, Samples
 
 logger = logging.getLogger(__name__)
 
-MADE = -1
-"""The image of a region that no image shows."""
-
-_HIDDEN = 2.0**-40
+_NO_IMAGE = -1  # of a region that no image shows
+_HIDDEN = np.float32(2.0**-40)
 """What travels with the features is made this small, so that it is no part of any distance. A power
 of two changes no digit."""
 
 _NEIGHBOURS = ("k_neighbors", "n_neighbors", "m_neighbors", "n_neighbors_ver3")
+Table = tuple[Float32, Int64]
+"""Rows, and the label of each."""
 
 
 def sampler_names() -> list[str]:
@@ -45,120 +45,114 @@ def rebalance(
     seed: int = 0,
 ) -> Samples:
     """Resample the objects' regions by a sampler of imbalanced-learn."""
-    sampler, options = _sampler(name), dict(options or {})
+    samplers, options = _samplers(), dict(options or {})
+    if name not in samplers:
+        raise ValueError(
+            f'rebalance(): the sampler is "{name}". Known: {", ".join(samplers)}. Choose one of'
+            " them."
+        )
+    sampler = samplers[name]
     seen, aside = _background_apart(samples, most_background, seed)
     counts = np.bincount(seen.labels)
     sizes = {int(c): int(counts[c]) for c in np.flatnonzero(counts) if c > 0}
     if not sizes:
         return samples
     kind = _kind(sampler)
-    strategies: list[Any]
+    strategies = _strategies(kind, sizes, target)
     if "sampling_strategy" in options:
         strategies = [options.pop("sampling_strategy")]
-    elif kind == "over":
-        goal = target or max(sizes.values())
-        strategies = [{label: goal} for label, size in sizes.items() if size < goal]
-    elif kind == "under":
-        goal = target or int(np.median(list(sizes.values())))
-        strategies = [{label: goal for label, size in sizes.items() if size > goal}]
-    elif kind == "clean":
-        strategies = [list(sizes)]
-    else:
-        goal = target or max(sizes.values())
-        strategies = [{label: max(goal, size) for label, size in sizes.items()}]
-    table, labels = _table(seen), seen.labels
+    table = _hidden_behind_features(seen), seen.labels
     if kind == "both":
         # Both in one: too few for a neighbour are doubled before.
         alone = {label: 2 for label, size in sizes.items() if size == 1}
         if alone:
-            table, labels = _repeated(table, labels, alone, seed)
+            table = _repeated(table, alone, seed)
             sizes.update(alone)
-    first_table, first_labels = table, labels
-    for strategy in strategies:
-        if strategy:
-            # Only an over-sampler looks at the regions of its class alone.
-            chosen = strategy if kind == "over" and isinstance(strategy, dict) else sizes
-            smallest = min(sizes.get(label, 1) for label in chosen)
-            table, labels = _resampled(table, labels, sampler, strategy, options, smallest, seed)
-    lost = np.isin(first_labels, np.setdiff1d(first_labels, labels))
+    before = table
+    for strategy in filter(None, strategies):
+        # Only an over-sampler looks at the regions of its class alone.
+        one_class = kind == "over" and isinstance(strategy, dict)
+        smallest = min(sizes.get(label, 1) for label in (strategy if one_class else sizes))
+        if one_class and smallest == 1:
+            table = _repeated(table, strategy, seed)
+            continue
+        arguments = _arguments(sampler, {**options, "sampling_strategy": strategy}, smallest, seed)
+        try:
+            table = sampler(**arguments).fit_resample(*table)[:2]
+        except TypeError as error:
+            raise ValueError(
+                f"rebalance(): {name} does not take these options ({error}). Known:"
+                f" {', '.join(inspect.signature(sampler).parameters)}. Correct them."
+            ) from error
+        except (ValueError, RuntimeError) as error:
+            what = " ".join(str(error).split())
+            if not one_class:
+                raise ValueError(
+                    f"rebalance(): {name} cannot work on these regions ({what[:300]}). Other"
+                    " options, or another sampler, are expected. Change them."
+                ) from error
+            repeat = "%s cannot work on class %d (%s); its regions are repeated"
+            logger.warning(repeat, name, *strategy, what[:150])
+            table = _repeated(table, strategy, seed)
+    lost = np.isin(before[1], np.setdiff1d(before[1], table[1]))
     if lost.any():
-        table = np.concatenate([table, first_table[lost]])
-        labels = np.concatenate([labels, first_labels[lost]])
-    return _read_table(table, labels, samples).join(aside)
+        labels = np.concatenate([table[1], before[1][lost]])
+        table = np.concatenate([table[0], before[0][lost]]), labels
+    return _read_table(*table, samples).join(aside)
 
 
-def _table(samples: Samples) -> NDArray[np.float32]:
+def _strategies(kind: str, sizes: dict[int, int], target: int | None) -> list[Any]:
+    """What a kind of sampler is asked for, one after the other, so that classes come to a size."""
+    counts = list(sizes.values())
+    goal = target or int(np.median(counts) if kind == "under" else max(counts))
+    if kind == "over":
+        return [{label: goal} for label, size in sizes.items() if size < goal]
+    if kind == "under":
+        return [{label: goal for label, size in sizes.items() if size > goal}]
+    if kind == "clean":
+        return [list(sizes)]
+    return [{label: max(goal, size) for label, size in sizes.items()}]
+
+
+def _hidden_behind_features(samples: Samples) -> Float32:
     """Features, and behind them what must not count in distances."""
     features = np.asarray(samples.features[:], np.float32)
     hidden = np.concatenate([samples.logits[:], samples.weights[:, None]], axis=1)
-    return np.concatenate([features, hidden * np.float32(_HIDDEN)], axis=1)
+    return np.concatenate([features, hidden * _HIDDEN], axis=1)
 
 
-def _read_table(table: NDArray[np.float32], labels: NDArray[np.int64], before: Samples) -> Samples:
-    width = before.features.shape[1]
-    hidden = table[:, width:] / np.float32(_HIDDEN)
+def _read_table(rows: Float32, labels: Int64, before: Samples) -> Samples:
+    width, objects = before.features.shape[1], labels > 0
+    hidden = rows[:, width:] / _HIDDEN
     weights = hidden[:, -1].copy()
-    objects = labels > 0
     weights[objects] = before.weights[before.labels > 0].sum() / max(1, objects.sum())
     return Samples(
-        features=table[:, :width],
+        features=rows[:, :width],
         logits=np.ascontiguousarray(hidden[:, :-1]),
         labels=labels,
         weights=weights.astype(np.float32),
-        images=np.full(len(labels), MADE),
+        images=np.full(len(labels), _NO_IMAGE),
         slots=np.zeros(len(labels), np.int64),
     )
 
 
-def _resampled(
-    table: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    sampler: Any,
-    strategy: Any,
-    options: dict[str, Any],
-    smallest: int,
-    seed: int,
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    name = sampler.__name__
-    one_class = _kind(sampler) == "over" and isinstance(strategy, dict)
-    if one_class and smallest == 1:
-        return _repeated(table, labels, strategy, seed)
-    given = {**options, "sampling_strategy": strategy}
+def _arguments(sampler: Any, options: dict[str, Any], smallest: int, seed: int) -> dict[str, Any]:
+    """The options, a seed, and no more neighbours than the smallest class has."""
     known = inspect.signature(sampler).parameters
     if "random_state" in known:
-        given.setdefault("random_state", seed)
+        options.setdefault("random_state", seed)
     for key in _NEIGHBOURS:
-        usual = known[key].default if key in known else None
-        asked = given.get(key, usual)
+        number = options.get(key, known[key].default if key in known else None)
         # A neighbour is another region of the class: one fewer than there are.
-        if isinstance(asked, int) and asked > smallest - 1:
-            given[key] = max(1, smallest - 1)
-    if "smote" in known and "smote" not in given:
-        given["smote"] = _samplers()["SMOTE"](
-            sampling_strategy=strategy, k_neighbors=max(1, min(5, smallest - 1)), random_state=seed
+        if isinstance(number, int) and number > smallest - 1:
+            options[key] = max(1, smallest - 1)
+    if "smote" in known and "smote" not in options:
+        options["smote"] = _samplers()["SMOTE"](
+            sampling_strategy=options["sampling_strategy"],
+            k_neighbors=max(1, min(5, smallest - 1)),
+            random_state=seed,
         )
-    try:
-        found = sampler(**given).fit_resample(table, labels)
-    except TypeError as error:
-        raise ValueError(
-            f"rebalance(): {name} does not take these options ({error}). Known:"
-            f" {', '.join(known)}. Correct them."
-        ) from error
-    except (ValueError, RuntimeError) as error:
-        if one_class:
-            logger.warning(
-                "%s cannot work on class %d (%s); its regions are repeated",
-                name,
-                *strategy,
-                " ".join(str(error).split())[:150],
-            )
-            return _repeated(table, labels, strategy, seed)
-        raise ValueError(
-            f"rebalance(): {name} cannot work on these regions"
-            f" ({' '.join(str(error).split())[:300]}). Other options, or another sampler, are"
-            " expected. Change them."
-        ) from error
-    return found[0], found[1]
+    return options
 
 
 def _kind(sampler: Any) -> str:
@@ -168,17 +162,15 @@ def _kind(sampler: Any) -> str:
     return str(sampler._sampling_type).removesuffix("-sampling")
 
 
-def _repeated(
-    table: NDArray[np.float32], labels: NDArray[np.int64], goals: dict[int, int], seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _repeated(table: Table, goals: dict[int, int], seed: int) -> Table:
     """Draw further rows of some classes from their own, until they have as many as asked for."""
-    generator = np.random.default_rng(seed)
+    generator, labels = np.random.default_rng(seed), table[1]
     rows = [np.arange(len(labels))]
     for label, goal in goals.items():
         own = np.flatnonzero(labels == label)
         rows.append(own[generator.integers(len(own), size=max(0, goal - len(own)))])
     chosen = np.concatenate(rows)
-    return table[chosen], labels[chosen]
+    return table[0][chosen], labels[chosen]
 
 
 def _background_apart(samples: Samples, most: int, seed: int) -> tuple[Samples, Samples]:
@@ -215,7 +207,7 @@ def gaussian_regions(
         features = np.maximum(own.mean(axis=0) + own.std(axis=0) * noise, own.min(axis=0))
         weight, bias = (values.float().cpu() for values in classifier)
         logits = FrozenLogits(features, drawn.slots, weight, bias)[:]
-        images = np.full(missing, MADE)
+        images = np.full(missing, _NO_IMAGE)
         made = replace(drawn, features=features, logits=logits, images=images)
         samples = samples.join(made)
     return samples
@@ -229,14 +221,5 @@ def _samplers() -> dict[str, Any]:
     # Those for categories need to know which columns are some; there are none here.
     without = ("SMOTEN", "SMOTENC")
     modules = (combine, over_sampling, under_sampling)
-    found = {name: getattr(module, name) for module in modules for name in module.__all__}
-    return {name: found[name] for name in sorted(found) if name not in without}
-
-
-def _sampler(name: str) -> Any:
-    known = _samplers()
-    if name not in known:
-        raise ValueError(
-            f'rebalance(): the sampler is "{name}". Known: {", ".join(known)}. Choose one of them.'
-        )
-    return known[name]
+    every = {name: getattr(module, name) for module in modules for name in module.__all__}
+    return {name: every[name] for name in sorted(every) if name not in without}

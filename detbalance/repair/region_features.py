@@ -7,8 +7,6 @@ A folder with three files:
     state.json     how far both are valid, and what they were made from
 
 Letters: n regions, F features, D outputs, S slots.
-
-Letters: n regions, F features, D outputs.
 """
 
 from __future__ import annotations
@@ -25,11 +23,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detbalance.data.arrays import Int64
+from detbalance.data.arrays import Bool, Float32, Int64
 from detbalance.data.files import replace_file
+from detbalance.data.split import deal_images
 from detbalance.repair.classifier import Classifier
 
-Rows = NDArray[np.int64] | NDArray[np.bool_] | slice
+Rows = Int64 | Bool | slice
+Progress = Callable[[int, int], None]
+"""Called with what is done and the number of all."""
+
+
+def silent(done: int, total: int) -> None:
+    """Progress that nobody looks at."""
 
 
 class LazyColumn:
@@ -71,17 +76,11 @@ def behind(first: Column, second: Column) -> Column:
     def read(rows: Int64) -> NDArray[Any]:
         after = rows >= size
         parts = first[rows[~after]], second[rows[after] - size]
-        found = np.empty((len(rows), first.shape[1]), np.result_type(*parts))
-        found[~after], found[after] = parts
-        return found
+        values = np.empty((len(rows), first.shape[1]), np.result_type(*parts))
+        values[~after], values[after] = parts
+        return values
 
     return LazyColumn(read, np.arange(size + len(second)), first.shape[1])
-
-
-def stored_rows(table: NDArray[Any]) -> LazyColumn:
-    """All rows of a table on disk."""
-    plain = np.asarray(table)  # not read: indexing a memmap costs more than indexing what it maps
-    return LazyColumn(plain.__getitem__, np.arange(len(plain)), plain.shape[1])
 
 
 def float32(values: NDArray[Any]) -> Tensor:
@@ -90,23 +89,23 @@ def float32(values: NDArray[Any]) -> Tensor:
 
 
 class FrozenLogits(LazyColumn):
-    """What a classifier says of regions, float32 [n, D], computed when it is asked for."""
+    """A classifier's logits of regions, float32 [n, D], computed when they are read."""
 
     def __init__(self, features: Column, slots: Int64, weight: Tensor, bias: Tensor) -> None:
         self._features, self._slots, self._weight, self._bias = features, slots, weight, bias
-        super().__init__(self._said, np.arange(len(slots)), weight.shape[1])
+        super().__init__(self._compute, np.arange(len(slots)), weight.shape[1])
 
     def take(self, rows: Rows) -> FrozenLogits:
         """The same for some rows, which are not computed."""
         features = part_of(self._features, rows)
         return FrozenLogits(features, self._slots[rows], self._weight, self._bias)
 
-    def given(self, features: Tensor) -> Tensor:
+    def from_features(self, features: Tensor) -> Tensor:
         """All logits, float32 [n, D], from the features float32 [n, F] that were read already."""
         return linear(features, torch.from_numpy(self._slots), self._weight, self._bias)
 
-    def _said(self, rows: Int64) -> NDArray[np.float32]:
-        return self.take(rows).given(float32(self._features[rows])).numpy()
+    def _compute(self, rows: Int64) -> Float32:
+        return self.take(rows).from_features(float32(self._features[rows])).numpy()
 
 
 def linear(features: Tensor, slots: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -149,11 +148,14 @@ class FeatureWriter:
         self.notes: dict[str, int] = {}
         if (folder / STATE).exists():
             state = read_state(folder)
-            _check_source(
-                folder,
-                {**state["source"], "width": state["width"]},
-                {**self.source, "width": width},
-            )
+            before, now = {**state["source"], "width": state["width"]}, {**source, "width": width}
+            for key in {**now, **before}:
+                if before.get(key) != now.get(key):
+                    raise ValueError(
+                        f"{folder}: holds region features made with {key} {before.get(key)!r}, now"
+                        f" it is {now.get(key)!r}. The same is expected. Delete the folder, or name"
+                        " another output."
+                    )
             RegionFeatures(folder)  # what is gone on with is what was written
             self.images, self.regions = state["images"], state["regions"]
             self.notes = state["notes"]
@@ -174,7 +176,16 @@ class FeatureWriter:
                     os.fsync(file.fileno())  # before the state, which says that they are there
             self.images += images
             self.regions += len(regions)
-            self._save_state()
+            state = {
+                "format": FORMAT,
+                "width": self.width,
+                "images": self.images,
+                "regions": self.regions,
+                "notes": self.notes,
+                "source": self.source,
+            }
+            with replace_file(self.folder / STATE) as file:
+                file.write(json.dumps(state, indent=1).encode())
         except OSError as error:
             needed = self.regions * (2 * self.width + REGION.itemsize) / 1e9
             raise ValueError(
@@ -183,18 +194,6 @@ class FeatureWriter:
                 " and run the same command again, which goes on from there; or keep fewer regions"
                 " (--max-boxes, --max-negatives)."
             ) from error
-
-    def _save_state(self) -> None:
-        state = {
-            "format": FORMAT,
-            "width": self.width,
-            "images": self.images,
-            "regions": self.regions,
-            "notes": self.notes,
-            "source": self.source,
-        }
-        with replace_file(self.folder / STATE) as file:
-            file.write(json.dumps(state, indent=1).encode())
 
 
 class RegionFeatures:
@@ -222,40 +221,29 @@ class RegionFeatures:
 def read_state(folder: Path) -> dict[str, Any]:
     """Read how far the features in a folder go, and that they do."""
     path = folder / STATE
-    remedy = "Delete the folder, to take them out again."
+    ours = "Region features written by this version are expected."
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: cannot be read ({error}). Region features written by this package are"
-            f" expected. {remedy}"
-        ) from error
+        raise _damaged(path, f"cannot be read ({error})", ours) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ValueError(
-            f"{path}: is not of the format {FORMAT}. Region features written by this version are"
-            f" expected. {remedy}"
-        )
-    numbers = {"width": (state.get("width"), 1)}
-    numbers |= {key: (state.get(key), 0) for key in ("images", "regions")}
-    notes = state.get("notes")
-    if isinstance(notes, dict):
-        numbers |= {f"notes.{key}": (value, 0) for key, value in notes.items()}
-    for key, (value, least) in numbers.items():
-        if type(value) is not int or value < least:
-            raise ValueError(
-                f"{path}: {key} is {value!r:.80}. A whole number from {least} is expected. {remedy}"
-            )
+        raise _damaged(path, f"is not of the format {FORMAT}", ours)
     for key in ("notes", "source"):
         if not isinstance(state.get(key), dict):
-            raise ValueError(f"{path}: {key} is no mapping. One is expected. {remedy}")
+            raise _damaged(path, f"{key} is no mapping", "One is expected.")
+    numbers = {"width": (state.get("width"), 1)}
+    numbers |= {key: (state.get(key), 0) for key in ("images", "regions")}
+    numbers |= {f"notes.{key}": (value, 0) for key, value in state["notes"].items()}
+    for key, (value, least) in numbers.items():
+        if type(value) is not int or value < least:
+            expected = f"A whole number from {least} is expected."
+            raise _damaged(path, f"{key} is {value!r:.80}", expected)
     for name, size in ((FEATURES, 2 * state["width"]), (REGIONS, REGION.itemsize)):
         file, needed = folder / name, state["regions"] * size
-        there = file.stat().st_size if file.exists() else 0
-        if there < needed:
-            raise ValueError(
-                f"{file}: has {there} bytes, and {STATE} counts {needed}: its end is lost. A whole"
-                f" file is expected. {remedy}"
-            )
+        length = file.stat().st_size if file.exists() else 0
+        if length < needed:
+            lost = f"has {length} bytes, and {STATE} counts {needed}: its end is lost"
+            raise _damaged(file, lost, "A whole file is expected.")
     return state
 
 
@@ -266,21 +254,14 @@ def _check_regions(path: Path, regions: NDArray[np.void]) -> None:
     wrong |= ~(np.isfinite(regions["weight"]) & (regions["weight"] >= 0))
     wrong |= ~np.isfinite(regions["box"]).all(axis=1)
     if wrong.any():
-        raise ValueError(
-            f"{path}: {wrong.sum()} of {len(wrong)} records are damaged (first: record"
-            f" {wrong.argmax()}). Those that this package wrote are expected. Delete the folder, to"
-            " take the features out again."
-        )
+        first = f"(first: record {wrong.argmax()})"
+        what = f"{wrong.sum()} of {len(wrong)} records are damaged {first}"
+        raise _damaged(path, what, "Those that this package wrote are expected.")
 
 
-def _check_source(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    for key in {**now, **before}:
-        if before.get(key) != now.get(key):
-            raise ValueError(
-                f"{folder}: holds region features made with {key} {before.get(key)!r}, now it is"
-                f" {now.get(key)!r}. The same is expected. Delete the folder, or name another"
-                " output."
-            )
+def _damaged(path: Path, what: str, expected: str) -> ValueError:
+    remedy = "Delete the folder, to take the features out again."
+    return ValueError(f"{path}: {what}. {expected} {remedy}")
 
 
 CHUNK = 8192
@@ -293,10 +274,10 @@ class Samples:
 
     features: Column
     logits: Column
-    labels: NDArray[np.int64]
-    weights: NDArray[np.float32]
-    images: NDArray[np.int64]
-    slots: NDArray[np.int64]
+    labels: Int64
+    weights: Float32
+    images: Int64
+    slots: Int64
 
     def __len__(self) -> int:
         """The number of regions."""
@@ -321,7 +302,7 @@ class Samples:
         """Features float32 [n, F] and logits float32 [n, D], in memory; each is read once."""
         features = float32(self.features[:])
         if isinstance(self.logits, FrozenLogits):
-            return features, self.logits.given(features)
+            return features, self.logits.from_features(features)
         return features, float32(self.logits[:])
 
     def chunks(self) -> Iterator[slice]:
@@ -344,7 +325,9 @@ def read_samples(stored: RegionFeatures, classifier: Classifier) -> Samples:
                 f"{stored.folder}: holds regions with {most} {what}, the detector has {own}. Region"
                 " features of this detector are expected. Delete the folder, or name another one."
             )
-    features, slots = stored_rows(stored.features), regions["slot"].astype(np.int64)
+    table = np.asarray(stored.features)  # still mapped: indexing a memmap itself costs more
+    features = LazyColumn(table.__getitem__, np.arange(len(table)), table.shape[1])
+    slots = regions["slot"].astype(np.int64)
     return Samples(
         features=features,
         logits=FrozenLogits(features, slots, weight, bias),
@@ -355,10 +338,17 @@ def read_samples(stored: RegionFeatures, classifier: Classifier) -> Samples:
     )
 
 
-def all_finite(samples: Samples, rows: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
-    """Tell whether all features of each region are finite, bool [n]; of some rows or of all."""
-    asked = samples if rows is None else samples.take(rows)
-    found = np.empty(len(asked), bool)
-    for chunk in asked.chunks():
-        found[chunk] = np.isfinite(asked.features[chunk]).all(axis=1)
-    return found
+def all_finite(samples: Samples, rows: Int64) -> Bool:
+    """Tell whether all features of each of some regions are finite, bool [n]."""
+    some = samples.take(rows)
+    finite = np.empty(len(some), bool)
+    for chunk in some.chunks():
+        finite[chunk] = np.isfinite(some.features[chunk]).all(axis=1)
+    return finite
+
+
+def image_folds(samples: Samples, folds: int, seed: int = 0) -> Int64:
+    """Deal images out so that each fold has its share of rare classes, see `deal_images`."""
+    images, place = np.unique(samples.images, return_inverse=True)
+    objects = samples.labels > 0
+    return deal_images(samples.labels[objects], place[objects], len(images), folds, seed)[place]

@@ -5,7 +5,6 @@ Letters: n regions, F features, K classes.
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detbalance.data.arrays import Float64, Int64
+from detbalance.data.arrays import Float32, Float64, Int64
 from detbalance.detection.adapter import Mixin, adapt
 from detbalance.repair.blend_scores import (
     Items,
@@ -30,19 +29,31 @@ from detbalance.repair.blend_scores import (
 from detbalance.repair.classifier import Classifier, OneStageClassifier, patches
 from detbalance.repair.collecting import cap_per_class
 from detbalance.repair.estimators import make_classifier
-from detbalance.repair.folds import image_folds
-from detbalance.repair.region_features import CHUNK, Samples
+from detbalance.repair.region_features import CHUNK, Progress, Samples, image_folds, silent
 
 Advice = Callable[[Tensor, Tensor], Tensor]
 """From features float32 [n, F] and scores float32 [n, K + 1] of regions to new scores."""
+
+WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+"""Weights of the second classifier that are tried; 0 is the detector alone."""
+
+MOST_HIDDEN = 0.05
+"""Share of a class's boxes, on average over classes, that a second classifier may push below the
+floor."""
+
+MIN_BOXES = 3
+"""Boxes of a class from which on something is learned of it."""
+
+MOST_OBJECTS = 50_000
+"""Regions with an object that a classifier or a space is fitted to."""
 
 
 @contextmanager
 def advised(classifier: Classifier, advice: Advice, *, candidates: int = 300) -> Iterator[None]:
     """Let a detector hear advice in eval mode, as long as the block lasts."""
     model: Any = classifier.model
+    head = classifier.head
     if isinstance(classifier, OneStageClassifier):
-        head = model.head.classification_head
         towers: list[Tensor] = []
         hooks = [
             head.conv.register_forward_hook(lambda module, args, out: towers.append(out)),
@@ -51,11 +62,11 @@ def advised(classifier: Classifier, advice: Advice, *, candidates: int = 300) ->
             ),
         ]
     else:
-        heads = adapt(model.roi_heads, _AdvisedRoIHeads)
-        heads.advice = (classifier, advice, candidates)
+        head = adapt(model.roi_heads, _AdvisedRoIHeads)
+        head.advice = (classifier, advice, candidates)
         hooks = [
-            heads.box_head.register_forward_hook(
-                lambda module, args, out: setattr(heads, "seen", out)
+            head.box_head.register_forward_hook(
+                lambda module, args, out: setattr(head, "features", out)
             )
         ]
     try:
@@ -84,8 +95,8 @@ def _one_stage(
         scores[:, 0] = 0.0
         rows = scores.amax(dim=1).topk(min(candidates, len(scores))).indices
         features = patches([tower[i] for tower in towers], classifier.slots, rows).float()
-        given = advice(features, scores[rows])
-        new[i, rows, 1:] = torch.logit(given[:, 1:].to(new))
+        advised_scores = advice(features, scores[rows])
+        new[i, rows, 1:] = torch.logit(advised_scores[:, 1:].to(new))
     towers.clear()
     return new
 
@@ -94,7 +105,7 @@ class _AdvisedRoIHeads(Mixin):
     """A second stage that asks for advice on its scores."""
 
     advice: tuple[Classifier, Advice, int]
-    seen: Tensor
+    features: Tensor  # of all proposals of the batch
     classification_loss: nn.Module | None
 
     def postprocess_detections(
@@ -110,10 +121,11 @@ class _AdvisedRoIHeads(Mixin):
         for boxes in proposals:
             part = scores[start : start + len(boxes)]
             rows = part[:, 1:].amax(dim=1).topk(min(candidates, len(part))).indices
-            part[rows] = advice(self.seen[start : start + len(boxes)][rows].float(), part[rows])
+            features = self.features[start : start + len(boxes)][rows]
+            part[rows] = advice(features.float(), part[rows])
             start += len(boxes)
         own = self.classification_loss
-        self.classification_loss = _Given(scores)
+        self.classification_loss = _FixedScores(scores)
         try:
             return super().postprocess_detections(  # type: ignore[no-any-return]
                 class_logits, box_regression, proposals, image_shapes
@@ -122,7 +134,7 @@ class _AdvisedRoIHeads(Mixin):
             self.classification_loss = own
 
 
-class _Given(nn.Module):
+class _FixedScores(nn.Module):
     """Stands in for a loss: its scores are there already."""
 
     def __init__(self, scores: Tensor) -> None:
@@ -133,40 +145,24 @@ class _Given(nn.Module):
         return self._scores
 
 
-logger = logging.getLogger(__name__)
-
-WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
-"""Weights of the second classifier that are tried; 0 is the detector alone."""
-
-MOST_HIDDEN = 0.05
-"""Share of a class's boxes, on average over classes, that a second classifier may push below the
-floor."""
-
-MIN_BOXES = 3
-"""Boxes of a class from which on something is learned of it."""
-
-MOST_OBJECTS = 50_000
-"""Regions with an object that a classifier or a space is fitted to."""
-
-
 @dataclass(frozen=True)
 class SecondClassifier:
-    """A classifier's probabilities, blend_scores with the detector's scores."""
+    """A classifier's probabilities, blended with the detector's scores."""
 
     method: str
     estimator: Any
-    weight: float
+    weight: float  # 0..1, of the classifier
     num_classes: int
-    shared: bool
-    power: float = 1.0
+    shared: bool  # whether the detector's scores are of one softmax
+    power: float = 1.0  # of the probabilities, see `temperature_scaled`
 
     def __call__(self, features: Tensor, scores: Tensor) -> Tensor:
         """Give advice, see `detbalance.repair.second_classifier.Advice`."""
         if not self.weight:
             return scores
-        said = probabilities(self.estimator, features.cpu().numpy(), self.num_classes)
-        said = temperature_scaled(said, self.power)
-        new = blend_scores(scores.double().cpu().numpy(), said, self.weight, self.shared)
+        second = probabilities(self.estimator, features.cpu().numpy(), self.num_classes)
+        second = temperature_scaled(second, self.power)
+        new = blend_scores(scores.double().cpu().numpy(), second, self.weight, self.shared)
         return torch.from_numpy(new).to(scores)
 
 
@@ -176,15 +172,15 @@ class Weighing:
 
     weight: float
     power: float
-    precision: dict[float, Float64]
-    shown: dict[float, float]
-    few: list[int]
+    precision: dict[float, Float64]  # [K + 1] by weight, on held-out images
+    shown: dict[float, float]  # share of the boxes by weight
+    few: list[int]  # labels of the classes that are not taught
 
 
 def fit_second_classifier(
     samples: Samples,
     rows: Int64,
-    scores: NDArray[np.float32],
+    scores: Float32,
     method: str,
     options: Mapping[str, Any] | None = None,
     *,
@@ -194,7 +190,7 @@ def fit_second_classifier(
     max_background: int = 10_000,
     min_boxes: int = MIN_BOXES,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> tuple[SecondClassifier, Weighing]:
     """Fit a classifier to regions, and choose how much it counts beside the detector.
 
@@ -240,23 +236,22 @@ def fit_second_classifier(
         return fit_to(estimator, samples, chosen, method)
 
     fold = image_folds(samples, folds, seed)
-    said = out_of_fold(samples, fold, fit, num_classes, folds, progress)
-    power = best_power(said, samples.labels)
-    said = temperature_scaled(said, power)
+    held_out = out_of_fold(samples, fold, fit, num_classes, folds, progress)
+    power = best_power(held_out, samples.labels)
+    held_out = temperature_scaled(held_out, power)
     items = Items.of(samples, rows)
     own = scores.astype(np.float64)
     precision, shown = {}, {}
     for weight in WEIGHTS:
-        together = blend_scores(own, said, weight, shared)
+        together = blend_scores(own, held_out, weight, shared)
         precision[weight] = class_precision(together, items)
         shown[weight] = share_shown(together, items, floor)
     # A thousandth is noise, and no reason to hear anybody.
-    means = {weight: round(float(np.nanmean(found)), 3) for weight, found in precision.items()}
+    means = {weight: round(float(np.nanmean(p)), 3) for weight, p in precision.items()}
     allowed = [weight for weight in WEIGHTS if shown[weight] >= shown[0.0] - MOST_HIDDEN]
     weight = max(allowed, key=lambda w: (means[w], -w))
     estimator = fit(np.arange(len(samples))) if weight else None
-    if progress is not None:
-        progress(folds + 1, folds + 1)
+    progress(folds + 1, folds + 1)
     second = SecondClassifier(method, estimator, weight, num_classes, shared, power)
     return second, Weighing(weight, power, precision, shown, few)
 
@@ -267,29 +262,28 @@ def out_of_fold(
     fit: Callable[[Int64], Any],
     num_classes: int,
     folds: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Float64:
-    """Ask about every region a classifier that has not seen its image."""
-    said = np.full((len(samples), num_classes), np.nan)
+    """Probabilities of every region by a classifier that has not seen its image, [n, K + 1]."""
+    held_out = np.full((len(samples), num_classes), np.nan)
     for number in range(folds):
         estimator = fit(np.flatnonzero(fold != number))
         outside = np.flatnonzero(fold == number)
         for start in range(0, len(outside), CHUNK):
             chunk = outside[start : start + CHUNK]
-            said[chunk] = probabilities(estimator, samples.features[chunk], num_classes)
-        if progress is not None:
-            progress(number + 1, folds + 1)
-    return said
+            held_out[chunk] = probabilities(estimator, samples.features[chunk], num_classes)
+        progress(number + 1, folds + 1)
+    return held_out
 
 
 def probabilities(estimator: Any, features: NDArray[Any], num_classes: int) -> Float64:
-    """What a classifier says of regions."""
+    """Probabilities [n, K + 1]; NaN for classes it does not know and features not finite."""
     features = np.asarray(features, np.float32)
-    said = np.full((len(features), num_classes), np.nan)
+    table = np.full((len(features), num_classes), np.nan)
     good = np.flatnonzero(np.isfinite(features).all(axis=1))
     if len(good):
-        said[np.ix_(good, estimator.classes_)] = estimator.predict_proba(features[good])
-    return said
+        table[np.ix_(good, estimator.classes_)] = estimator.predict_proba(features[good])
+    return table
 
 
 def few_boxes(samples: Samples, rows: Int64, num_classes: int, least: int) -> list[int]:

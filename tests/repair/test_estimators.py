@@ -26,7 +26,7 @@ from detbalance.repair.estimators import (
     make_classifier,
     make_one_class,
 )
-from detbalance.repair.folds import image_folds
+from detbalance.repair.region_features import image_folds
 from detbalance.repair.second_classifier import (
     SecondClassifier,
     advised,

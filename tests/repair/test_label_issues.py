@@ -9,9 +9,9 @@ import pytest
 from region_samples import made_samples
 
 from detbalance.repair import label_issues as module
-from detbalance.repair.folds import image_folds
 from detbalance.repair.label_issues import JUDGES, find_label_issues
 from detbalance.repair.novelty import novel_images
+from detbalance.repair.region_features import image_folds
 
 
 def rows_of(samples):
@@ -162,6 +162,17 @@ def test_without_objects_nothing_is_strange():
     boxes = np.zeros((50, 4), np.float32)
     found = novel_images(samples, rows_of(samples), np.full((50, 3), 0.9, np.float32), boxes)
     assert len(found.images) == 0
+
+
+def test_images_are_ranked_although_some_features_are_not_finite():
+    samples = made_samples((10, 60, 60), width=8, shift=4.0)
+    boxes = np.arange(4 * len(samples), dtype=np.float32).reshape(-1, 4) * 5
+    broken = np.flatnonzero(samples.labels > 0)[[3, 40]]
+    samples.features[broken] = np.nan
+    found = novel_images(samples, rows_of(samples), scores_of(samples.labels, 3), boxes)
+    assert np.isfinite(found.ood_score).all()
+    assert not set(found.rows.tolist()) & set(rows_of(samples)[broken].tolist())
+    assert len(found.images) > 10
 
 
 def test_the_same_object_is_looked_at_once_where_it_is_seen_best():

@@ -26,9 +26,8 @@ from detbalance.repair.fitting import (
     fit_change,
     mean_loss,
 )
-from detbalance.repair.folds import image_folds
 from detbalance.repair.refit import METHODS, RefitContext, fits_of, refit, tau_scale
-from detbalance.repair.region_features import CHUNK, FrozenLogits, LazyColumn, linear
+from detbalance.repair.region_features import CHUNK, FrozenLogits, LazyColumn, image_folds, linear
 
 QUICK = FitSettings(iterations=60, batch_size=128, learning_rate=3.0)
 

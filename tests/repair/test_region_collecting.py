@@ -298,7 +298,7 @@ def test_a_detector_that_has_diverged_is_refused(data, tmp_path):
 
 
 def test_limits_out_of_range_are_refused(classifier, data, tmp_path):
-    with pytest.raises(ValueError, match="limits of region features: random 0"):
+    with pytest.raises(ValueError, match="limits of region features: random is 0"):
         collect_features(classifier, dataset(data), tmp_path, limits=RegionQuota(5, 5, 0))
 
 
@@ -325,5 +325,6 @@ def test_rows_are_read_from_disk_when_asked_for(tmp_path):
 
 
 def _empty(folder):
-    FeatureWriter(folder, 4, {})._save_state()
+    none = np.zeros((0, 4), np.float16), np.zeros(0, REGION)
+    FeatureWriter(folder, 4, {}).append(*none, images=0)
     return folder
