@@ -7,8 +7,7 @@ does not help is said not to help. No torch is needed.
 from detbalance.calibration.fusion import FUSIONS, Options, fuse
 from detbalance.calibration.fusion_choice import FusionChoice, choose_fusion
 from detbalance.calibration.fusion_members import Calibrator, ScoreCalibration
-from detbalance.calibration.rescoring import norcal, rescore
-from detbalance.calibration.rescoring_strength import StrengthChoice, choose_strength
+from detbalance.calibration.rescoring import StrengthChoice, choose_strength, norcal, rescore
 from detbalance.calibration.threshold_curves import Objective, parse_objective
 from detbalance.calibration.threshold_fit import fit_thresholds
 from detbalance.calibration.thresholds import (

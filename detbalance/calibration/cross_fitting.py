@@ -18,7 +18,6 @@ import numpy as np
 
 from detbalance.calibration.threshold_curves import (
     ROUNDING,
-    Numbers,
     Objective,
     ScoreCounts,
     fit,
@@ -40,6 +39,7 @@ from detbalance.evaluation.report import GROUP_NAMES
 from detbalance.evaluation.rules import RulesChoice
 
 Part = TypeVar("Part")
+Counts: TypeAlias = "Int64 | Float64"  # [3, K + 1]: right, wrong detections shown, boxes to find
 Shown: TypeAlias = "tuple[Bool, Bool]"  # right and wrong detections that are shown, [D] each
 FEWEST_FOLDS = 3  # to choose on two and judge on the third
 NUM_BOOTSTRAP = 200
@@ -131,45 +131,9 @@ def figure(value: float) -> str:
 # ---- counts of right and wrong detections --------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Counts:
-    """Right and wrong detections that are shown, and boxes to find: [K + 1] each."""
-
-    right: Numbers
-    wrong: Numbers
-    boxes: Numbers
-
-    @classmethod
-    def total(cls, parts: Sequence[Counts]) -> Counts:
-        """All folds together."""
-        right, wrong, boxes = (
-            np.sum([getattr(part, name) for part in parts], axis=0)
-            for name in ("right", "wrong", "boxes")
-        )
-        return cls(right, wrong, boxes)
-
-    def utility(self, objective: Objective) -> float:
-        """Mean of `Objective.utility` over the classes with boxes to find."""
-        return mean_of_defined(objective.utility(self.right, self.wrong, self.boxes))
-
-
-@dataclass(frozen=True, eq=False)
-class Trials:
-    """Counts of A settings: fitted without two folds, counted on the second of them."""
-
-    right: Int64  # [A, F, F, K + 1]
-    wrong: Int64  # [A, F, F, K + 1]
-    boxes: Int64  # [F, K + 1]
-    thresholds: Float64  # [A, F, K + 1], fitted without one fold
-
-    @classmethod
-    def stack(cls, trials: Sequence[Trials]) -> Trials:
-        """The settings of several trials on the same folds, one after the other."""
-        right, wrong, thresholds = (
-            np.concatenate([getattr(one, name) for one in trials])
-            for name in ("right", "wrong", "thresholds")
-        )
-        return cls(right, wrong, trials[0].boxes, thresholds)
+def mean_utility(objective: Objective, counts: Counts) -> float:
+    """Mean of `Objective.utility` over the classes with boxes to find."""
+    return mean_of_defined(objective.utility(*counts))
 
 
 def run_trials(
@@ -178,11 +142,16 @@ def run_trials(
     shrink_boxes: Sequence[float],
     *,
     confidence: float = 0.9,
-) -> Trials:
-    """Fit without every fold and without every two folds, and count on what was left out."""
+) -> tuple[Int64, Float64]:
+    """Fit without every fold and without every two folds, and count on what was left out.
+
+    Returns:
+        Counts [A, F, F, 3, K + 1], fitted without two folds and counted on the second of them, and
+        the thresholds [A, F, K + 1], fitted without one fold.
+    """
     num_folds, num_classes = counts.boxes.shape
-    shape = (len(shrink_boxes), num_folds, num_folds, num_classes)
-    right, wrong = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    table = np.empty((len(shrink_boxes), num_folds, num_folds, 3, num_classes), dtype=np.int64)
+    table[..., 2, :] = counts.boxes
     thresholds = np.empty((len(shrink_boxes), num_folds, num_classes))
     every = np.arange(num_classes)
     for k in range(num_folds):
@@ -191,26 +160,34 @@ def run_trials(
             for a, boxes in enumerate(shrink_boxes):
                 place = fit(curves, boxes)
                 for left, judged in {(k, j), (j, k)}:
-                    right[a, left, judged] = counts.right[judged, every, place]
-                    wrong[a, left, judged] = counts.wrong[judged, every, place]
+                    table[a, left, judged, 0] = counts.right[judged, every, place]
+                    table[a, left, judged, 1] = counts.wrong[judged, every, place]
                 if k == j:
                     thresholds[a, k] = counts.thresholds[place]
-    return Trials(right, wrong, counts.boxes, thresholds)
+    return table, thresholds
 
 
-def choose(trials: Trials, objective: Objective, *, first: int = 0) -> CrossFit[Counts]:
-    """Choose the setting with the highest mean utility on held-out images."""
-    num_folds = len(trials.boxes)
+def choose(trials: Int64, objective: Objective, *, first: int = 0) -> CrossFit[Counts]:
+    """Choose the setting with the highest mean utility on held-out images.
+
+    `trials` are the counts of `run_trials`; `held_out` of the result gives counts of each fold.
+    """
+    num_folds = trials.shape[1]
 
     def of_fold(k: int) -> Iterable[tuple[Counts, float]]:
         others = np.arange(num_folds) != k
-        for right, wrong in zip(trials.right[:, k], trials.wrong[:, k], strict=True):
-            rest = (table[others].sum(axis=0) for table in (right, wrong, trials.boxes))
-            yield Counts(right[k], wrong[k], trials.boxes[k]), Counts(*rest).utility(objective)
+        for counts in trials[:, k]:
+            yield counts[k], mean_utility(objective, counts[others].sum(axis=0))
 
-    return cross_fit(
-        num_folds, of_fold, lambda parts: Counts.total(parts).utility(objective), first=first
-    )
+    def utility(parts: Sequence[Counts]) -> float:
+        return mean_utility(objective, np.sum(parts, axis=0))
+
+    return cross_fit(num_folds, of_fold, utility, first=first)
+
+
+def total_counts(crossed: CrossFit[Counts], setting: int | Int64) -> Counts:
+    """What one setting, or one for each fold, gives on all folds together."""
+    return np.asarray(np.sum(crossed.held_out(setting), axis=0))
 
 
 def shown(
@@ -247,8 +224,8 @@ def standard_error(
             np.bincount(labels, weights=drawn[images], minlength=num_classes)
             for images, labels in cells
         )
-        differences[b] = Counts(right, wrong, boxes).utility(objective)
-        differences[b] -= Counts(right_before, wrong_before, boxes).utility(objective)
+        differences[b] = mean_utility(objective, np.stack([right, wrong, boxes]))
+        differences[b] -= mean_utility(objective, np.stack([right_before, wrong_before, boxes]))
     return float(np.std(differences[~np.isnan(differences)]))
 
 
@@ -276,23 +253,23 @@ class Judged:
 
 def figure_table(counts: Counts, objective: Objective) -> Float64:
     """Recall, precision and F-beta of each label from held-out counts, [3, K + 1]."""
-    recall, precision = recall_and_precision(counts.right, counts.wrong, counts.boxes)
+    recall, precision = recall_and_precision(*counts)
     return np.stack([recall, precision, f_score(precision, recall, beta=objective.beta)])
 
 
-def class_figures(parts: Sequence[Counts], objective: Objective) -> list[Figures]:
-    """Figures of each label, index 0 for background, of all folds together."""
-    return [Figures(*row) for row in figure_table(Counts.total(parts), objective).T.tolist()]
+def class_figures(counts: Counts, objective: Objective) -> list[Figures]:
+    """Figures of each label, index 0 for background."""
+    return [Figures(*row) for row in figure_table(counts, objective).T.tolist()]
 
 
 def judge(counts: Counts, objective: Objective, groups: Sequence[str | None]) -> Judged:
     """Average held-out counts over classes; `groups` are those of labels, [K + 1]."""
     table, group = figure_table(counts, objective), np.array(groups)
-    present = counts.boxes > 0
+    present = counts[2] > 0
     members = {"all": present, **{name: present & (group == name) for name in GROUP_NAMES}}
     kept = None
     if objective.is_floor:
-        successes, trials = objective.successes(counts.right, counts.wrong, counts.boxes)
+        successes, trials = objective.successes(*counts)
         holds = (trials > 0) & (successes >= objective.amount * trials - ROUNDING)
         kept = int(holds[present].sum())
     means = {
@@ -300,7 +277,7 @@ def judge(counts: Counts, objective: Objective, groups: Sequence[str | None]) ->
         for name, chosen in members.items()
         if name == "all" or chosen.any()
     }
-    return Judged(counts.utility(objective), kept, int(present.sum()), means)
+    return Judged(mean_utility(objective, counts), kept, int(present.sum()), means)
 
 
 def objective_outcome(
@@ -348,10 +325,9 @@ class Calibration:
     training: TrainingCounts
     settings: Settings
 
-    def judge(self, parts: Sequence[Counts]) -> Judged:
-        """Average what all folds give over classes and groups."""
-        groups = [None, *(group for group, _, _ in self.training.counts)]
-        return judge(Counts.total(parts), self.objective, groups)
+    def judge(self, counts: Counts) -> Judged:
+        """Average held-out counts over classes and groups."""
+        return judge(counts, self.objective, [None, *(row[0] for row in self.training.counts)])
 
 
 def prepare(

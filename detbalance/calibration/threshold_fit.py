@@ -10,7 +10,6 @@ import numpy as np
 from detbalance.calibration.cross_fitting import (
     NAMES_SHOWN,
     Calibration,
-    Counts,
     choose,
     class_figures,
     objective_outcome,
@@ -18,6 +17,7 @@ from detbalance.calibration.cross_fitting import (
     run_trials,
     shown,
     standard_error,
+    total_counts,
     verdict,
 )
 from detbalance.calibration.threshold_curves import (
@@ -32,6 +32,7 @@ from detbalance.calibration.threshold_curves import (
 )
 from detbalance.calibration.thresholds import ClassThreshold, FloorStatus, ThresholdFit, Thresholds
 from detbalance.data import Annotations, Predictions
+from detbalance.data.arrays import Int64
 from detbalance.data.categories import shorten
 from detbalance.data.frequency import Frequency, Groups
 from detbalance.data.messages import counted
@@ -67,10 +68,9 @@ def fit_thresholds(
 ) -> ThresholdFit:
     """Fit a score threshold for each class, shrunk toward the shared one where boxes are few.
 
-    How much they are shrunk is chosen by cross-fitting, and the whole procedure with that choice is
-    judged on folds that had no part in it, beside the shared threshold and beside every class's
-    own. With `per_class` "auto" the thresholds differ only if they raise the mean utility on those
-    folds by more than one standard error; otherwise all classes get the shared one.
+    How much they are shrunk is chosen by cross-fitting, and judged on folds that had no part in it,
+    beside the shared threshold and every class's own. With `per_class` "auto" the thresholds differ
+    only if they raise the mean utility on those folds by more than one standard error.
 
     Args:
         annotations: the calibration file, of images that the detector was not trained on.
@@ -117,14 +117,15 @@ def fit_thresholds(
     )
     goal, matches, folds = data.objective, data.matches, data.folds
     counts = count_scores(matches, folds, iou=iou)
-    trials = run_trials(counts, goal, SHRINKAGES, confidence=confidence)
+    trials, thresholds = run_trials(counts, goal, SHRINKAGES, confidence=confidence)
     crossed = choose(trials, goal, first=1 if per_class == "always" else 0)
-    ways = {"shared": np.int64(0), "own": np.int64(len(SHRINKAGES) - 1), "shrunk": crossed.of_fold}
-    held_out = {way: crossed.held_out(setting) for way, setting in ways.items()}
-    table = {way: data.judge(parts) for way, parts in held_out.items()}
+    ways: dict[str, int | Int64]
+    ways = {"shared": 0, "own": len(SHRINKAGES) - 1, "shrunk": crossed.of_fold}
+    held_out = {way: total_counts(crossed, setting) for way, setting in ways.items()}
+    table = {way: data.judge(counts) for way, counts in held_out.items()}
     before, after = (
-        shown(matches, folds, trials.thresholds[setting, np.arange(num_folds)], iou=iou)
-        for setting in (ways["shared"], ways["shrunk"])
+        shown(matches, folds, thresholds[setting, np.arange(num_folds)], iou=iou)
+        for setting in (0, crossed.of_fold)
     )
     error = standard_error(matches, before, after, goal, seed=seed)
     gain = table["shrunk"].utility - table["shared"].utility
@@ -136,9 +137,7 @@ def fit_thresholds(
     shared, own = (counts.thresholds[fit(curves, n)] for n in (SHARED, 0.0))
     place = fit(curves, SHRINKAGES[crossed.best] if differs else SHARED)
     chosen, label = counts.thresholds[place], np.arange(len(boxes))
-    statuses = _floor_statuses(
-        Counts(right[label, place], wrong[label, place], boxes), goal, confidence
-    )
+    statuses = _floor_statuses(right[label, place], wrong[label, place], boxes, goal, confidence)
     figures, shared_figures = (
         class_figures(held_out[way], goal) for way in ("shrunk" if differs else "shared", "shared")
     )
@@ -183,18 +182,18 @@ def fit_thresholds(
 
 
 def _floor_statuses(
-    counts: Counts, objective: Objective, confidence: float
+    right: Int64, wrong: Int64, boxes: Int64, objective: Objective, confidence: float
 ) -> list[FloorStatus | None]:
     """What the detections of each class alone say of its floor; index 0 is background."""
     if not objective.is_floor:
-        return [None] * len(counts.boxes)
-    successes, trials = objective.successes(counts.right, counts.wrong, counts.boxes)
+        return [None] * len(boxes)
+    successes, trials = objective.successes(right, wrong, boxes)
     floor = objective.amount - ROUNDING
     sure = lower_end(successes, trials, confidence) >= floor
     likely = successes >= floor * trials
     return [
         None if n == 0 or whole == 0 else "kept" if s else "unsure" if e else "missed"
-        for n, whole, s, e in zip(counts.boxes, trials, sure, likely, strict=True)
+        for n, whole, s, e in zip(boxes, trials, sure, likely, strict=True)
     ]
 
 
@@ -207,7 +206,7 @@ def _notes(
 ) -> Iterator[str]:
     """Name the classes that thresholds could not be fitted for, or whose floor is not kept."""
     annotations, goal = data.matches.annotations, data.objective
-    label = {name: i for i, name in enumerate(annotations.categories.names, start=1)}
+    place = {name: i for i, name in enumerate(annotations.categories.names, start=1)}
     if odd := odd_scores(predictions):
         yield f"{odd}. The thresholds hold for scores of this kind only."
     if absent := [row.name for row in rows if not row.boxes]:
@@ -215,14 +214,14 @@ def _notes(
             f"{counted(len(absent), 'class')} without boxes in {annotations.source} get the shared"
             f" threshold: {shorten(absent, NAMES_SHOWN)}."
         )
-    if never := [row.name for row in rows if row.boxes and not curves.weights[label[row.name]]]:
+    if never := [row.name for row in rows if row.boxes and not curves.weights[place[row.name]]]:
         yield (
             f"{counted(len(never), 'class')} with boxes and no right detection at any score get"
             f" the shared threshold: {shorten(never, NAMES_SHOWN)}."
         )
     if not goal.is_floor:
         return
-    best = {row.name: float(curves.own[label[row.name]].max()) for row in rows if row.boxes}
+    best = {row.name: float(curves.own[place[row.name]].max()) for row in rows if row.boxes}
     beyond = {row.name: row.boxes for row in rows if 0 < best.get(row.name, 0) < goal.amount}
     if beyond:
         figures = [f"{name} {best[name]:.2f} ({counted(n, 'box')})" for name, n in beyond.items()]

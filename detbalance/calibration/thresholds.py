@@ -1,7 +1,4 @@
-"""A score threshold for each class: fitted, applied to detections, saved and read.
-
-Letters: K categories, D detections.
-"""
+"""A score threshold for each class: applied to detections, saved and read."""
 
 from __future__ import annotations
 
@@ -23,6 +20,7 @@ from detbalance.data.categories import shorten
 from detbalance.data.faults import show
 from detbalance.data.files import open_file, parse_json, replace_file
 from detbalance.data.json_nan import nan_to_null
+from detbalance.data.messages import counted
 
 FloorStatus: TypeAlias = Literal["kept", "unsure", "missed"]
 SCHEMA = "detbalance.thresholds/1"
@@ -64,16 +62,15 @@ class Thresholds:
             (categories.names, self.values, "no threshold for {} of the classes"),
             (self.values, categories.names, "unknown classes with a threshold: {}"),
         ):
-            missing = [name for name in names if name not in others]
-            if missing:
+            if missing := [name for name in names if name not in others]:
                 near = difflib.get_close_matches(missing[0], list(others), n=1)
                 hint = f', nearest: "{near[0]}"' if near else ""
                 faults.append(f'{what.format(len(missing))} (first: "{missing[0]}"{hint})')
         if faults:
             raise ValueError(
-                f"{self.source}: {'; '.join(faults)}. Expected one for each of "
-                f"{shorten(categories.names)}. Use the thresholds that were fitted for these "
-                "classes."
+                f"{self.source}: {'; '.join(faults)}. Expected one for each of"
+                f" {shorten(categories.names)}. Use the thresholds that were fitted for these"
+                " classes."
             )
         return np.array([np.nan, *(self.values[name] for name in categories.names)])
 
@@ -96,9 +93,8 @@ def apply_thresholds(
     Raises:
         ValueError: if the classes are not those of the thresholds.
     """
-    return predictions.take(
-        predictions.scores >= thresholds.by_label(categories)[predictions.labels]
-    )
+    lowest = thresholds.by_label(categories)[predictions.labels]
+    return predictions.take(predictions.scores >= lowest)
 
 
 @dataclass(frozen=True)
@@ -107,8 +103,7 @@ class ClassThreshold:
 
     Attributes:
         name: of the class.
-        group: rare, common or frequent, None without training data.
-        train_boxes: None without training data.
+        group, train_boxes: None without training data.
         boxes: of the calibration file.
         threshold: the smallest score to show.
         own: what the class alone would choose, without shrinkage.
@@ -170,8 +165,8 @@ def save_thresholds(path: str | os.PathLike[str], fitted: ThresholdFit) -> None:
     each class, "held_out" the comparison that decided. The file appears whole or not at all.
 
     Args:
-        path: file to write; its folder is made if need be. An existing file is replaced.
-        fitted: of `detbalance.calibration.fit_thresholds`.
+        path: file to write or replace; its folder is made if need be.
+        fitted: of `fit_thresholds`.
 
     Raises:
         ValueError: if the file cannot be written.
@@ -183,20 +178,16 @@ def save_thresholds(path: str | os.PathLike[str], fitted: ThresholdFit) -> None:
         del row["name"], row["threshold"]
     if math.isinf(fitted.shrink_boxes):
         values["shrink_boxes"] = None
-    text = json.dumps(
-        {"schema": SCHEMA, **values, "classes": classes},
-        indent=1,
-        ensure_ascii=False,
-        allow_nan=False,
-    )
+    document = {"schema": SCHEMA, **values, "classes": classes}
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as file:
             file.write(f"{text}\n".encode())
     except OSError as error:
         raise ValueError(
-            f"{path}: the thresholds cannot be written ({error.strerror}). Expected a file to "
-            "write. Choose another path."
+            f"{path}: the thresholds cannot be written ({error.strerror}). Expected a file to"
+            " write. Choose another path."
         ) from error
 
 
@@ -226,8 +217,9 @@ def load_thresholds(path: str | os.PathLike[str]) -> Thresholds:
         raise ValueError(f'{path}: "thresholds" is {show(values)}. {_EXPECTED}.')
     wrong = [name for name, value in values.items() if not _is_finite(value)]
     if wrong:
-        number = f"{len(wrong)} thresholds are not finite numbers"
-        number = "1 threshold is no finite number" if len(wrong) == 1 else number
+        number = counted(
+            len(wrong), "threshold is no finite number", "thresholds are not finite numbers"
+        )
         raise ValueError(
             f'{path}: {number} (first: "{wrong[0]}": {show(values[wrong[0]])}). {_EXPECTED}.'
             " Correct it."

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import detbalance
-from detbalance.calibration.bagging import balanced_bags
 from detbalance.calibration.cross_fitting import image_folds
+from detbalance.calibration.fusion_members import balanced_bags
 from detbalance.cli.options import Configured, Seed, Whole, command
 from detbalance.cli.outputs import BAG, refuse_configured
 from detbalance.cli.printing import say

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from detbalance.augmentation.cutting import note_unusable_masks, segmentation_mask
 from detbalance.augmentation.transform import PER_IMAGE, Augmentation, Image, Target, take_rows
 from detbalance.data import Annotations
 from detbalance.data.checks import check_number
 from detbalance.data.images import check_size, read_image
-from detbalance.detection.crowd import CROWD_LABEL
-
-__all__ = ["DetectionDataset", "Draw", "Example", "collate", "worker_deaths", "worker_init"]
+from detbalance.detection.targets import CROWD_LABEL
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +75,8 @@ class DetectionDataset(Dataset[Example]):
     ) -> None:
         self.image_dir = Path(image_dir)
         if not self.image_dir.is_dir():
-            raise ValueError(
-                f"{image_dir}: is no folder. The folder of the images is expected. Correct the"
-                " path."
-            )
+            expected = "The folder of the images is expected. Correct the path."
+            raise ValueError(f"{image_dir}: is no folder. {expected}")
         check_number("DetectionDataset", "seed", seed, least=0, whole=True)
         if masks and annotations.segmentations is None:
             raise ValueError(
@@ -228,6 +224,21 @@ def worker_init(worker: int) -> None:
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+@contextmanager
+def batches_of(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
+    """The batches of a loader, whose processes end with the block."""
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        # Where one process was killed another may die later, and torch then raises from its signal
+        # handler, in whatever this process is at: closing a file, or what comes after the run. What
+        # ends them forgets them too, whether or not it is raised in here.
+        if shut_down := getattr(batches, "_shutdown_workers", None):
+            with suppress(RuntimeError):
+                shut_down()
 
 
 @contextmanager

@@ -5,25 +5,36 @@ The keyword-only arguments of `build_detector` are the keys of a configuration's
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from torch import nn
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.faster_rcnn import (
+    FastRCNNConvFCHead,
+    FastRCNNPredictor,
+    TwoMLPHead,
+)
+from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.misc import Conv2dNormActivation
 
 from detbalance.detection.backbones import MOBILENET, TORCHVISION_BACKBONES, Pyramid, build_body
 from detbalance.detection.defaults import (
     DetectorDefaults,
+    Norm,
     check_arguments,
     default_anchor_ratios,
     default_anchor_sizes,
     detector_defaults,
 )
-from detbalance.detection.head_layers import box_head, fcos_head, proposal_head, retinanet_head
-from detbalance.detection.heads import set_classification_loss
+from detbalance.detection.heads import WEIGHT_STD, set_classification_loss
 from detbalance.detection.weights import load_default, load_file, load_offline
 
 
@@ -225,3 +236,67 @@ def _proposal_limits(backbone: str) -> dict[str, float]:
     if backbone == f"{MOBILENET}_320_fpn":
         limits |= {"rpn_pre_nms_top_n_test": 150, "rpn_post_nms_top_n_test": 150}
     return limits
+
+
+def retinanet_head(
+    defaults: DetectorDefaults, num_classes: int, anchors: AnchorGenerator
+) -> RetinaNetHead:
+    """Build both heads of a RetinaNet."""
+    channels = defaults.fpn_channels
+    norm = _norm_layer(defaults.head_norm, channels)
+    per_place = anchors.num_anchors_per_location()[0]
+    head = RetinaNetHead(channels, per_place, num_classes, norm_layer=norm)
+    for part in (head.classification_head, head.regression_head):
+        if defaults.head_convs != len(part.conv):
+            layers = [
+                Conv2dNormActivation(channels, channels, norm_layer=norm)
+                for _ in range(defaults.head_convs)
+            ]
+            for layer in layers:
+                nn.init.normal_(layer[0].weight, std=WEIGHT_STD)
+                if layer[0].bias is not None:
+                    nn.init.zeros_(layer[0].bias)
+            part.conv = nn.Sequential(*layers)
+    if defaults.second_recipe:
+        # Torchvision's own v2 builder has no public way either.
+        head.regression_head._loss_type = "giou"
+    return head
+
+
+def fcos_head(defaults: DetectorDefaults, num_classes: int, anchors: AnchorGenerator) -> FCOSHead:
+    """Build the heads of an FCOS."""
+    channels, convs = defaults.fpn_channels, defaults.head_convs
+    per_place = anchors.num_anchors_per_location()[0]
+    # For torchvision, None is a group norm of 32 groups.
+    norm = _norm_layer(defaults.head_norm, channels) or nn.Identity
+    head = FCOSHead(channels, per_place, num_classes, num_convs=0)
+    head.classification_head = FCOSClassificationHead(
+        channels, per_place, num_classes, convs, norm_layer=norm
+    )
+    head.regression_head = FCOSRegressionHead(channels, per_place, convs, norm_layer=norm)
+    return head
+
+
+def proposal_head(defaults: DetectorDefaults, anchors: AnchorGenerator) -> RPNHead:
+    """Build the head of a region proposal network."""
+    per_place = anchors.num_anchors_per_location()[0]
+    return RPNHead(defaults.fpn_channels, per_place, conv_depth=2 if defaults.second_recipe else 1)
+
+
+def box_head(defaults: DetectorDefaults) -> TwoMLPHead | FastRCNNConvFCHead:
+    """Build the part of a second stage between the pooled features and the last layers."""
+    channels = defaults.fpn_channels
+    if defaults.head_convs == 0:
+        return TwoMLPHead(channels * defaults.pooled**2, defaults.representation)
+    return FastRCNNConvFCHead(
+        (channels, defaults.pooled, defaults.pooled),
+        [channels] * defaults.head_convs,
+        [defaults.representation],
+        norm_layer=_norm_layer(defaults.head_norm, channels),
+    )
+
+
+def _norm_layer(norm: Norm, channels: int) -> Callable[..., nn.Module] | None:
+    if norm == "group":
+        return partial(nn.GroupNorm, math.gcd(32, channels))
+    return nn.BatchNorm2d if norm == "batch" else None

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detbalance.detection.adapter import LossStateGuard, Mixin, full_precision, not_scripted
-from detbalance.detection.crowd import Target, ignored_in_crowd
-from detbalance.detection.extra_inputs import (
+from detbalance.detection.targets import (
     Normalizer,
+    Target,
     extra_inputs,
+    ignored_in_crowd,
     over_ranks,
     paired_iou,
 )

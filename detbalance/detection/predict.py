@@ -14,7 +14,13 @@ from torch.utils.data import DataLoader
 
 from detbalance.data import Predictions
 from detbalance.data.checks import check_number
-from detbalance.detection.dataset import DetectionDataset, collate, worker_deaths, worker_init
+from detbalance.detection.dataset import (
+    DetectionDataset,
+    batches_of,
+    collate,
+    worker_deaths,
+    worker_init,
+)
 
 
 def predict(
@@ -69,8 +75,13 @@ def predict(
     )
     parts: dict[str, list[Tensor]] = {"image": [], "boxes": [], "labels": [], "scores": []}
     done = 0
-    with worker_deaths(), _in_eval_mode(model, device) as where, torch.inference_mode():
-        for images, targets in loader:
+    with (
+        worker_deaths(),
+        batches_of(loader) as batches,
+        _in_eval_mode(model, device) as where,
+        torch.inference_mode(),
+    ):
+        for images, targets in batches:
             with torch.autocast(where.type, dtype=_half(where), enabled=autocast):
                 outputs = model([image.to(where, non_blocking=True) for image in images])
             for output, target in zip(outputs, targets, strict=True):

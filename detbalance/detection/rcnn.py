@@ -18,9 +18,11 @@ from torchvision.models.detection.roi_heads import (
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from detbalance.detection.adapter import LossStateGuard, full_precision, not_scripted
-from detbalance.detection.crowd import CROWD_LABEL, Target, covered
-from detbalance.detection.extra_inputs import (
+from detbalance.detection.targets import (
+    CROWD_LABEL,
     Normalizer,
+    Target,
+    covered,
     extra_inputs,
     image_index,
     over_ranks,

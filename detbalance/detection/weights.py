@@ -131,18 +131,19 @@ def _read(path: str) -> tuple[dict[str, Tensor], list[str] | None]:
     tensors = {str(k).removeprefix("module."): v for k, v in state.items()}
     # The name of a loss of an earlier version is no tensor.
     weights = (k for k, v in tensors.items() if not (k.endswith("_extra_state") and saved_name(v)))
-    other = next((k for k in weights if not _is_plain(tensors[k])), None)
+    other = next((k for k in weights if not is_plain(tensors[k])), None)
     if other is not None:
         raise ValueError(f"{path}: entry {other[:80]!r} is no tensor. {remedy}")
     return tensors, [str(name) for name in names] if isinstance(names, list) else None
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether a value is a tensor of numbers, all of them there."""
+def is_plain(value: Any) -> bool:
+    """Whether a value is a tensor that holds its numbers one by one, on the processor."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
-        and not (value.is_quantized or value.is_nested or value.is_meta or value.is_complex())
+        and value.device.type == "cpu"
+        and not (value.is_quantized or value.is_nested or value.is_complex())
     )
 
 

@@ -5,20 +5,23 @@ PyTorch detector; `detbalance.detection` puts it into torchvision's.
 """
 
 from detbalance.losses.class_counts import ClassCounts, class_weights
-from detbalance.losses.equalization import EqualizationLoss, EqualizationLossV2
-from detbalance.losses.equalized_focal import EqualizedFocalLoss, EqualizedQualityFocalLoss
-from detbalance.losses.federated import FederatedLoss
+from detbalance.losses.equalization import (
+    EqualizationLoss,
+    EqualizationLossV2,
+    EqualizedFocalLoss,
+    EqualizedQualityFocalLoss,
+)
 from detbalance.losses.group_softmax import GroupSoftmaxLoss
 from detbalance.losses.kernel import sigmoid_loss_sum
-from detbalance.losses.ldam import LDAMLoss
-from detbalance.losses.logit_adjustment import adjust_logits
 from detbalance.losses.loss import ClassificationLoss
 from detbalance.losses.seesaw import SeesawLoss
-from detbalance.losses.sigmoid import BalancedSigmoidLoss, SigmoidFocalLoss
+from detbalance.losses.sigmoid import BalancedSigmoidLoss, FederatedLoss, SigmoidFocalLoss
 from detbalance.losses.softmax import (
     BalancedSoftmaxLoss,
+    LDAMLoss,
     LogitAdjustedLoss,
     SoftmaxCrossEntropyLoss,
+    adjust_logits,
 )
 
 __all__ = [

@@ -163,7 +163,7 @@ ClassWeights: TypeAlias = WeightMethod | dict[str, float]
 
 def class_weights(
     class_counts: npt.ArrayLike | Tensor, method: WeightMethod, *, beta: float = 0.999
-) -> npt.NDArray[np.float64]:
+) -> Float64:
     """Weigh classes by how seldom they are, for a loss that counts rare classes more.
 
     With n boxes of a class, before normalising:
@@ -224,7 +224,7 @@ def class_weights(
 
 def label_weights(
     counts: ClassCounts, weights: ClassWeights, *, beta: float, where: str
-) -> npt.NDArray[np.float64] | None:
+) -> Float64 | None:
     """Weigh whole rows by their label, as a loss was asked to."""
     if not isinstance(weights, Mapping):
         values = class_weights(counts.instance_counts, weights, beta=beta)

@@ -45,9 +45,6 @@ class GroupSoftmaxLoss(SoftmaxLoss):
         bins: int64 [K + 1], the bin 1, 2, ... of each class; index 0 is 0.
         columns: int64 [K + 1], the column of each class; index 0 is 0.
 
-    Raises:
-        ValueError: if an argument is out of its range.
-
     Example:
         >>> loss = GroupSoftmaxLoss([0, 5000, 3, 7], group_limits=[10.0])
         >>> loss.num_outputs

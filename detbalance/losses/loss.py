@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeGuard
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from detbalance.data.arrays import Float64
 from detbalance.losses.class_counts import ClassCounts, ClassWeights, CountsLike, label_weights
 from detbalance.losses.statistics import Float64Buffers
 
@@ -127,7 +127,13 @@ class ClassificationLoss(Float64Buffers, ABC):
         """Count the rows that the sum is divided by when no normalizer is given, at least 1."""
         return self.counted_rows(labels).clamp(min=1)
 
-    def positive_weights(self) -> npt.NDArray[np.float64]:
+    def divided(self, cost: Tensor, labels: Tensor, normalizer: Tensor | float | None) -> Tensor:
+        """Sum what the rows cost over the normalizer; a scalar cost has been summed already."""
+        if is_per_row(normalizer):
+            return (cost / self.constant(normalizer, cost)).sum()
+        return cost.sum() / (self.own_normalizer(labels) if normalizer is None else normalizer)
+
+    def positive_weights(self) -> Float64:
         """Tell how much this loss's settings make a box of each class count as what it is.
 
         Only what is fixed from the start; nothing that follows from running statistics.
@@ -161,8 +167,8 @@ class ClassificationLoss(Float64Buffers, ABC):
             )
         if labels.shape != logits.shape[:1]:
             raise ValueError(
-                f"{name}: labels have the shape {tuple(labels.shape)}. Expected "
-                f"[{logits.shape[0]}], one per row of the logits. Pass class indices, not one-hot."
+                f"{name}: labels have the shape {tuple(labels.shape)}. Expected"
+                f" [{logits.shape[0]}], one per row of the logits. Pass class indices, not one-hot."
             )
         if labels.dtype != torch.int64:
             raise TypeError(
@@ -173,8 +179,8 @@ class ClassificationLoss(Float64Buffers, ABC):
             low, high = (int(v) for v in labels.aminmax())
             if low < -1 or high >= self.num_classes:
                 raise ValueError(
-                    f"{name}: a label is {low if low < -1 else high}. Expected -1 (ignored), 0 "
-                    f"(background) or 1..{self.num_classes - 1}. Check the class mapping."
+                    f"{name}: a label is {low if low < -1 else high}. Expected -1 (ignored), 0"
+                    f" (background) or 1..{self.num_classes - 1}. Check the class mapping."
                 )
 
     def identity(self) -> str:
@@ -212,6 +218,11 @@ def other_loss(saved: str | None, own: str | None) -> str | None:
         return None
     theirs, ours = both if names[0] == names[1] else names
     return f"with {theirs}, this one has {ours}"
+
+
+def is_per_row(normalizer: Tensor | float | None) -> TypeGuard[Tensor]:
+    """Tell whether each row has a normalizer of its own."""
+    return isinstance(normalizer, Tensor) and normalizer.ndim > 0
 
 
 def wide(logits: Tensor) -> Tensor:

@@ -42,9 +42,6 @@ class SeesawLoss(SoftmaxLoss):
             is computed: of accumulated calls the first does not know the rows of the others, after
             the last the counts are those of one large batch.
 
-    Raises:
-        ValueError: if an argument is out of its range.
-
     Example:
         >>> loss = SeesawLoss([0, 900, 100])
         >>> loss.num_outputs

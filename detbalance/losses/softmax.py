@@ -1,17 +1,103 @@
-"""Losses in which the classes and background compete, for heads with a background column."""
+"""Losses in which the classes and background compete, and logits corrected for class frequencies.
+
+Background keeps its share in all of it. A classifier that has learned from data with the
+frequencies p(c) gives logits of p(x | c) p(c). To have it answer for other frequencies q(c), each
+logit is lowered by log(p(c) / q(c)); added in training instead, the same numbers make the plain
+logits those of q.
+
+How often rows of a detector have the label background is decided by the head's sampler, not by the
+classes. q is therefore chosen to change the frequencies among the foreground only: with
+pi(c) = p(c | foreground) and a wanted q(c | foreground) proportional to pi(c) / a(c)::
+
+    offset(c) = log(p(c) / q(c)) = log a(c) + log sum_k pi(k) / a(k),    offset(background) = 0
+
+The second term is the same for all classes, so without a background column it changes nothing and
+log a(c) alone is what the papers add.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detbalance.data.arrays import Float64
 from detbalance.data.checks import check_number
-from detbalance.losses.class_counts import ClassWeights, CountsLike
-from detbalance.losses.logit_adjustment import TAU_ADVICE, adjusted_offsets, balanced_offsets
-from detbalance.losses.loss import ClassificationLoss, wide
+from detbalance.losses.class_counts import ClassCounts, ClassWeights, CountsLike, label_weights
+from detbalance.losses.loss import ClassificationLoss, is_per_row, wide
+
+TAU_ADVICE = "0 changes nothing, 1 is the full correction."
+
+
+def balanced_offsets(class_counts: Float64) -> Float64:
+    """Give the offsets that make all classes with boxes equally frequent."""
+    frequency = _frequency(class_counts)
+    one_box = 1.0 / max(class_counts[1:].sum(), 1.0)
+    return _offsets(frequency, np.where(frequency > 0, frequency, one_box))
+
+
+def adjusted_offsets(class_counts: Float64, tau: float) -> Float64:
+    """Give the offsets that divide the frequencies by their power tau."""
+    frequency = _frequency(class_counts)
+    return _offsets(frequency, frequency**tau + 1e-12)
+
+
+def adjust_logits(logits: Tensor, class_counts: CountsLike, *, tau: float = 1.0) -> Tensor:
+    """Correct the logits of a plainly trained softmax classifier for the class frequencies.
+
+    Frequent classes go down and rare ones up, so that over all rows background stays as frequent.
+    For sigmoid scores there is `detbalance.calibration.rescore`.
+
+    Args:
+        logits: float [A, K + 1], background in column 0, of a model that was trained with plain
+            cross-entropy.
+        class_counts: [K + 1] training boxes per class, or what holds them.
+        tau: >= 0; 0 changes nothing, 1 is the full correction.
+
+    Returns:
+        float [A, K + 1]; float64 for float64 logits, else float32.
+
+    Raises:
+        ValueError: if the shapes do not fit or tau is negative.
+
+    Example:
+        >>> adjust_logits(torch.zeros(1, 3), [0, 90, 10]).softmax(1).round(decimals=2)
+        tensor([[0.1500, 0.0800, 0.7600]])
+
+    Source: Menon et al., Long-tail learning via logit adjustment, 2021, arXiv:2007.07314, eq. 9,
+    with the 1e-12 of the authors' code. Differs: there is no background there. Their
+    z(c) - log(pi(c)^tau + 1e-12) beside an unchanged background column would take objects to be
+    sum_k pi(k)^(1 - tau) times as frequent as they were (K times at tau 1), and false positives
+    would rise with them; here all classes are lowered by log sum_k pi(k) / (pi(k)^tau + 1e-12)
+    more, which leaves background its share and the order of the classes as theirs.
+    """
+    check_number("adjust_logits()", "tau", tau, least=0, advice=TAU_ADVICE)
+    counts = ClassCounts.of(class_counts).instance_counts
+    if logits.ndim != 2 or logits.shape[1] != len(counts):
+        raise ValueError(
+            f"adjust_logits(): logits have the shape {tuple(logits.shape)}. Expected [rows,"
+            f" {len(counts)}] for {len(counts)} classes with background. Pass the logits of a"
+            " softmax head."
+        )
+    offsets = torch.from_numpy(adjusted_offsets(counts, tau))
+    logits = wide(logits)
+    return logits - offsets.to(device=logits.device, dtype=logits.dtype)
+
+
+def _frequency(class_counts: Float64) -> Float64:
+    boxes = class_counts[1:]
+    frequency: Float64 = boxes / max(boxes.sum(), np.finfo(np.float64).tiny)
+    return frequency
+
+
+def _offsets(frequency: Float64, divisor: Float64) -> Float64:
+    if not frequency.any():
+        return np.zeros(len(frequency) + 1)
+    return np.concatenate([[0.0], np.log(divisor) + math.log((frequency / divisor).sum())])
 
 
 class SoftmaxLoss(ClassificationLoss):
@@ -34,16 +120,15 @@ class SoftmaxLoss(ClassificationLoss):
     ) -> Tensor:
         self.check(logits, labels)
         logits = wide(logits)
-        weight = self.column_weights(logits)
-        shifted = self.shifted(logits, labels)
-        if isinstance(normalizer, Tensor) and normalizer.ndim:
-            cost = F.cross_entropy(
-                shifted, labels, weight=weight, ignore_index=-1, reduction="none"
-            )
-            return (cost / self.constant(normalizer, logits)).sum()
-        # Sum and divide: the mean of F.cross_entropy is NaN when every row is ignored.
-        total = F.cross_entropy(shifted, labels, weight=weight, ignore_index=-1, reduction="sum")
-        return total / (self.own_normalizer(labels) if normalizer is None else normalizer)
+        cost = F.cross_entropy(
+            self.shifted(logits, labels),
+            labels,
+            weight=self.column_weights(logits),
+            ignore_index=-1,
+            # Its mean is NaN when every row is ignored.
+            reduction="none" if is_per_row(normalizer) else "sum",
+        )
+        return self.divided(cost, labels, normalizer)
 
     def shifted(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Give the logits that the cross-entropy is taken of."""
@@ -58,9 +143,7 @@ class SoftmaxLoss(ClassificationLoss):
         weight = self.column_weights(cost)
         if weight is not None:
             cost = cost * weight[labels.clamp(min=0)]
-        if isinstance(normalizer, Tensor) and normalizer.ndim:
-            return (cost / self.constant(normalizer, cost)).sum()
-        return cost.sum() / (self.own_normalizer(labels) if normalizer is None else normalizer)
+        return self.divided(cost, labels, normalizer)
 
 
 class SoftmaxCrossEntropyLoss(SoftmaxLoss):
@@ -76,9 +159,6 @@ class SoftmaxCrossEntropyLoss(SoftmaxLoss):
             `detbalance.losses.adjust_logits` does: 0 not at all, 1 fully. Training is not changed,
             so a trained model can be given another value.
         class_weights, beta: see `ClassificationLoss`.
-
-    Raises:
-        ValueError: if an argument is out of its range.
 
     Example:
         >>> loss = SoftmaxCrossEntropyLoss([0, 900, 100])
@@ -123,17 +203,13 @@ class BalancedSoftmaxLoss(SoftmaxLoss):
 
         z(c) + log(n(c) * K' / n),    z(background)
 
-    so that foreground stays as likely as the head's sampler made it: see the head of
-    `losses/logit_adjustment.py`. Among foreground rows alone this is log n(c), as in the paper,
-    since a number added to all columns does not change a softmax. Equal counts give plain
-    cross-entropy.
+    so that foreground stays as likely as the head's sampler made it: see the head of this file.
+    Among foreground rows alone this is log n(c), as in the paper, since a number added to all
+    columns does not change a softmax. Equal counts give plain cross-entropy.
 
     Args:
         class_counts: [K + 1] training boxes per class; index 0 is not used.
         class_weights, beta: see `ClassificationLoss`.
-
-    Raises:
-        ValueError: if an argument is out of its range.
 
     Example:
         >>> loss = BalancedSoftmaxLoss([0, 900, 100])
@@ -176,9 +252,6 @@ class LogitAdjustedLoss(SoftmaxLoss):
         tau: >= 0, how much frequent classes are held back.
         class_weights, beta: see `ClassificationLoss`.
 
-    Raises:
-        ValueError: if an argument is out of its range.
-
     Example:
         >>> logits, labels = torch.zeros(2, 3), torch.tensor([1, 2])
         >>> round(LogitAdjustedLoss([0, 900, 100], tau=0.5)(logits, labels).item(), 2)
@@ -199,3 +272,126 @@ class LogitAdjustedLoss(SoftmaxLoss):
         super().__init__(class_counts, class_weights=class_weights, beta=beta)
         check_number(type(self).__name__, "tau", tau, least=0, advice=TAU_ADVICE)
         self.offsets = torch.from_numpy(adjusted_offsets(self.counts.instance_counts, tau))
+
+
+class LDAMLoss(SoftmaxLoss):
+    """Cross-entropy of scaled cosines, the one of the true class lowered by a margin.
+
+    With n(c) boxes, and x the cosines between a row's features and the classes' weights::
+
+        margin(c) = max_margin * n(c)^(-1/4) / max_k n(k)^(-1/4)
+        cross-entropy of scale * (x - margin(label) in the label's column)
+
+    The rarest class has the margin `max_margin`, background none. The head's last layer has no bias
+    with this loss, so what `initial_bias` gives is not used.
+
+    The paper trains without weights first and with those of the effective number later
+    (`deferred_after`), when the features are good.
+
+    Args:
+        class_counts: [K + 1] training boxes per class; index 0 is not used.
+        max_margin: >= 0, in cosine; 0 for none.
+        scale: > 0; cosines alone cannot make a softmax sure.
+        deferred_after: optimizer steps until the deferred weights take the place of
+            `class_weights`; None for never.
+        deferred_beta: in [0, 1), of the deferred weights, which are
+            `class_weights(class_counts, "effective_number", beta=deferred_beta)`.
+        class_weights, beta: see `ClassificationLoss`.
+
+    Attributes:
+        margins: float64 [K + 1], index 0 is 0.
+        steps: int64, buffer; optimizer steps so far, counted where `updates_statistics` allows it.
+
+    Example:
+        >>> loss = LDAMLoss([0, 1600, 100])
+        >>> loss.margins.tolist()
+        [0.0, 0.25, 0.5]
+        >>> cosines = torch.tensor([[0.1, 0.2, 0.7]])
+        >>> round(loss(cosines, torch.tensor([2])).item(), 2)
+        0.72
+
+    Source: Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss,
+    2019, arXiv:1906.07413, sec. 3.2 and 3.3, alg. 1. Differs: background takes part, without a
+    margin; a class without boxes has the margin of the rarest class with boxes, where the authors'
+    code makes all margins 0 or NaN; the weighted sum is divided by the rows, not by the rows'
+    weights; the schedule counts steps, not epochs.
+    """
+
+    last_layer: ClassVar[Literal["linear", "cosine"]] = "cosine"
+
+    steps: Tensor
+    pending: Tensor
+
+    def __init__(
+        self,
+        class_counts: CountsLike,
+        *,
+        max_margin: float = 0.5,
+        scale: float = 30.0,
+        deferred_after: int | None = None,
+        deferred_beta: float = 0.9999,
+        class_weights: ClassWeights = "none",
+        beta: float = 0.999,
+    ) -> None:
+        super().__init__(class_counts, class_weights=class_weights, beta=beta)
+        check_number("LDAMLoss", "max_margin", max_margin, least=0, advice="Usual is 0.5.")
+        check_number("LDAMLoss", "scale", scale, above=0, advice="Usual is 30.")
+        if deferred_after is not None:
+            advice = "A number of steps; leave it out to never weight."
+            check_number(
+                "LDAMLoss", "deferred_after", deferred_after, least=0, whole=True, advice=advice
+            )
+        advice = "Usual is 0.9999."
+        check_number("LDAMLoss", "deferred_beta", deferred_beta, least=0, below=1, advice=advice)
+        counts = self.counts.instance_counts
+        self.scale = scale
+        self.margins = torch.from_numpy(_margins(counts, max_margin))
+        self.deferred_after = deferred_after
+        self.deferred_weights = torch.as_tensor(
+            label_weights(self.counts, "effective_number", beta=deferred_beta, where="LDAMLoss")
+        )
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("pending", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def positive_weights(self) -> Float64:
+        """Give the weights that training ends with; see `ClassificationLoss`."""
+        if self.deferred_after is None:
+            return super().positive_weights()
+        return np.array(self.deferred_weights.numpy(), dtype=np.float64)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return F.softmax(self.scale * wide(logits), dim=-1)
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, normalizer: Tensor | float | None = None
+    ) -> Tensor:
+        value = super().forward(logits, labels, normalizer=normalizer)
+        if self.updates_statistics(logits):
+            # Counted on the device: asking for the number would make every step wait.
+            self.pending += 1
+            full = self.pending >= self.accumulation
+            self.steps += full
+            self.pending *= ~full
+        return value
+
+    def shifted(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Scale the cosines, the one of the label lowered by its margin."""
+        column = labels.clamp(min=0)[:, None]
+        margin = self.constant(self.margins, logits)[column]
+        return self.scale * logits.scatter_add(1, column, -margin)
+
+    def column_weights(self, logits: Tensor) -> Tensor | None:
+        """Give the weights of rows by their label in the present step, [K + 1]."""
+        weights = super().column_weights(logits)
+        if self.deferred_after is None:
+            return weights
+        deferred = self.constant(self.deferred_weights, logits)
+        before = torch.ones_like(deferred) if weights is None else weights
+        return torch.where(self.steps >= self.deferred_after, deferred, before)
+
+
+def _margins(counts: Float64, max_margin: float) -> Float64:
+    boxes = counts[1:]
+    rarest = boxes[boxes > 0].min(initial=boxes.max() or 1.0)
+    quarter = np.where(boxes > 0, boxes, rarest) ** -0.25
+    return np.concatenate([[0.0], max_margin * quarter / quarter.max()])

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
+
+from detbalance.data.arrays import Float64
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -150,7 +151,7 @@ class GradientGauge:
         sums = torch.stack([positive, negative]).detach()
         self._sums = sums if self._sums is None else self._sums + sums
 
-    def take(self) -> npt.NDArray[np.float64]:
+    def take(self) -> Float64:
         """Read the sums of this process and begin again."""
         sums = np.zeros((2, self._num_classes))
         if self._sums is not None:

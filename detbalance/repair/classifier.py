@@ -22,11 +22,10 @@ from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 
 from detbalance.data.arrays import Int64
-from detbalance.detection.crowd import ignored_in_crowd, is_crowd
-from detbalance.detection.head_layers import CosineLinear
-from detbalance.detection.heads import detector_classes
+from detbalance.detection.heads import CosineLinear, detector_classes
 from detbalance.detection.one_stage import IGNORED, BalancedOneStageHead, anchor_labels
 from detbalance.detection.rcnn import BalancedRoIHeads
+from detbalance.detection.targets import ignored_in_crowd, is_crowd
 from detbalance.losses import ClassificationLoss
 
 Target = dict[str, Tensor]

@@ -9,7 +9,7 @@ from typing import TypeVar
 from detbalance.calibration import ClassThreshold, StrengthChoice, ThresholdFit, parse_objective
 from detbalance.calibration.cross_fitting import Figures, Judged, Settings
 from detbalance.calibration.fusion_choice import FusedClass, FusionChoice, Way
-from detbalance.calibration.rescoring_strength import RescoredClass
+from detbalance.calibration.rescoring import RescoredClass
 from detbalance.data.messages import counted
 from detbalance.evaluation.report import GROUP_NAMES
 from detbalance.reporting.document import (

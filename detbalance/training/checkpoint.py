@@ -26,11 +26,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn, strided
+from torch import Tensor, nn
 
 from detbalance.data import Categories
 from detbalance.data.files import replace_file
 from detbalance.data.frequency import Frequency
+from detbalance.detection.weights import is_plain
 from detbalance.training.config import Config, parse_config
 from detbalance.training.config_errors import with_new_names
 from detbalance.training.metrics import METRICS_FILE
@@ -63,16 +64,6 @@ def misfit(saved: Any, expected: Any, name: str) -> str | None:
         if not isinstance(saved, kinds) or (isinstance(saved, bool) and bool not in kinds):
             return _unlike(saved, " or ".join(kind.__name__ for kind in kinds), name)
     return next((fault for part in parts if (fault := misfit(*part))), None)
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a value is a tensor that holds its numbers one by one, on the processor."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout is strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
-    )
 
 
 def _unlike(saved: Any, expected: str, name: str) -> str:

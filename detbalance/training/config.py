@@ -1,20 +1,30 @@
 """A training configuration: a YAML file, checked before anything is built.
 
-Sections whose fields are the arguments of a constructor (model, loss, augmentation) are read off
-that constructor's signature, so an argument added there is a configuration key at once.
+Sections whose fields are the arguments of a constructor (model, loss, sampling, augmentation) are
+read off its signature, so an argument added there is a configuration key at once.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
+import numpy.typing as npt
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from detbalance.augmentation import (
     DonorBank,
@@ -27,14 +37,68 @@ from detbalance.augmentation import (
 )
 from detbalance.detection.models import build_detector
 from detbalance.losses import LOSSES
+from detbalance.sampling import FACTORS
 from detbalance.training.config_errors import first_fault, read_yaml
-from detbalance.training.sections import NoSampling, SamplingSection, Section, section_of
 
 _MOST_BYTES = 2**20  # of a configuration: values by name for a thousand classes are a tenth of it
 MOST_IN_BATCH, MOST_WORKERS = 2**16, 2**10  # more is a slip, and shows as silence for minutes
 DATA_ROOT_VARIABLE = "DETBALANCE_DATA"
 # The full rate of new heads destroys a pretrained backbone: see docs/measured.md, `backbone_rate`.
 PRETRAINED_RATE = 0.1
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused, values do not change afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def section_of(
+    title: str,
+    /,
+    *constructors: Callable[..., Any],
+    base: type[Section] = Section,
+    **extra: Any,
+) -> Any:
+    """A section whose fields are the keyword-only arguments of the constructors."""
+    fields: dict[str, Any] = dict(extra)
+    for constructor in constructors:
+        function = constructor.__init__ if inspect.isclass(constructor) else constructor
+        hints = typing.get_type_hints(function)
+        for parameter in inspect.signature(function).parameters.values():
+            is_array = hints.get(parameter.name) in (npt.ArrayLike, npt.ArrayLike | None)
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not is_array:
+                assert parameter.name not in fields, f"{title}: two meanings of {parameter.name}"
+                default = ... if parameter.default is parameter.empty else parameter.default
+                fields[parameter.name] = (hints[parameter.name], default)
+    return create_model(title, __base__=base, **fields)
+
+
+class NoSampling(Section):
+    """Every image once in an epoch."""
+
+    method: Literal["none"] = "none"
+
+
+class _Method(Section):
+    """One of the factor functions with its options."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> _Method:
+        both = ("threshold", "target_length")
+        values = [getattr(self, name, None) for name in both]
+        if set(both) <= set(type(self).model_fields) and values.count(None) != 1:
+            method = self.model_dump()["method"]
+            raise ValueError(f'method "{method}" needs either threshold or target_length')
+        return self
+
+
+def _sections(suffix: str, **extra: Any) -> list[Any]:
+    """The sections of all methods, told apart by `method`."""
+    return [
+        section_of(f"{name}{suffix}", function, base=_Method, method=(Literal[name], ...), **extra)
+        for name, function in FACTORS.items()
+    ]
 
 
 if TYPE_CHECKING:
@@ -50,6 +114,7 @@ if TYPE_CHECKING:
     PolicySection: TypeAlias = _Dynamic
     StandardSection: TypeAlias = _Dynamic
     LossSection: TypeAlias = _Dynamic
+    SamplingSection: TypeAlias = Section
 else:
     ModelSection = section_of("ModelSection", build_detector)
     MosaicSection = section_of("MosaicSection", Mosaic)
@@ -72,6 +137,12 @@ else:
             + [section_of("StockSection", name=(Literal["torchvision"], ...), **_NORMALIZER)],
         ),
         Field(discriminator="name"),
+    ]
+    _Further = Annotated[reduce(or_, _sections("Also")), Field(discriminator="method")]
+    # Factors of further methods, which multiply.
+    _ALSO = {"also": (tuple[_Further, ...], ())}
+    SamplingSection = Annotated[
+        reduce(or_, [NoSampling, *_sections("Section", **_ALSO)]), Field(discriminator="method")
     ]
 
 

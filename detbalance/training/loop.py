@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from detbalance.data.arrays import Float64
 from detbalance.data.files import lock_folder
-from detbalance.detection.dataset import worker_deaths
+from detbalance.detection.dataset import batches_of, worker_deaths
 from detbalance.sampling.balanced_exposure import class_exposure
 from detbalance.training.checkpoint import BEST, LAST, check_folder, prepare_folder
 from detbalance.training.config import Config
 from detbalance.training.gradient_ratio import settings_gradient_ratio
-from detbalance.training.metrics import MANY_CLASSES, MetricsLog, Tally
+from detbalance.training.metrics import MANY_CLASSES, MetricsLog
 from detbalance.training.run import Interrupted, Run, StopRequest, start_accelerator, stop_request
 from detbalance.training.setup import Data, load_data, loader_workers
 
@@ -89,68 +89,61 @@ def train(
             prepare_folder(config.output, config, resume=state is not None)
             logger.info("training in %s", config.output)
         accelerator.wait_for_everyone()
-        with worker_deaths():
-            _Loop(run, evaluate, on_step).run_to_end()
+        log = None
+        if accelerator.is_main_process:
+            log = MetricsLog(config.output, iteration=run.iteration, evaluated=run.evaluated)
+        with nullcontext() if log is None else closing(log), worker_deaths():
+            _Loop(run, log, evaluate, on_step).run_to_end()
 
 
 class _Loop:
-    """A run, and whom it tells about its progress."""
+    """A run, and whom it tells about its progress; the log is None beside the main process."""
 
     def __init__(
         self,
         run: Run,
+        log: MetricsLog | None,
         evaluate: Evaluate | None,
         on_step: Callable[[Step], None] | None,
     ) -> None:
-        self.run, self.evaluate, self.on_step = run, evaluate, on_step
+        self.run, self.log, self.evaluate, self.on_step = run, log, evaluate, on_step
         self.config, self.data, self.accelerator = run.config, run.data, run.accelerator
         self.rate: float | Tensor = 0.0  # the last step's learning rate
 
     def run_to_end(self) -> None:
         """Train from where the run stands to its last iteration."""
-        options, main = self.config.train, self.accelerator.is_main_process
-        log = None
-        if main:
-            log = MetricsLog(
-                self.config.output, iteration=self.run.iteration, evaluated=self.run.evaluated
-            )
-        if main and self.run.iteration >= options.iterations:
+        options, run = self.config.train, self.run
+        if self.log is not None and run.iteration >= options.iterations:
             logger.info("%s: all %d iterations are done", self.config.output, options.iterations)
-        if log is not None and self.run.iteration == 0:
-            self._log_settings(log)
-        tally = self.run.tally
-        workers = loader_workers(options.workers)
-        batches = iter(self.run.stream.loader(self.data.train_dataset, workers))
-        with stop_request() as stop:
-            try:
-                if self.run.evaluated < self.run.iteration:  # stopped in between
-                    self._evaluate_if_due(log, stop)
-                while self.run.iteration < options.iterations:
-                    started = time.perf_counter()
-                    loss = self._step(batches, tally)
-                    self.run.iteration += 1
-                    last = self.run.iteration == options.iterations
-                    seconds = time.perf_counter() - started
-                    tally.seconds += seconds
-                    if main and self.on_step is not None:
-                        rate = options.batch_size / seconds
-                        self.on_step(Step(self.run.iteration, options.iterations, loss, rate))
-                    stopping = stop.is_set() and self.accelerator.num_processes == 1
-                    if self.run.iteration % options.log_every == 0 or last:
-                        self._log(log, tally)
-                        # Processes must agree, which costs a message: asked for only now and then.
-                        stopping = any(gather_object([stop.is_set()]))
-                    self._evaluate_if_due(log, stop)
-                    if last or stopping or self.run.iteration % options.checkpoint_every == 0:
-                        self.run.save(LAST)
-                    if stopping and not last:
-                        raise Interrupted(
-                            f"stopped after iteration {self.run.iteration}; go on with --resume"
-                        )
-            finally:
-                if log is not None:
-                    log.close()
-        if main:
+        if self.log is not None and run.iteration == 0:
+            self._log_settings(self.log)
+        loader = run.stream.loader(self.data.train_dataset, loader_workers(options.workers))
+        with batches_of(loader) as batches, stop_request() as stop:
+            if run.evaluated < run.iteration:  # stopped in between
+                self._evaluate_if_due(stop)
+            while run.iteration < options.iterations:
+                started = time.perf_counter()
+                loss = self._step(batches)
+                run.iteration += 1
+                last = run.iteration == options.iterations
+                seconds = time.perf_counter() - started
+                run.tally.seconds += seconds
+                if self.log is not None and self.on_step is not None:
+                    rate = options.batch_size / seconds
+                    self.on_step(Step(run.iteration, options.iterations, loss, rate))
+                stopping = stop.is_set() and self.accelerator.num_processes == 1
+                if run.iteration % options.log_every == 0 or last:
+                    self._log_losses()
+                    # Processes must agree, which costs a message: asked for only now and then.
+                    stopping = any(gather_object([stop.is_set()]))
+                self._evaluate_if_due(stop)
+                if last or stopping or run.iteration % options.checkpoint_every == 0:
+                    run.save(LAST)
+                if stopping and not last:
+                    raise Interrupted(
+                        f"stopped after iteration {run.iteration}; go on with --resume"
+                    )
+        if self.log is not None:
             self._say_what_was_shown()
 
     def _log_settings(self, log: MetricsLog) -> None:
@@ -185,7 +178,7 @@ class _Loop:
         for line in lines:
             logger.info(line)
 
-    def _step(self, batches: Iterator[Any], tally: Tally) -> float:
+    def _step(self, batches: Iterator[Any]) -> float:
         """One optimizer step; returns its loss on this process."""
         self.run.model.train()
         total = 0.0
@@ -209,7 +202,7 @@ class _Loop:
                     self.accelerator.clip_grad_norm_(self.run.model.parameters(), norm)
                 self.run.optimizer.step()
                 self.run.optimizer.zero_grad()
-            tally.add(losses, len(targets))
+            self.run.tally.add(losses, len(targets))
             total += loss.item() / self.config.train.accumulation
         self.rate = self.run.schedule.get_last_lr()[-1]
         self.run.schedule.step()
@@ -229,25 +222,26 @@ class _Loop:
             " or lower train.learning_rate or train.clip_norm."
         )
 
-    def _log(self, log: MetricsLog | None, tally: Tally) -> None:
+    def _log_losses(self) -> None:
+        """Log what happened since the last record."""
         losses = {
             name: float(self.accelerator.reduce(value.clone(), reduction="mean"))
-            for name, value in tally.mean_losses().items()
+            for name, value in self.run.tally.mean_losses().items()
         }
         self.run.gradients.collect(self.accelerator.device)
         self.run.exposure.collect(self.accelerator.device)
-        if log is not None:
-            log.write(self.run.iteration, self._record(losses, tally))
-        tally.reset()
+        if self.log is not None:
+            self.log.write(self.run.iteration, self._record(losses))
+        self.run.tally.reset()
         if problem := self.run.exposure.problem():
             raise TrainingStopped(f"iteration {self.run.iteration}: {problem}")
 
-    def _record(self, losses: dict[str, float], tally: Tally) -> dict[str, Any]:
+    def _record(self, losses: dict[str, float]) -> dict[str, Any]:
         values: dict[str, Any] = {
             "loss": sum(losses.values()),
             "losses": losses,
             "learning_rate": float(self.rate),
-            "images_per_second": tally.rate() * self.accelerator.num_processes,
+            "images_per_second": self.run.tally.rate() * self.accelerator.num_processes,
         }
         categories = self.data.train.categories
         # With very many classes not every record has them all: the log would grow by gigabytes.
@@ -259,7 +253,7 @@ class _Loop:
             values.update(self.run.gradients.record(categories))
         return values
 
-    def _evaluate_if_due(self, log: MetricsLog | None, stop: StopRequest) -> None:
+    def _evaluate_if_due(self, stop: StopRequest) -> None:
         """Evaluate in or at the end of training; that takes minutes, and may be stopped."""
         iteration, every = self.run.iteration, self.config.train.evaluate_every
         last = iteration == self.config.train.iterations
@@ -268,7 +262,7 @@ class _Loop:
         self.run.save(LAST)
         try:
             with stop.at_once():
-                better = self._evaluate(self.evaluate, log)
+                better = self._evaluate(self.evaluate)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped in the evaluation after iteration {iteration}; go on with --resume"
@@ -277,20 +271,19 @@ class _Loop:
         if gather_object([better])[0]:
             self.run.save(BEST)
 
-    def _evaluate(self, evaluate: Evaluate, log: MetricsLog | None) -> bool:
+    def _evaluate(self, evaluate: Evaluate) -> bool:
         """Judge the model; say whether it is better than before."""
-        better = False
         self.run.gradients.collect(self.accelerator.device)
-        if self.accelerator.is_main_process:
-            assert log is not None
-            model = self.run.bare_model if self.run.ema is None else self.run.ema.module
-            # Evaluation must not move the random state that training draws from.
-            devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
-            with torch.random.fork_rng(devices=devices):
-                figures = dict(evaluate(model, self.data, self.run.gradients.positive_share()))
-            log.write(self.run.iteration, {"val": figures})
-            value = figures.get(self.config.evaluation.best_metric)
-            better = value is not None and (self.run.best is None or value > self.run.best)
-            if better:
-                self.run.best = value
+        if self.log is None:
+            return False
+        model = self.run.bare_model if self.run.ema is None else self.run.ema.module
+        # Evaluation must not move the random state that training draws from.
+        devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            figures = dict(evaluate(model, self.data, self.run.gradients.positive_share()))
+        self.log.write(self.run.iteration, {"val": figures})
+        value = figures.get(self.config.evaluation.best_metric)
+        better = value is not None and (self.run.best is None or value > self.run.best)
+        if better:
+            self.run.best = value
         return better

@@ -37,9 +37,9 @@ from detbalance.detection.models import build_detector
 from detbalance.detection.weights import load_file
 from detbalance.losses import LOSSES, ClassificationLoss
 from detbalance.losses.class_counts import CountsLike
+from detbalance.sampling import FACTORS, ImageLabels
 from detbalance.sampling.balanced_exposure import class_exposure
-from detbalance.training.config import Config, TrainSection
-from detbalance.training.sections import image_factors
+from detbalance.training.config import Config, Section, TrainSection
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,22 @@ def load_data(config: Config) -> Data:
     )
     val_dataset = DetectionDataset(val, config.data.path("val_images"))
     return Data(train, val, frequency, factors, dataset, val_dataset, val_labels, paste, mixing)
+
+
+def image_factors(section: Section, train: Annotations) -> NDArray[np.float64]:
+    """How often each training image is drawn in an epoch, in expectation."""
+    options = section.model_dump()
+    methods = [options, *options.pop("also", ())]
+    image_labels = ImageLabels(train)
+    factors = np.ones(len(image_labels))
+    # Background last: its share of the draws depends on the factors of all other images.
+    for method in sorted(methods, key=lambda part: part["method"] == "background"):
+        name = method.pop("method")
+        if name == "background":
+            method["factors"] = factors
+        if name != "none":
+            factors = factors * FACTORS[name](image_labels, **method)
+    return factors
 
 
 def labels_in(truth: Annotations, categories: Categories, source: str) -> NDArray[np.int64]:

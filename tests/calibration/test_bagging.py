@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from squares import make_data, write_config
 
-from detbalance.calibration.bagging import bag_shares, balanced_bags
+from detbalance.calibration.fusion_members import bag_shares, balanced_bags
 from detbalance.cli import bag as bag_module
 from detbalance.cli import main
 from detbalance.data import load_annotations

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from detbalance.calibration import parse_objective
 from detbalance.calibration.cross_fitting import (
-    Counts,
-    Trials,
     choose,
     cross_fit,
     image_folds,
+    mean_utility,
     run_trials,
     shown,
     standard_error,
+    total_counts,
 )
 from detbalance.calibration.threshold_curves import SHARED, count_scores, fit, make_curves
 from detbalance.evaluation.matching import match
@@ -52,7 +52,7 @@ def test_held_out_counts_are_those_of_refitting_without_the_fold(tmp_path: Path,
     annotations, predictions = make_set(tmp_path, [60, 12, 3], shifts=[0, -1, 1], images=20)
     goal, matches = parse_objective(text), match(annotations, predictions)
     folds = image_folds(annotations, 4, 0)
-    trials = run_trials(count_scores(matches, folds), goal, SHRINKAGES)
+    trials, _ = run_trials(count_scores(matches, folds), goal, SHRINKAGES)
     for a, shrink_boxes in enumerate(SHRINKAGES):
         total = np.zeros((3, 4), dtype=np.int64)
         for fold in range(4):
@@ -62,8 +62,7 @@ def test_held_out_counts_are_those_of_refitting_without_the_fold(tmp_path: Path,
             alone = part(annotations, predictions, np.flatnonzero(folds == fold))
             for label in range(1, 4):
                 total[:, label] += counted(alone, counts.thresholds[place[label]], label)
-        result = Counts.total(choose(trials, goal).held_out(a))
-        np.testing.assert_array_equal([result.right, result.wrong, result.boxes], total)
+        np.testing.assert_array_equal(total_counts(choose(trials, goal), a), total)
 
 
 def test_what_a_fold_is_judged_by_does_not_know_the_fold(tmp_path: Path) -> None:
@@ -80,8 +79,8 @@ def test_what_a_fold_is_judged_by_does_not_know_the_fold(tmp_path: Path) -> None
     other = match(annotations, dataclasses.replace(predictions, scores=scores))
     results = []
     for each in (matches, other):
-        trials = run_trials(count_scores(each, folds), goal, settings_of)
-        results.append((trials.thresholds, choose(trials, goal).of_fold))
+        trials, thresholds = run_trials(count_scores(each, folds), goal, settings_of)
+        results.append((thresholds, choose(trials, goal).of_fold))
     (before, chosen), (after, chosen_after) = results
     np.testing.assert_array_equal(before[:, 2], after[:, 2])
     assert chosen[2] == chosen_after[2]
@@ -110,7 +109,7 @@ def test_a_fold_has_no_vote_on_its_own_setting() -> None:
     right[1, :, 0] = 0
     boxes = np.full((3, 2), 100)
     right[..., 0] = boxes[:, 0] = 0
-    trials = Trials(right, np.zeros_like(right), boxes, np.zeros((2, 3, 2)))
+    trials = np.stack([right, np.zeros_like(right), np.broadcast_to(boxes, right.shape)], axis=3)
     for first, best, of_fold in ((0, 0, [1, 0, 0]), (1, 1, [1, 1, 1])):
         crossed = choose(trials, parse_objective("f1"), first=first)
         assert crossed.best == best
@@ -125,20 +124,19 @@ def test_what_is_shown_is_what_is_counted(seed: int) -> None:
         return
     folds = np.arange(matches.annotations.num_images) % 3
     goal, settings_of_folds = parse_objective("f1"), np.array([2, 0, 1])
-    trials = run_trials(count_scores(matches, folds), goal, SHRINKAGES)
-    result = Counts.total(choose(trials, goal).held_out(settings_of_folds))
-    thresholds = trials.thresholds[settings_of_folds, np.arange(3)]
-    right, wrong = shown(matches, folds, thresholds)
+    trials, thresholds = run_trials(count_scores(matches, folds), goal, SHRINKAGES)
+    result = total_counts(choose(trials, goal), settings_of_folds)
+    masks = shown(matches, folds, thresholds[settings_of_folds, np.arange(3)])
     labels, num_classes = matches.predictions.labels, len(matches.num_positive)
-    np.testing.assert_array_equal(np.bincount(labels[right], minlength=num_classes), result.right)
-    np.testing.assert_array_equal(np.bincount(labels[wrong], minlength=num_classes), result.wrong)
+    for mask, counts in zip(masks, result[:2], strict=True):
+        np.testing.assert_array_equal(np.bincount(labels[mask], minlength=num_classes), counts)
 
 
 def test_the_plainest_of_equally_good_settings_is_chosen(tmp_path: Path) -> None:
     annotations, predictions = make_set(tmp_path, [50, 50])
     goal = parse_objective("f1")
     counts = count_scores(match(annotations, predictions), image_folds(annotations, 4, 0))
-    crossed = choose(run_trials(counts, goal, [SHARED, SHARED, SHARED]), goal)
+    crossed = choose(run_trials(counts, goal, [SHARED, SHARED, SHARED])[0], goal)
     assert crossed.best == 0
     assert (crossed.of_fold == 0).all()
 
@@ -155,8 +153,8 @@ def test_the_standard_error_is_that_of_drawing_images_again(tmp_path: Path) -> N
         errors.append(standard_error(matches, *pair, goal))
         utilities = []
         for masks in pair:
-            counts = (np.bincount(matches.predictions.labels[mask], minlength=4) for mask in masks)
-            utilities.append(Counts(*counts, matches.num_positive).utility(goal))
+            counts = [np.bincount(matches.predictions.labels[mask], minlength=4) for mask in masks]
+            utilities.append(mean_utility(goal, np.stack([*counts, matches.num_positive])))
         gains.append(utilities[1] - utilities[0])
     assert np.mean(errors) == pytest.approx(np.std(gains), rel=0.2)
     assert standard_error(matches, pair[0], pair[0], goal) == 0

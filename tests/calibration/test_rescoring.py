@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scenes import load, make_scene, training_file
 
 from detbalance.calibration import choose_strength, fit_thresholds, norcal, rescore
-from detbalance.calibration import rescoring_strength as strength
+from detbalance.calibration import rescoring as strength
 from detbalance.calibration.cross_fitting import image_folds
 from detbalance.data import Annotations, Predictions
 from detbalance.data.frequency import Frequency, class_frequency

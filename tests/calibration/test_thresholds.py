@@ -22,7 +22,7 @@ from detbalance.calibration import (
     parse_objective,
     save_thresholds,
 )
-from detbalance.calibration.cross_fitting import Counts, image_folds, judge
+from detbalance.calibration.cross_fitting import image_folds, judge, mean_utility
 from detbalance.calibration.threshold_curves import (
     SHARED,
     count_scores,
@@ -232,7 +232,7 @@ def test_shrinking_helps_where_boxes_are_few(tmp_path: Path) -> None:
             np.bincount(fresh.predictions.labels[visible & kind[:, 0]], minlength=41)
             for kind in (fresh.is_true_positive, fresh.is_false_positive)
         )
-        return Counts(right, wrong, fresh.num_positive).utility(parse_objective("f1"))
+        return mean_utility(parse_objective("f1"), np.stack([right, wrong, fresh.num_positive]))
 
     own = utility({row.name: row.own for row in fitted.classes})
     shrunk = utility(dict(fitted.thresholds.values))
@@ -278,13 +278,9 @@ def test_a_floor_that_cannot_be_reached_is_said_with_the_best_there_is(tmp_path:
 
 def test_a_floor_is_kept_from_its_last_box_on() -> None:
     goal = parse_objective("recall>=0.8")
-    counts = (
-        np.array([0, 80, 79, 81, 0]),
-        np.array([0, 9, 9, 9, 3]),
-        np.array([0, 100, 100, 100, 0]),
-    )
+    counts = np.array([[0, 80, 79, 81, 0], [0, 9, 9, 9, 3], [0, 100, 100, 100, 0]])
     groups = [None, "rare", "rare", "frequent", "frequent"]
-    result = judge(Counts(*counts), goal, groups)
+    result = judge(counts, goal, groups)
     assert (result.kept, result.num_classes) == (2, 3)
     assert result.means["rare"].recall == pytest.approx(0.795)
     assert result.means["frequent"].recall == pytest.approx(0.81)

@@ -19,8 +19,8 @@ from detectors import (
     with_crowd,
 )
 
-from detbalance.detection.crowd import covered
 from detbalance.detection.heads import set_classification_loss
+from detbalance.detection.targets import covered
 from detbalance.losses import SigmoidFocalLoss, SoftmaxCrossEntropyLoss
 
 

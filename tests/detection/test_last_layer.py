@@ -9,8 +9,7 @@ from detectors import BUILDERS, COUNTS, ONE_STAGE, K, batch, detections_of, last
 from every_loss import build
 from torch import nn
 
-from detbalance.detection.head_layers import CosineLinear
-from detbalance.detection.heads import set_classification_loss
+from detbalance.detection.heads import CosineLinear, set_classification_loss
 from detbalance.losses import LOSSES, SigmoidFocalLoss, SoftmaxCrossEntropyLoss
 
 

@@ -17,9 +17,8 @@ from detectors import (
 )
 from torchvision.ops import box_iou
 
-from detbalance.detection.crowd import CROWD_LABEL
-from detbalance.detection.extra_inputs import over_ranks, paired_iou
 from detbalance.detection.heads import set_classification_loss
+from detbalance.detection.targets import CROWD_LABEL, over_ranks, paired_iou
 from detbalance.losses import SigmoidFocalLoss, SoftmaxCrossEntropyLoss
 
 

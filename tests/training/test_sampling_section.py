@@ -8,7 +8,8 @@ from labelled_images import METHOD_OPTIONS
 from pydantic import TypeAdapter
 
 from detbalance.sampling import FACTORS, ImageLabels, background_factors, repeat_factors
-from detbalance.training.sections import SamplingSection, image_factors
+from detbalance.training.config import SamplingSection
+from detbalance.training.setup import image_factors
 
 SECTION = TypeAdapter(SamplingSection)
 LABELS = [[1], [1], [1, 1, 2], [1], [], [2, 3], [1], []]
