@@ -4,6 +4,11 @@ An augmentation is called as `augmentation(image, target, generator)`; `Augmenta
 goes in, what comes out and what every one of them promises.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 from detbalance.augmentation.crop import RareCrop
 from detbalance.augmentation.donors import Donor, DonorBank
 from detbalance.augmentation.mixing import Mixup, Mosaic
@@ -26,8 +31,10 @@ __all__ = [
     "StandardAugmentation",
 ]
 
-# By the names that configurations use; keyword parameters of the constructors are their settings.
-AUGMENTATIONS = {
+# By the names that configurations use, in the order in which they are applied: mix first, then
+# paste, then distort. Keyword arguments of the constructors are the settings; `build_augmentation`
+# in `training/setup.py` says what the others may be called.
+AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
     "mosaic": Mosaic,
     "mixup": Mixup,
     "crop": RareCrop,
@@ -35,3 +42,6 @@ AUGMENTATIONS = {
     "policy": GroupPolicy,
     "standard": StandardAugmentation,
 }
+
+# Arguments that are made from settings of the same section.
+PREPARED: dict[str, Callable[..., Any]] = {"donors": DonorBank}

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from torchvision.ops import sigmoid_focal_loss
 
 from detbalance.data.arrays import Float32, Int64
-from detbalance.detection.extra_inputs import extra_inputs
+from detbalance.detection.targets import extra_inputs
 from detbalance.repair.classifier import Classifier
 from detbalance.repair.region_features import Samples
 

@@ -6,7 +6,7 @@ import difflib
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from detbalance.augmentation import (
+    AUGMENTATIONS,
+    PREPARED,
+    Augmentation,
     Compose,
-    DonorBank,
-    GroupPolicy,
     Mixup,
     Mosaic,
-    RareCrop,
     RarePaste,
-    StandardAugmentation,
 )
 from detbalance.data import Annotations, Categories, load_annotations
 from detbalance.data.categories import shorten
@@ -70,13 +69,12 @@ def load_data(config: Config) -> Data:
             " is expected. Check the file."
         )
     factors = image_factors(config.sampling, train)
-    paste = build_paste(config, train)
-    mixing = build_mixing(config, train, factors)
+    augmentation = build_augmentation(config, train, factors)
+    parts = augmentation.augmentations if augmentation else ()
+    paste = next((part for part in parts if isinstance(part, RarePaste)), None)
+    mixing = tuple(part for part in parts if isinstance(part, (Mosaic, Mixup)))
     dataset = DetectionDataset(
-        train,
-        config.data.path("train_images"),
-        augmentation=build_augmentation(config, train, paste=paste, mixing=mixing),
-        seed=config.seed,
+        train, config.data.path("train_images"), augmentation=augmentation, seed=config.seed
     )
     val_dataset = DetectionDataset(val, config.data.path("val_images"))
     return Data(train, val, frequency, factors, dataset, val_dataset, val_labels, paste, mixing)
@@ -140,54 +138,41 @@ def _load(config: Config, part: str) -> Annotations:
     return usable_images(annotations, folder, skip=config.data.skip_missing)
 
 
-def build_paste(config: Config, train: Annotations) -> RarePaste | None:
-    """The paste of a configuration."""
-    if config.augmentation.paste is None:
-        return None
-    options = config.augmentation.paste.model_dump()
-    folder = config.data.path("train_images")
-    donors = DonorBank(train, folder, **_arguments_of(DonorBank, options))
-    return RarePaste(donors, **_arguments_of(RarePaste, options))
-
-
-def build_mixing(
-    config: Config, train: Annotations, factors: NDArray[np.float64]
-) -> tuple[Mosaic | Mixup, ...]:
-    """The mosaic and mixup of a configuration, whose partners are drawn by `factors` [M]."""
-    mosaic, mixup = config.augmentation.mosaic, config.augmentation.mixup
-    load = DetectionDataset(train, config.data.path("train_images")).load
-    parts: list[Mosaic | Mixup] = []
-    if mosaic is not None:
-        exposure = class_exposure(train, factors)
-        parts.append(Mosaic(load, factors, exposure=exposure, **mosaic.model_dump()))
-    if mixup is not None:
-        parts.append(Mixup(load, factors, **mixup.model_dump()))
-    return tuple(parts)
-
-
 def build_augmentation(
-    config: Config,
-    train: Annotations,
-    *,
-    paste: RarePaste | None,
-    mixing: Sequence[Mosaic | Mixup] = (),
+    config: Config, train: Annotations, factors: NDArray[np.float64]
 ) -> Compose | None:
-    """All parts of the augmentation of a configuration, in the order of its section."""
-    section = config.augmentation
-    parts: list[Any] = [
-        *mixing,
-        section.crop and RareCrop(train, **section.crop.model_dump()),
-        paste,
-        section.policy and GroupPolicy(train, **section.policy.model_dump()),
-        section.standard and StandardAugmentation(**section.standard.model_dump()),
-    ]
-    parts = [part for part in parts if part is not None]
+    """All parts of the augmentation of a configuration, in their order.
+
+    A constructor gets what it names: `annotations` and `image_dir` of the training data, `load` for
+    the image and target of a row, `factors` [M] of the images, `exposure` of the classes by them,
+    and what `PREPARED` makes from settings of its section.
+    """
+    folder = config.data.path("train_images")
+    context = {
+        "annotations": train,
+        "image_dir": folder,
+        "load": DetectionDataset(train, folder).load,
+        "factors": factors,
+        "exposure": class_exposure(train, factors),
+    }
+    parts: list[Augmentation] = []
+    for name, constructor in AUGMENTATIONS.items():
+        section = getattr(config.augmentation, name)
+        if section is not None:
+            known = context | section.model_dump()
+            known |= {
+                key: _call(PREPARED[key], known)
+                for key in PREPARED
+                if key in signature(constructor).parameters
+            }
+            parts.append(_call(constructor, known))
     return Compose(parts) if parts else None
 
 
-def _arguments_of(constructor: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    known = signature(constructor).parameters
-    return {name: value for name, value in options.items() if name in known}
+def _call(constructor: Callable[..., Any], known: Mapping[str, Any]) -> Any:
+    """Call with those of the known arguments that it takes."""
+    names = signature(constructor).parameters
+    return constructor(**{name: known[name] for name in names if name in known})
 
 
 def build_model(
