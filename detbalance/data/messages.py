@@ -7,7 +7,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlparse
 
@@ -22,6 +21,9 @@ def needs(what: str, packages: str, extra: str) -> ImportError:
 
 def pip_line(extra: str) -> str:
     """Return the command that installs an extra from where the package itself came."""
+    # Takes as long to import as NumPy, for an error message only.
+    from importlib.metadata import PackageNotFoundError, distribution
+
     try:
         origin = json.loads(distribution("detbalance").read_text("direct_url.json") or "{}")
     except PackageNotFoundError:

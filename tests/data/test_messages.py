@@ -38,7 +38,7 @@ class _Installed:
     ],
 )
 def test_the_line_names_the_place_that_the_package_came_from(monkeypatch, origin, line):
-    monkeypatch.setattr(messages, "distribution", lambda name: _Installed(origin))
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: _Installed(origin))
     assert pip_line("page") == line
     assert (
         str(needs("the page", "jinja2", "page")) == f"the page needs jinja2. Install with: {line}"
@@ -49,5 +49,5 @@ def test_without_metadata_the_line_speaks_of_a_clone(monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(messages, "distribution", missing)
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
     assert pip_line("page") == messages.CLONE.format(extra="page")
