@@ -6,14 +6,17 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 from torch import Tensor, nn
 from torchvision.models import get_model_weights, list_models
 from torchvision.ops import FrozenBatchNorm2d
 
 from detbalance.data.messages import needs
-from detbalance.detection.backbones import MOBILENET, resnet_name
+from detbalance.detection.backbones import MOBILENET, TORCHVISION_BACKBONES, resnet_name
 from detbalance.detection.defaults import OFFLINE_BACKBONE
 from detbalance.losses.loss import other_loss, saved_name
 
@@ -31,6 +34,35 @@ def detector_weights_name(detector: str, backbone: str) -> str | None:
     """Name torchvision's detector whose COCO weights fit, or None."""
     name = f"{detector}_{backbone}"
     return name if name in list_models() else None
+
+
+def source_of_default(detector: str, backbone: str, *, timeout: float = 3.0) -> str | None:
+    """Where weights "default" would come from: "cache", "network", or None where neither has them.
+
+    The network is asked for a header only, and given up after `timeout` seconds.
+    """
+    if backbone in TORCHVISION_BACKBONES:
+        name = detector_weights_name(detector, backbone) or (
+            MOBILENET if backbone.startswith(MOBILENET) else resnet_name(backbone)
+        )
+        url = get_model_weights(name).DEFAULT.url
+        if (Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name).is_file():
+            return "cache"
+    else:
+        import timm
+
+        known = timm.get_pretrained_cfg(backbone)
+        if known is None or not known.hf_hub_id:
+            return None
+        hub = known.hf_hub_id
+        if (Path(HF_HUB_CACHE) / f"models--{hub.replace('/', '--')}" / "snapshots").is_dir():
+            return "cache"
+        url = f"https://huggingface.co/{hub}/resolve/main/model.safetensors"
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=timeout):
+            return "network"
+    except (OSError, ValueError):
+        return None
 
 
 def load_default(model: nn.Module, detector: str, backbone: str, *, fetch: bool = True) -> None:

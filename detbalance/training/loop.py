@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from detbalance.data.arrays import Float64
 from detbalance.data.files import lock_folder
-from detbalance.detection.dataset import batches_of, worker_deaths
+from detbalance.detection.dataset import DetectionDataset, batches_of, worker_deaths
+from detbalance.detection.predict import predict
 from detbalance.sampling.balanced_exposure import class_exposure
 from detbalance.training.checkpoint import BEST, LAST, check_folder, prepare_folder
 from detbalance.training.config import Config
@@ -94,6 +95,48 @@ def train(
             log = MetricsLog(config.output, iteration=run.iteration, evaluated=run.evaluated)
         with nullcontext() if log is None else closing(log), worker_deaths():
             _Loop(run, log, evaluate, on_step).run_to_end()
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a training costs on this machine, in seconds."""
+
+    step: float
+    evaluation: float
+
+
+def time_training(config: Config, *, steps: int = 2) -> Timing:
+    """Train a few steps and detect on a few val images, to say what the whole would take.
+
+    Args:
+        config: what would be trained; nothing is written to its folder.
+        steps: that are timed, after a first one that is not.
+
+    Returns:
+        Seconds of an iteration, and of an evaluation on all of val.
+
+    Raises:
+        ValueError: as `train`.
+    """
+    options = config.train
+    accelerator = start_accelerator(options.mixed_precision, options.accumulation)
+    share = accelerator.num_processes * options.accumulation
+    run = Run(config, load_data(config), accelerator, batch_size=options.batch_size // share)
+    loop = _Loop(run, None, None)
+    batches = iter(run.stream.loader(run.data.train_dataset, workers=0))
+    started = math.nan
+    for step in range(steps + 1):
+        if step == 1:
+            started = time.perf_counter()
+        loop._step(batches, run.tally)
+    seconds = (time.perf_counter() - started) / steps
+    val = run.data.val_dataset
+    number = min(len(val), 2 * config.evaluation.batch_size)
+    started = time.perf_counter()
+    some = DetectionDataset(val.annotations.subset(range(number)), val.image_dir)
+    predict(run.bare_model, some, batch_size=config.evaluation.batch_size)
+    evaluation = (time.perf_counter() - started) * len(val) / max(1, number)
+    return Timing(seconds, evaluation)
 
 
 class _Loop:
