@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from detbalance.data.messages import counted
 from detbalance.planning.detector_choice import Anchors, InputSize
-from detbalance.planning.recommendation import yaml_text
 
 if TYPE_CHECKING:
     from detbalance.data import Annotations
@@ -21,9 +19,13 @@ if TYPE_CHECKING:
 EPOCHS, EPOCHS_FROM_NONE = 12, 40
 # With few images or many classes an epoch teaches little.
 LEAST_DRAWS, DRAWS_PER_CLASS = 3000, 150
-EVALUATIONS = 8
+EVALUATIONS, LEAST_EVALUATIONS = 8, 3
+# Of the time that is given; with a large val there are fewer evaluations.
+MOST_OF_EVALUATIONS = 0.4
 # With fewer epochs than this a figure says more of the time than of the data.
 FEW_EPOCHS = 4
+# The longest side of an image by that of another.
+VERY_DIFFERENT = 4
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Start:
 
     @property
     def learning_rate(self) -> float:
-        """Of AdamW, for the batch size; measured with 4 and 16 images on our shared sets."""
+        """Of AdamW for the batch size: what the shipped configurations were measured with."""
         if self.whole:
             return 2e-4
         if self.weights == "none":
@@ -71,6 +73,7 @@ class Schedule:
         epochs: how often an image of average frequency is drawn.
         minutes: that it will take; NaN where nothing was timed.
         limit: "epochs", or "time" where that was shorter.
+        evaluations: in the training, for a curve of so many points.
     """
 
     iterations: int
@@ -78,11 +81,12 @@ class Schedule:
     epochs: float
     minutes: float
     limit: str
+    evaluations: int
 
     @property
     def evaluate_every(self) -> int:
-        """Iterations between evaluations, for a curve of eight points."""
-        return max(1, math.ceil(self.iterations / EVALUATIONS))
+        """Iterations between evaluations."""
+        return max(1, math.ceil(self.iterations / self.evaluations))
 
     @property
     def ema_decay(self) -> float:
@@ -116,17 +120,21 @@ def choose_schedule(
     epochs = EPOCHS_FROM_NONE if start.weights == "none" else EPOCHS
     draws = max(epochs * num_images, LEAST_DRAWS, DRAWS_PER_CLASS * num_classes)
     iterations, limit = math.ceil(draws / batch), "epochs"
-    of_evaluations = EVALUATIONS * evaluation_seconds
+    evaluations = EVALUATIONS
     if minutes is not None and not math.isnan(step_seconds):
-        fitting = int((60 * minutes - of_evaluations) / step_seconds)
+        affordable = MOST_OF_EVALUATIONS * 60 * minutes / max(evaluation_seconds, 1e-6)
+        evaluations = int(min(EVALUATIONS, max(LEAST_EVALUATIONS, affordable)))
+        fitting = int((60 * minutes - evaluations * evaluation_seconds) / step_seconds)
         if fitting < iterations:
-            iterations, limit = max(fitting, EVALUATIONS), "time"
+            iterations, limit = max(fitting, LEAST_EVALUATIONS), "time"
+            evaluations = min(evaluations, iterations)
     return Schedule(
         iterations,
         batch,
         iterations * batch / num_images,
-        (iterations * step_seconds + of_evaluations) / 60,
+        (iterations * step_seconds + evaluations * evaluation_seconds) / 60,
         limit,
+        evaluations,
     )
 
 
@@ -187,11 +195,12 @@ class Configuration:
     def to_yaml(self) -> str:
         """The text of the configuration, with a comment for each choice."""
         train = self.plan.train
-        lines = [
-            f"# Written by detbalance init for {train.source}: {counted(train.images, 'image')},"
-            f" {counted(train.categories, 'class')}, {counted(train.boxes, 'box')}.",
-            f"output: {_text(self.output)}",
-        ]
+        what = f"{counted(train.images, 'image')}, {counted(train.categories, 'class')}"
+        about = (
+            f"Written by detbalance init for {train.source}: {what}, {counted(train.boxes, 'box')}."
+        )
+        lines = [f"# {line}" for line in _wrapped(about)]
+        lines.append(_yaml({"output": self.output}).strip())
         for name, (comments, values) in self.sections().items():
             lines.append(f"{name}:")
             for comment in comments:
@@ -295,6 +304,13 @@ class Configuration:
                 " hardly be found. A larger size (model.max_size), or training on crops"
                 " (augmentation.crop), helps."
             )
+        least, most = self.size.smallest_image, self.size.largest_image
+        if most > VERY_DIFFERENT * least:
+            lines.append(
+                f"The longer sides of the images are {least} to {most} pixels: all are scaled to"
+                " the same size. If what they show is not larger in the larger ones, cut those"
+                " into tiles first."
+            )
         if self.schedule.epochs < FEW_EPOCHS:
             lines.append(
                 f"{self.schedule.epochs:.1f} epochs are few: the detector will not have learnt what"
@@ -318,16 +334,16 @@ def _wrapped(text: str, width: int = 96) -> list[str]:
     return lines
 
 
-def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
 def _yaml(values: dict[str, Any]) -> str:
-    """As `yaml_text`, but lists of numbers in one line."""
-    lines = []
-    for key, value in values.items():
-        if isinstance(value, list) and not any(isinstance(item, str) for item in value):
-            lines.append(f"{key}: {json.dumps(value)}")
-        else:
-            lines.append(yaml_text({key: value}))
-    return "\n".join(lines)
+    """In the order of the values; lists of numbers in one line."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def row(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
+        flow = not any(isinstance(item, (str, dict)) for item in items)
+        return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=flow)
+
+    Dumper.add_representer(list, row)
+    return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1000)

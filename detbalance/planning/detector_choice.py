@@ -1,6 +1,4 @@
-"""Input size, anchors and length of a training, chosen from the boxes and images of a file.
-
-Needs NumPy only. What a detector costs on a machine is measured by `detbalance.training.timing`.
+"""Input size and anchors of a detector, chosen from the boxes and images of a file.
 
 Letters: N boxes, L levels, S sizes a level, R ratios.
 """
@@ -33,6 +31,8 @@ CPU_PIXELS, GPU_PIXELS = 200_000, 1_000_000
 _MOST_BOXES = 50_000
 _MATCH_IOU = 0.5
 _OCTAVE = 2 ** (1 / 3)
+# What squares may fit less, for a third of the cost; what fitted anchors may miss more.
+_SQUARES_LESS, _LESS_RECALL = 0.02, 0.001
 # The first size of a level in its strides, and by how much the next one is larger.
 _FIRST_STRIDES, _STEPS = (1.0, 1.4, 2.0, 2.8, 4.0), (_OCTAVE, 2**0.5)
 DEFAULT_RATIOS = (0.5, 1.0, 2.0)
@@ -50,6 +50,8 @@ class InputSize:
         tiny: share of the boxes below 8 pixels.
         limit: what kept it from being larger: "boxes" (they are large enough), "images" (they hold
             no more), "cost".
+        smallest_image: longer side of the smallest image, in pixels of the file.
+        largest_image: that of the largest one.
     """
 
     min_size: int
@@ -58,6 +60,8 @@ class InputSize:
     small: float
     tiny: float
     limit: str
+    smallest_image: int
+    largest_image: int
 
 
 def scales(annotations: Annotations, min_size: int, max_size: int) -> Float64:
@@ -90,7 +94,16 @@ def choose_input_size(annotations: Annotations, *, has_gpu: bool = False) -> Inp
         smallest = _whole(longest * shape)
         scaled = boxes.side * scales(annotations, smallest, longest)[boxes.image]
         small, tiny = float((scaled < least).mean()), float((scaled < TINY).mean())
-        size = InputSize(smallest, longest, float(np.median(scaled)), small, tiny, "boxes")
+        size = InputSize(
+            smallest,
+            longest,
+            float(np.median(scaled)),
+            small,
+            tiny,
+            "boxes",
+            int(long.min()),
+            int(long.max()),
+        )
         if tried and smallest * longest > most_pixels:
             return replace(tried[-1], limit="cost")
         if tried and longest > native * (2 if tried[-1].small > 2 * MOST_SMALL else 1):
@@ -162,7 +175,7 @@ def fit_anchors(
     Tried are: three sizes a level, a third or half of an octave apart, from 1 to 4 strides on; as
     many levels as the largest boxes ask for; squares, the usual 1:2, 1:1, 2:1, and quantiles of the
     boxes' own ratios. The best has the highest recall and overlap together; squares are taken where
-    they do nearly as well, as they cost a third.
+    they do nearly as well and miss nothing that the usual anchors find, as they cost a third.
 
     Args:
         annotations: with boxes.
@@ -187,12 +200,15 @@ def fit_anchors(
         levels = (*strides, *(strides[-1] * 2 ** (i + 1) for i in range(extra)))
         sizes = [[round(first * s * step**i, 1) for i in range(3)] for s in levels]
         found += [judge_anchors(boxes, sizes, ratios, levels) for ratios in every]
-    best = max(found, key=_worth)
-    squares = max((one for one in found if one.ratios == (1.0,)), key=_worth)
-    return squares if _worth(squares) >= _worth(best) - 0.02 else best, usual_anchors(boxes)
+    usual = usual_anchors(boxes)
+    # By recall first where that is below the usual anchors', which is no fit.
+    enough = [one for one in found if one.recall >= usual.recall - _LESS_RECALL] or found
+    best = max(enough, key=_fit)
+    squares = max((one for one in enough if one.ratios == (1.0,)), key=_fit, default=best)
+    return squares if _fit(squares) >= _fit(best) - _SQUARES_LESS else best, usual
 
 
-def _worth(anchors: Anchors) -> float:
+def _fit(anchors: Anchors) -> float:
     return anchors.recall + anchors.overlap
 
 

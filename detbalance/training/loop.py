@@ -122,13 +122,13 @@ def time_training(config: Config, *, steps: int = 2) -> Timing:
     accelerator = start_accelerator(options.mixed_precision, options.accumulation)
     share = accelerator.num_processes * options.accumulation
     run = Run(config, load_data(config), accelerator, batch_size=options.batch_size // share)
-    loop = _Loop(run, None, None)
-    batches = iter(run.stream.loader(run.data.train_dataset, workers=0))
-    started = math.nan
-    for step in range(steps + 1):
-        if step == 1:
-            started = time.perf_counter()
-        loop._step(batches, run.tally)
+    loop, started = _Loop(run, None, None, None), math.nan
+    loader = run.stream.loader(run.data.train_dataset, loader_workers(options.workers))
+    with batches_of(loader) as batches, worker_deaths():
+        for step in range(steps + 1):
+            if step == 1:
+                started = time.perf_counter()
+            loop._step(batches)
     seconds = (time.perf_counter() - started) / steps
     val = run.data.val_dataset
     number = min(len(val), 2 * config.evaluation.batch_size)
