@@ -184,7 +184,7 @@ class Configuration:
             "loss": ([], {"name": "focal"}),
             "sampling": ([advice.reason], advice.config["sampling"]),
             "augmentation": (self._about_mirroring(), self._augmentation()),
-            "train": (self._about_length(), self._train()),
+            "train": ([*self._about_length(), *self._about_rates()], self._train()),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -277,6 +277,20 @@ class Configuration:
         if not math.isnan(schedule.minutes):
             lines.append(f"About {_duration(schedule.minutes)} on this machine, as two steps took.")
         return lines
+
+    def _about_rates(self) -> list[str]:
+        loaded = (
+            []
+            if self.start.weights == "none"
+            else [
+                "The backbone learns at a tenth of the rate: its weights would be lost at the full."
+            ]
+        )
+        return [
+            *loaded,
+            "What is evaluated and kept as best.pt is an average of the weights (ema_decay), of"
+            " about the last twentieth of the run.",
+        ]
 
     @property
     def summary(self) -> list[str]:
