@@ -32,7 +32,7 @@ _MOST_BOXES = 50_000
 _MATCH_IOU = 0.5
 _OCTAVE = 2 ** (1 / 3)
 # What squares may fit less, for a third of the cost; what fitted anchors may miss more.
-_SQUARES_LESS, _LESS_RECALL = 0.02, 0.001
+_SQUARES_LESS, _LESS_RECALL = 0.02, 0.005
 # The first size of a level in its strides, and by how much the next one is larger.
 _FIRST_STRIDES, _STEPS = (1.0, 1.4, 2.0, 2.8, 4.0), (_OCTAVE, 2**0.5)
 DEFAULT_RATIOS = (0.5, 1.0, 2.0)

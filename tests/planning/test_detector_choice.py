@@ -157,7 +157,7 @@ def test_fitted_anchors_find_at_least_what_the_usual_ones_find(tmp_path, shape):
     sides = np.array(shape) * np.exp(draw.normal(0, 0.2, (80, 2)))
     places = draw.uniform(0, 400 - sides)
     fitted, usual = fit_anchors(annotations(tmp_path, np.hstack([places, sides]).tolist()), SIZE)
-    assert fitted.recall >= usual.recall - 0.001
+    assert fitted.recall >= usual.recall - 0.005
     assert fitted.recall > 0.9 or min(shape) < 16  # the finest feature map has a stride of 8
     assert fitted.overlap >= usual.overlap - 0.02
     assert len(fitted.sizes) == len(fitted.strides) <= 5
