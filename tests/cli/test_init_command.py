@@ -153,3 +153,27 @@ def test_weights_are_looked_for_in_the_cache_then_by_one_short_request(
     (tmp_path / cached).touch()
     assert weights.source_of_default(detector, backbone) == "cache"
     assert len(asked) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["aquarium", "bccd", "deeppcb_lt", "gtsdb_crops"])
+def test_real_data_are_trained_without_an_edit(name, shared, capsys, tmp_path):
+    folder = shared / "data" / name
+    train, val = folder / "train.json", folder / "val.json"
+    images = ("--images", folder / "images")
+    status, _, _ = run_command(capsys, "init", train, "--val", val, *images, "--minutes", 1)
+    assert status == 0
+    some = tmp_path / "some.json"
+    some.write_text(json.dumps(first_images(json.loads(val.read_text()), 4)))
+    short = (f"data.val={some}", "train.iterations=2", "train.evaluate_every=2")
+    options = [word for setting in short for word in ("--set", setting)]
+    status, out, _ = run_command(capsys, "train", "--config", "detbalance.yaml", *options)
+    assert status == 0
+    assert "AP50" in out
+
+
+def first_images(file, number):
+    images = file["images"][:number]
+    ids = {image["id"] for image in images}
+    kept = [entry for entry in file["annotations"] if entry["image_id"] in ids]
+    return file | {"images": images, "annotations": kept}
