@@ -13,7 +13,7 @@ import torch
 from detbalance.cli.evaluating import check_folder
 from detbalance.cli.options import DropInvalid, Positional, Real, command
 from detbalance.cli.outputs import OUTPUT_FILE
-from detbalance.cli.printing import say, waiting
+from detbalance.cli.printing import waiting
 from detbalance.data import Annotations, load_annotations
 from detbalance.data.files import replace_file
 from detbalance.data.images import usable_images
@@ -22,6 +22,8 @@ from detbalance.detection.weights import source_of_default
 from detbalance.planning import make_plan
 from detbalance.planning.configuration import Configuration, Start, choose_schedule
 from detbalance.planning.detector_choice import choose_input_size, fit_anchors
+from detbalance.reporting.console import print_document
+from detbalance.reporting.document import Document, Facts, lines
 from detbalance.training.config import DATA_ROOT_VARIABLE, parse_config
 from detbalance.training.loop import time_training
 
@@ -91,11 +93,13 @@ def init_command(
     configuration = _timed(configuration, minutes, str(output))
     with replace_file(output) as file:
         file.write(configuration.to_yaml().encode())
-    for line in configuration.summary:
-        say(line)
-    for line in configuration.warnings:
-        say(f"Note: {line}", style="yellow")
-    say("", f"Written: {output}", f"Train with: detbalance train --config {output}")
+    blocks = [
+        *lines("verdict", f"Written: {output}"),
+        Facts(configuration.summary),
+        *lines("note", *configuration.warnings),
+        *lines("code", f"detbalance train --config {output}"),
+    ]
+    print_document(Document("A configuration", blocks))
 
 
 def choose_start(train: Annotations) -> Start:

@@ -180,7 +180,7 @@ class Configuration:
         advice = self.plan.recommendation
         return {
             "data": ([], dict(self.data)),
-            "model": (self._about_model(), self._model()),
+            "model": ([f"{k}: {v}" for k, v in self._about_model().items()], self._model()),
             "loss": ([], {"name": "focal"}),
             "sampling": ([advice.reason], advice.config["sampling"]),
             "augmentation": (self._about_mirroring(), self._augmentation()),
@@ -226,23 +226,22 @@ class Configuration:
             **({} if self.start.backbone == "tiny" else light),
         }
 
-    def _about_model(self) -> list[str]:
+    def _about_model(self) -> dict[str, str]:
         size, (fitted, usual) = self.size, self.anchors
         why = {
             "boxes": "the smallest size at which nearly all boxes are large enough to be found",
             "images": "the images hold no more",
             "cost": "larger ones would take too long here",
         }[size.limit]
-        at = f"{size.max_size} x {size.min_size} pixels ({why}): the median box has"
-        return [
-            f"Weights: {self.start.reason}",
-            f"Input: {at} {size.median:.0f} pixels, {size.small:.1%} of the boxes are below"
-            f" {32 if self.start.has_gpu else 16},"
-            f" {size.tiny:.1%} below 8.",
-            f"Anchors: fitted to the boxes. Best-possible recall {fitted.recall:.3f}, mean overlap"
-            f" {fitted.overlap:.2f} (torchvision's anchors: {usual.recall:.3f},"
+        return {
+            "Weights": self.start.reason,
+            "Input": f"{size.max_size} x {size.min_size} pixels ({why}): the median box has"
+            f" {size.median:.0f} pixels, {size.small:.1%} of the boxes are below"
+            f" {32 if self.start.has_gpu else 16}, {size.tiny:.1%} below 8.",
+            "Anchors": f"fitted to the boxes. Best-possible recall {fitted.recall:.3f}, mean"
+            f" overlap {fitted.overlap:.2f} (torchvision's anchors: {usual.recall:.3f},"
             f" {usual.overlap:.2f}).",
-        ]
+        }
 
     def _augmentation(self) -> dict[str, Any]:
         advised = self.plan.recommendation.config.get("augmentation", {})
@@ -293,15 +292,16 @@ class Configuration:
         ]
 
     @property
-    def summary(self) -> list[str]:
-        """What was chosen, a line each."""
-        start = self.start
-        model = f"Detector: {start.detector} on {start.backbone}"
-        setting = self.plan.recommendation.setting
-        sampling = f"Sampling: {setting}. {self.plan.recommendation.reason}"
-        length = f"Length: {self.schedule.iterations:,} iterations of"
-        length += f" {counted(self.schedule.batch_size, 'image')}, {' '.join(self._about_length())}"
-        return [f"{model}.", *self._about_model(), sampling, length]
+    def summary(self) -> dict[str, str]:
+        """What was chosen, by what it is about."""
+        start, advice, schedule = self.start, self.plan.recommendation, self.schedule
+        length = f"{schedule.iterations:,} iterations of {counted(schedule.batch_size, 'image')}"
+        return {
+            "Detector": f"{start.detector} on {start.backbone}.",
+            **self._about_model(),
+            "Sampling": f"{advice.setting}. {advice.reason}",
+            "Length": f"{length}, {' '.join(self._about_length())}",
+        }
 
     @property
     def warnings(self) -> list[str]:
