@@ -47,6 +47,15 @@ PHRASES = {
     "iscrowd": ("annotation", "has an iscrowd that is not 0 or 1"),
     "ignore": ("annotation", "has an ignore that is not 0 or 1"),
     "segmentation": ("annotation", "has a segmentation with NaN or infinity"),
+    "unreadable image": ("image", "has no size that can be read"),
+    "XML size": ("XML file", "has no size with a width and a height"),
+    "XML object": ("object", "has no name or no bndbox of four numbers"),
+    "label line": (
+        "label line",
+        "is not a class and four numbers, or a class and the points of an outline",
+    ),
+    "label class": ("label line", "has a class that names lacks"),
+    "label share": ("label line", "has numbers that are no shares of the image's size (0 to 1)"),
     "image left out": ("annotation", "is left out with its image"),
     "category left out": ("annotation", "is left out with its category"),
     # From here on notes: such entries are kept.
@@ -67,6 +76,8 @@ PHRASES = {
     ),
     "area": ("annotation", "has an area that is not a number >= 0 (kept, width x height taken)"),
     "clipped bbox": ("annotation", "has a bbox that reaches beyond its image (kept, clipped)"),
+    "repeated label": ("label line", "is there twice (kept once)"),
+    "difficult": ("object", "is marked as difficult (kept, like any other)"),
     "crowd only": (
         "category",
         "has crowd regions only (kept, not counted; a single object has iscrowd 0)",

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _END_MARKS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
 _TAIL = 4096
 _THREADS = 8
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".jp2")
 _MOST_PIXELS = 178_956_970  # where Pillow too takes a file for an attack: 0.5 GB as RGB
 _MOST_RATIO = 100  # of the sides: a detector that sees 128 pixels sees one of the shorter side
 _DIM = 4096  # 16-bit images whose values stay below are seen as nearly black
@@ -141,6 +142,18 @@ def _header(file: BinaryIO) -> Any:
     if header.mode == "CMYK" and header.format not in ("JPEG", "MPO"):
         raise Damaged("has the colours of a printer (CMYK), not RGB")
     return header
+
+
+def header_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image by its header."""
+    try:
+        with path.open("rb") as file:
+            width, height = _header(file).size
+    except (Damaged, OSError) as error:
+        unreadable = UnreadableImage(f"{path}: {error}")
+        unreadable.reason = getattr(error, "strerror", None) or str(error)
+        raise unreadable from error
+    return width, height
 
 
 def image_size(path: Path, kind: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Load a COCO or LVIS annotation file."""
+"""Load a COCO or LVIS annotation file, YOLO labels or a Pascal VOC folder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from detbalance.data.coco_file import read_fast
 from detbalance.data.faults import AnnotationError, Ledger
 from detbalance.data.files import open_text, parse_json
 from detbalance.data.tolerant import read_tolerant
+from detbalance.data.voc import is_voc, read_voc
+from detbalance.data.yolo import is_yolo, read_yolo
 
 
 def load_annotations(
@@ -23,6 +25,9 @@ def load_annotations(
     needs_boxes: bool = True,
 ) -> Annotations:
     """Read a COCO or LVIS annotation file into flat arrays and check all of it.
+
+    YOLO labels (`data.yaml:train`) and Pascal VOC folders (`VOC2007:val`) are read too, see
+    `yolo.py` and `voc.py`; what follows holds for the COCO file that would say the same.
 
     What may be missing in the file: `file_name` (LVIS v1: the last two parts of `coco_url`),
     `width` and `height` (then boxes are not checked against the image), `area` (then width *
@@ -38,7 +43,7 @@ def load_annotations(
     `bbox` and is clipped in `boxes`.
 
     Args:
-        path: JSON file.
+        path: JSON file; or a data.yaml or a VOC folder, with a split behind a colon.
         segmentations: keep the segmentation of each annotation (as JSON text, off by default).
         drop_invalid: leave out entries with a fault, and what belongs to them, and say how many in
             `faults`, instead of stopping. Of duplicates the first one stays.
@@ -59,6 +64,13 @@ def load_annotations(
         raise ValueError(f"load_annotations(): tolerance is {tolerance}. Expected pixels >= 0.")
     source = os.fspath(path)
     ledger = Ledger()
+    if is_yolo(path) or is_voc(path):
+        if is_yolo(path):
+            document = read_yolo(path, ledger, segmentations=segmentations)
+        else:
+            document = read_voc(path, ledger)
+        columns = read_tolerant(document, source, ledger, segmentations=segmentations)
+        return Check(columns, source, ledger, tolerance).annotations(drop_invalid)
     with open_text(path, AnnotationError) as text:
         columns = read_fast(text, segmentations=segmentations)
         if columns is None:
