@@ -7,6 +7,7 @@ COMMANDS = {
     "See what the data hold": {
         "plan": "Say how imbalanced a training set is, what to do about it, and what that costs.",
         "init": "Write a training configuration for a data set, with a reason for each choice.",
+        "convert": "Write annotations as COCO files, YOLO labels or a Pascal VOC folder.",
         "split": "Split one annotation file so that both parts show every class and share no"
         " source.",
         "preview": "Show what a training would see: its first images with boxes, and what was"
@@ -45,7 +46,7 @@ COMMANDS = {
 HELP = {name: words for commands in COMMANDS.values() for name, words in commands.items()}
 _OF_EXTRA = {
     "plan": ("plan",),
-    "report": ("split", "report", "compare", "thresholds", "rescore", "fuse"),
+    "report": ("convert", "split", "report", "compare", "thresholds", "rescore", "fuse"),
     "train": ("init", "preview", "train", "donors", "bag", "evaluate"),
     "quickstart": ("quickstart", "digits"),
     "generate": ("generate",),

@@ -11,7 +11,8 @@ import numpy as np
 from detbalance.data.annotations import Annotations
 from detbalance.data.arrays import Int64
 from detbalance.data.duplicates import COPY
-from detbalance.data.files import open_file, parse_json
+from detbalance.data.files import parse_json
+from detbalance.data.loading import source_text
 from detbalance.data.tolerant import whole_id
 
 
@@ -70,7 +71,7 @@ def image_groups(
 
 def _by_key(annotations: Annotations, key: str) -> list[str | None]:
     """The JSON text of a key's value for each image, as names of groups."""
-    data = open_file(annotations.source)
+    data = source_text(annotations.source)
     try:
         entries = msgspec.json.decode(data, type=_Images).images
     except msgspec.DecodeError:  # NaN tokens and the like, which the loader accepts as well

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 from detbalance.data.annotations import Annotations
 from detbalance.data.checking import Check
 from detbalance.data.coco_file import read_fast
 from detbalance.data.faults import AnnotationError, Ledger
-from detbalance.data.files import open_text, parse_json
+from detbalance.data.files import open_file, open_text, parse_json
 from detbalance.data.tolerant import read_tolerant
 from detbalance.data.voc import is_voc, read_voc
-from detbalance.data.yolo import is_yolo, read_yolo
+from detbalance.data.yolo import is_yolo, path_and_split, read_yolo, yolo_images
 
 
 def load_annotations(
@@ -64,26 +67,45 @@ def load_annotations(
         raise ValueError(f"load_annotations(): tolerance is {tolerance}. Expected pixels >= 0.")
     source = os.fspath(path)
     ledger = Ledger()
-    if is_yolo(path) or is_voc(path):
-        if is_yolo(path):
-            document = read_yolo(path, ledger, segmentations=segmentations)
-        else:
-            document = read_voc(path, ledger)
-        columns = read_tolerant(document, source, ledger, segmentations=segmentations)
-        return Check(columns, source, ledger, tolerance).annotations(drop_invalid)
+    document = folder_document(path, ledger, segmentations=segmentations)
+    if document is not None:
+        rows = read_tolerant(document, source, ledger, segmentations=segmentations)
+        return Check(rows, source, ledger, tolerance).annotations(drop_invalid)
     with open_text(path, AnnotationError) as text:
         columns = read_fast(text, segmentations=segmentations)
         if columns is None:
-            document = parse_json(text[:], path, AnnotationError)
+            content = parse_json(text[:], path, AnnotationError)
             columns = read_tolerant(
-                document, source, ledger, segmentations=segmentations, needs_boxes=needs_boxes
+                content, source, ledger, segmentations=segmentations, needs_boxes=needs_boxes
             )
-            del document
+            del content
     del text
     annotations = Check(columns, source, ledger, tolerance).annotations(drop_invalid)
     del columns
     _return_freed_memory()
     return annotations
+
+
+def folder_document(
+    path: str | os.PathLike[str], ledger: Ledger, *, segmentations: bool = False
+) -> dict[str, Any] | None:
+    """The document that a COCO file of YOLO labels or a VOC folder would hold; None for a file."""
+    if is_yolo(path):
+        return read_yolo(path, ledger, segmentations=segmentations)
+    return read_voc(path, ledger) if is_voc(path) else None
+
+
+def source_text(path: str | os.PathLike[str]) -> bytes:
+    """The JSON text of a file; for YOLO labels or a VOC folder, of the file that would say it."""
+    document = folder_document(path, Ledger(), segmentations=True)
+    return open_file(path) if document is None else json.dumps(document).encode()
+
+
+def image_folder(path: str | os.PathLike[str]) -> Path | None:
+    """Where the images of YOLO labels or a VOC folder are; None for a file, which does not say."""
+    if is_yolo(path):
+        return yolo_images(path)[1]
+    return Path(path_and_split(path)[0]) / "JPEGImages" if is_voc(path) else None
 
 
 def _return_freed_memory() -> None:

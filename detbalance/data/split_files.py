@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from detbalance.data.annotations import Annotations
-from detbalance.data.files import open_file, parse_json, replace_file
+from detbalance.data.files import parse_json, replace_file
+from detbalance.data.loading import source_text
 from detbalance.data.split import Split
 from detbalance.data.tolerant import whole_id
 
@@ -81,7 +82,7 @@ class _Source:
     """The entries of a file as JSON texts, with their ids."""
 
     def __init__(self, path: str) -> None:
-        data = open_file(path)
+        data = source_text(path)
         try:
             document: dict[str, Entry] = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
             entries: dict[str, list[Entry]] = {

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from detbalance.augmentation.donor_choice import choose_donors, wanted_labels
 from detbalance.data import Annotations
-from detbalance.data.files import open_file, replace_file
+from detbalance.data.files import replace_file
 from detbalance.data.frequency import class_frequency
+from detbalance.data.loading import source_text
 from detbalance.data.messages import counted
 from detbalance.generation.classifier import JudgeFeatures, Judges, train_judges
 from detbalance.generation.crops import (
@@ -207,7 +208,7 @@ def _check_resume(output: Path) -> None:
 
 def _key(annotations: Annotations, settings: Settings) -> dict[str, Any]:
     """What a run that is resumed must have in common with the one that was stopped."""
-    content = hashlib.sha256(open_file(annotations.source)[:]).hexdigest()
+    content = hashlib.sha256(source_text(annotations.source)).hexdigest()
     plain: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
     return {"annotations_sha256": content, "settings": plain}
 
