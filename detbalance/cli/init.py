@@ -58,7 +58,7 @@ def init_command(
     ] = None,
     drop_invalid: DropInvalid = False,
 ) -> None:
-    """Look at boxes, images and machine, choose, try two steps, and write the configuration."""
+    """Look at boxes, images and machine, choose, try a few steps, and write the configuration."""
     check_folder("--images", images)
     check_folder("--val-images", val_images)
     train = load_annotations(train_file, drop_invalid=drop_invalid)
@@ -134,9 +134,9 @@ def _shown(path: Path) -> str:
 
 
 def _timed(configuration: Configuration, minutes: float | None, where: str) -> Configuration:
-    """With the length that fits, after two steps have been tried."""
+    """With the length that fits, after a few steps have been tried."""
     config = parse_config(configuration.to_dict(), where)
-    with waiting("trying two steps", 20):
+    with waiting("trying a few steps", 20):
         timing = time_training(config)
     train, start = configuration.plan.train, configuration.start
     schedule = choose_schedule(

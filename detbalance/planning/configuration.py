@@ -274,7 +274,7 @@ class Configuration:
         if schedule.limit == "time":
             lines[0] += " More would not fit into the minutes that were given."
         if not math.isnan(schedule.minutes):
-            lines.append(f"About {_duration(schedule.minutes)} on this machine, as two steps took.")
+            lines.append(f"About {_duration(schedule.minutes)} on this machine, by a few steps.")
         return lines
 
     def _about_rates(self) -> list[str]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -105,15 +106,15 @@ class Timing:
     evaluation: float
 
 
-def time_training(config: Config, *, steps: int = 2) -> Timing:
+def time_training(config: Config, *, steps: int = 4) -> Timing:
     """Train a few steps and detect on a few val images, to say what the whole would take.
 
     Args:
         config: what would be trained; nothing is written to its folder.
-        steps: that are timed, after a first one that is not.
+        steps: that are timed, after two that are not: the first ones of a shape take longer.
 
     Returns:
-        Seconds of an iteration, and of an evaluation on all of val.
+        Seconds of an iteration, and of an evaluation on all of val: medians.
 
     Raises:
         ValueError: as `train`.
@@ -122,21 +123,31 @@ def time_training(config: Config, *, steps: int = 2) -> Timing:
     accelerator = start_accelerator(options.mixed_precision, options.accumulation)
     share = accelerator.num_processes * options.accumulation
     run = Run(config, load_data(config), accelerator, batch_size=options.batch_size // share)
-    loop, started = _Loop(run, None, None, None), math.nan
+    loop = _Loop(run, None, None, None)
     loader = run.stream.loader(run.data.train_dataset, loader_workers(options.workers))
     with batches_of(loader) as batches, worker_deaths():
-        for step in range(steps + 1):
-            if step == 1:
-                started = time.perf_counter()
-            loop._step(batches)
-    seconds = (time.perf_counter() - started) / steps
-    val = run.data.val_dataset
-    number = min(len(val), 2 * config.evaluation.batch_size)
+        times = [_seconds(lambda: loop._step(batches)) for _ in range(steps + 2)]
+    val, size = run.data.val_dataset, config.evaluation.batch_size
+    parts = [range(at, min(at + size, len(val))) for at in range(0, min(3 * size, len(val)), size)]
+    of_parts = [
+        _seconds(
+            lambda rows: predict(
+                run.bare_model,
+                DetectionDataset(val.annotations.subset(rows), val.image_dir),
+                batch_size=size,
+            ),
+            part,
+        )
+        / len(part)
+        for part in parts
+    ]
+    return Timing(median(times[2:]), median(of_parts[1:] or of_parts) * len(val))
+
+
+def _seconds(work: Callable[..., Any], *arguments: Any) -> float:
     started = time.perf_counter()
-    some = DetectionDataset(val.annotations.subset(range(number)), val.image_dir)
-    predict(run.bare_model, some, batch_size=config.evaluation.batch_size)
-    evaluation = (time.perf_counter() - started) * len(val) / max(1, number)
-    return Timing(seconds, evaluation)
+    work(*arguments)
+    return time.perf_counter() - started
 
 
 class _Loop:
