@@ -24,6 +24,7 @@ EVALUATIONS, LEAST_EVALUATIONS = 8, 3
 MOST_OF_EVALUATIONS = 0.4
 # With fewer epochs than this a figure says more of the time than of the data.
 FEW_EPOCHS = 4
+_NUMBERS = set(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
 # The longest side of an image by that of another.
 VERY_DIFFERENT = 4
 
@@ -142,8 +143,9 @@ def mirrors(names: Sequence[str]) -> bool:
     """Whether a mirrored image still shows what its labels say, as far as their names tell."""
     words = [set(re.split(r"[^a-z0-9]+", name.lower())) for name in names]
     sided = any(own & {"left", "right", "clockwise", "text", "letter", "digit"} for own in words)
-    characters = sum(len(name.strip()) == 1 or name.strip().isdigit() for name in names)
-    return not sided and characters < max(1, len(names) / 2)
+    signs = sum(len(name.strip()) == 1 or name.strip().isdigit() for name in names)
+    signs += sum(bool(own & _NUMBERS) for own in words)
+    return not sided and signs < max(1, len(names) / 2)
 
 
 @dataclass(frozen=True, kw_only=True)

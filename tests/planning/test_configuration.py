@@ -107,6 +107,7 @@ def test_training_is_longer_from_no_weights_with_more_images_and_with_more_class
         (["Arrow-Right", "stop"], False),
         (["0", "1", "2"], False),
         (["a", "b", "line"], False),
+        (["four", "eight", "edge"], False),
         (["brightness"], True),
         (["leftover"], True),
     ],
