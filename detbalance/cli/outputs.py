@@ -25,7 +25,7 @@ REPORT, COMPARISON = (
     [f"{name}.{suffix}" for suffix in ("json", "csv", "md", "html")]
     for name in ("report", "comparison")
 )
-_STATE = ("best.pt", "last.pt", "metrics.jsonl", "tensorboard/*")
+_STATE = ("best.pt", "last.pt", "metrics.jsonl", "curve.png", "tensorboard/*")
 BAG = Output("member-*")
 RUN = Output(*_STATE, *REPORT, "predictions.json", lock="")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+from rich.console import RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -65,6 +66,17 @@ class Tell(Protocol):
     def __call__(self, done: int, total: int, *, note: str = "", stage: str = "") -> None: ...  # noqa: D102
 
 
+class _Bars(Progress):
+    """Bars, each with its note below, for which a line has no room."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The bars, then the notes of those that are not done."""
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if task.fields["note"] and not task.finished:
+                yield Text(task.fields["note"], style="dim", no_wrap=True, overflow="ellipsis")
+
+
 @contextmanager
 def progress(title: str, unit: str = "images") -> Iterator[Tell]:
     """Show how far work is, a bar on a terminal, a line now and then elsewhere."""
@@ -73,23 +85,26 @@ def progress(title: str, unit: str = "images") -> Iterator[Tell]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
     )
     stages: dict[str, TaskID] = {}
     tenths: dict[str, int] = {}
     is_hidden = not console.is_terminal or not logger.isEnabledFor(logging.INFO)
-    with Progress(*columns, console=console, disable=is_hidden) as bar:
+    with _Bars(*columns, console=console, disable=is_hidden) as bar:
 
         def tell(done: int, total: int, *, note: str = "", stage: str = "") -> None:
             name = stage or title
             if name not in stages:
                 stages[name] = bar.add_task(name, total=total, note=note)
+            elif tenths.get(name) == 10:  # done before, and begins again
+                bar.reset(stages[name])
+                tenths[name] = 0
             bar.update(stages[name], completed=done, total=total, note=note)
             tenth = 10 * done // max(1, total)
-            if not console.is_terminal and tenth > tenths.get(name, 0):
+            if tenth > tenths.get(name, 0):
                 tenths[name] = tenth
-                logger.info("%s: %d of %d %s", name, done, total, note or unit)
+                if not console.is_terminal:
+                    logger.info("%s: %d of %d %s", name, done, total, note or unit)
 
         yield tell
 

@@ -19,7 +19,8 @@ def train_command(
     overwrite: Annotated[bool, "Replace the run that the folder holds."] = False,
 ) -> None:
     """Read the configuration, train, print the report of the last evaluation."""
-    from detbalance.cli.runs import train_run
+    from detbalance.cli.printing import say
+    from detbalance.cli.runs import run_document, train_run
     from detbalance.reporting.console import print_document
     from detbalance.reporting.report_document import report_document
     from detbalance.training.checkpoint import LAST
@@ -35,3 +36,5 @@ def train_command(
     report = train_run(config, resume=resume, overwrite=overwrite)
     if report is not None:
         print_document(report_document(report))
+        say("")
+        print_document(run_document(config, str(options.config)))

@@ -51,7 +51,7 @@ def print_document(document: Document, console: Console | None = None) -> None:
     console = terminal.Console() if console is None else console
     content = Group(*_rendered(document))
     if console.is_terminal or console.is_jupyter:
-        console.print(content)
+        console.print(content, crop=False)  # code is as long as it is
         return
     # A pipe or a file has no width: take the room that the content needs, and leave no blanks
     # at the ends of lines.

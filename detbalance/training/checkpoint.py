@@ -82,6 +82,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "detbalance.checkpoint/1"
 CONFIG_FILE = "config.yaml"
+CURVE_FILE = "curve.png"
 LAST, BEST = "last.pt", "best.pt"
 
 
@@ -282,6 +283,7 @@ _MAY_CHANGE = {
     "train.log_every",
     "train.checkpoint_every",
     "train.gradient_ratio_limit",
+    "train.trackers",
 }
 
 
@@ -291,7 +293,8 @@ def _same_run(last: Path, config: Config) -> dict[str, Any]:
     started = config_from_checkpoint(state, str(last))
     before, now = _flat(started.to_dict()), _flat(config.to_dict())
     for key in {**now, **before}:
-        if key not in _MAY_CHANGE and before.get(key) != now.get(key):
+        longer = key == "train.iterations" and now[key] > before[key]
+        if key not in _MAY_CHANGE and before.get(key) != now.get(key) and not longer:
             raise ValueError(
                 f"{last.parent}: the run was started with {key} {before.get(key)!r}, now it is"
                 f" {now.get(key)!r}. The same configuration is expected. Restore it, or start a new"
@@ -312,7 +315,8 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def remove_run(folder: Path) -> None:
     """Remove what a run writes, and nothing else that may lie in the folder."""
-    names = [LAST, BEST, CONFIG_FILE, METRICS_FILE, "predictions.json", "report.json", "report.csv"]
+    names = [LAST, BEST, CONFIG_FILE, METRICS_FILE, CURVE_FILE]
+    names += ["predictions.json", "report.json", "report.csv"]
     for name in names:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)

@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from detbalance.augmentation import AUGMENTATIONS, PREPARED
+from detbalance.data.yolo import path_and_split
 from detbalance.detection.models import build_detector
 from detbalance.losses import LOSSES
 from detbalance.sampling import FACTORS
@@ -37,6 +38,7 @@ MOST_IN_BATCH, MOST_WORKERS = 2**16, 2**10  # more is a slip, and shows as silen
 DATA_ROOT_VARIABLE = "DETBALANCE_DATA"
 # The full rate of new heads destroys a pretrained backbone: see docs/measured.md, `backbone_rate`.
 PRETRAINED_RATE = 0.1
+BEST_METRIC = r"^(AP|AP50|AP75|AR100|(all|rare|common|frequent)\.\w+)$"
 
 
 class Section(BaseModel):
@@ -202,6 +204,8 @@ class TrainSection(Section):
     evaluate_every: Annotated[int, Field(gt=0)] | None = None
     """Iterations between evaluations on val; the last iteration is always evaluated."""
     checkpoint_every: Annotated[int, Field(gt=0)] = 100
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Of Accelerate, by name: tensorboard (in the run's folder), wandb, mlflow, comet_ml, ..."""
     gradient_ratio_limit: Annotated[float, Field(gt=1)] | None = 100.0
     """Warn where sampling, loss weights and paste together make a box of a class count more than
     this many times as much as one of the most frequent class; see `gradient_ratio.py`."""
@@ -222,7 +226,9 @@ class EvaluationSection(Section):
     batch_size: Annotated[int, Field(gt=0, le=MOST_IN_BATCH)] = 8
     score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Recall and precision per class count detections with at least this score."""
-    best_metric: Literal["AP", "AP50", "AP75", "AR100"] = "AP"
+    best_metric: Annotated[str, Field(pattern=BEST_METRIC)] = "AP"
+    """What best.pt is best in: AP, AP50, AP75, AR100, or a figure of a group of classes, such as
+    rare.AP50 or rare.recall_at_precision."""
 
 
 class Config(Section):
@@ -381,7 +387,9 @@ def _check_paths(data: DataSection, where: str) -> None:
         path = data.path(name)
         shown = str(path) if str(path).isprintable() else repr(str(path))
         kind = "folder" if name.endswith("_images") else "file"
-        if not (path.is_dir() if kind == "folder" else path.is_file()):
+        # A split may stand behind a colon, and annotations of VOC are a folder.
+        there = Path(path_and_split(path)[0]).exists()
+        if not (path.is_dir() if kind == "folder" else there):
             root = f" or the data's folder with --data-root DIR or {DATA_ROOT_VARIABLE}"
             raise ValueError(
                 f"{where}: data.{name} is {shown}, which is no {kind}. An existing {kind} is"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import torch
@@ -16,14 +16,19 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from detbalance.data.arrays import Float64
-from detbalance.data.files import lock_folder
-from detbalance.detection.dataset import DetectionDataset, batches_of, worker_deaths
-from detbalance.detection.predict import predict
+from detbalance.data.files import lock_folder, naming
+from detbalance.detection.dataset import batches_of, worker_deaths
 from detbalance.sampling.balanced_exposure import class_exposure
-from detbalance.training.checkpoint import BEST, LAST, check_folder, prepare_folder
+from detbalance.training.checkpoint import (
+    BEST,
+    LAST,
+    check_folder,
+    config_from_checkpoint,
+    prepare_folder,
+)
 from detbalance.training.config import Config
 from detbalance.training.gradient_ratio import settings_gradient_ratio
-from detbalance.training.metrics import MANY_CLASSES, MetricsLog
+from detbalance.training.metrics import MANY_CLASSES, MetricsLog, Track
 from detbalance.training.run import Interrupted, Run, StopRequest, start_accelerator, stop_request
 from detbalance.training.setup import Data, load_data, loader_workers
 
@@ -38,12 +43,27 @@ class TrainingStopped(ValueError):
 
 @dataclass(frozen=True)
 class Step:
-    """What the loop tells after an iteration."""
+    """What the loop tells after an iteration.
+
+    Attributes:
+        iteration: counted from 1.
+        iterations: of the whole run.
+        loss: of this iteration.
+        losses: the parts of the loss, as they were logged last.
+        learning_rate: of the new layers.
+        images_per_second: of this iteration.
+        memory: gigabytes that the process has had at most, on the GPU where it trains on one.
+        seconds_left: of training, without evaluations; by the mean of this process's iterations.
+    """
 
     iteration: int
     iterations: int
     loss: float
+    losses: Mapping[str, float]
+    learning_rate: float
     images_per_second: float
+    memory: float
+    seconds_left: float
 
 
 def train(
@@ -53,6 +73,7 @@ def train(
     overwrite: bool = False,
     evaluate: Evaluate | None = None,
     on_step: Callable[[Step], None] | None = None,
+    on_data: Callable[[Data], None] | None = None,
 ) -> None:
     """Train a detector; everything that comes of it is in the folder `config.output`.
 
@@ -65,6 +86,7 @@ def train(
             third argument is the positive part of each class's gradient so far, float64 [K + 1],
             NaN where the loss does not tell.
         on_step: told about every iteration, on the main process.
+        on_data: told what was read, before anything is trained; may refuse it.
 
     Raises:
         ValueError: for anything in the configuration or the data that cannot work; before training.
@@ -72,7 +94,9 @@ def train(
         Interrupted: after Ctrl-C or SIGTERM, when the run has been saved.
     """
     options = config.train
-    accelerator = start_accelerator(options.mixed_precision, options.accumulation)
+    accelerator = start_accelerator(
+        options.mixed_precision, options.accumulation, options.trackers, config.output
+    )
     share = accelerator.num_processes * options.accumulation
     if options.batch_size % share:
         raise ValueError(
@@ -82,7 +106,10 @@ def train(
         )
     with lock_folder(config.output) if accelerator.is_main_process else nullcontext():
         state = check_folder(config.output, config, resume=resume, overwrite=overwrite)
-        run = Run(config, load_data(config), accelerator, batch_size=options.batch_size // share)
+        data = load_data(config)
+        if on_data is not None:
+            on_data(data)
+        run = Run(config, data, accelerator, batch_size=options.batch_size // share)
         if state is not None:
             run.load(state, config.output / LAST)
         # All processes have looked at the folder before the main process writes to it.
@@ -90,67 +117,48 @@ def train(
         if accelerator.is_main_process:
             prepare_folder(config.output, config, resume=state is not None)
             logger.info("training in %s", config.output)
+            if state is not None:
+                _note_lengthening(run, state)
         accelerator.wait_for_everyone()
         log = None
         if accelerator.is_main_process:
-            log = MetricsLog(config.output, iteration=run.iteration, evaluated=run.evaluated)
-        with nullcontext() if log is None else closing(log), worker_deaths():
-            _Loop(run, log, evaluate, on_step).run_to_end()
+            track = _start_trackers(run)
+            log = MetricsLog(config.output, track, iteration=run.iteration, evaluated=run.evaluated)
+        try:
+            with nullcontext() if log is None else closing(log), worker_deaths():
+                TrainingLoop(run, log, evaluate, on_step).run_to_end()
+        finally:
+            for tracker in accelerator.trackers:
+                tracker.finish()
 
 
-@dataclass(frozen=True)
-class Timing:
-    """What a training costs on this machine, in seconds."""
-
-    step: float
-    evaluation: float
-
-
-def time_training(config: Config, *, steps: int = 4) -> Timing:
-    """Train a few steps and detect on a few val images, to say what the whole would take.
-
-    Args:
-        config: what would be trained; nothing is written to its folder.
-        steps: that are timed, after two that are not: the first ones of a shape take longer.
-
-    Returns:
-        Seconds of an iteration, and of an evaluation on all of val: medians.
-
-    Raises:
-        ValueError: as `train`.
-    """
-    options = config.train
-    accelerator = start_accelerator(options.mixed_precision, options.accumulation)
-    share = accelerator.num_processes * options.accumulation
-    run = Run(config, load_data(config), accelerator, batch_size=options.batch_size // share)
-    loop = _Loop(run, None, None, None)
-    loader = run.stream.loader(run.data.train_dataset, loader_workers(options.workers))
-    with batches_of(loader) as batches, worker_deaths():
-        times = [_seconds(lambda: loop._step(batches)) for _ in range(steps + 2)]
-    val, size = run.data.val_dataset, config.evaluation.batch_size
-    parts = [range(at, min(at + size, len(val))) for at in range(0, min(3 * size, len(val)), size)]
-    of_parts = [
-        _seconds(
-            lambda rows: predict(
-                run.bare_model,
-                DetectionDataset(val.annotations.subset(rows), val.image_dir),
-                batch_size=size,
-            ),
-            part,
+def _note_lengthening(run: Run, state: Mapping[str, Any]) -> None:
+    """Say what becomes of the learning rate where a run gets more iterations than it began with."""
+    before = config_from_checkpoint(dict(state), LAST).train.iterations
+    now = run.config.train.iterations
+    if now > before:
+        rate = run.schedule.get_last_lr()[-1]
+        logger.info(
+            "lengthened from %d to %d iterations: the learning rate is that of a run of the new"
+            " length, %.2g at iteration %d",
+            *(before, now, rate, run.iteration),
         )
-        / len(part)
-        for part in parts
-    ]
-    return Timing(median(times[2:]), median(of_parts[1:] or of_parts) * len(val))
 
 
-def _seconds(work: Callable[..., Any], *arguments: Any) -> float:
-    started = time.perf_counter()
-    work(*arguments)
-    return time.perf_counter() - started
+def _start_trackers(run: Run) -> Track | None:
+    """Start what the configuration names; on the main process."""
+    options, accelerator = run.config.train, run.accelerator
+    if not options.trackers:
+        return None
+    purge = {"purge_step": run.iteration + 1} if run.iteration else {}
+    # TensorBoard would make a table of the settings for each start of a run.
+    settings = None if options.trackers == ("tensorboard",) else run.config.to_dict()
+    with naming(run.config.output):
+        accelerator.init_trackers("detbalance", settings, {"tensorboard": purge})
+    return lambda numbers, iteration: accelerator.log(numbers, step=iteration)
 
 
-class _Loop:
+class TrainingLoop:
     """A run, and whom it tells about its progress; the log is None beside the main process."""
 
     def __init__(
@@ -163,6 +171,7 @@ class _Loop:
         self.run, self.log, self.evaluate, self.on_step = run, log, evaluate, on_step
         self.config, self.data, self.accelerator = run.config, run.data, run.accelerator
         self.rate: float | Tensor = 0.0  # the last step's learning rate
+        self.losses: dict[str, float] = {}
 
     def run_to_end(self) -> None:
         """Train from where the run stands to its last iteration."""
@@ -175,16 +184,18 @@ class _Loop:
         with batches_of(loader) as batches, stop_request() as stop:
             if run.evaluated < run.iteration:  # stopped in between
                 self._evaluate_if_due(stop)
+            first, seconds_of_all = run.iteration, 0.0
             while run.iteration < options.iterations:
                 started = time.perf_counter()
-                loss = self._step(batches)
+                loss = self.step(batches)
                 run.iteration += 1
                 last = run.iteration == options.iterations
                 seconds = time.perf_counter() - started
                 run.tally.seconds += seconds
+                seconds_of_all += seconds
                 if self.log is not None and self.on_step is not None:
-                    rate = options.batch_size / seconds
-                    self.on_step(Step(run.iteration, options.iterations, loss, rate))
+                    each = seconds_of_all / (run.iteration - first)
+                    self.on_step(self._told(loss, seconds, each))
                 stopping = stop.is_set() and self.accelerator.num_processes == 1
                 if run.iteration % options.log_every == 0 or last:
                     self._log_losses()
@@ -216,7 +227,7 @@ class _Loop:
             paste=self.data.paste,
             mixing=self.data.mixing,
         )
-        log.write(0, ratio.record(names), board=False)
+        log.write(0, ratio.record(names), track=False)
         if limit is not None and (warning := ratio.warning(names, limit)):
             logger.warning(warning)
 
@@ -232,12 +243,27 @@ class _Loop:
         for line in lines:
             logger.info(line)
 
-    def _step(self, batches: Iterator[Any]) -> float:
+    def _told(self, loss: float, seconds: float, each: float) -> Step:
+        iterations, iteration = self.config.train.iterations, self.run.iteration
+        return Step(
+            iteration=iteration,
+            iterations=iterations,
+            loss=loss,
+            losses=self.losses,
+            learning_rate=float(self.rate),
+            images_per_second=self.config.train.batch_size / seconds,
+            memory=_memory(self.accelerator.device),
+            seconds_left=(iterations - iteration) * each,
+        )
+
+    def step(self, batches: Iterator[Any]) -> float:
         """One optimizer step; returns its loss on this process."""
         self.run.model.train()
         total = 0.0
         for _ in range(self.config.train.accumulation):
+            started = time.perf_counter()
             images, targets = next(batches)
+            self.run.tally.waiting += time.perf_counter() - started
             self.run.exposure.add(targets)
             device = self.accelerator.device
             images = [image.to(device, non_blocking=True) for image in images]
@@ -278,7 +304,7 @@ class _Loop:
 
     def _log_losses(self) -> None:
         """Log what happened since the last record."""
-        losses = {
+        self.losses = losses = {
             name: float(self.accelerator.reduce(value.clone(), reduction="mean"))
             for name, value in self.run.tally.mean_losses().items()
         }
@@ -296,6 +322,7 @@ class _Loop:
             "losses": losses,
             "learning_rate": float(self.rate),
             "images_per_second": self.run.tally.rate() * self.accelerator.num_processes,
+            "waiting": self.run.tally.waiting / self.run.tally.seconds,
         }
         categories = self.data.train.categories
         # With very many classes not every record has them all: the log would grow by gigabytes.
@@ -335,9 +362,23 @@ class _Loop:
         devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             figures = dict(evaluate(model, self.data, self.run.gradients.positive_share()))
-        self.log.write(self.run.iteration, {"val": figures})
+        drawn = self.run.iteration * self.config.train.batch_size
+        epoch = drawn / self.data.train.num_images
+        self.log.write(self.run.iteration, {"val": figures, "epoch": epoch})
         value = figures.get(self.config.evaluation.best_metric)
         better = value is not None and (self.run.best is None or value > self.run.best)
         if better:
             self.run.best = value
         return better
+
+
+def _memory(device: torch.device) -> float:
+    """Gigabytes that this process has had at most."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return math.nan
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -1,4 +1,4 @@
-"""What a run logs: one JSON object a line, and TensorBoard; and what it counts for that.
+"""What a run logs: one JSON object a line, and trackers; and what it counts for that.
 
 Counts by class are int64 [K + 1]; index 0 is background.
 """
@@ -6,13 +6,12 @@ Counts by class are int64 [K + 1]; index 0 is background.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from detbalance.augmentation.paste import OUTCOMES
 from detbalance.data import Categories
@@ -24,49 +23,50 @@ from detbalance.sampling.balanced_exposure import exposure_ratio
 METRICS_FILE = "metrics.jsonl"
 
 MANY_CLASSES = 100
-"""A mapping with more numbers than this is kept out of TensorBoard: nobody opens so many charts."""
+"""A mapping with more numbers than this is kept out of trackers: nobody opens so many charts."""
+
+Track = Callable[[dict[str, float], int], None]
 
 
 class MetricsLog:
-    """Appends records to metrics.jsonl and TensorBoard in the run's folder."""
+    """Appends records to metrics.jsonl in the run's folder, and gives their numbers to trackers."""
 
-    def __init__(self, folder: Path, *, iteration: int = 0, evaluated: int = 0) -> None:
-        self._path = folder / METRICS_FILE
+    def __init__(
+        self, folder: Path, track: Track | None = None, *, iteration: int = 0, evaluated: int = 0
+    ) -> None:
+        self._path, self._track = folder / METRICS_FILE, track
         if self._path.exists():
             upto = {True: evaluated, False: iteration}
             kept = [r for r in read_metrics(folder) if r["iteration"] <= upto["val" in r]]
             with replace_file(self._path) as file:
                 file.write("".join(json.dumps(r) + "\n" for r in kept).encode())
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=iteration + 1 if iteration else None
-        )
 
-    def write(self, iteration: int, values: Mapping[str, Any], *, board: bool = True) -> None:
+    def write(self, iteration: int, values: Mapping[str, Any], *, track: bool = True) -> None:
         """Log values (numbers, or mappings of numbers) after an iteration, counted from 1."""
         record = {"iteration": iteration, **values}
         with naming(self._path):
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
-        with naming(self._board.log_dir):
-            self._draw(iteration, values if board else {})
-
-    def _draw(self, iteration: int, values: Mapping[str, Any]) -> None:
-        for name, value in values.items():
-            if isinstance(value, Mapping) and len(value) > MANY_CLASSES:
-                continue
-            parts = value.items() if isinstance(value, Mapping) else [("", value)]
-            for part, number in parts:
-                if number is not None:
-                    tag = f"{name}/{part}" if part else name
-                    self._board.add_scalar(tag, number, iteration)
+        if track and self._track is not None:
+            with naming(self._path.parent):
+                self._track(_numbers(values), iteration)
 
     def close(self) -> None:
-        """Flush and close both files."""
+        """Flush and close the file."""
         with naming(self._path):
             self._file.close()
-        with naming(self._board.log_dir):
-            self._board.close()
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers by names like val/AP50."""
+    numbers = {}
+    for name, value in values.items():
+        parts = value if isinstance(value, Mapping) else {"": value}
+        if len(parts) <= MANY_CLASSES:
+            named = {f"{name}/{part}" if part else name: v for part, v in parts.items()}
+            numbers.update({tag: v for tag, v in named.items() if v is not None})
+    return numbers
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
@@ -90,7 +90,7 @@ class Tally:
         """Begin again."""
         self._sums: dict[str, Tensor] = {}
         self._batches = self._images = 0
-        self.seconds = 0.0
+        self.seconds = self.waiting = 0.0
 
     def add(self, losses: Mapping[str, Tensor], images: int) -> None:
         """Count a batch: its losses, and how many images it had."""
@@ -112,13 +112,14 @@ class Tally:
         """Give what was counted."""
         sums = {name: float(value) for name, value in self._sums.items()}
         counts = {"batches": self._batches, "images": self._images, "seconds": self.seconds}
+        counts["waiting"] = self.waiting
         return {"sums": sums, **counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what was counted."""
         self._sums = {name: torch.tensor(float(value)) for name, value in state["sums"].items()}
         self._batches, self._images = state["batches"], state["images"]
-        self.seconds = state["seconds"]
+        self.seconds, self.waiting = state["seconds"], state.get("waiting", 0.0)
 
 
 _PLACED = OUTCOMES.index("placed")

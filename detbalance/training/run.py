@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import gather_object
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import ProjectConfiguration, gather_object
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -119,13 +120,29 @@ class BatchStream:
         )
 
 
-def start_accelerator(mixed_precision: str, accumulation: int) -> Accelerator:
-    """An accelerator for this run."""
+def start_accelerator(
+    mixed_precision: str,
+    accumulation: int,
+    trackers: Sequence[str] = (),
+    folder: Path | None = None,
+) -> Accelerator:
+    """An accelerator for this run; trackers that need a folder get one of their own in `folder`."""
+    available = [str(name) for name in get_available_trackers()]
+    if missing := [name for name in trackers if name not in available]:
+        known = ", ".join(str(name) for name in LOGGER_TYPE_TO_CLASS)
+        raise ValueError(
+            f'train.trackers: "{missing[0]}" cannot be used here. One of {known} is expected, with'
+            f" its package installed (here: {', '.join(available) or 'none'}). Install it, or leave"
+            " it out."
+        )
     AcceleratorState._reset_state()
     GradientState._reset_state()
+    place = None if folder is None else str(folder / "tensorboard")
     return Accelerator(
         mixed_precision=mixed_precision,
         gradient_accumulation_steps=accumulation,
+        log_with=list(trackers) or None,
+        project_config=ProjectConfiguration(logging_dir=place),
         # Without this, processes without a GPU are not taken as parts of one run.
         cpu=not torch.accelerator.is_available(),
     )
@@ -288,6 +305,8 @@ def _rng() -> dict[str, Tensor]:
 
 def _load_tally(tally: Tally, state: Any, where: str | Path) -> None:
     parts = {"sums": dict, "batches": int, "images": int, "seconds": float}
+    if isinstance(state, dict) and "waiting" in state:  # not in old ones
+        parts["waiting"] = float
     refuse_misfit(state, parts, where, "tally")
     refuse_misfit(state["sums"], dict.fromkeys(state["sums"], float), where, "tally.sums")
     tally.load_state_dict(state)
