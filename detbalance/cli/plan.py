@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ from detbalance.cli.options import Common, Json, Positional, Rare, Real, Whole, 
 from detbalance.cli.outputs import Output
 from detbalance.cli.printing import progress, say
 from detbalance.data import load_annotations
-from detbalance.planning import duplicate_findings, make_plan
+from detbalance.data.files import replace_file
+from detbalance.planning import Plan, duplicate_findings, make_plan
+from detbalance.planning.patching import patched
 from detbalance.reporting.console import print_document
 from detbalance.reporting.files import json_text, write_plan
 from detbalance.reporting.plan_document import plan_document
@@ -51,12 +54,25 @@ def plan_command(
         Real(0, min_open=True),
         "Speed of your training, to show how long an epoch takes.",
     ] = None,
+    input_size: Annotated[
+        str | None,
+        "--input-size LONGxSHORT",
+        "Sides of an image as the detector sees it, such as 640x480, for what is said of small"
+        " objects. Default: chosen from the boxes.",
+    ] = None,
+    write: Annotated[
+        Path | None,
+        "--write CONFIG.YAML",
+        "Put the recommended lines into this configuration, and show what changes.",
+    ] = None,
     rare: Rare = None,
     common: Common = None,
     as_json: Json = False,
 ) -> None:
     """Read, plan, print, and write the plan with its figure where a folder is given."""
     limits = group_limits(rare, common)
+    size = None if input_size is None else _sides(input_size)
+    before = None if write is None else _text_of(write)
     _check_folders(val_file, images, val_images)
     if output is not None:  # a missing library is said before any work
         from detbalance.reporting.plan_figure import draw_plan, import_figure
@@ -76,6 +92,7 @@ def plan_command(
         target_length=target_length,
         images_per_second=images_per_second,
         duplicates=duplicates,
+        input_size=size,
     )
     line = (
         "Nothing is written. --output DIR keeps plan.json, plan.csv with every class, plan.png and"
@@ -91,6 +108,44 @@ def plan_command(
         line = f"Written: {', '.join(map(str, written))}"
     if not as_json:
         say("", line)
+    if write is not None and before is not None:
+        _patch(write, before, plan)
+
+
+def _sides(text: str) -> tuple[int, int]:
+    sides = [int(part) for part in text.lower().split("x") if part.isdigit()]
+    if len(sides) != 2 or min(sides) < 1 or max(sides) > 2**16:
+        raise ValueError(
+            f'--input-size: is "{text}". Two sides in pixels, such as 640x480, are expected. Write'
+            " them with an x between them."
+        )
+    return max(sides), min(sides)
+
+
+def _text_of(file: Path) -> str:
+    try:
+        text = file.read_text(encoding="utf-8")
+        patched(text, {"sampling": {}})
+    except OSError as error:
+        raise ValueError(
+            f"--write: {file} cannot be read ({error.strerror}). A configuration is expected."
+            " detbalance init writes one."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"--write: {file}: {error}") from error
+    return text
+
+
+def _patch(file: Path, before: str, plan: Plan) -> None:
+    after = patched(before, plan.recommendation.config)
+    if after == before:
+        say(f"{file}: says so already")
+        return
+    with replace_file(file) as target:
+        target.write(after.encode())
+    lines = (before.splitlines(), after.splitlines())
+    changes = difflib.unified_diff(*lines, lineterm="", n=1)
+    say(f"{file}: changed", *(line for line in changes if not line.startswith(("---", "+++"))))
 
 
 def _check_folders(val: Path | None, images: Path | None, val_images: Path | None) -> None:

@@ -23,8 +23,14 @@ from detbalance.planning.findings import (
     near_names,
     same_names,
 )
+from detbalance.planning.objects import no_room_notes, small_notes
 from detbalance.planning.plan import Finding, Plan
-from detbalance.planning.recommendation import compare_settings, fitted_length, recommend
+from detbalance.planning.recommendation import (
+    compare_settings,
+    fitted_length,
+    pasted_classes,
+    recommend,
+)
 from detbalance.sampling import ImageLabels
 
 _FIRST = "Mend the findings above first, the figures are of little worth until then."
@@ -38,6 +44,7 @@ def make_plan(
     target_length: int | None = None,
     images_per_second: float | None = None,
     duplicates: Sequence[Finding] | None = None,
+    input_size: tuple[int, int] | None = None,
 ) -> Plan:
     """Say how imbalanced a training set is, what to do about it, and what that costs.
 
@@ -54,6 +61,8 @@ def make_plan(
         images_per_second: that training processes, for the time of an epoch.
         duplicates: what `duplicate_findings` found in the image files; without it equal file names
             in both files are a finding.
+        input_size: longer and shorter side of an image as the detector sees it, for what is said of
+            small objects; by default what `choose_input_size` chooses.
 
     Returns:
         The plan; `recommendation` is its point.
@@ -92,6 +101,7 @@ def make_plan(
     if any(finding.file == train.source and finding.kind in UNSOUND for finding in findings):
         advice = dataclasses.replace(advice, reason=f"{_FIRST} {advice.reason}")
     present = [row for row in classes if row.boxes]
+    paste = advice.config.get("augmentation", {}).get("paste", {})
     few = [row for row in present if 0 < (row.val_boxes or 0) < FEW_VAL_BOXES]
     unknown = () if val is None else tuple(n for n in val.categories.names if n not in names)
     return Plan(
@@ -109,8 +119,10 @@ def make_plan(
         absent_in_val=tuple(row.name for row in present if row.val_boxes == 0),
         few_in_val=tuple(row.name for row in few),
         unknown_to_train=unknown,
-        class_notes=class_notes(
-            train_summary, val_summary, classes, unknown, frequency.super_categories
+        class_notes=(
+            *class_notes(train_summary, val_summary, classes, unknown, frequency.super_categories),
+            *small_notes(train, input_size),
+            *no_room_notes(train, pasted_classes(present, paste, pasted)),
         ),
         setting_notes=setting_notes(train_summary, settings, impossible, advice.setting),
     )

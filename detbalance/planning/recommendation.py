@@ -33,7 +33,6 @@ Letters: M images, K classes.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -43,7 +42,7 @@ import numpy as np
 from detbalance.data.arrays import Float64
 from detbalance.data.categories import shorten
 from detbalance.data.frequency import Groups
-from detbalance.data.messages import counted
+from detbalance.data.messages import counted, needs
 from detbalance.planning.plan import ClassPlan, FileSummary, Recommendation, Setting
 from detbalance.sampling import (
     FACTORS,
@@ -228,7 +227,7 @@ def recommend(
         simpler = choices[0]
         reason += f" (the simpler {simpler.name}: {counted(simpler.least_boxes, 'box')})"
     if paste:
-        reason += f"; paste adds boxes where there are fewer than {ENOUGH_BOXES}"
+        reason += f"; paste adds boxes of {_pasted_words(present, paste, pasted_by_default)}"
     config = {"sampling": chosen.config, **_augmentation(paste)}
     return Recommendation(chosen.name, "balance", f"{reason}.", config, yaml_text(config))
 
@@ -324,6 +323,28 @@ def _paste(present: Sequence[ClassPlan], by_default: Collection[str]) -> dict[st
     return {"probability": PASTE_PROBABILITY, "classes": few}
 
 
+def pasted_classes(
+    present: Sequence[ClassPlan], paste: dict[str, Any], by_default: Collection[str]
+) -> list[str]:
+    """The classes that a `paste` section takes."""
+    if "classes" in paste:
+        return list(paste["classes"])
+    return [
+        row.name
+        for row in present
+        if paste and row.name in by_default and row.median_size >= SMALLEST_DONOR
+    ]
+
+
+def _pasted_words(
+    present: Sequence[ClassPlan], paste: dict[str, Any], by_default: Collection[str]
+) -> str:
+    named = shorten(pasted_classes(present, paste, by_default))
+    if "classes" in paste:
+        return f"{named}, which have fewer than {ENOUGH_BOXES}"
+    return f"{named}: all rare and common classes, the rarer the more often"
+
+
 def _augmentation(paste: dict[str, Any]) -> dict[str, Any]:
     return {"augmentation": {"paste": paste}} if paste else {}
 
@@ -335,23 +356,20 @@ def _plain(verdict: str, reason: str, paste: dict[str, Any] | None = None) -> Re
 
 
 def yaml_text(section: dict[str, Any]) -> str:
-    """Write nested settings as YAML, without a library for it."""
-    return "\n".join(_lines(section, ""))
+    """Write nested settings as YAML."""
+    try:
+        import yaml
+    except ImportError as error:
+        raise needs("the lines of a plan", "PyYAML", "report") from error
+    text = yaml.safe_dump(section, sort_keys=False, allow_unicode=True, width=math.inf)
+    return str(text).rstrip("\n")
 
 
-def _lines(section: dict[str, Any], indent: str) -> list[str]:
-    lines = []
-    for key, value in section.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{key}:", *_lines(value, f"{indent}  ")]
-        elif isinstance(value, list):
-            lines += [f"{indent}{key}:", *(f"{indent}  - {_scalar(item)}" for item in value)]
-        else:
-            lines.append(f"{indent}{key}: {value if key == 'method' else _scalar(value)}")
-    return lines
+def yaml_line(section: dict[str, Any]) -> str:
+    """Write nested settings as one line of YAML."""
+    import yaml
 
-
-def _scalar(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    # YAML 1.1 reads 1e-05 as a text.
-    return text.replace("e", ".0e") if isinstance(value, float) and "." not in text else text
+    text = yaml.safe_dump(
+        section, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+    )
+    return str(text).strip()[1:-1]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from detbalance.data.messages import counted
 from detbalance.planning import ClassPlan, FileSummary, Plan
-from detbalance.planning.recommendation import LARGEST_REPEAT
+from detbalance.planning.recommendation import LARGEST_REPEAT, yaml_line
 from detbalance.reporting.document import (
     CHOSEN,
     AnyCell,
@@ -69,6 +69,8 @@ def plan_document(plan: Plan, *, has_csv: bool = False) -> Document:
         _settings(plan),
         *lines("legend", _SETTINGS.format(images)),
         *lines("remark", *plan.setting_notes),
+        title("Lines of the other settings"),
+        *lines("code", *_other_lines(plan)),
         _facts(plan),
     ]
     return Document("Plan", blocks)
@@ -224,6 +226,12 @@ def _settings(plan: Plan) -> Table:
         if setting.name == plan.recommendation.setting:
             styles[i] = CHOSEN
     return Table(columns, rows, styles=styles)
+
+
+def _other_lines(plan: Plan) -> list[str]:
+    """A line for the configuration of each setting that is not recommended."""
+    others = [s for s in plan.settings if s.name != plan.recommendation.setting]
+    return [f"{yaml_line({'sampling': setting.config})}  # {setting.name}" for setting in others]
 
 
 def _share(value: float) -> str:

@@ -228,7 +228,7 @@ def test_the_command_needs_no_torch(files):
     pytest.importorskip("matplotlib")
     arguments = ["plan", str(files / "train.json"), "--val", str(files / "val.json")]
     arguments += ["--output", str(files / "out")]
-    heavy = ["torch", "torchvision", "albumentations", "cv2", "pydantic", "yaml", "pycocotools"]
+    heavy = ["torch", "torchvision", "albumentations", "cv2", "pydantic", "pycocotools"]
     done = fresh(heavy, f"from detbalance.cli import main; main({arguments})")
     assert done.returncode == 0, done.stderr
     assert json.loads((files / "out" / "plan.json").read_text())["schema"] == "detbalance.plan/2"
