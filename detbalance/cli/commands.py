@@ -42,12 +42,16 @@ COMMANDS = {
         "label-issues": "Rank annotated boxes by how wrong their labels look, and images by"
         " unknown objects.",
     },
+    "Take it elsewhere": {
+        "export": "Write a trained detector as ONNX, TorchScript or weights for torchvision's own.",
+    },
 }
 HELP = {name: words for commands in COMMANDS.values() for name, words in commands.items()}
 _OF_EXTRA = {
     "plan": ("plan",),
     "report": ("convert", "split", "report", "compare", "thresholds", "rescore", "fuse"),
     "train": ("init", "preview", "train", "donors", "bag", "evaluate"),
+    "export": ("export",),
     "quickstart": ("quickstart", "digits"),
     "generate": ("generate",),
     "refit": ("refit", "reclassify", "label-issues"),

@@ -22,8 +22,8 @@ def convert_command(
     *,
     train_file: Annotated[Path, Positional("ANNOTATIONS")],
     val_file: Annotated[Path | None, "--val", "The validation data, in any of the formats."] = None,
-    to: Annotated[Literal["coco", "yolo", "voc"], "The format to write."],
     output: Annotated[Path, Output("*.json", "data.yaml", lock=""), "A new folder."],
+    to: Annotated[Literal["coco", "yolo", "voc"], "The format to write."] = "coco",
     images: Annotated[
         Path | None, "Folder of the images, where the annotations do not say it."
     ] = None,

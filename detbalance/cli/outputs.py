@@ -86,13 +86,18 @@ def _paths(ctx: click.Context) -> tuple[list[tuple[str, Output, Path]], list[tup
     for param in ctx.command.params:
         if isinstance(param.type, click.Path) and param.name is not None:
             value = ctx.params[param.name]
-            option = param.opts[0] if isinstance(param, click.Option) else "the arguments"
+            is_option = isinstance(param, click.Option)
+            option = param.opts[0] if is_option else _argument(param, ctx)
             for path in value if isinstance(value, tuple) else (value,):
                 if path is not None and isinstance(param.type, Output):
                     outputs.append((option, param.type, path))
                 elif path is not None:
                     inputs.append((option, path))
     return outputs, inputs
+
+
+def _argument(param: click.Parameter, ctx: click.Context) -> str:
+    return "the arguments" if param.nargs == -1 else param.make_metavar(ctx).lower()
 
 
 def refuse_inputs(
