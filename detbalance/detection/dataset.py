@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torchvision.tv_tensors import BoundingBoxes
 
 from detbalance.augmentation.cutting import note_unusable_masks, segmentation_mask
 from detbalance.augmentation.transform import PER_IMAGE, Augmentation, Image, Target, take_rows
@@ -42,7 +43,7 @@ class Draw:
 
 
 class DetectionDataset(Dataset[Example]):
-    """Images with their boxes, by row of the annotations.
+    """Images with their boxes, by row of the annotations; boxes are `tv_tensors.BoundingBoxes`.
 
     It holds flat arrays and paths only, so forked workers share them and spawned ones get them by
     one small pickle.
@@ -132,7 +133,10 @@ class DetectionDataset(Dataset[Example]):
         # As floats already here: torch knows little to do with 16 bits.
         pixels = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
         return torch.from_numpy(pixels).div_(np.iinfo(image.dtype).max), {
-            "boxes": _tensor(target["boxes"], np.float32),
+            # With what a transform of torchvision (v2) needs to move them with the image.
+            "boxes": BoundingBoxes(
+                _tensor(target["boxes"], np.float32), format="XYXY", canvas_size=image.shape[:2]
+            ),
             "labels": _tensor(np.where(crowd, CROWD_LABEL, target["labels"]), np.int64),
             "area": _tensor(target["areas"], np.float32),
             "iscrowd": _tensor(crowd, np.int64),
@@ -214,8 +218,14 @@ def _tensor(values: NDArray[Any], dtype: Any) -> Tensor:
 
 
 def collate(batch: Sequence[Example]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Put examples together for a detector, which takes images of different sizes as a list."""
-    return [image for image, _ in batch], [target for _, target in batch]
+    """Put examples together for a detector, which takes images of different sizes as a list.
+
+    Values are plain tensors then: nothing is transformed any more, and they cost less.
+    """
+    plain = [
+        {name: value.as_subclass(Tensor) for name, value in target.items()} for _, target in batch
+    ]
+    return [image for image, _ in batch], plain
 
 
 def worker_init(worker: int) -> None:
