@@ -118,6 +118,7 @@ def page_text(
         specs=_json(chart_specs(data)),
         some_confused=number if number < len(report.classes) else 0,
         styles=_text("page.css") + ("" if label_issues is None else _text("label_issues.css")),
+        max_cells=data["settings"]["max_cells"],
         scripts=scripts,
         policy=_policy(scripts),
     )

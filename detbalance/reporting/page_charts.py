@@ -223,14 +223,14 @@ def heatmap(number: int) -> Spec:
                 "legend": None,
                 "scale": {"domain": [0, 1], "range": [0.06, 1]},
             },
-            "tooltip": [*tooltip, tip("amount", "count")],
+            "tooltip": [*tooltip, tip("amount", "count"), tip("part", "share of the row")],
         },
     }
     text = {
         "transform": [{"filter": "datum.count > 0"}],
         "mark": {"type": "text", "fontSize": 10.5, "tooltip": None},
         "encoding": {
-            "text": {"field": "amount", "type": "nominal"},
+            "text": {"field": "text", "type": "nominal"},
             "color": {"field": "ink", "type": "nominal", "scale": None},
         },
     }
