@@ -23,7 +23,6 @@ from detbalance.reporting.page_data import pack
 from detbalance.reporting.page_header import decimals, signed
 
 pytest.importorskip("jinja2")
-pytest.importorskip("vl_convert")
 playwright = pytest.importorskip("playwright.sync_api")
 from detbalance.reporting.page import write_page  # noqa: E402
 
@@ -420,6 +419,13 @@ def test_confusion_chart_and_table_have_the_same_counts(opened: Open) -> None:
         assert "found as" in page.locator("#tip").inner_text()
         page.locator("#heatmap-run").select_option("1")
         assert page.evaluate("VIEWS.heatmap.data('cells').length") == len(counts)
+        page.locator("#heatmap-unit").select_option("shares")
+        page.locator("#heatmap-run").select_option("0")
+        parts = page.evaluate("VIEWS.heatmap.data('cells')")
+        for row in REPORT.classes:
+            shown = next(c["part"] for c in parts if c["true_name"] == c["found_name"] == row.name)
+            share = row.true_positives / row.val_boxes if row.val_boxes else 0.0
+            assert shown == decimals(share)
 
 
 def test_charts_follow_the_width_of_the_window(opened: Open) -> None:

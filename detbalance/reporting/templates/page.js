@@ -164,6 +164,12 @@ async function start() {
   setUpLinks();
   setUpPrint();
   showClass();
+  try {
+    await loadVega();
+  } catch (error) {
+    byId("no-charts").hidden = false;
+    throw error;
+  }
   const charts = [drawImbalance("left", DATA.settings.figure), drawImbalance("right", "recall")];
   if (SPECS.curves) charts.push(drawCurves());
   if (SPECS.scores) charts.push(drawScores());
