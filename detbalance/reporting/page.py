@@ -12,6 +12,7 @@ import base64
 import gzip
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,7 @@ def page_text(
     data = page_data(report, baseline, comparison)
     vega = (_TEMPLATES / "vega.js.gz").read_bytes()
     # The licence asks for its text wherever the program goes.
-    scripts = [_text("vega-licence.txt"), *map(_text, _SCRIPTS)]
+    scripts = [_text("vega-licence.txt"), *map(_script, _SCRIPTS)]
     number = len(data["heatmap"])
     return environment.get_template("page.html").render(
         summary=page_summary(report, baseline, comparison),
@@ -168,6 +169,11 @@ def _environment() -> jinja2.Environment:
 
 def _text(name: str) -> str:
     return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _script(name: str) -> str:
+    """A script of the page without its lines of comments."""
+    return re.sub(r"^ *//.*\n", "", _text(name), flags=re.MULTILINE)
 
 
 def _json(value: Any) -> str:
