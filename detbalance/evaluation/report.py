@@ -63,8 +63,8 @@ from detbalance.evaluation.settings import EvaluationSettings
 
 # Bins of the score histograms, over scores 0 to 1.
 NUM_BINS = 20
-# Cells of the confusion matrix that a report keeps.
-MAX_CELLS = 300
+# Cells off the diagonal of the confusion matrix that a report keeps: all of 30 classes (31 x 30).
+MAX_CELLS = 930
 
 
 @dataclass(frozen=True)

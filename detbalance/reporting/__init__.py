@@ -2,7 +2,7 @@
 
 - `print_document`: the document of a result (`report_document.py`, ...) on the console; needs rich
 - `write_report`, `write_comparison`, `write_plan`: JSON, CSV and Markdown
-- `write_page`: a report as one HTML file; needs jinja2 and vl-convert
+- `write_page`: a report as one HTML file; needs jinja2
 """
 
 from importlib import import_module

@@ -223,14 +223,14 @@ def heatmap(number: int) -> Spec:
                 "legend": None,
                 "scale": {"domain": [0, 1], "range": [0.06, 1]},
             },
-            "tooltip": [*tooltip, tip("amount", "count")],
+            "tooltip": [*tooltip, tip("amount", "count"), tip("part", "share of the row")],
         },
     }
     text = {
         "transform": [{"filter": "datum.count > 0"}],
         "mark": {"type": "text", "fontSize": 10.5, "tooltip": None},
         "encoding": {
-            "text": {"field": "amount", "type": "nominal"},
+            "text": {"field": "text", "type": "nominal"},
             "color": {"field": "ink", "type": "nominal", "scale": None},
         },
     }
@@ -242,6 +242,48 @@ def heatmap(number: int) -> Spec:
         "encoding": {"x": x, "y": y},
         "layer": [cell, text],
     }
+
+
+def confidence() -> Spec:
+    """Precision, recall and F1 over the score threshold: a class whole, its group dashed."""
+    colors = {
+        "domain": ["precision", "recall", "F1"],
+        "range": ["var(--accent)", "var(--wrong)", "var(--ink)"],
+    }
+    lines = {
+        "data": {"name": "measures"},
+        "mark": {"type": "line", "clip": True, "point": {"size": 14}},
+        "encoding": {
+            "x": number_axis(
+                "start", "score threshold", scale={"domain": [0, 1]}, axis={"format": ".1f"}
+            ),
+            "y": number_axis("value", None, scale={"domain": [0, 1]}, axis={"tickCount": 5}),
+            "color": {
+                "field": "measure",
+                "type": "nominal",
+                "scale": colors,
+                "legend": {"orient": "top", "title": None},
+            },
+            "strokeDash": {
+                "field": "side",
+                "type": "nominal",
+                "legend": None,
+                "scale": {"domain": ["class", "group"], "range": [[1, 0], [4, 3]]},
+            },
+            "tooltip": [
+                tip("of", "of"),
+                tip("measure", ""),
+                tip("at", "from score"),
+                tip("text", "value"),
+            ],
+        },
+    }
+    floor = {
+        "data": {"name": "floors"},
+        "mark": {"type": "rule", "stroke": "var(--ink)", "strokeDash": [3, 3]},
+        "encoding": {"x": {"field": "floor", "type": "quantitative"}},
+    }
+    return {**frame(None, 300), "layer": [lines, floor]}
 
 
 # Classes up to which each has its name beside its mark, as far as there is room.
@@ -260,7 +302,7 @@ def chart_specs(data: dict[str, Any]) -> dict[str, Spec]:
     if any(data["runs"][0]["curves"]):
         specs["curves"] = curves(number)
     if any(data["runs"][0]["histograms"]):
-        specs["scores"] = scores()
+        specs |= {"scores": scores(), "confidence": confidence()}
     if data["heatmap"]:
         specs["heatmap"] = heatmap(len(data["heatmap"]))
     return specs

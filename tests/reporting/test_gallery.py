@@ -564,7 +564,6 @@ def test_even_noise_keeps_to_its_bytes() -> None:
 def test_the_page_escapes_names_and_says_what_is_not_shown(tmp_path: Path) -> None:
     page = pytest.importorskip("detbalance.reporting.page")
     pytest.importorskip("jinja2")
-    pytest.importorskip("vl_convert")
     report, _, _ = make_report(tmp_path)
     evil = '"><script>alert(1)</script>'
     box = Box(1.0, 2.0, 3.0, 4.0, "subject-found")

@@ -23,7 +23,6 @@ from detbalance.reporting.page_data import pack
 from detbalance.reporting.page_header import decimals, signed
 
 pytest.importorskip("jinja2")
-pytest.importorskip("vl_convert")
 playwright = pytest.importorskip("playwright.sync_api")
 from detbalance.reporting.page import write_page  # noqa: E402
 
@@ -172,7 +171,7 @@ def heading(page: Any, title: str, table: str = "table") -> Any:
 # It loads
 
 
-@pytest.mark.parametrize(("name", "charts"), [("comparison", 5), ("one", 4), ("figures", 2)])
+@pytest.mark.parametrize(("name", "charts"), [("comparison", 6), ("one", 5), ("figures", 2)])
 def test_page_has_the_sections_that_there_is_something_for(
     opened: Open, name: str, charts: int
 ) -> None:
@@ -381,6 +380,19 @@ def test_choosing_a_class_shows_it_everywhere(opened: Open) -> None:
         assert {one["i"] for one in page.evaluate("VIEWS.curves.data('chosen')")} == {5}
         bins = page.evaluate("VIEWS.scores.data('bins').map((row) => row.count)")
         known = REPORT.details.histograms[row.name]
+        measures = {
+            (one["measure"], round(20 * one["start"])): one["value"]
+            for one in page.evaluate("VIEWS.confidence.data('measures')")
+            if one["side"] == "class"
+        }
+        for place in range(20):
+            right, wrong = sum(known.right[place:]), sum(known.wrong[place:])
+            expected = {"recall": right / row.val_boxes}
+            expected["F1"] = 2 * right / (right + wrong + row.val_boxes)
+            if right + wrong:
+                expected["precision"] = right / (right + wrong)
+            for name, value in expected.items():
+                assert measures[name, place] == pytest.approx(value)
         assert bins == [*known.right, *(-count for count in known.wrong)]
         labels = page.locator("#scores .role-axis-label text").all_text_contents()
         assert {"0.0", "1.0", "0", "30"} <= set(labels)
@@ -420,6 +432,13 @@ def test_confusion_chart_and_table_have_the_same_counts(opened: Open) -> None:
         assert "found as" in page.locator("#tip").inner_text()
         page.locator("#heatmap-run").select_option("1")
         assert page.evaluate("VIEWS.heatmap.data('cells').length") == len(counts)
+        page.locator("#heatmap-unit").select_option("shares")
+        page.locator("#heatmap-run").select_option("0")
+        parts = page.evaluate("VIEWS.heatmap.data('cells')")
+        for row in REPORT.classes:
+            shown = next(c["part"] for c in parts if c["true_name"] == c["found_name"] == row.name)
+            share = row.true_positives / row.val_boxes if row.val_boxes else 0.0
+            assert shown == decimals(share)
 
 
 def test_charts_follow_the_width_of_the_window(opened: Open) -> None:

@@ -159,7 +159,6 @@ def test_without_opencv_there_are_no_pictures(
 def page_of(found: LabelIssuesSection | None, **options: Any) -> str:
     page = pytest.importorskip("detbalance.reporting.page")
     pytest.importorskip("jinja2")
-    pytest.importorskip("vl_convert")
     return str(page.page_text(made_report(["gold", "iron", "tin"]), label_issues=found, **options))
 
 

@@ -6,20 +6,30 @@ const NO_CLASS = ["background", "missed"];
 const className = (place, side) => (place < 0 ? NO_CLASS[side] : CLASSES.name[place]);
 const pairKey = ([real, found]) => `${real} ${found}`;
 
-function cellRows(run) {
+// Boxes to find of a true class; of the background, the detections that lie on it.
+function rowTotal(real, confusion) {
+  if (real >= 0) return CLASSES.val_boxes[real];
+  return confusion.reduce((sum, cell) => (cell[0] < 0 ? sum + cell[2] : sum), 0);
+}
+
+// Counts, or with `shares` parts of the row's total.
+function cellRows(run, shares) {
   const order = [...DATA.heatmap, -1];
   const { confusion, right } = DATA.runs[run];
   const counts = new Map(confusion.map((cell) => [pairKey(cell), cell[2]]));
   const cells = order.flatMap((real, row) => order.map((found, column) => ({
     real, found, row, column, wrong: real !== found,
     count: (real === found ? right[real] : counts.get(pairKey([real, found]))) || 0 })));
-  const most = cells.reduce((a, cell) => (cell.wrong ? Math.max(a, cell.count) : a), 1);
+  const totals = new Map(order.map((real) => [real, rowTotal(real, confusion) || 1]));
+  const part = (cell) => cell.count / totals.get(cell.real);
+  const most = shares ? 1 : cells.reduce((a, cell) => (cell.wrong ? Math.max(a, cell.count) : a), 1);
   return cells.filter(({ real, found }) => real >= 0 || found >= 0).map((cell) => {
-    const share = cell.wrong ? Math.sqrt(cell.count / most) : 0;
+    const share = cell.wrong ? Math.sqrt(Math.min(1, (shares ? part(cell) : cell.count) / most)) : 0;
     return {
       true_name: className(cell.real, 0), found_name: className(cell.found, 1),
       row: cell.row, column: cell.column, count: cell.count, wrong: cell.wrong, share,
-      amount: whole(cell.count),
+      amount: whole(cell.count), part: decimals(part(cell)),
+      text: shares ? decimals(part(cell), 2) : whole(cell.count),
       ink: !cell.wrong ? "var(--muted)" : share > 0.6 ? "var(--paper)" : "var(--ink)",
     };
   });
@@ -29,12 +39,13 @@ async function drawHeatmap() {
   const names = DATA.heatmap.map((place) => shorten(className(place), 18));
   byId("heatmap").style.minWidth = `${137 + 27 * names.length}px`;
   byId("heatmap").style.maxWidth = `${250 + 90 * names.length}px`;
-  await drawChart("heatmap", { cells: cellRows(0) }, { names });
-  if (!BEFORE || !BEFORE.confusion.length) return;
-  const menu = byId("heatmap-run");
-  menu.append(make("option", { value: 0 }, "this run"), make("option", { value: 1 }, "baseline"));
-  menu.addEventListener("change", () => redraw("heatmap", { cells: cellRows(Number(menu.value)) }));
-  byId("heatmap-tools").hidden = false;
+  const [run, unit] = [byId("heatmap-run"), byId("heatmap-unit")];
+  const cells = () => cellRows(Number(run.value), unit.value === "shares");
+  run.append(make("option", { value: 0 }, "this run"));
+  if (BEFORE && BEFORE.confusion.length) run.append(make("option", { value: 1 }, "baseline"));
+  run.parentElement.hidden = run.options.length < 2;
+  await drawChart("heatmap", { cells: cells() }, { names });
+  for (const menu of [run, unit]) menu.addEventListener("change", () => redraw("heatmap", { cells: cells() }));
 }
 
 function confusionColumns(cells) {

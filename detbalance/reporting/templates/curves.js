@@ -129,6 +129,45 @@ async function drawScores() {
   await drawChart("scores", data, signals);
 }
 
+// Precision, recall and F1 of the classes' detections from each score on, counted together. Exact:
+// the thresholds are the ends of the histograms' bins.
+function measureRows(classes, side, of) {
+  const bins = classes.map((i) => RUN.histograms[i]).filter(known);
+  const boxes = classes.reduce((sum, i) => sum + CLASSES.val_boxes[i], 0);
+  const number = bins.length ? bins[0][0].length : 0;
+  let [right, wrong] = [0, 0];
+  const rows = [];
+  for (let k = number - 1; k >= 0; k--) {
+    for (const one of bins) { right += one[0][k]; wrong += one[1][k]; }
+    const measures = {
+      precision: right + wrong ? right / (right + wrong) : null,
+      recall: boxes ? right / boxes : null,
+      F1: boxes ? 2 * right / (boxes + right + wrong) : null,
+    };
+    for (const [measure, value] of Object.entries(measures).filter((one) => known(one[1]))) {
+      const start = k / number;
+      rows.push({ side, of, measure, start, value, at: decimals(start, 2), text: decimals(value) });
+    }
+  }
+  return rows;
+}
+
+function confidenceChart(i) {
+  const group = CLASSES.group[i];
+  const members = group ? places().filter((other) => CLASSES.group[other] === group) : [];
+  const measures = [
+    ...measureRows([i], "class", CLASSES.name[i]),
+    ...(members.length > 1 ? measureRows(members, "group", `all ${group} classes`) : []),
+  ];
+  return { measures, floors: scoreChart(i).data.floors };
+}
+
+function confidenceWords(i) {
+  const floor = CLASSES.score_threshold[i];
+  return `Whole: the class${CLASSES.group[i] ? `; dashed: all ${CLASSES.group[i]} classes together` : ""}.`
+    + (known(floor) ? ` Dashed upright: its score threshold, ${decimals(floor)}.` : "");
+}
+
 function curveWords(i) {
   if (!CURVES[0][i]) return "This class has no boxes to find, and so no curve.";
   const dashed = BEFORE ? "Dashed: the baseline." : "";

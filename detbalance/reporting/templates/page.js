@@ -12,6 +12,7 @@ function choose(i, scroll) {
   redraw("curves", { chosen: bothCurves(i) });
   const { data, signals } = scoreChart(i);
   redraw("scores", data, signals);
+  redraw("confidence", confidenceChart(i));
   if (scroll) byId("one").scrollIntoView({ block: "start" });
 }
 
@@ -32,7 +33,10 @@ function showClass() {
     }),
   ].filter(known).join(", ");
   if (SPECS.curves) byId("curves-legend").textContent = curveWords(i);
-  if (SPECS.scores) byId("scores-legend").textContent = scoreWords(i);
+  if (SPECS.scores) {
+    byId("scores-legend").textContent = scoreWords(i);
+    byId("confidence-legend").textContent = confidenceWords(i);
+  }
   describeConfusion(i);
 }
 
@@ -112,7 +116,7 @@ function setUpClasses() {
   menu.addEventListener("change", () => choose(Number(menu.value), false));
   byId("previous").addEventListener("click", () => choose((chosenClass + NUMBER - 1) % NUMBER, false));
   byId("next").addEventListener("click", () => choose((chosenClass + 1) % NUMBER, false));
-  for (const id of ["curves", "scores"]) byId(`${id}-box`).hidden = !SPECS[id];
+  for (const id of ["curves", "scores", "confidence"]) byId(`${id}-box`).hidden = !SPECS[id];
   byId("heatmap-box").hidden = !SPECS.heatmap;
 }
 
@@ -164,9 +168,15 @@ async function start() {
   setUpLinks();
   setUpPrint();
   showClass();
+  try {
+    await loadVega();
+  } catch (error) {
+    byId("no-charts").hidden = false;
+    throw error;
+  }
   const charts = [drawImbalance("left", DATA.settings.figure), drawImbalance("right", "recall")];
   if (SPECS.curves) charts.push(drawCurves());
-  if (SPECS.scores) charts.push(drawScores());
+  if (SPECS.scores) charts.push(drawScores(), drawChart("confidence", confidenceChart(chosenClass)));
   if (SPECS.heatmap) charts.push(drawHeatmap());
   await Promise.all(charts);
   document.documentElement.dataset.ready = "yes";
