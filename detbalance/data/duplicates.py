@@ -31,6 +31,8 @@ HASH_BITS = 1024
 # How an export of augmented data names its copies of one picture.
 COPY = re.compile(r"([^/\\]+)\.rf\.\w+\.\w+$")
 _SIDE = 128  # pixels of the thumbnail; its 32 x 32 lowest frequencies give a bit each
+# [32, _SIDE], of the discrete cosine transform (type 2).
+_COSINES = np.cos(np.pi * np.arange(32)[:, None] * (2 * np.arange(_SIDE) + 1) / (2 * _SIDE))
 _PLAIN = 1.0  # grey levels; below, the hash is made of rounding errors
 _THREADS = 8
 _CHUNK = 2048  # hashes compared at a time: 8 MB of each set, 16 MB of distances
@@ -110,7 +112,7 @@ def find_duplicates(
 
     Raises:
         ValueError: if `near` is out of range.
-        ImportError: if `near` is given and imagehash or Pillow is missing.
+        ImportError: if `near` is given and Pillow is missing.
 
     Source: Zauner, Implementation and benchmarking of perceptual image hash functions, 2010, as
     imagehash.phash has it. Differs: 1024 bits of a 128 pixel thumbnail in place of 64 bits of 32
@@ -122,7 +124,7 @@ def find_duplicates(
             "bits, or None. Unrelated images differ in about half of them; try 96."
         )
     if near is not None:
-        _import_libraries()
+        _import_pillow()
     within = val is None
     names, paths = _files_of(train, train_dir)
     searched = len(paths)
@@ -225,7 +227,7 @@ def _read(path: Path | None, size: int | None, shared: set[int | None], with_pha
 
 def _phash(data: bytes) -> bytes | None:
     """The perceptual hash of an encoded image, or None for an image without a pattern."""
-    imagehash, pil = _import_libraries()
+    pil = _import_pillow()
     with pil.open(io.BytesIO(data)) as image:
         # JPEG decodes several times faster at a fraction of the size, if that is above the given.
         image.draft("L", (2 * _SIDE, 2 * _SIDE))
@@ -242,18 +244,18 @@ def _phash(data: bytes) -> bytes | None:
     pattern = grey - grey.mean(0) - grey.mean(1, keepdims=True) + grey.mean()
     if pattern.std() < _PLAIN:
         return None
-    bits = imagehash.phash(small, hash_size=32, highfreq_factor=_SIDE // 32).hash
-    return np.packbits(bits).tobytes()
+    # The lowest frequencies of a cosine transform, against their median.
+    low = _COSINES @ np.asarray(small, np.float64) @ _COSINES.T
+    return np.packbits(low > np.median(low)).tobytes()
 
 
-def _import_libraries() -> tuple[Any, Any]:
-    """Import imagehash and Pillow's Image, or say how to install them."""
+def _import_pillow() -> Any:
+    """Import Pillow's Image, or say how to install it."""
     try:
-        import imagehash
         from PIL import Image
     except ImportError as error:
-        raise needs("finding near-duplicates", "imagehash and Pillow", "plan") from error
-    return imagehash, Image
+        raise needs("finding near-duplicates", "Pillow", "plan") from error
+    return Image
 
 
 def _identical(digests: list[bytes | None], searched: int, start: int) -> Int64:

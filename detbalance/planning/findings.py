@@ -255,7 +255,7 @@ def duplicate_findings(
         cannot use.
 
     Raises:
-        ImportError: if imagehash or Pillow is missing.
+        ImportError: if Pillow is missing.
     """
     result = find_duplicates(train, train_dir, val, val_dir, progress=progress)
     where, other = (train, "here twice") if val is None else (val, f"in {train.source} too")

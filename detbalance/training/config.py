@@ -310,7 +310,7 @@ def load_config(
         " configs/."
     )
     try:
-        with Path(path).open("rb") as file:
+        with _shipped(Path(path)).open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise ValueError(f"{where}: cannot be read ({error.strerror}). {expected}") from error
@@ -331,6 +331,14 @@ def load_config(
         config = config.model_copy(update={"data": data})
     _check_paths(config.data, where)
     return config
+
+
+def _shipped(path: Path) -> Path:
+    """The path, or where the package keeps it: `configs/x.yaml` works in any folder."""
+    if path.exists() or path.parts[:1] != ("configs",):
+        return path
+    package = Path(__file__).parents[1]
+    return next((p / path for p in (package, package.parent) if (p / path).is_file()), path)
 
 
 def parse_config(raw: Mapping[str, Any], where: str) -> Config:

@@ -92,7 +92,7 @@ def picture(path: Path, seed: int) -> None:
 
 
 def test_images_in_both_sets_are_found(tmp_path, capsys):
-    pytest.importorskip("imagehash")
+    pytest.importorskip("PIL")
     write(tmp_path / "train.json", sized([["a"], ["b"], ["a"]]))
     write(tmp_path / "val.json", sized([["a"], ["b"]], prefix="val"))
     for i, name in enumerate(("0", "1", "2", "val0")):
@@ -113,7 +113,7 @@ def test_images_in_both_sets_are_found(tmp_path, capsys):
 def test_images_that_training_would_refuse_are_findings(tmp_path, capsys):
     """What training says of the files, the plan says before it: sizes, orientation, damage."""
     image = pytest.importorskip("PIL.Image")
-    pytest.importorskip("imagehash")
+    pytest.importorskip("PIL")
     document = sized([["a"], ["b"], ["a"], ["b"], ["a"]])
     document["images"][1]["width"] = 32
     train = write(tmp_path / "train.json", document)
@@ -135,7 +135,7 @@ def test_images_that_training_would_refuse_are_findings(tmp_path, capsys):
 
 
 def test_a_file_listed_twice_is_one_finding(tmp_path, capsys):
-    pytest.importorskip("imagehash")
+    pytest.importorskip("PIL")
     document = sized([["a"], ["b"], ["a"]])
     document["images"][2]["file_name"] = "0.png"
     train = write(tmp_path / "train.json", document)
@@ -148,7 +148,7 @@ def test_a_file_listed_twice_is_one_finding(tmp_path, capsys):
 
 def test_images_that_training_has_twice_are_found(tmp_path, capsys):
     image = pytest.importorskip("PIL.Image")
-    pytest.importorskip("imagehash")
+    pytest.importorskip("PIL")
     write(tmp_path / "train.json", sized([["a"], ["b"], ["a"]]))
     for i in range(2):
         picture(tmp_path / f"{i}.png", i)

@@ -197,6 +197,15 @@ def test_plain_images_with_the_same_bytes_are_identical(tmp_path):
     ]
 
 
+def test_the_hash_is_that_of_imagehash():
+    for seed in range(20):
+        image, file = photo(seed), io.BytesIO()
+        image.save(file, "PNG")
+        small = image.convert("L").resize((128, 128), Image.Resampling.LANCZOS)
+        expected = imagehash.phash(small, hash_size=32, highfreq_factor=4).hash
+        assert duplicates._phash(file.getvalue()) == np.packbits(expected).tobytes()
+
+
 def test_different_16_bit_images_are_told_apart(tmp_path):
     """Plain conversion cuts 16-bit values off at 255: all images would be white."""
 
@@ -271,7 +280,7 @@ def test_near_out_of_range_is_named(tmp_path):
 
 def test_without_the_library_identical_files_are_found_still(tmp_path, monkeypatch):
     train = annotated(tmp_path, {"a.png": photo(1), "b.png": photo(1)})
-    monkeypatch.setitem(sys.modules, "imagehash", None)
+    monkeypatch.setitem(sys.modules, "PIL", None)
     assert find_duplicates(train, tmp_path, near=None).num_identical == 1
     with pytest.raises(ImportError, match=r"pip install .*\[plan\]"):
         find_duplicates(train, tmp_path)

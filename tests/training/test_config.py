@@ -14,6 +14,7 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from squares import make_data
 
 from detbalance.augmentation import DonorBank, RarePaste
 from detbalance.data import Categories
@@ -486,3 +487,24 @@ def test_without_the_package_of_weights_the_default_is_none(config_file, monkeyp
     config = parse_config({key: raw[key] for key in ("output", "data", "loss")}, "made")
     assert (config.model.weights, config.train.backbone_rate) == ("none", 1.0)
     assert not config.loads_weights
+
+
+def test_shipped_configurations_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = make_data(tmp_path / "data")
+    own = [f"data.{part}={data / name}" for part, name in FILES_OF_DATA.items()]
+    assert load_config("configs/digits.yaml", own).model.backbone == "tiny"
+    with pytest.raises(ValueError, match=r"^configs/nothing\.yaml: cannot be read"):
+        load_config("configs/nothing.yaml")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "digits.yaml").write_text("[]")  # one's own goes first
+    with pytest.raises(ValueError, match="holds list"):
+        load_config("configs/digits.yaml", own)
+
+
+FILES_OF_DATA = {
+    "train": "train.json",
+    "val": "train.json",
+    "train_images": "images",
+    "val_images": "images",
+}
