@@ -1,12 +1,13 @@
 # make quickstart: a plain and a balanced detector on an embedded data set, compared per class
 # make test:       lint, types and tests
-# Both install what they need into .venv first; a second run finds it there.
+# make docs:       the documentation site, in site/
+# All install what they need into .venv first; a second run finds it there.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test install clean
+.PHONY: quickstart test docs install clean
 
 quickstart: $(VENV)/.quickstart
 	$(BIN)/python tools/quickstart.py
@@ -16,6 +17,9 @@ test: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto
+
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 install: $(VENV)/.dev
 
@@ -32,4 +36,4 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	touch $@ $(VENV)/.quickstart
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,8 +15,10 @@ from click.testing import CliRunner
 from detbalance.cli import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = {file: file.read_text(encoding="utf-8") for file in FILES}
+README, TEXT = PAGES[FILES[0]], "\n".join(PAGES.values())
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 CODE = [text for language, text in BLOCKS if language == "python"]
 COMMANDS = [
     line.partition("#")[0].strip()
@@ -40,14 +42,24 @@ def test_tables_are_those_of_the_last_measurement():
 
 
 def test_every_config_is_listed_and_every_named_file_is_there():
-    listed = set(re.findall(r"`(configs/[\w/]+\.yaml)`", README))
+    listed = set(re.findall(r"`(configs/[\w/]+\.yaml)`", TEXT))
     assert listed == {p.relative_to(ROOT).as_posix() for p in ROOT.glob("configs/**/*.yaml")}
-    for name in set(re.findall(r"\b(?:tools|configs)/\w+\.\w+", README)):
-        assert (ROOT / name).is_file(), name
-    for name in re.findall(r"\]\((docs/[\w/.]+)", README):
+    for name in set(re.findall(r"\b(?:tools|configs)/\w+\.\w+", TEXT)):
         assert (ROOT / name).is_file(), name
     for target in re.findall(r"make (\w+)", README):
         assert f"\n{target}:" in (ROOT / "Makefile").read_text(encoding="utf-8"), target
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_links_between_pages_lead_somewhere(file):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", PAGES[file]):
+        # Pages of the site that are made from the code.
+        if target not in ("reference/commands.md", "reference/configuration.md"):
+            assert (file.parent / target).exists(), target
+
+
+def test_the_readme_is_a_page_that_one_reads():
+    assert len(README.splitlines()) <= 150
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,9 +1,9 @@
 """Measure against named peers: `python tools/benchmark.py annotations sampling`.
 
 Each subject is a file in tools/benchmarks/ with `main()`, which measures, prints and returns the
-figures, and `table(figures)`, which sets them as a table for README.md or docs/measured.md, between
-its marks there. Ratios within one run are what counts: absolute times depend on the machine and on
-what else it does.
+figures, and `table(figures)`, which sets them as a table for README.md or a page of docs/,
+between its marks there. Ratios within one run are what counts: absolute times depend on the machine
+and on what else it does.
 
 `python tools/benchmark.py --tables` only writes the tables from the last figures.
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 from types import ModuleType
 
 FOLDER = Path(__file__).parent / "benchmarks"
-PAGES = [Path(__file__).parents[1] / name for name in ("README.md", "docs/measured.md")]
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SUBJECTS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 # Where subjects find what they share: the files whose names begin with "_".
 sys.path.append(str(FOLDER))

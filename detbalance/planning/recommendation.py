@@ -22,7 +22,7 @@ The rule, in the order of its questions:
 
 Known: on LVIS repeat factors take mask AP of rare classes from 0.0 to 11.5 (Mask R-CNN), and
 instance-aware ones beat them in their authors' paper; class-aware sampling takes AP50 on OpenImages
-from 51.6 to 60.0; on our digits (README) class-aware sampling and the square root help rare classes
+from 51.6 to 60.0; on our digits class-aware sampling and the square root help rare classes
 as much as repeat factors or more, equal classes less, and paste on top of sampling most of all. Not
 known: how much more AP a rare class gets from being shown more. It is what can be computed before
 training, and the limits here are judgement, not measurement. Repeat factors lowered box AP of a

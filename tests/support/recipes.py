@@ -1,4 +1,4 @@
-"""What the tests of the README's recipes for other codebases share."""
+"""What the tests of the recipes for other codebases share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from detbalance.sampling import BalancedBatchSampler, RepeatFactorSampler
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "host-frameworks.md"
 # 12 draws: 6 batches of 2, 3 for each of 2 processes.
 FACTORS = [1.0, 2.5, 1.0, 0.5, 3.0, 1.0, 1.0, 1.0, 1.0]
 # The labels of 9 images, one without boxes, and a threshold that repeats the one of class 2.
@@ -37,12 +37,12 @@ class Indices(Dataset[int]):
 
 
 def recipe_text(framework: str) -> str:
-    """The code block of a framework in the README."""
-    parts = README.read_text(encoding="utf-8").partition("## In other codebases\n")[2]
+    """The code block of a framework on the page of recipes."""
+    parts = PAGE.read_text(encoding="utf-8")
     found = re.search(
         rf"^\*\*{framework}.*?^```python\n(.*?)^```$", parts, re.DOTALL | re.MULTILINE
     )
-    assert found, f"README.md has no recipe for {framework}"
+    assert found, f"{PAGE.name} has no recipe for {framework}"
     return found[1]
 
 
@@ -52,7 +52,7 @@ def recipe(framework: str, **options: str) -> CodeType:
     for name, value in options.items():
         text, changed = re.subn(rf"{name}=[\d.]+", f"{name}={value}", text)
         assert changed == 1, name
-    return compile(text, f"README.md: {framework}", "exec")
+    return compile(text, f"{PAGE.name}: {framework}", "exec")
 
 
 def drawn(epoch: int, factors: Any = FACTORS, seed: int = 0) -> list[int]:
