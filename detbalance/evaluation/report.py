@@ -36,6 +36,11 @@ Undefined numbers are null.
               0, .01, ... 1), histograms (20 bins of scores: right, wrong); confusion (list of
               true, found, count, as the errors of these kinds: "classification"; "background",
               true null; "missed", found null; what is right is in true_positives of the classes)
+    slices    list, empty unless asked for; each entry, the images with one value of one key:
+        key, value                   of the image entries; value null: the images without the key
+        val_images, val_boxes        images of the slice, and boxes to find on them
+        num_evaluated                classes with boxes to find
+        figures, intervals           AP50 and recall, means over those classes
     settings  annotations, predictions (files; null: from memory), backend, iou_thresholds,
               recall_iou_threshold, score_threshold, max_detections, area_ranges,
               frequency_source (file that the groups come from, or null), group_rule (words or
@@ -154,6 +159,17 @@ class GroupRow(_Row):
     val_boxes: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class SliceRow(_Row):
+    """The images with one value of a key; figures are means over the classes with boxes there."""
+
+    key: str
+    value: str | None
+    val_images: int
+    val_boxes: int
+    num_evaluated: int
+
+
 SCHEMA = "detbalance.report/2"
 
 
@@ -176,6 +192,7 @@ class Report:
         settings: thresholds, caps, files and the group rule.
         notes: sentences for the reader, such as classes that the training file lacks.
         details: curves, histograms and confused classes; None in files of earlier versions.
+        slices: AP50 and recall on parts of the images, where they were asked for.
     """
 
     classes: tuple[ClassRow, ...]
@@ -184,6 +201,7 @@ class Report:
     settings: ReportSettings
     notes: tuple[str, ...] = ()
     details: Details | None = None
+    slices: tuple[SliceRow, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Give the content of report.json: plain JSON values, None for undefined."""

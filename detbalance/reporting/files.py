@@ -158,11 +158,14 @@ def json_text(value: Any, depth: int = 0) -> str:
 
 
 def csv_text(content: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Write the rows of classes and groups as CSV."""
+    """Write the rows of classes, groups and slices as CSV."""
     rows = [{"kind": "class", **_flat(row)} for row in content["classes"]]
     for name, row in content["groups"].items():
         group = "" if name == "all" else name
         rows.append({"kind": "group", "name": name, "group": group, **_flat(row)})
+    for row in content.get("slices", ()):
+        name = f"{row['key']}={'' if row['value'] is None else row['value']}"
+        rows.append({**_flat(row), "kind": "slice", "name": name})
     return csv_lines([columns, *([row.get(column) for column in columns] for row in rows)])
 
 
