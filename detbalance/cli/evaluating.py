@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.cli.options import EvaluationOptions
-from detbalance.cli.printing import is_quick, rounded, say, waiting
+from detbalance.cli.printing import rounded, say, waiting
 from detbalance.data import Annotations, Predictions, load_annotations, load_predictions
 from detbalance.data.frequency import Frequency, Groups, class_frequency, frequency_groups
 from detbalance.evaluation import (
@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DRAWS = 1000
-_SMALL = 1e9  # bytes that draws may take without being asked for
+# What draws may take without being asked for, in seconds of one core and in bytes.
+_PATIENCE = 10.0
+_SMALL = 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +173,7 @@ def why_no_draws(result: Evaluation) -> str:
     """Why AP and AR get no intervals unasked, and how to get them; "" where they get them."""
     seconds = drawing_seconds(result.matches, DRAWS)
     needed = drawn_bytes(1, DRAWS, len(result.val_boxes))
-    if is_quick(seconds) and needed <= _SMALL:
+    if seconds <= _PATIENCE and needed <= _SMALL:
         return ""
     room = f" and {needed / 1e9:.1f} GB of memory" if needed > _SMALL else ""
     return (

@@ -15,7 +15,7 @@ import pytest
 from commands import run_command
 from scenes import load, make_scene, training_file
 
-from detbalance.cli import printing
+from detbalance.cli import evaluating, printing
 from detbalance.evaluation import load_report
 
 pytest.importorskip("rich")
@@ -137,6 +137,7 @@ def test_intervals_of_ap_come_without_asking_where_that_is_quick(
     assert "95%, of recall and prec., by Wilson from the number of boxes" in without
     assert "--num-bootstrap" not in without
     monkeypatch.setattr(printing, "QUICK", -1.0)
+    monkeypatch.setattr(evaluating, "_PATIENCE", -1.0)
     _, slow, _ = run(capsys, files)
     assert slow.splitlines()[:-1] == without.splitlines()
     assert "Pass --num-bootstrap 1000" in slow.splitlines()[-1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -470,6 +471,18 @@ def test_paper_has_all_rows_and_no_buttons(opened: Open) -> None:
         page.emulate_media(media="screen")
         playwright.expect(rows).to_have_count(15)
         assert facts.is_hidden()
+
+
+def test_very_many_classes_take_few_sheets_of_paper(opened: Open) -> None:
+    with opened("big") as page:
+        page.emulate_media(media="print")
+        rows = page.locator("#table tbody tr")
+        playwright.expect(rows).to_have_count(101)
+        assert rows.last.inner_text() == "1,103 more rows are not printed: report.csv has all."
+        sheets = len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4")))
+        assert sheets <= 12
+        page.emulate_media(media="screen")
+        playwright.expect(rows).to_have_count(100)
 
 
 def test_theme_is_that_of_the_system_until_it_is_switched(opened: Open) -> None:
