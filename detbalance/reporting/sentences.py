@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 # What console, Markdown and the top of the page have room for; the other formats have all figures.
 SHOWN_FIGURES = tuple(name for name, figure in FIGURES.items() if figure.shown)
 KINDS_IN_WORDS = (
-    "classification: on a box of another class; localisation: overlaps its box too little;",
-    "both: overlaps a box of another class too little; duplicate: of a box found already;",
-    "background: on no box; missed: boxes not found",
+    "classification: on a box of another class; background: on no box;",
+    "localisation: overlaps its box too little; duplicate: of a box found already;",
+    "both: overlaps a box of another class too little; missed: boxes not found",
 )
 ROW_MEANS = "group rows: means over the classes where the figure is defined"
 SLICE_MEANS = (
