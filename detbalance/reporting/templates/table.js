@@ -1,5 +1,6 @@
 "use strict";
-// Rows that paper has of a very long table.
+// Rows from which a table is very long, and how many of them paper has then.
+const VERY_LONG = 200;
 const ON_PAPER = 70;
 
 // A table that sorts by click or key, undefined values last, and draws so many rows at first.
@@ -112,7 +113,7 @@ class SortedTable {
     if (open) this.limitOnScreen = this.limit;
     const length = this.rows.filter(this.kept).length;
     this.printing = open;
-    this.limit = !open ? this.limitOnScreen : length > 2 * ON_PAPER ? ON_PAPER : Infinity;
+    this.limit = !open ? this.limitOnScreen : length > VERY_LONG ? ON_PAPER : Infinity;
     this.draw();
   }
 }
