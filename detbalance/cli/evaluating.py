@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,9 +31,15 @@ from detbalance.evaluation.bootstrap import drawn_bytes
 from detbalance.evaluation.compare import check_room
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.evaluation.sanity_checks import odd_scores
-from detbalance.reporting.comparison_document import comparison_document
+from detbalance.reporting.comparison_document import baselines_document, comparison_document
 from detbalance.reporting.console import print_document
-from detbalance.reporting.files import json_text, write_comparison, write_report
+from detbalance.reporting.files import (
+    baselines_dict,
+    json_text,
+    write_baselines,
+    write_comparison,
+    write_report,
+)
 from detbalance.reporting.report_document import report_document
 
 if TYPE_CHECKING:
@@ -255,6 +261,20 @@ def show_comparison(
     ]
     if not as_json:
         say(f"Written: {', '.join(map(str, written))}")
+
+
+def show_baselines(
+    comparisons: Mapping[str, Comparison], output: Path | None, *, as_json: bool = False
+) -> None:
+    """Print one detector against several baselines, and write it where a folder is given."""
+    if as_json:
+        click.echo(json_text(baselines_dict(comparisons)))
+    else:
+        print_document(baselines_document(comparisons))
+    if output is not None:
+        written = write_baselines(comparisons, output)
+        if not as_json:
+            say(f"Written: {', '.join(map(str, written))}")
 
 
 def pictures(evaluation: Evaluation, report: Report, images: Path) -> Gallery | None:

@@ -162,7 +162,7 @@ def _table(block: TableBlock, shown: list[int]) -> Table:
         column = block.columns[i]
         # A column marked no_wrap is never narrowed while another can be.
         table.add_column(
-            column.title,
+            Text(printable(column.title, keep="\n")),
             justify="right" if column.numeric else "left",
             no_wrap=place > 0,
             min_width=None if place else _NAME_WIDTH,
