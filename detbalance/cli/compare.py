@@ -93,6 +93,12 @@ def _baselines(
     num_bootstrap: int,
 ) -> int:
     """Compare the last file with each of the others."""
+    twice = next((file for file in files if files.count(file) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"compare: {twice} is given {files.count(twice)} times. Two results files or more are"
+            " expected, each once, and ours last. Leave the others out."
+        )
     gates, names = [parse_gate(text) for text in fail_if], _names(files[:-1])
     if options.images is not None:
         raise ValueError(
@@ -117,12 +123,6 @@ def _names(files: tuple[Path, ...]) -> dict[str, Path]:
     """Short names of baselines: the folder of a run, or the file without its suffix."""
     short = [f.parent.name if f.name == "predictions.json" else f.stem for f in files]
     names = short if all(short) and len(set(short)) == len(files) else list(map(str, files))
-    if len(set(names)) < len(files):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(
-            f"compare: the baseline {twice} is given {names.count(twice)} times. Each is expected"
-            " once. Leave the others out."
-        )
     return dict(zip(names, files, strict=True))
 
 
@@ -137,7 +137,8 @@ def _sides(
     raise ValueError(
         f"compare: {len(files)} files, {len(baseline)} --baseline and {len(ours)} --ours are given."
         " Two results files or more are expected, the baselines first, or one --baseline or more"
-        " and one --ours or more. Run: detbalance compare BASELINE.JSON OURS.JSON --annotations GT.JSON"
+        " and one --ours or more. Run: detbalance compare BASELINE.JSON OURS.JSON --annotations"
+        " GT.JSON"
     )
 
 
