@@ -99,7 +99,7 @@ def test_policy_allows_the_scripts_of_the_page_by_digest_and_nothing_else() -> N
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    assert len(digests) == 8
+    assert len(digests) == 9
 
 
 def test_page_carries_the_licence_of_what_it_brings() -> None:
