@@ -174,7 +174,7 @@ def heading(page: Any, title: str, table: str = "table") -> Any:
 # It loads
 
 
-@pytest.mark.parametrize(("name", "charts"), [("comparison", 5), ("one", 4), ("figures", 2)])
+@pytest.mark.parametrize(("name", "charts"), [("comparison", 7), ("one", 6), ("figures", 2)])
 def test_page_has_the_sections_that_there_is_something_for(
     opened: Open, name: str, charts: int
 ) -> None:
