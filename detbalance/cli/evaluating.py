@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detbalance.cli.options import EvaluationOptions
-from detbalance.cli.printing import is_quick, rounded, say, waiting
+from detbalance.cli.printing import rounded, say, waiting
 from detbalance.data import Annotations, Predictions, load_annotations, load_predictions
 from detbalance.data.frequency import Frequency, Groups, class_frequency, frequency_groups
 from detbalance.evaluation import (
@@ -31,9 +31,15 @@ from detbalance.evaluation.bootstrap import drawn_bytes
 from detbalance.evaluation.compare import check_room
 from detbalance.evaluation.rules import RulesChoice
 from detbalance.evaluation.sanity_checks import odd_scores
-from detbalance.reporting.comparison_document import comparison_document
+from detbalance.reporting.comparison_document import baselines_document, comparison_document
 from detbalance.reporting.console import print_document
-from detbalance.reporting.files import json_text, write_comparison, write_report
+from detbalance.reporting.files import (
+    baselines_dict,
+    json_text,
+    write_baselines,
+    write_comparison,
+    write_report,
+)
 from detbalance.reporting.report_document import report_document
 
 if TYPE_CHECKING:
@@ -43,7 +49,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DRAWS = 1000
-_SMALL = 1e9  # bytes that draws may take without being asked for
+# What draws may take without being asked for, in seconds of one core and in bytes.
+_PATIENCE = 10.0
+_SMALL = 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +179,7 @@ def why_no_draws(result: Evaluation) -> str:
     """Why AP and AR get no intervals unasked, and how to get them; "" where they get them."""
     seconds = drawing_seconds(result.matches, DRAWS)
     needed = drawn_bytes(1, DRAWS, len(result.val_boxes))
-    if is_quick(seconds) and needed <= _SMALL:
+    if seconds <= _PATIENCE and needed <= _SMALL:
         return ""
     room = f" and {needed / 1e9:.1f} GB of memory" if needed > _SMALL else ""
     return (
@@ -253,6 +261,20 @@ def show_comparison(
     ]
     if not as_json:
         say(f"Written: {', '.join(map(str, written))}")
+
+
+def show_baselines(
+    comparisons: Mapping[str, Comparison], output: Path | None, *, as_json: bool = False
+) -> None:
+    """Print one detector against several baselines, and write it where a folder is given."""
+    if as_json:
+        click.echo(json_text(baselines_dict(comparisons)))
+    else:
+        print_document(baselines_document(comparisons))
+    if output is not None:
+        written = write_baselines(comparisons, output)
+        if not as_json:
+            say(f"Written: {', '.join(map(str, written))}")
 
 
 def pictures(evaluation: Evaluation, report: Report, images: Path) -> Gallery | None:

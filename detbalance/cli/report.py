@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from detbalance.cli.evaluating import (
 )
 from detbalance.cli.options import EvaluationOptions, Positional, Real, command
 from detbalance.data.messages import counted
-from detbalance.evaluation import Evaluation
+from detbalance.evaluation import Evaluation, image_slices, slice_rows
 
 _MOST_DRAWS = 1_000_000
 
@@ -43,6 +44,12 @@ def report_command(
         "Folder that `detbalance label-issues` wrote: the HTML and Markdown files show labels that"
         " look wrong.",
     ] = None,
+    slices: Annotated[
+        tuple[str, ...],
+        "--slice KEY",
+        "AP50 and recall for each value of a key of the images, such as camera; dots between nested"
+        " keys. Repeatable.",
+    ] = (),
     num_bootstrap: Annotated[
         str,
         "--num-bootstrap auto|N",
@@ -77,6 +84,7 @@ def report_command(
 
         section = label_issues_section(load_label_issues(label_issues))
     evaluator = Evaluator.read(truth_file, options)
+    sliced = image_slices(evaluator.truth, slices)
 
     def evaluated(file: Path) -> Evaluation:
         result = evaluator.evaluate(
@@ -85,7 +93,7 @@ def report_command(
         return with_draws(result, draws, options.seed)
 
     ours = evaluated(predictions_file)
-    report = evaluator.report(ours)
+    report = replace(evaluator.report(ours), slices=slice_rows(ours, sliced))
     gallery = None if options.images is None else pictures(ours, report, options.images)
     baseline_report = comparison = None
     if baseline is not None:

@@ -62,15 +62,15 @@ def image_groups(
         keys = [_source(_image_name(annotations, i)) for i in range(annotations.num_images)]
         return _numbered(annotations, keys, "")
     if isinstance(group_by, str):
-        return _numbered(annotations, _by_key(annotations, group_by), f'no "{group_by}"')
+        return _numbered(annotations, image_values(annotations, group_by), f'no "{group_by}"')
     keys = [_match(group_by, annotations.file_name(i)) for i in range(annotations.num_images)]
     return _numbered(
         annotations, keys, f'a file_name that the regular expression "{group_by.pattern}" misses'
     )
 
 
-def _by_key(annotations: Annotations, key: str) -> list[str | None]:
-    """The JSON text of a key's value for each image, as names of groups."""
+def image_values(annotations: Annotations, key: str) -> list[str | None]:
+    """The text of a key's value for each image, None where it has none; as names of groups."""
     data = source_text(annotations.source)
     try:
         entries = msgspec.json.decode(data, type=_Images).images

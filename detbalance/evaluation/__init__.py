@@ -22,11 +22,13 @@ from detbalance.evaluation.report import (
     GroupRow,
     Report,
     ReportSettings,
+    SliceRow,
     check_comparable,
     load_report,
 )
 from detbalance.evaluation.rules import Rules
 from detbalance.evaluation.settings import Backend, EvaluationSettings
+from detbalance.evaluation.slices import image_slices, slice_rows
 
 __all__ = [
     "Backend",
@@ -45,13 +47,16 @@ __all__ = [
     "Report",
     "ReportSettings",
     "Rules",
+    "SliceRow",
     "build_report",
     "check_comparable",
     "compare",
     "compute_grid",
     "evaluate",
+    "image_slices",
     "load_report",
     "match",
     "parse_gate",
+    "slice_rows",
     "with_bootstrap",
 ]

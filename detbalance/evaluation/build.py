@@ -22,8 +22,11 @@ from detbalance.evaluation.figures import (
     WITH_INTERVALS,
 )
 from detbalance.evaluation.matching import Matches
+from detbalance.evaluation.operating_points import froc
 from detbalance.evaluation.report import (
     ERROR_KINDS,
+    FROC,
+    FROC_RATES,
     GROUP_NAMES,
     NUM_BINS,
     ClassRow,
@@ -306,6 +309,7 @@ def _group_row(rows: list[ClassRow], intervals: dict[str, tuple[float, float]]) 
 
 def _details(evaluation: Evaluation, names: tuple[str, ...], left_out: set[str]) -> Details:
     precision, scores = (curve.round(_CURVE_DIGITS) for curve in evaluation.curves)
+    recall, floors = (curve.round(_CURVE_DIGITS) for curve in froc(evaluation.matches, FROC_RATES))
     return Details(
         curves={
             name: PRCurve(precision[:, label].tolist(), scores[:, label].tolist())
@@ -314,6 +318,11 @@ def _details(evaluation: Evaluation, names: tuple[str, ...], left_out: set[str])
         },
         histograms=_histograms(evaluation.matches, names),
         confusion=[c for c in evaluation.confusion.cells(names) if c.found not in left_out],
+        froc={
+            name: FROC(recall[:, label].tolist(), floors[:, label].tolist())
+            for label, name in enumerate(names, start=1)
+            if evaluation.val_boxes[label]
+        },
     )
 
 

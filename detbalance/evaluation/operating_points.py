@@ -6,6 +6,7 @@ Figures are those of `match`, at one IoU threshold. Arrays have length K + 1, in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,10 +75,23 @@ def recall_at_false_positives(
     matches: Matches, per_image: float, *, iou: float = 0.5
 ) -> tuple[Float64, Float64]:
     """Highest recall of each class with at most so many false positives of it per image."""
+    recall, score = froc(matches, (per_image,), iou=iou)
+    return recall[0], score[0]
+
+
+def froc(matches: Matches, rates: Sequence[float], *, iou: float = 0.5) -> tuple[Float64, Float64]:
+    """Highest recall at each rate of false positives per image, and its score: [rates, K + 1].
+
+    Source: Chakraborty, Maximum likelihood analysis of free-response receiver operating
+    characteristic (FROC) data, Medical Physics 16, 1989. Differs: rates are of one class.
+    """
     points = _points(matches, iou)
-    allowed = per_image * images_checked(matches.annotations, matches.rules)
-    holds = points.wrong <= allowed[points.label]
-    return _best(points, points.recall, holds, matches.num_positive)
+    images, total = images_checked(matches.annotations, matches.rules), matches.num_positive
+    curves = [
+        _best(points, points.recall, points.wrong <= (rate * images)[points.label], total)
+        for rate in rates
+    ]
+    return np.stack([recall for recall, _ in curves]), np.stack([score for _, score in curves])
 
 
 def best_f(matches: Matches, *, beta: float = 1.0, iou: float = 0.5) -> tuple[Float64, Float64]:

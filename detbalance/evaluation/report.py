@@ -33,9 +33,16 @@ Undefined numbers are null.
     summary   the 12 COCO numbers: AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl; by LVIS's
               rules AR300 in place of AR100
     details   object or null; by class name: curves (precision and scores at IoU .50 over recall
-              0, .01, ... 1), histograms (20 bins of scores: right, wrong); confusion (list of
-              true, found, count, as the errors of these kinds: "classification"; "background",
-              true null; "missed", found null; what is right is in true_positives of the classes)
+              0, .01, ... 1), froc (highest recall, and the score threshold of it, at .01 .02 .05 .1
+              .2 .5 1 2 5 false positives of the class per image), histograms (20 bins of scores:
+              right, wrong); confusion (list of true, found, count, as the errors of these kinds:
+              "classification"; "background", true null; "missed", found null; what is right is in
+              true_positives of the classes)
+    slices    list, empty unless asked for; each entry, the images with one value of one key:
+        key, value                   of the image entries; value null: the images without the key
+        val_images, val_boxes        images of the slice, and boxes to find on them
+        num_evaluated                classes with boxes to find
+        figures, intervals           AP50 and recall, means over those classes
     settings  annotations, predictions (files; null: from memory), backend, iou_thresholds,
               recall_iou_threshold, score_threshold, max_detections, area_ranges,
               frequency_source (file that the groups come from, or null), group_rule (words or
@@ -83,6 +90,18 @@ class Histogram:
     wrong: list[int]
 
 
+# False positives of a class per image at which a report has its recall.
+FROC_RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+@dataclass(frozen=True)
+class FROC:
+    """Highest recall of one class at each of `FROC_RATES`, and the score threshold of it."""
+
+    recall: list[float]
+    scores: list[float]
+
+
 @dataclass(frozen=True)
 class Cell:
     """One cell of the confusion matrix, at IoU .50 and the score threshold."""
@@ -99,6 +118,7 @@ class Details:
     curves: dict[str, PRCurve]
     histograms: dict[str, Histogram]
     confusion: list[Cell]
+    froc: dict[str, FROC] = field(default_factory=dict)
 
 
 NAN = math.nan
@@ -154,6 +174,17 @@ class GroupRow(_Row):
     val_boxes: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class SliceRow(_Row):
+    """The images with one value of a key; figures are means over the classes with boxes there."""
+
+    key: str
+    value: str | None
+    val_images: int
+    val_boxes: int
+    num_evaluated: int
+
+
 SCHEMA = "detbalance.report/2"
 
 
@@ -176,6 +207,7 @@ class Report:
         settings: thresholds, caps, files and the group rule.
         notes: sentences for the reader, such as classes that the training file lacks.
         details: curves, histograms and confused classes; None in files of earlier versions.
+        slices: AP50 and recall on parts of the images, where they were asked for.
     """
 
     classes: tuple[ClassRow, ...]
@@ -184,6 +216,7 @@ class Report:
     settings: ReportSettings
     notes: tuple[str, ...] = ()
     details: Details | None = None
+    slices: tuple[SliceRow, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Give the content of report.json: plain JSON values, None for undefined."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from detbalance.data.messages import counted
 from detbalance.evaluation.figures import WITH_INTERVALS
@@ -43,7 +44,7 @@ def comparison_document(comparison: Comparison) -> Document:
         "Comparison of two detectors",
         [
             *lines("verdict", comparison.verdict),
-            _by_class(comparison, percent),
+            _by_class(_figure_columns(comparison, percent)),
             *lines("legend", f"Each figure: baseline, ours, the difference. {ROW_MEANS}"),
             title("Differences by group", f", with their {percent} intervals"),
             _by_group(comparison),
@@ -55,31 +56,77 @@ def comparison_document(comparison: Comparison) -> Document:
     )
 
 
-def _by_class(comparison: Comparison, percent: str) -> Table:
-    """Groups, then classes; a console has room for the verdict's figure and one more."""
+def baselines_document(comparisons: Mapping[str, Comparison]) -> Document:
+    """Make the document of one detector against several baselines, which have names."""
+    one = next(iter(comparisons.values()))
+    figure, percent = one.settings.figure, f"{one.settings.confidence:.0%}"
+    columns = [
+        (_change_column(f"{figure}, {name}", percent), comparison, figure)
+        for name, comparison in comparisons.items()
+    ]
+    mark = real_differences(one)[0]
+    facts = {f"baseline {name}": c.settings.baseline[0] for name, c in comparisons.items()}
+    notes = dict.fromkeys(note for c in comparisons.values() for note in c.notes)
+    return Document(
+        f"Comparison with {len(comparisons)} baselines",
+        [
+            *(
+                block
+                for name, c in comparisons.items()
+                for block in lines("verdict", f"{name}: {c.verdict}")
+            ),
+            _by_class(columns),
+            *lines("legend", f"Each baseline: it, ours, the difference. {ROW_MEANS}"),
+            *lines("legend", f"* (bold in Markdown): {mark}, of each baseline on its own"),
+            *lines("note", *notes),
+            Facts({k: v for k, v in comparison_facts(one).items() if k != "baseline"} | facts),
+        ],
+    )
+
+
+# A column of changes, whose they are, and the figure that they are of.
+_Changes: TypeAlias = "tuple[Column, Comparison, str]"
+
+
+def _change_column(title: str, percent: str, *, roomy: bool = False) -> Column:
+    return Column(f"{title}\n base  ours    +/- {f'[{percent}]':>14}", roomy=roomy)
+
+
+def _figure_columns(comparison: Comparison, percent: str) -> list[_Changes]:
+    """Every figure; a console has room for the verdict's figure and one more."""
     chosen = comparison.settings.figure
     shown = (chosen, "AP" if chosen == "recall" else "recall")
     names = [*shown, *(name for name in WITH_INTERVALS if name not in shown)]
-    level = 1 - comparison.settings.confidence
-    columns = [
-        Column(f"{name}\n base  ours    +/- {f'[{percent}]':>14}", roomy=name not in shown)
-        for name in names
+    return [
+        (_change_column(name, percent, roomy=name not in shown), comparison, name) for name in names
     ]
+
+
+def _by_class(changes: Sequence[_Changes]) -> Table:
+    """Groups, then classes."""
+    comparison = changes[0][1]
+    level = 1 - comparison.settings.confidence
     few = None
     if len(comparison.classes) > MANY_CLASSES:
         few = [i for i, row in enumerate(comparison.classes) if row.val_boxes][:KEPT_OF_MANY]
     left_out = 0 if few is None else len(comparison.classes) - len(few)
     listed = f"{counted(left_out, 'class is', 'classes are')} not listed; the group rows count all"
     rows: list[list[AnyCell]] = [
-        [*class_cells(row), *(_change(row.figures[name], level) for name in names)]
-        for row in comparison.classes
+        [
+            *class_cells(row),
+            *(_change(of.classes[i].figures[name], level) for _, of, name in changes),
+        ]
+        for i, row in enumerate(comparison.classes)
     ]
     head: list[list[AnyCell]] = [
-        [*group_cells(name, group), *(_change(group.figures[one], level) for one in names)]
-        for name, group in shown_groups(comparison.groups, comparison.settings.group_rule)
+        [
+            *group_cells(group, means),
+            *(_change(of.groups[group].figures[name], level) for _, of, name in changes),
+        ]
+        for group, means in shown_groups(comparison.groups, comparison.settings.group_rule)
     ]
     return Table(
-        [*CLASS_COLUMNS, *columns],
+        [*CLASS_COLUMNS, *(column for column, _, _ in changes)],
         rows,
         head,
         ends=ends_of_groups(comparison.classes),

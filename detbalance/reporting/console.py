@@ -27,6 +27,7 @@ from detbalance.reporting.document import Table as TableBlock
 
 try:
     from rich.box import HORIZONTALS
+    from rich.cells import cell_len
     from rich.console import Console, Group, RenderableType
     from rich.measure import Measurement
     from rich.padding import Padding
@@ -37,6 +38,7 @@ except ImportError as exc:
 
 _FIGURE_WIDTH = len("1.000")
 _INTERVAL_WIDTH = len(" [.24 .76]")
+_NAME_WIDTH = 8  # what names are cut to at most
 _NARROW = 0.02  # interval whose ends take a third decimal
 _STYLES = {"verdict": "bold", "sentence": "", "legend": "dim", "note": "yellow", "remark": ""}
 
@@ -49,8 +51,9 @@ def print_document(document: Document, console: Console | None = None) -> None:
         console: where to; None for standard output.
     """
     console = terminal.Console() if console is None else console
-    content = Group(*_rendered(document))
-    if console.is_terminal or console.is_jupyter:
+    has_width = console.is_terminal or console.is_jupyter
+    content = Group(*_rendered(document, console.width if has_width else None))
+    if has_width:
         console.print(content, crop=False)  # code is as long as it is
         return
     # A pipe or a file has no width: take the room that the content needs, and leave no blanks
@@ -67,7 +70,7 @@ def print_document(document: Document, console: Console | None = None) -> None:
     console.out(*(printable(line.rstrip()) for line in lines), sep="\n", highlight=False)
 
 
-def _rendered(document: Document) -> Iterator[RenderableType]:
+def _rendered(document: Document, width: int | None) -> Iterator[RenderableType]:
     before: Block | None = None
     for block in document.blocks:
         if before is not None and _is_apart(before, block):
@@ -76,7 +79,9 @@ def _rendered(document: Document) -> Iterator[RenderableType]:
         if isinstance(block, Facts):
             yield _facts(block)
         elif isinstance(block, TableBlock):
-            yield _table(block)
+            for number, shown in enumerate(_parts(block, width)):
+                yield from [Text()] if number else []
+                yield _table(block, shown)
             yield from [Text(block.left_out, style="dim")] if block.left_out else []
         elif block.kind == "title":
             yield Text.assemble((block.lead, "bold"), *map(printable, block.texts))
@@ -93,7 +98,7 @@ def _is_apart(before: Block, block: Block) -> bool:
         return True
     if isinstance(before, Lines):
         follows = before.kind == "legend" and kind in ("sentence", "note")
-        return follows or (before.kind == "verdict" and isinstance(block, TableBlock))
+        return follows or (before.kind in ("verdict", "sentence") and isinstance(block, TableBlock))
     return kind in ("verdict", "sentence", "note")
 
 
@@ -118,18 +123,49 @@ def _facts(block: Facts) -> Table:
     return grid
 
 
-def _table(block: TableBlock) -> Table:
+def _parts(block: TableBlock, width: int | None) -> Iterator[list[int]]:
+    """The columns that fit beside each other; of a table too wide some in each of several parts."""
+    shown = [i for i, column in enumerate(block.columns) if not column.roomy]
+    if width is None:
+        yield shown
+        return
+    widths = [_width(block, i) for i in range(len(block.columns))]
+    widths[0] = min(widths[0], _NAME_WIDTH)
+
+    def fits(columns: list[int]) -> bool:
+        return sum(widths[i] + 1 for i in columns) - 1 <= width
+
+    for i in [i for i in shown if block.columns[i].spare]:
+        if not fits(shown):
+            shown.remove(i)
+    while True:
+        number = len(shown)
+        while number > 2 and not fits(shown[:number]):
+            number -= 1
+        yield shown[:number]
+        if number == len(shown):
+            return
+        shown = [shown[0], *shown[number:]]
+
+
+def _width(block: TableBlock, i: int) -> int:
+    """What the widest cell of a column takes."""
+    few = block.rows if block.few is None else [block.rows[j] for j in block.few]
+    cells = (_cell(row[i], block.columns[i]).cell_len for row in (*block.head, *few))
+    return max(*map(cell_len, block.columns[i].title.split("\n")), *cells, 0)
+
+
+def _table(block: TableBlock, shown: list[int]) -> Table:
     """Only the first column gives way when room is short."""
     table = Table(box=HORIZONTALS, show_edge=False, padding=0, header_style="bold")
-    shown = [i for i, column in enumerate(block.columns) if not column.roomy]
     for place, i in enumerate(shown):
         column = block.columns[i]
         # A column marked no_wrap is never narrowed while another can be.
         table.add_column(
-            column.title,
+            Text(printable(column.title, keep="\n")),
             justify="right" if column.numeric else "left",
             no_wrap=place > 0,
-            min_width=None if place else 8,
+            min_width=None if place else _NAME_WIDTH,
             header_style=column.style or "bold",
         )
     for j, row in enumerate(block.head):

@@ -55,11 +55,12 @@ AnyCell: TypeAlias = Cell | Number | Change
 
 @dataclass(frozen=True)
 class Column:
-    """A column; `roomy` ones are left out, and intervals are, where a console has no room."""
+    """A column; a console never has `roomy` ones, and `spare` ones only where there is room."""
 
     title: str
     numeric: bool = True
     roomy: bool = False
+    spare: bool = False
     interval: bool = False
     style: str = ""
 
@@ -170,8 +171,8 @@ def group_cell(group: str | None) -> Cell:
 
 CLASS_COLUMNS = (
     Column("class", numeric=False),
-    Column("group", numeric=False),
-    Column("train\nboxes"),
+    Column("group", numeric=False, spare=True),
+    Column("train\nboxes", spare=True),
     Column("val\nboxes"),
 )
 

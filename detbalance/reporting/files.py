@@ -12,14 +12,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detbalance.data.files import replace_file
 from detbalance.evaluation.figures import FIGURES, WITH_INTERVALS
 from detbalance.evaluation.report import ERROR_KINDS
-from detbalance.reporting.comparison_document import comparison_document
+from detbalance.reporting.comparison_document import baselines_document, comparison_document
 from detbalance.reporting.markdown import markdown
 from detbalance.reporting.report_document import report_document
 from detbalance.reporting.sentences import without_empty_classes
@@ -41,6 +41,8 @@ _FIRST = (
     *("val_images", "val_boxes"),
 )
 _LAST = ("num_categories", "num_evaluated")
+_CHANGES = tuple(f"{figure}_{part}" for figure in WITH_INTERVALS for part in _PARTS)
+_COMPARED = (*_FIRST, *_CHANGES, *_LAST)
 
 
 class ResultFiles(NamedTuple):
@@ -103,9 +105,40 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> ResultFiles:
         ValueError: if the folder cannot be made or written to.
     """
     values = comparison.to_dict()
-    parts = (f"{figure}_{part}" for figure in WITH_INTERVALS for part in _PARTS)
-    table = csv_text(values, (*_FIRST, *parts, *_LAST))
+    table = csv_text(values, _COMPARED)
     return _written("comparison", folder, values, table, markdown(comparison_document(comparison)))
+
+
+def write_baselines(comparisons: Mapping[str, Comparison], folder: str | Path) -> ResultFiles:
+    """Write the same files of one detector against several baselines, which have names.
+
+    The JSON file has a list "comparisons", each with its "name"; the CSV file a column "baseline".
+
+    Args:
+        comparisons: by the name of the baseline.
+        folder: where the files go.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        ValueError: if the folder cannot be made or written to.
+    """
+    values = baselines_dict(comparisons)
+    rows = (
+        {**row, "baseline": content["name"]}
+        for content in values["comparisons"]
+        for row in _table_rows(content)
+    )
+    columns = ("baseline", *_COMPARED)
+    table = csv_lines([columns, *([row.get(column) for column in columns] for row in rows)])
+    return _written("comparison", folder, values, table, markdown(baselines_document(comparisons)))
+
+
+def baselines_dict(comparisons: Mapping[str, Comparison]) -> dict[str, Any]:
+    """The content of comparison.json of several baselines."""
+    named = [{"name": name, **one.to_dict()} for name, one in comparisons.items()]
+    return {"schema": "detbalance.comparisons/1", "comparisons": named}
 
 
 def write_plan(plan: Plan, folder: str | Path) -> PlanFiles:
@@ -158,12 +191,21 @@ def json_text(value: Any, depth: int = 0) -> str:
 
 
 def csv_text(content: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Write the rows of classes and groups as CSV."""
-    rows = [{"kind": "class", **_flat(row)} for row in content["classes"]]
+    """Write the rows of classes, groups and slices as CSV."""
+    rows = _table_rows(content)
+    return csv_lines([columns, *([row.get(column) for column in columns] for row in rows)])
+
+
+def _table_rows(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A flat row for each class, group and slice."""
+    for row in content["classes"]:
+        yield {"kind": "class", **_flat(row)}
     for name, row in content["groups"].items():
         group = "" if name == "all" else name
-        rows.append({"kind": "group", "name": name, "group": group, **_flat(row)})
-    return csv_lines([columns, *([row.get(column) for column in columns] for row in rows)])
+        yield {"kind": "group", "name": name, "group": group, **_flat(row)}
+    for row in content.get("slices", ()):
+        name = f"{row['key']}={'' if row['value'] is None else row['value']}"
+        yield {**_flat(row), "kind": "slice", "name": name}
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

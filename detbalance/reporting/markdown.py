@@ -46,7 +46,11 @@ def _sentence(text: str) -> str:
 
 
 def _table(block: Table) -> Iterator[str]:
-    titles = [" ".join(column.title.replace("-\n", "").split()) for column in block.columns]
+    # Titles are ours but for names of files in them; their brackets are meant.
+    titles = [
+        re.sub(r"([\\`|<>])", r"\\\1", " ".join(column.title.replace("-\n", "").split()))
+        for column in block.columns
+    ]
     rules = ["--:" if column.numeric else ":--" for column in block.columns]
 
     def lines(rows: Sequence[Sequence[AnyCell]]) -> str:

@@ -22,6 +22,7 @@ from detbalance.evaluation import Comparison, Report
 from detbalance.evaluation.report import check_comparable
 from detbalance.reporting.gallery import Gallery
 from detbalance.reporting.label_issues import LabelIssuesSection
+from detbalance.reporting.operating_charts import operating_specs
 from detbalance.reporting.page_charts import chart_specs
 from detbalance.reporting.page_data import page_data
 from detbalance.reporting.page_header import HEADLINES, page_summary
@@ -40,6 +41,7 @@ _SCRIPTS = (
     "charts.js",
     "curves.js",
     "confusion.js",
+    "operating.js",
     "page.js",
 )
 
@@ -107,6 +109,7 @@ def page_text(
     report = without_empty_classes(report, baseline)
     environment = _environment()
     data = page_data(report, baseline, comparison)
+    specs = chart_specs(data) | operating_specs(data)
     vega = (_TEMPLATES / "vega.js.gz").read_bytes()
     # The licence asks for its text wherever the program goes.
     scripts = [_text("vega-licence.txt"), *map(_script, _SCRIPTS)]
@@ -118,7 +121,8 @@ def page_text(
         titles={name: figure_title(name, report.settings) for name in HEADLINES},
         groups={row.name: row.group for row in report.classes},
         data=_json(data),
-        specs=_json(chart_specs(data)),
+        specs=_json(specs),
+        charts=specs,
         some_confused=number if number < len(report.classes) else 0,
         styles=_text("page.css") + ("" if label_issues is None else _text("label_issues.css")),
         max_cells=data["settings"]["max_cells"],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from detbalance.evaluation.comparison import digits_for
 from detbalance.evaluation.figures import FIGURES
-from detbalance.evaluation.report import ERROR_KINDS, MAX_CELLS
+from detbalance.evaluation.report import ERROR_KINDS, FROC_RATES, MAX_CELLS
 from detbalance.reporting.sentences import figure_help, figure_title
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def page_data(
             "max_fppi": number(settings.max_fppi),
             "beta": number(settings.beta),
             "max_cells": MAX_CELLS,
+            "froc_rates": FROC_RATES,
         },
     }
 
@@ -138,13 +139,19 @@ def _details(report: Report, rows: Sequence[ClassRow], by_name: dict[str, int]) 
     """Curves, histograms and confused classes; empty for a report without details."""
     details = report.details
     if details is None:
-        return {"curves": [], "scores": [], "histograms": [], "confusion": []}
+        return {"curves": [], "scores": [], "histograms": [], "confusion": [], "froc": []}
     step = 1 if len(rows) <= _ALL_SCORES else 5
     curves = [details.curves.get(row.name) for row in rows]
     histograms = [details.histograms.get(row.name) for row in rows]
     return {
         "curves": [None if curve is None else pack(curve.precision) for curve in curves],
         "scores": [None if curve is None else pack(curve.scores[::step]) for curve in curves],
+        "froc": [
+            [pack(one.recall), pack(0 if math.isnan(score) else score for score in one.scores)]
+            if one
+            else None
+            for one in (details.froc.get(row.name) for row in rows)
+        ],
         "histograms": [None if one is None else [one.right, one.wrong] for one in histograms],
         "confusion": [
             [_place(cell.true, by_name), _place(cell.found, by_name), cell.count]

@@ -6,14 +6,16 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from detbalance.evaluation import Comparison, Difference, GroupRow, Report
+from detbalance.evaluation import Comparison, Difference, GroupRow, Report, SliceRow
 from detbalance.evaluation.comparison import digits_for
 from detbalance.evaluation.figures import FIGURES
 from detbalance.evaluation.report import GROUP_NAMES
+from detbalance.evaluation.slices import SLICE_FIGURES
 from detbalance.reporting.report_document import verdict
 from detbalance.reporting.sentences import (
     SHOWN_FIGURES,
     comparison_facts,
+    least_found,
     listed_files,
     report_facts,
 )
@@ -45,6 +47,15 @@ class GroupLine:
 
 
 @dataclass(frozen=True)
+class SliceLine:
+    """One slice of the images in the table of its key."""
+
+    name: str
+    numbers: tuple[str, ...]
+    figures: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
 class Summary:
     """What the template shows above the charts."""
 
@@ -52,6 +63,7 @@ class Summary:
     baseline: str
     facts: tuple[tuple[str, str], ...]
     verdict: str
+    least_found: str
     headlines: tuple[str, ...]
     lines: tuple[GroupLine, ...]
     compared: bool
@@ -59,6 +71,7 @@ class Summary:
     group_legend: str
     class_legend: str
     notes: tuple[str, ...]
+    slices: tuple[tuple[str, tuple[SliceLine, ...]], ...]
 
 
 def page_summary(
@@ -83,6 +96,7 @@ def page_summary(
         baseline=_title(_files(baseline, comparison, "baseline")) if compared else "",
         facts=_facts(report, baseline, comparison),
         verdict=(verdict(report) or "") if comparison is None else comparison.verdict,
+        least_found=(least_found(report) or "") if comparison is None else "",
         headlines=headlines,
         lines=lines,
         compared=compared,
@@ -90,7 +104,19 @@ def page_summary(
         group_legend=_group_legend(compared, comparison),
         class_legend=_class_legend(report, compared, comparison),
         notes=_notes(report, baseline, comparison),
+        slices=_slices(report),
     )
+
+
+def _slices(report: Report) -> tuple[tuple[str, tuple[SliceLine, ...]], ...]:
+    """By key the slices of the images."""
+    by_key: dict[str, list[SliceLine]] = {}
+    for row in report.slices:
+        numbers = (f"{n:,}" for n in (row.val_images, row.num_evaluated, row.val_boxes))
+        spans = tuple(_span(row, name) for name in SLICE_FIGURES)
+        name = "(without)" if row.value is None else row.value
+        by_key.setdefault(row.key, []).append(SliceLine(name, tuple(numbers), spans))
+    return tuple((key, tuple(rows)) for key, rows in by_key.items())
 
 
 def _files(
@@ -215,7 +241,7 @@ def _spans(
     return (ours,)
 
 
-def _span(row: GroupRow, figure: str) -> Span:
+def _span(row: GroupRow | SliceRow, figure: str) -> Span:
     value = getattr(row, figure)
     low, high = row.intervals.get(figure, (math.nan, math.nan))
     interval = "" if math.isnan(low) else f"[{decimals(low)}, {decimals(high)}]"

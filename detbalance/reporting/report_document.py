@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from detbalance.data.messages import counted
 from detbalance.evaluation.figures import FIGURES
 from detbalance.evaluation.report import ERROR_KINDS, GROUP_NAMES, ErrorKind
+from detbalance.evaluation.slices import SLICE_FIGURES
 from detbalance.reporting.document import (
     CLASS_COLUMNS,
     GROUP_STYLES,
@@ -33,9 +34,11 @@ from detbalance.reporting.sentences import (
     KINDS_IN_WORDS,
     ROW_MEANS,
     SHOWN_FIGURES,
+    SLICE_MEANS,
     boxes_needed,
     confusions,
     figure_title,
+    least_found,
     report_facts,
     shown_from,
     shown_groups,
@@ -58,10 +61,12 @@ def report_document(report: Report, label_issues: LabelIssuesSection | None = No
     shown = _shown(report)
     blocks: list[Block] = [
         *lines("verdict", verdict(report)),
+        *lines("sentence", least_found(report)),
         _figures(report, shown),
         *lines("legend", ROW_MEANS, _SHARE if "positive_share" in shown else None),
         *_errors(report),
         *lines("sentence", confusions(report), boxes_needed(report)),
+        *_slices(report),
         title(f"{settings.rules.upper()} summary"),
         Table(
             [Column(name) for name in report.summary],
@@ -191,6 +196,27 @@ def _errors(report: Report) -> list[Block]:
         Table(columns, rows),
         *lines("legend", *KINDS_IN_WORDS),
     ]
+
+
+def _slices(report: Report) -> list[Block]:
+    """AP50 and recall on parts of the images, a table for each key."""
+    blocks: list[Block] = []
+    numbers = (Column("images"), Column("classes"), Column("val\nboxes"))
+    percent = f"[{report.settings.confidence:.0%}]"
+    for key in dict.fromkeys(row.key for row in report.slices):
+        rows: list[list[AnyCell]] = [
+            [
+                Cell("(without)", "dim") if row.value is None else Cell(row.value, name=True),
+                *map(count, (row.val_images, row.num_evaluated, row.val_boxes)),
+                *(Number(row.figures[name], row.intervals.get(name)) for name in SLICE_FIGURES),
+            ]
+            for row in report.slices
+            if row.key == key
+        ]
+        columns = [Column("slice", numeric=False), *numbers]
+        columns += [Column(f"{name:<8}{percent}", interval=True) for name in SLICE_FIGURES]
+        blocks += [title("Slices", f" by {key}"), Table(columns, rows)]
+    return [*blocks, *lines("legend", SLICE_MEANS)] if blocks else []
 
 
 def _label_issues(section: LabelIssuesSection) -> list[Block]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from detbalance.data.messages import counted
+from detbalance.evaluation.bootstrap import RELIABLE_BOXES
 from detbalance.evaluation.figures import FIGURES, WITH_INTERVALS
 
 if TYPE_CHECKING:
@@ -23,11 +24,24 @@ if TYPE_CHECKING:
 # What console, Markdown and the top of the page have room for; the other formats have all figures.
 SHOWN_FIGURES = tuple(name for name, figure in FIGURES.items() if figure.shown)
 KINDS_IN_WORDS = (
-    "classification: on a box of another class; localisation: overlaps its box too little;",
-    "both: overlaps a box of another class too little; duplicate: of a box found already;",
-    "background: on no box; missed: boxes not found",
+    "classification: on a box of another class; background: on no box;",
+    "localisation: overlaps its box too little; duplicate: of a box found already;",
+    "both: overlaps a box of another class too little; missed: boxes not found",
 )
 ROW_MEANS = "group rows: means over the classes where the figure is defined"
+SLICE_MEANS = (
+    "slices: means over the classes with boxes in the slice; other slices may hold other classes"
+)
+# Recall below which a class is named among those that are missed.
+_MISSED = 0.5
+_SHOWN_MISSED = 3
+_WHERE = {
+    "classification": "on boxes of another class",
+    "localisation": "that overlap their box too little",
+    "both": "beside boxes of another class",
+    "duplicate": "of boxes found already",
+    "background": "on background",
+}
 _SHOWN_CLASSES = 5
 _SHOWN_PAIRS = 5
 # With more, files to look at leave out those of which there is nothing.
@@ -197,6 +211,65 @@ def boxes_needed(report: Report) -> str | None:
     lack = counted(rest, "more class lacks", "more classes lack")
     others = f"; {lack} some, too" if rest > 0 else ""
     return f"To know recall to +-.05, val lacks {listed}{others}."
+
+
+def least_found(report: Report) -> str | None:
+    """Name the classes that are missed most, and say of each what became of its boxes."""
+    judged = [row for row in report.classes if row.val_boxes >= RELIABLE_BOXES]
+    few = [row.name for row in report.classes if 0 < row.val_boxes < RELIABLE_BOXES]
+    missed = sorted((row for row in judged if row.recall < _MISSED), key=lambda row: row.recall)
+    parts = []
+    if missed:
+        listed = "; ".join(
+            f"{row.name} ({short(row.recall)}: {_why_missed(row, report)})"
+            for row in missed[:_SHOWN_MISSED]
+        )
+        parts.append(f"Recall is lowest for {listed}{_and_more(len(missed) - _SHOWN_MISSED)}.")
+    alarms = [row for row in judged if row.false_positives > row.true_positives]
+    if alarms:
+        listed = "; ".join(
+            f"{row.name} ({_false_alarms(row)})"
+            for row in sorted(alarms, key=lambda row: -row.false_positives)[:_SHOWN_MISSED]
+        )
+        more = _and_more(len(alarms) - _SHOWN_MISSED)
+        parts.append(f"More wrong than right detections: {listed}{more}.")
+    if few:
+        listed = ", ".join(few[:_SHOWN_CLASSES]) + _and_more(len(few) - _SHOWN_CLASSES)
+        parts.append(f"Too few boxes to tell (under {RELIABLE_BOXES}): {listed}.")
+    return " ".join(parts) or None
+
+
+def _why_missed(row: ClassRow, report: Report) -> str:
+    """What became of most of the boxes of a class that its shown detections do not find."""
+    missed = row.errors.get("missed")
+    if missed is None:
+        return f"{row.val_boxes - row.true_positives} of {row.val_boxes} boxes not found"
+    cells = [] if report.details is None else report.details.confusion
+    taken = {
+        cell.found: cell.count for cell in cells if cell.true == row.name and cell.found is not None
+    }
+    confused = min(sum(taken.values()), missed.shown - missed.count)
+    weak = missed.shown - missed.count - confused
+    most = max(confused, missed.count, weak)
+    if most == missed.count:
+        what = "not found at any score"
+    elif most == confused:
+        what = f"taken for another class, most for {max(taken, key=lambda name: taken[name])}"
+    else:
+        what = f"found inexactly, or not with {shown_from(report.settings)}"
+    return f"{most} of {row.val_boxes} boxes {what}"
+
+
+def _false_alarms(row: ClassRow) -> str:
+    """How many detections of a class are wrong, and of which kind most are."""
+    wrong = {kind: one.shown for kind, one in row.errors.items() if kind != "missed"}
+    kind = max(wrong, key=lambda one: wrong[one], default="")
+    text = f"{row.false_positives} of {row.true_positives + row.false_positives} wrong"
+    return f"{text}, {wrong[kind]} {_WHERE[kind]}" if kind else text
+
+
+def _and_more(number: int) -> str:
+    return f" and {number} more" if number > 0 else ""
 
 
 def shown_from(settings: ReportSettings | ComparisonSettings) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import subprocess
 import sys
@@ -53,6 +54,49 @@ def test_two_files_one_after_the_other_or_by_option(files, capsys) -> None:
     assert run(capsys, *by_option, *common(files))[1] == out
     other = run(capsys, files / "b.json", files / "a.json", *common(files))[1]
     assert other != out
+
+
+def test_several_baselines_stand_side_by_side_each_as_on_its_own(files, capsys) -> None:
+    run_folder = files / "plain"
+    run_folder.mkdir()
+    (files / "b.json").rename(run_folder / "predictions.json")
+    ours = files / "c.json"
+    baselines = {"a": files / "a.json", "plain": run_folder}
+    arguments = [*baselines.values(), ours, *common(files)]
+    status, out, err = run(capsys, *arguments, "--output", files / "out")
+    assert (status, err) == (0, "")
+    content = json.loads((files / "out/comparison.json").read_text())
+    assert [one.pop("name") for one in content["comparisons"]] == list(baselines)
+    table = list(csv.DictReader(io.StringIO((files / "out/comparison.csv").read_text())))
+    text = (files / "out/comparison.md").read_text()
+    for (name, file), one in zip(baselines.items(), content["comparisons"], strict=True):
+        alone = json.loads(run(capsys, file, ours, *common(files), "--json")[1])
+        assert one == alone
+        assert f"{name}: {alone['verdict']}" in out
+        assert re.search(rf"AP, {name}\b", out)
+        assert f"AP, {name} base ours" in text
+        rows = [row for row in table if row["baseline"] == name and row["kind"] == "class"]
+        expected = [row["figures"]["AP"]["difference"] for row in alone["classes"]]
+        assert [float(row["AP_difference"] or "nan") for row in rows] == pytest.approx(
+            [math.nan if value is None else value for value in expected], nan_ok=True
+        )
+    assert json.loads(run(capsys, *arguments, "--json")[1])["comparisons"][0]["name"] == "a"
+    status, _, err = run(capsys, *arguments, "--fail-if", "all.AP > -2")
+    assert status == 1
+    assert [line.split(":")[1] for line in err.splitlines()] == [" a", " plain"]
+
+
+def test_several_baselines_refuse_one_twice_and_pictures(files, capsys) -> None:
+    twice = [files / "a.json", files / "a.json", files / "b.json", *common(files)]
+    status, out, err = run(capsys, *twice)
+    assert (status, out) == (2, "")
+    assert "is given 2 times" in err
+    images = ["--images", files, "--output", files / "out"]
+    three = [files / f"{name}.json" for name in "abc"]
+    status, out, err = run(capsys, *three, *common(files), *images)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: --images: 2 baselines are given")
+    assert not (files / "out").exists()
 
 
 def test_several_runs_a_side_and_folders_of_runs(files, capsys) -> None:
@@ -137,7 +181,7 @@ def test_conditions_that_cannot_be_judged_are_errors(files, capsys) -> None:
 
 def test_wrong_numbers_of_files_are_said(files, capsys) -> None:
     a, b = files / "a.json", files / "b.json"
-    for given in ([a], [a, b, a], [a, "--ours", b], ["--baseline", a], []):
+    for given in ([a], [a, "--ours", b], ["--baseline", a], []):
         status, out, err = run(capsys, *given, *common(files))
         assert (status, out) == (2, "")
         assert "Run: detbalance compare BASELINE.JSON OURS.JSON" in err

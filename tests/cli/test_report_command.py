@@ -15,7 +15,7 @@ import pytest
 from commands import run_command
 from scenes import load, make_scene, training_file
 
-from detbalance.cli import printing
+from detbalance.cli import evaluating, printing
 from detbalance.evaluation import load_report
 
 pytest.importorskip("rich")
@@ -76,6 +76,31 @@ def test_report_is_written_and_not_overwritten_unasked(files, capsys):
     assert load_report(folder / "report.json").settings.beta == 2
 
 
+def test_slices_are_printed_written_and_shown_on_the_page(files, capsys):
+    truth = json.loads((files / "val.json").read_text())
+    for i, image in enumerate(truth["images"]):
+        image["camera"] = "<b>|north" if i % 2 else None
+    (files / "val.json").write_text(json.dumps(truth))
+    status, out, _ = run(capsys, files, "--slice", "camera", "--output", files / "one")
+    assert status == 0
+    assert "Slices by camera" in out
+    assert re.search(r"^<b>\|north +\d", out, re.MULTILINE)
+    rows = load_report(files / "one" / "report.json").slices
+    assert [row.value for row in rows] == ["<b>|north", None]
+    assert all(set(row.figures) == {"AP50", "recall"} for row in rows)
+    table = (files / "one" / "report.csv").read_text()
+    assert "\nslice,camera=<b>|north," in table
+    assert "\nslice,camera=," in table
+    assert "&lt;b&gt;\\|north" in (files / "one" / "report.md").read_text()
+    page = (files / "one" / "report.html").read_text()
+    assert '<section id="slices">' in page
+    assert "&lt;b&gt;|north" in page
+    status, out, err = run(capsys, files, "--slice", "camra")
+    assert (status, out) == (2, "")
+    assert 'no image has the key "camra"' in err
+    assert len(err.strip().splitlines()) == 1
+
+
 def test_options_reach_the_report(files, capsys):
     options = {
         "score-threshold": 0.4,
@@ -112,6 +137,7 @@ def test_intervals_of_ap_come_without_asking_where_that_is_quick(
     assert "95%, of recall and prec., by Wilson from the number of boxes" in without
     assert "--num-bootstrap" not in without
     monkeypatch.setattr(printing, "QUICK", -1.0)
+    monkeypatch.setattr(evaluating, "_PATIENCE", -1.0)
     _, slow, _ = run(capsys, files)
     assert slow.splitlines()[:-1] == without.splitlines()
     assert "Pass --num-bootstrap 1000" in slow.splitlines()[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenes import load, make_scene
+from scenes import load, make_report, make_scene
 
 from detbalance.data import Predictions
+from detbalance.evaluation import Report
 from detbalance.evaluation.filters import images_checked
 from detbalance.evaluation.matching import Matches, match
 from detbalance.evaluation.operating_points import (
@@ -22,6 +24,7 @@ from detbalance.evaluation.operating_points import (
     recall_at_false_positives,
     recall_at_precision,
 )
+from detbalance.evaluation.report import FROC_RATES
 from detbalance.evaluation.rules import COCO, LVIS
 
 SEEDS = st.integers(0, 10_000)
@@ -137,3 +140,25 @@ def test_lvis_counts_the_images_that_were_checked(shared: Path) -> None:
         }
         assert checked[label] == len(images)
     assert (images_checked(annotations, COCO) == annotations.num_images).all()
+
+
+def test_froc_in_a_report_is_the_recall_at_each_rate_and_is_read_again(tmp_path: Path) -> None:
+    report, result, annotations = make_report(tmp_path)
+    details = Report.from_dict(json.loads(json.dumps(report.to_dict()))).details
+    assert details is not None
+    for k, rate in enumerate(FROC_RATES):
+        recall, scores = recall_at_false_positives(result.matches, rate)
+        for label, name in enumerate(annotations.categories.names, start=1):
+            if not result.val_boxes[label]:
+                assert name not in details.froc
+                continue
+            one = details.froc[name]
+            assert one.recall[k] == pytest.approx(recall[label], abs=1e-4)
+            assert one.scores[k] == pytest.approx(scores[label], abs=1e-4, nan_ok=True)
+            found = result.matches.is_false_positive[:, result.matches.at(0.5)]
+            wrong = found & (result.matches.predictions.labels == label)
+            wrong &= result.matches.predictions.scores >= scores[label]
+            assert wrong.sum() <= rate * annotations.num_images
+    old = report.to_dict()
+    del old["details"]["froc"]  # a file of before it was there
+    assert Report.from_dict(old).details.froc == {}

@@ -99,7 +99,7 @@ def test_policy_allows_the_scripts_of_the_page_by_digest_and_nothing_else() -> N
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    assert len(digests) == 9
+    assert len(digests) == 10
 
 
 def vega(found: Elements) -> str:

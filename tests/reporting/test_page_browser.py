@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import pytest
 from label_issue_files import painted, suspect, written
 from pages import HOSTILE, made_comparison, made_report, with_names
 
+from detbalance.evaluation.report import FROC_RATES
 from detbalance.reporting.label_issues import label_issues_section, load_label_issues
 from detbalance.reporting.page_data import pack
 from detbalance.reporting.page_header import decimals, signed
@@ -171,7 +173,7 @@ def heading(page: Any, title: str, table: str = "table") -> Any:
 # It loads
 
 
-@pytest.mark.parametrize(("name", "charts"), [("comparison", 6), ("one", 5), ("figures", 2)])
+@pytest.mark.parametrize(("name", "charts"), [("comparison", 8), ("one", 7), ("figures", 2)])
 def test_page_has_the_sections_that_there_is_something_for(
     opened: Open, name: str, charts: int
 ) -> None:
@@ -489,6 +491,51 @@ def test_paper_has_all_rows_and_no_buttons(opened: Open) -> None:
         page.emulate_media(media="screen")
         playwright.expect(rows).to_have_count(15)
         assert facts.is_hidden()
+
+
+def test_froc_and_reliability_are_those_of_the_chosen_class(opened: Open) -> None:
+    marks = "#froc .mark-symbol path"
+    with opened("compared") as page:
+        page.locator("#class").select_option("2")
+        name = NAMES[2]
+        assert REPORT.details is not None
+        shown = page.locator(marks).evaluate_all(
+            "(all) => all.map((one) => one.__data__.datum)"
+            ".map(({of, rate, value, score}) => [of, rate, value, score])"
+        )
+        own = [row for row in shown if row[0] == name]
+        curve = REPORT.details.froc[name]
+        assert [row[1] for row in own] == list(FROC_RATES)
+        assert [row[2] for row in own] == pytest.approx(curve.recall, abs=1e-3)
+        assert own[0][3] == "none"
+        assert own[-1][3] == ".100"
+        assert {row[0] for row in shown} == {name, "baseline", "mean of rare classes"}
+        bins = REPORT.details.histograms[name]
+        points = page.locator("#reliability .mark-symbol path").evaluate_all(
+            "(all) => all.map((one) => one.__data__.datum)"
+        )
+        own_bins = [one for one in points if one["of"] == name]
+        shares = [r / (r + w) for r, w in zip(bins.right, bins.wrong, strict=True) if r + w]
+        assert [one["value"] for one in own_bins] == pytest.approx(shares)
+        number = sum(bins.right) + sum(bins.wrong)
+        apart = sum(
+            abs(r - (r + w) * (k + 0.5) / 20)
+            for k, (r, w) in enumerate(zip(bins.right, bins.wrong, strict=True))
+        )
+        words = page.locator("#reliability-legend").inner_text()
+        assert f"{decimals(apart / number)} off on average" in words
+
+
+def test_very_many_classes_take_few_sheets_of_paper(opened: Open) -> None:
+    with opened("big") as page:
+        page.emulate_media(media="print")
+        rows = page.locator("#table tbody tr")
+        playwright.expect(rows).to_have_count(71)
+        assert rows.last.inner_text() == "1,133 more rows are not printed: report.csv has all."
+        sheets = len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4")))
+        assert sheets <= 12
+        page.emulate_media(media="screen")
+        playwright.expect(rows).to_have_count(100)
 
 
 def test_theme_is_that_of_the_system_until_it_is_switched(opened: Open) -> None:

@@ -83,6 +83,43 @@ def test_the_console_shows_markup_and_controls_instead_of_obeying(is_terminal: b
     assert out.getvalue().count(r"\x1b[2J") == 5
 
 
+def test_a_table_too_wide_for_a_terminal_leaves_out_what_is_spare_and_is_printed_in_parts() -> None:
+    columns = [
+        Column("class", numeric=False),
+        Column("group", numeric=False, spare=True),
+        *(Column(f"figure {i}") for i in range(4)),
+    ]
+    names = ("bolt", "a washer of a name that is far too long")
+    rows = [
+        [Cell(name, name=True), Cell("rare"), *(Cell(f"{i}" * 12) for i in range(4))]
+        for name in names
+    ]
+    document = Document("", [Table(columns, rows)])
+
+    def printed(width: int, is_terminal: bool = True) -> list[str]:
+        out = io.StringIO()
+        console = Console(file=out, force_terminal=is_terminal, color_system=None, width=width)
+        print_document(document, console)
+        lines = [line.rstrip() for line in out.getvalue().split("\n")]
+        assert not is_terminal or max(map(len, lines)) <= width
+        return lines
+
+    whole = printed(120)
+    assert "group" in whole[0]
+    assert whole == printed(40, is_terminal=False)
+    spare = printed(62)
+    assert "group" not in spare[0]
+    assert "figure 3" in spare[0]
+    parts = printed(40)
+    titles = [line.split() for line in parts if line.startswith("class")]
+    assert titles == [
+        ["class", "figure", "0", "figure", "1"],
+        ["class", "figure", "2", "figure", "3"],
+    ]
+    assert sum(line.startswith("bolt") for line in parts) == 2
+    assert parts.count("") == 2  # between the parts, and after the last line
+
+
 def test_colours_of_our_own_stay() -> None:
     out = io.StringIO()
     Console(file=out, force_terminal=True, color_system="standard").print("cat", style="red")

@@ -6,6 +6,8 @@ import dataclasses
 import io
 import itertools
 import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,19 @@ from hypothesis import strategies as st
 from pages import made_report
 from scenes import frequency_of, scene_runs
 
-from detbalance.evaluation import Comparison, Difference, GroupDifferences, compare, parse_gate
+from detbalance.evaluation import (
+    ClassRow,
+    Comparison,
+    Difference,
+    GroupDifferences,
+    Report,
+    compare,
+    parse_gate,
+)
 from detbalance.evaluation.comparison import decimals, digits_for, signed, verdict
+from detbalance.evaluation.figures import FIGURES
+from detbalance.evaluation.report import ERROR_KINDS, Cell, Details, ErrorKind
+from detbalance.reporting.sentences import least_found
 
 NAN = math.nan
 
@@ -358,3 +371,72 @@ def test_the_interval_of_a_real_difference_does_not_touch_0_anywhere(comparison)
     # Rounded to .050 it would be below 1 - .95 in floating point.
     unreal = page_data(report, None, changed)["differences"]["recall"]
     assert unreal["real"][place] == 0
+
+
+def found_class(
+    name: str, boxes: int, right: int, wrong: int = 0, *, never: int = 0, **shown: int
+) -> ClassRow:
+    """A class of which so many boxes are found and so many detections are wrong."""
+    kinds = {kind: ErrorKind(shown.get(kind, 0), shown.get(kind, 0)) for kind in ERROR_KINDS}
+    kinds["missed"] = ErrorKind(never, boxes - right)
+    return ClassRow(
+        name=name,
+        category_id=1,
+        group=None,
+        train_images=None,
+        train_boxes=None,
+        val_boxes=boxes,
+        true_positives=right,
+        false_positives=wrong,
+        figures={**dict.fromkeys(FIGURES, NAN), "recall": right / boxes},
+        errors=kinds,
+    )
+
+
+def report_of(*rows: ClassRow, confused: Sequence[Cell] = ()) -> Report:
+    report = made_report(["one", "two"])
+    details = Details({}, {}, list(confused))
+    return dataclasses.replace(report, classes=rows, details=details)
+
+
+@pytest.mark.parametrize(
+    ("row", "confused", "words"),
+    [
+        (found_class("fuse", 20, 4, never=12), [], "fuse (.20: 12 of 20 boxes not found at any"),
+        (
+            found_class("fuse", 20, 4, never=2),
+            [Cell("fuse", "cap", 9), Cell("fuse", "nut", 3), Cell("fuse", None, 16)],
+            "fuse (.20: 12 of 20 boxes taken for another class, most for cap)",
+        ),
+        (
+            found_class("fuse", 20, 4, never=2),
+            [Cell("cap", "fuse", 90), Cell(None, "fuse", 90)],
+            "fuse (.20: 14 of 20 boxes found inexactly, or not with score >= 0.3)",
+        ),
+    ],
+    ids=["not found", "confused", "weak"],
+)
+def test_classes_that_are_missed_are_named_with_what_became_of_their_boxes(row, confused, words):
+    text = least_found(report_of(row, found_class("cap", 40, 30), confused=confused))
+    assert text is not None
+    assert text.startswith("Recall is lowest for ")
+    assert words in text
+    assert "cap (" not in text
+
+
+def test_false_alarms_and_classes_of_few_boxes_are_named():
+    noisy = found_class("nut", 50, 40, 60, background=45, duplicate=15)
+    few = [found_class(f"few {i}", 3, 0) for i in range(7)]
+    assert least_found(report_of(noisy, *few)) == (
+        "More wrong than right detections: nut (60 of 100 wrong, 45 on background). Too few boxes"
+        " to tell (under 10): few 0, few 1, few 2, few 3, few 4 and 2 more."
+    )
+    assert least_found(report_of(found_class("cap", 40, 30))) is None
+
+
+def test_of_many_missed_classes_three_are_named_the_worst_first():
+    rows = [found_class(f"class {i}", 100, 10 + i, never=50) for i in range(9, -1, -1)]
+    text = least_found(report_of(*rows))
+    assert text is not None
+    assert re.findall(r"class (\d) \(", text) == ["0", "1", "2"]
+    assert text.endswith(" and 7 more.")

@@ -23,6 +23,7 @@ from detbalance.evaluation import (
 from detbalance.evaluation.figures import GROUP_FIGURES, WITH_INTERVALS
 from detbalance.evaluation.report import (
     ERROR_KINDS,
+    FROC,
     GROUP_NAMES,
     Cell,
     Details,
@@ -149,6 +150,7 @@ def with_names(report: Report, names: Sequence[str]) -> Report:
             {new.get(name, name): curve for name, curve in details.curves.items()},
             {new.get(name, name): bins for name, bins in details.histograms.items()},
             [Cell(renamed(c.true), renamed(c.found), c.count) for c in details.confusion],
+            {new.get(name, name): curve for name, curve in details.froc.items()},
         ),
     )
 
@@ -211,7 +213,11 @@ def _details(rng: np.random.Generator, names: list[str]) -> Details:
     sides = [*names, None]
     pairs = [(true, found) for true in sides[-18:] for found in sides[-18:] if true != found]
     cells = [Cell(true, found, 400 - k) for k, (true, found) in enumerate(pairs[:300])]
-    return Details(curves, histograms, cells)
+    froc = {
+        name: FROC(np.linspace(0, top, 9).tolist(), [math.nan, *np.linspace(0.9, 0.1, 8).tolist()])
+        for name, top in zip(names, np.linspace(0.9, 0.2, len(names)), strict=True)
+    }
+    return Details(curves, histograms, cells, froc)
 
 
 def _difference(ours: float, theirs: float, p_adjusted: float) -> Difference:

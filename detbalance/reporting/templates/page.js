@@ -10,6 +10,8 @@ function choose(i, scroll) {
   showClass();
   for (const id of ["imbalance-left", "imbalance-right"]) redraw(id, {}, { selected: i });
   redraw("curves", { chosen: bothCurves(i) });
+  redraw("froc", frocChart(i));
+  redraw("reliability", reliabilityChart(i));
   const { data, signals } = scoreChart(i);
   redraw("scores", data, signals);
   redraw("confidence", confidenceChart(i));
@@ -33,6 +35,8 @@ function showClass() {
     }),
   ].filter(known).join(", ");
   if (SPECS.curves) byId("curves-legend").textContent = curveWords(i);
+  if (SPECS.froc) byId("froc-legend").textContent = frocWords(i);
+  if (SPECS.reliability) byId("reliability-legend").textContent = reliabilityWords(i);
   if (SPECS.scores) {
     byId("scores-legend").textContent = scoreWords(i);
     byId("confidence-legend").textContent = confidenceWords(i);
@@ -176,6 +180,8 @@ async function start() {
   }
   const charts = [drawImbalance("left", DATA.settings.figure), drawImbalance("right", "recall")];
   if (SPECS.curves) charts.push(drawCurves());
+  if (SPECS.froc) charts.push(drawChart("froc", frocChart(chosenClass)));
+  if (SPECS.reliability) charts.push(drawChart("reliability", reliabilityChart(chosenClass)));
   if (SPECS.scores) charts.push(drawScores(), drawChart("confidence", confidenceChart(chosenClass)));
   if (SPECS.heatmap) charts.push(drawHeatmap());
   await Promise.all(charts);

@@ -1,4 +1,8 @@
 "use strict";
+// Rows from which a table is very long, and how many of them paper has then.
+const VERY_LONG = 200;
+const ON_PAPER = 70;
+
 // A table that sorts by click or key, undefined values last, and draws so many rows at first.
 
 // Columns: {key, title, value(row), cell(row), help, kind, ascending, over, span}; "kind" are the
@@ -87,6 +91,10 @@ class SortedTable {
       const cell = make("td", { class: "none-found", colspan: this.columns.length }, "No class matches.");
       lines.push(make("tr", {}, cell));
     }
+    if (this.printing && lines.length < rows.length) {
+      const left = `${whole(rows.length - lines.length)} more rows are not printed: report.csv has all.`;
+      lines.push(make("tr", {}, make("td", { class: "none-found", colspan: this.columns.length }, left)));
+    }
     this.body.replaceChildren(...lines);
   }
 
@@ -100,10 +108,12 @@ class SortedTable {
     return make("tr", { "data-class": row, class: row === chosenClass ? "chosen" : null }, ...cells);
   }
 
-  // Paper has no button to press: all rows are there while it prints.
+  // Paper has no button to press: all rows are there while it prints, or very many of them.
   expand(open) {
     if (open) this.limitOnScreen = this.limit;
-    this.limit = open ? Infinity : this.limitOnScreen;
+    const length = this.rows.filter(this.kept).length;
+    this.printing = open;
+    this.limit = !open ? this.limitOnScreen : length > VERY_LONG ? ON_PAPER : Infinity;
     this.draw();
   }
 }
