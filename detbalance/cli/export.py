@@ -72,6 +72,11 @@ def export_command(
             f"{output}: its suffix is of no format. {', '.join(_BY_SUFFIX)} are expected. Rename"
             " it, or pass --to."
         )
+    if kind == "torchvision" and output.suffix == ".json":
+        raise ValueError(
+            f"{output}: is where the JSON file beside the weights goes. A name that ends in"
+            " .safetensors is expected. Rename it."
+        )
     if thresholds is not None and kind == "torchvision":
         raise ValueError(
             "--thresholds: torchvision's model has one threshold for all classes. ONNX or"

@@ -308,6 +308,11 @@ def _compared(model: Thresholded, run: Run, images: Sequence[Tensor], path: Path
         thresholds = model.thresholds if model.is_thresholded else None
         difference = _difference(expected, found, max(image.shape[1:]), thresholds)
         worst = max(worst, difference)
+    if not number:
+        raise ValueError(
+            f"{path}: the model detects nothing on the images, which compares nothing. Images that"
+            " show objects are expected. Name their folder (--images)."
+        )
     if not worst <= TOLERANCE:
         raise ValueError(
             f"{path}: detects something else than the model (largest difference {worst:.2g}). At"

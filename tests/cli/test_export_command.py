@@ -177,6 +177,14 @@ def test_an_export_that_detects_something_else_is_not_left_behind(
         assert not (tmp_path / name).exists()
 
 
+def test_what_detects_nothing_is_not_taken_for_the_same(checkpoint, tmp_path):
+    model = load_detector(checkpoint)
+    model.score_thresh = 2.0
+    with pytest.raises(ValueError, match="detects nothing on the images"):
+        export.export_torchscript(model, tmp_path / "m.ts", export.made_images((64, 64), 1))
+    assert not (tmp_path / "m.ts").exists()
+
+
 @pytest.mark.parametrize("change", ["score", "box", "label", "missing"])
 def test_differences_are_found_in_any_order(change):
     one = {
@@ -202,6 +210,7 @@ def test_differences_are_found_in_any_order(change):
     [
         (["model.pdf"], "its suffix is of no format. .onnx, .ts"),
         (["m.onnx", "--image-size", "64"], "--image-size"),
+        (["m.json", "--to", "torchvision"], "m.json: is where the JSON file"),
         (["m.safetensors", "--thresholds", "t.json"], "--thresholds: torchvision's model has one"),
         (["m.onnx", "--images", "nowhere"], "nowhere is no folder"),
     ],
