@@ -152,7 +152,10 @@ def test_plain_torchvision_takes_the_weights(tmp_path, name, loss):
     ("options", "message"),
     [
         ({"backbone": "tiny", "loss": "focal"}, 'torchvision has no model "retinanet_tiny"'),
-        ({"loss": "equalization_v2"}, "detects something else|detects nothing|the layers are not those"),
+        (
+            {"loss": "equalization_v2"},
+            "detects something else|detects nothing|the layers are not those",
+        ),
         ({"fpn_channels": 64}, "the layers are not those of retinanet_resnet50_fpn"),
     ],
 )
