@@ -52,31 +52,20 @@ def configuration() -> str:
         *_fields("data", schema.DataSection, _after_fields(schema.DataSection)),
         *_signature("model", build_detector),
     ]
-    lines += [
-        "## loss",
-        "",
-        "`name` and the keys of that loss. `normalizer`: `batch` or `image`.",
-        "",
-    ]
-    for name, loss in LOSSES.items():
-        lines += _signature(name, loss, level=3)
-    lines += [
-        "## sampling",
-        "",
-        "`method` and its keys; `also`: a list of further ones, which multiply.",
-        "",
-    ]
-    for name, function in FACTORS.items():
-        lines += _signature(name, function, level=3)
-    lines += [
-        "## augmentation",
-        "",
-        "Parts in this order; all but `standard` are off until they are named.",
-        "",
-    ]
-    for name, part in AUGMENTATIONS.items():
-        prepared = [PREPARED[a] for a in inspect.signature(part).parameters if a in PREPARED]
-        lines += _signature(name, *prepared, part, level=3)
+    parts = {
+        name: ([PREPARED[a] for a in inspect.signature(part).parameters if a in PREPARED], part)
+        for name, part in AUGMENTATIONS.items()
+    }
+    families = {
+        "loss": ("`name` and the keys of that loss. `normalizer`: `batch` or `image`.", LOSSES),
+        "sampling": ("`method` and its keys; `also`: further ones, which multiply.", FACTORS),
+        "augmentation": ("Parts in this order; all but `standard` are off until named.", parts),
+    }
+    for title, (words, family) in families.items():
+        lines += [f"## {title}", "", words, ""]
+        for name, member in family.items():
+            prepared, constructor = member if isinstance(member, tuple) else ([], member)
+            lines += _signature(name, *prepared, constructor, level=3)
     for name, section in (("train", schema.TrainSection), ("evaluation", schema.EvaluationSection)):
         lines += _fields(name, section, _after_fields(section))
     return "\n".join(lines) + "\n"

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from detbalance.calibration.thresholds import load_thresholds
 from detbalance.cli.evaluating import check_folder
-from detbalance.cli.options import Positional, command
+from detbalance.cli.options import Positional, command, sides
 from detbalance.cli.outputs import OUTPUT_FILE
 from detbalance.cli.printing import say, waiting
 from detbalance.data.images import SUFFIXES, read_image
@@ -118,13 +118,8 @@ def _size(text: str | None, model: torch.nn.Module) -> tuple[int, int]:
     if text is None:
         transform: Any = model.transform
         return int(transform.min_size[0]), int(transform.max_size)
-    sides = [int(part) for part in text.lower().split("x") if part.isdigit()]
-    if len(sides) != 2 or min(sides) < 32 or max(sides) > 4096:
-        raise ValueError(
-            f'--image-size: is "{text}". Width and height of 32 to 4096 pixels are expected, such'
-            " as 640x480. Write them with an x between them."
-        )
-    return sides[1], sides[0]
+    width, height = sides("--image-size", text, least=32, most=4096)
+    return height, width
 
 
 def _images_of(folder: Path, size: tuple[int, int]) -> list[torch.Tensor]:

@@ -16,6 +16,7 @@ from detbalance.cli.printing import waiting
 from detbalance.data import Annotations, load_annotations
 from detbalance.data.files import replace_file
 from detbalance.data.images import usable_images
+from detbalance.data.loading import image_folder
 from detbalance.detection.defaults import OFFLINE_BACKBONE, usual_weights
 from detbalance.detection.weights import source_of_default
 from detbalance.planning import make_plan
@@ -41,7 +42,9 @@ def init_command(
     *,
     train_file: Annotated[Path, Positional("TRAIN.JSON")],
     val_file: Annotated[Path, "--val", "COCO file of the validation data."],
-    images: Annotated[Path, "Folder of the training images."],
+    images: Annotated[
+        Path | None, "Folder of the training images, where the annotations do not say it."
+    ] = None,
     val_images: Annotated[
         Path | None, "Folder of the validation images. Default: that of the training images."
     ] = None,
@@ -59,6 +62,13 @@ def init_command(
     """Look at boxes, images and machine, choose, try a few steps, and write the configuration."""
     check_folder("--images", images)
     check_folder("--val-images", val_images)
+    val_images = val_images or images or image_folder(val_file)
+    images = images or image_folder(train_file)
+    if images is None or val_images is None:
+        raise ValueError(
+            f"--images: {train_file} does not say where its images are. The folder that file names"
+            " start from is expected. Add --images."
+        )
     train = load_annotations(train_file, drop_invalid=drop_invalid)
     val = load_annotations(val_file, drop_invalid=drop_invalid)
     usable_images(train, images)
@@ -75,7 +85,7 @@ def init_command(
         "train": _shown(train_file),
         "train_images": _shown(images),
         "val": _shown(val_file),
-        "val_images": _shown(val_images or images),
+        "val_images": _shown(val_images),
         **({"drop_invalid": True} if drop_invalid else {}),
     }
     configuration = Configuration.of(

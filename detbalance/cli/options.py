@@ -35,6 +35,18 @@ class Positional(str):
     __slots__ = ()
 
 
+def sides(option: str, text: str, *, least: int = 1, most: int = 2**16) -> tuple[int, int]:
+    """Two sides in pixels, written like 640x480."""
+    parts = text.lower().split("x")
+    found = [int(part) if part.isascii() and part.isdigit() else 0 for part in parts]
+    if len(found) != 2 or not all(least <= side <= most for side in found):
+        raise ValueError(
+            f'{option}: is "{text}". Two sides of {least} to {most} pixels, such as 640x480, are'
+            " expected. Write them with an x between them."
+        )
+    return found[0], found[1]
+
+
 def command(
     name: str, example: str, *, overwrite: str = ""
 ) -> Callable[[Callable[..., Any]], click.Command]:

@@ -12,7 +12,7 @@ from typing import Annotated
 import click
 
 from detbalance.cli.evaluating import check_folder, group_limits
-from detbalance.cli.options import Common, Json, Positional, Rare, Real, Whole, command
+from detbalance.cli.options import Common, Json, Positional, Rare, Real, Whole, command, sides
 from detbalance.cli.outputs import Output
 from detbalance.cli.printing import progress, say
 from detbalance.data import load_annotations
@@ -71,7 +71,7 @@ def plan_command(
 ) -> None:
     """Read, plan, print, and write the plan with its figure where a folder is given."""
     limits = group_limits(rare, common)
-    size = None if input_size is None else _sides(input_size)
+    size = None if input_size is None else sides("--input-size", input_size)
     before = None if write is None else _text_of(write)
     _check_folders(val_file, images, val_images)
     if output is not None:  # a missing library is said before any work
@@ -92,7 +92,7 @@ def plan_command(
         target_length=target_length,
         images_per_second=images_per_second,
         duplicates=duplicates,
-        input_size=size,
+        input_size=None if size is None else (max(size), min(size)),
     )
     line = (
         "Nothing is written. --output DIR keeps plan.json, plan.csv with every class, plan.png and"
@@ -110,16 +110,6 @@ def plan_command(
         say("", line)
     if write is not None and before is not None:
         _patch(write, before, plan)
-
-
-def _sides(text: str) -> tuple[int, int]:
-    sides = [int(part) for part in text.lower().split("x") if part.isdigit()]
-    if len(sides) != 2 or min(sides) < 1 or max(sides) > 2**16:
-        raise ValueError(
-            f'--input-size: is "{text}". Two sides in pixels, such as 640x480, are expected. Write'
-            " them with an x between them."
-        )
-    return max(sides), min(sides)
 
 
 def _text_of(file: Path) -> str:

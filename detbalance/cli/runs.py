@@ -17,7 +17,7 @@ from detbalance.cli.evaluating import Evaluator, with_draws
 from detbalance.cli.printing import Tell, progress, rounded
 from detbalance.data import Annotations, Predictions, save_predictions
 from detbalance.data.arrays import Float64, Int64
-from detbalance.data.frequency import frequency_groups
+from detbalance.data.frequency import Groups, frequency_groups
 from detbalance.data.messages import counted
 from detbalance.detection.dataset import DetectionDataset
 from detbalance.detection.predict import predict
@@ -36,7 +36,7 @@ from detbalance.training.run import Interrupted
 from detbalance.training.setup import Data, loader_workers
 
 logger = logging.getLogger(__name__)
-GROUPS = ("rare", "common", "frequent")
+GROUPS = Groups.names
 
 
 def train_run(config: Config, *, resume: bool = False, overwrite: bool = False) -> Report | None:

@@ -7,6 +7,7 @@ Decoders fill up with grey what is missing, and pass over what is left, both in 
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import logging
 import re
@@ -146,6 +147,8 @@ def _header(file: BinaryIO) -> Any:
 
 def header_size(path: Path) -> tuple[int, int]:
     """Width and height of an image by its header."""
+    if importlib.util.find_spec("PIL") is None:
+        raise needs("reading the sizes of images", "Pillow", "page")
     try:
         with path.open("rb") as file:
             width, height = _header(file).size

@@ -23,7 +23,7 @@ from detbalance.evaluation.report import check_comparable
 from detbalance.reporting.gallery import Gallery
 from detbalance.reporting.label_issues import LabelIssuesSection
 from detbalance.reporting.operating_charts import operating_specs
-from detbalance.reporting.page_charts import chart_specs
+from detbalance.reporting.page_charts import CHART_STYLE, chart_specs
 from detbalance.reporting.page_data import page_data
 from detbalance.reporting.page_header import HEADLINES, page_summary
 from detbalance.reporting.sentences import figure_title, without_empty_classes
@@ -112,7 +112,7 @@ def page_text(
     specs = chart_specs(data) | operating_specs(data)
     vega = (_TEMPLATES / "vega.js.gz").read_bytes()
     # The licence asks for its text wherever the program goes.
-    scripts = [_text("vega-licence.txt"), *map(_script, _SCRIPTS)]
+    scripts = [_text("vega-licence.txt"), *map(_squeezed, _SCRIPTS)]
     number = len(data["heatmap"])
     return environment.get_template("page.html").render(
         summary=page_summary(report, baseline, comparison),
@@ -121,10 +121,10 @@ def page_text(
         titles={name: figure_title(name, report.settings) for name in HEADLINES},
         groups={row.name: row.group for row in report.classes},
         data=_json(data),
-        specs=_json(specs),
+        specs=_json({"style": CHART_STYLE, "charts": specs}),
         charts=specs,
         some_confused=number if number < len(report.classes) else 0,
-        styles=_text("page.css") + ("" if label_issues is None else _text("label_issues.css")),
+        styles=_squeezed("page.css") + (_squeezed("label_issues.css") if label_issues else ""),
         max_cells=data["settings"]["max_cells"],
         scripts=scripts,
         vega=base64.b64encode(vega).decode(),
@@ -175,9 +175,9 @@ def _text(name: str) -> str:
     return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def _script(name: str) -> str:
-    """A script of the page without its lines of comments."""
-    return re.sub(r"^ *//.*\n", "", _text(name), flags=re.MULTILINE)
+def _squeezed(name: str) -> str:
+    """A script or style of the page without its lines of comments and its indentation."""
+    return re.sub(r"^ *//.*\n|^ */\*.*\*/\n|^ +(?=\S)", "", _text(name), flags=re.MULTILINE)
 
 
 def _json(value: Any) -> str:

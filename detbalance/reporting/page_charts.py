@@ -15,9 +15,12 @@ GROUPS = ("rare", "common", "frequent", "none")
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 
 
-def frame(data: str | None, height: int) -> Spec:
-    """What all charts share; they are as wide as their element."""
-    quiet = {
+# Of all charts. They are named as a whole; tables have their numbers for those who cannot see them.
+CHART_STYLE = {
+    "font": _FONT,
+    "view": {"stroke": None},
+    "aria": False,
+    "axis": {
         "labelColor": "var(--muted)",
         "titleColor": "var(--muted)",
         "gridColor": "var(--line)",
@@ -27,7 +30,12 @@ def frame(data: str | None, height: int) -> Spec:
         "titleFontSize": 11.5,
         "titleFontWeight": "normal",
         "labelFontWeight": "normal",
-    }
+    },
+}
+
+
+def frame(data: str | None, height: int) -> Spec:
+    """What all charts share; they are as wide as their element."""
     return {
         "width": "container",
         "height": height,
@@ -35,8 +43,6 @@ def frame(data: str | None, height: int) -> Spec:
         "padding": 4,
         "background": None,
         **({} if data is None else {"data": {"name": data}}),
-        # Charts are named as a whole; tables have their numbers for those who cannot see them.
-        "config": {"font": _FONT, "view": {"stroke": None}, "axis": quiet, "aria": False},
     }
 
 
@@ -295,10 +301,7 @@ def chart_specs(data: dict[str, Any]) -> dict[str, Spec]:
     number = len(data["classes"]["name"])
     compared = len(data["runs"]) > 1 or bool(data["differences"])
     train = any(boxes is not None for boxes in data["classes"]["train_boxes"])
-    specs = {
-        f"imbalance-{side}": imbalance(number, compared=compared, train=train)
-        for side in ("left", "right")
-    }
+    specs = {"imbalance": imbalance(number, compared=compared, train=train)}
     if any(data["runs"][0]["curves"]):
         specs["curves"] = curves(number)
     if any(data["runs"][0]["histograms"]):

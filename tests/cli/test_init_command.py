@@ -13,6 +13,8 @@ from plans import coco, load
 from squares import make_data
 
 from detbalance.cli import init
+from detbalance.data import load_annotations
+from detbalance.data.convert import convert
 from detbalance.detection import defaults, weights
 from detbalance.training.config import load_config
 
@@ -49,6 +51,21 @@ def test_what_init_writes_is_trained_without_an_edit(data, capsys, monkeypatch, 
     status, out, _ = run_command(capsys, "train", "--config", "my.yaml", *options)
     assert status == 0
     assert (tmp_path / "runs" / "my" / "report.json").is_file()
+
+
+@pytest.mark.parametrize("to", ["yolo", "voc"])
+def test_other_formats_say_where_their_images_are(data, capsys, monkeypatch, tmp_path, to):
+    monkeypatch.setattr(defaults, "find_spec", lambda name: None)
+    truth = load_annotations(data / "train.json")
+    convert({"train": truth}, tmp_path / to, to, images={"train": data / "images"})
+    path = f"{to}/data.yaml:train" if to == "yolo" else f"{to}:train"
+    status, _, _ = run_command(capsys, "init", path, "--val", path, "--output", "my.yaml")
+    assert status == 0
+    options = ("--set", "train.iterations=2", "--set", "train.evaluate_every=2")
+    assert run_command(capsys, "train", "--config", "my.yaml", *options)[0] == 0
+    assert (tmp_path / "runs" / "my" / "report.json").is_file()
+    file = data / "train.json"
+    assert "--images" in failing_command(capsys, "init", file, "--val", file)
 
 
 def test_a_config_that_is_there_is_kept_unless_asked_otherwise(data, capsys, monkeypatch, tmp_path):

@@ -211,7 +211,7 @@ def test_a_page_without_label_issues_has_nothing_of_them(tmp_path: Path) -> None
     assert "No label looks wrong." in part_of(more)
     assert "1 box of data/train.json was judged by" in part_of(more)
     assert not found.notes  # nothing to show, so nothing that cannot be shown
-    link, styles = ' <a href="#label_issues">Labels</a>', page._text("label_issues.css")
+    link, styles = ' <a href="#label_issues">Labels</a>', page._squeezed("label_issues.css")
     whole = f"{part_of(more)}</section>"
     for piece in (link, styles, whole):
         assert more.count(piece) == 1

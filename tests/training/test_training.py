@@ -264,7 +264,7 @@ def test_unreadable_images_stop_before_training_or_are_left_out(config_file, bro
     assert load_checkpoint(tmp_path / "run" / "last.pt")["frequency"]["num_images"] == 8
 
 
-# That handler may raise while a file is being closed.
+# It may raise within torch's own check of whether files can be opened, which leaves one open.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_killed_worker_is_said_in_a_line_and_the_others_end(config_file, monkeypatch):
     """Torch raises from its signal handler when a second one dies, whatever is done then."""

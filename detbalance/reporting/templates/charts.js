@@ -35,7 +35,8 @@ function tooltip(handler, event, item, value) {
 
 // Draws the chart of an element; data and signals by the names in its specification.
 async function drawChart(id, datasets, signals = {}) {
-  const spec = SPECS[id];
+  // imbalance-left and imbalance-right are one
+  const spec = { ...SPECS[id.split("-")[0]], config: CHART_STYLE };
   const params = (spec.params || []).map((one) => ({ ...one, value: signals[one.name] ?? one.value }));
   // "ast": expressions are interpreted, not compiled, so that the page may forbid eval.
   const options = {
@@ -95,7 +96,7 @@ function axisTop(rows) {
 
 // Few classes have their names beside them, where these meet no other name and no mark.
 function withNames(rows, width, { x_range: [low, high], x_turn: turn, y_top: top }) {
-  if (NUMBER > SPECS["imbalance-left"].usermeta.named) return rows;
+  if (NUMBER > SPECS.imbalance.usermeta.named) return rows;
   const spot = (row, value) => {
     const x = Math.log(row.x / low) / Math.log(high / low) * width;
     const y = (1 - value / top) * 260;

@@ -2,7 +2,7 @@
 // Data of the page, and how numbers and elements are written.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const SPECS = JSON.parse(document.getElementById("specs").textContent);
+const { style: CHART_STYLE, charts: SPECS } = JSON.parse(document.getElementById("specs").textContent);
 const CLASSES = DATA.classes;
 const RUN = DATA.runs[0];
 const BEFORE = DATA.runs[1] || null;
