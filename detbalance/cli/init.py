@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -105,7 +106,7 @@ def init_command(
         *lines("verdict", f"Written: {output}"),
         Facts(configuration.summary),
         *lines("note", *configuration.warnings),
-        *lines("code", f"detbalance train --config {output}"),
+        *lines("code", f"detbalance train --config {shlex.quote(str(output))}"),
     ]
     print_document(Document("A configuration", blocks))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -89,7 +90,7 @@ def run_document(config: Config, config_file: str) -> Document:
         loads_weights=config.loads_weights,
         workers=loader_workers(config.train.workers),
         score_threshold=config.evaluation.score_threshold,
-        config_file=config_file,
+        config_file=shlex.quote(config_file),
     )
     name = config.evaluation.best_metric
     best = [(r["val"][name], r["iteration"]) for r in judged if r["val"].get(name) is not None]
@@ -105,11 +106,11 @@ def run_document(config: Config, config_file: str) -> Document:
     }
     val, train = config.data.path("val"), config.data.path("train")
     found = config.output / "predictions.json"
-    files_of = f"--annotations {val} --predictions {found} --train {train}"
+    files_of = ["--annotations", val, "--predictions", found, "--train", train]
     images = config.data.path("val_images")
     next_ones = [
-        f"detbalance report {files_of} --images {images} --output {config.output / 'report'}",
-        f"detbalance thresholds {files_of} --output {config.output / 'thresholds.json'}",
+        ["report", *files_of, "--images", images, "--output", config.output / "report"],
+        ["thresholds", *files_of, "--output", config.output / "thresholds.json"],
     ]
     findings = diagnose(records, about)
     return Document(
@@ -117,7 +118,7 @@ def run_document(config: Config, config_file: str) -> Document:
         [
             *lines("note", *(finding.text for finding in findings)),
             Facts(facts),
-            *lines("code", *next_ones),
+            *lines("code", *(f"detbalance {shlex.join(map(str, words))}" for words in next_ones)),
         ],
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from types import SimpleNamespace
 
 import pytest
@@ -24,11 +25,13 @@ def settings(*overrides):
 
 
 def test_train_says_whether_it_learnt_what_is_where_and_what_is_next(
-    config_file, capsys, caplog, tmp_path
+    config_file, data, capsys, caplog, tmp_path
 ):
     caplog.set_level(logging.INFO)
+    val = tmp_path / "val of mine.json"  # a name that must be quoted
+    val.write_bytes((data / "train.json").read_bytes())
     slow = "train.learning_rate=1e-7"
-    options = settings("train.evaluate_every=2", "train.trackers=[]", slow)
+    options = settings("train.evaluate_every=2", "train.trackers=[]", f"data.val={val}", slow)
     status, out, _ = run_command(capsys, "train", "--config", config_file, *options)
     assert status == 0
     told = caplog.text
@@ -48,10 +51,10 @@ def test_train_says_whether_it_learnt_what_is_where_and_what_is_next(
         assert picture.width > picture.height > 300
     assert not (run / "tensorboard").exists()
     # What is next, pasted.
-    for line in out.splitlines():
-        if line.startswith("detbalance "):
-            status, _, err = run_command(capsys, *line.split()[1:])
-            assert status == 0 or "no detection is right" in err, err
+    lines = [line for line in out.splitlines() if line.startswith("  detbalance ")]
+    report, thresholds = (run_command(capsys, *shlex.split(line)[1:]) for line in lines)
+    assert report[0] == 0
+    assert thresholds[0] == 0 or "no detection is right" in thresholds[2]
 
 
 def test_records_say_how_long_the_model_waited_and_how_often_images_were_seen(config_file):
